@@ -1,0 +1,17 @@
+"""The errors a user may see; each message says what is wrong and what to do."""
+
+
+class ClpError(Exception):
+    """Base of all errors that are told to the user in one line."""
+
+    exit_code = 1
+
+
+class InputError(ClpError):
+    """An argument, a file or a model that cannot be used as it is."""
+
+    exit_code = 2
+
+
+class JobError(ClpError):
+    """A job that could not be started, found or finished."""

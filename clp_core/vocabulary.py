@@ -1,0 +1,332 @@
+"""A tokenizer's vocabulary: ids, raw tokens, canonical bytes, special roles and categories."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from clp_core.errors import InputError
+from clp_core.locate import read_json
+
+Family = Literal["byte-level", "sentencepiece", "wordpiece", "plain"]
+
+ROLES = ("eos", "bos", "pad", "unk", "sep", "cls", "mask")
+"""Special roles, in the order in which a token with several of them is matched."""
+
+CATEGORIES = ("word start", "continuation", "digits", "punctuation", "byte", "special")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "vocab.json",
+    "vocab.txt",
+    "tekken.json",
+)
+WORD_START = "\N{LOWER ONE EIGHTH BLOCK}"
+
+
+@lru_cache(1)
+def byte_of_character() -> dict[str, int]:
+    """Return the alphabet of byte-level BPE: the byte that each of its 256 printable characters stands for."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The tokens of one tokenizer, by id.
+
+    Attributes:
+        name: what to call it in tables and messages.
+        tokens: raw token strings by id; ``None`` where an id is not used (a gap).
+        family: how the tokenizer writes bytes and word starts in its tokens.
+        roles: id of the token that holds each special role (``eos``, ``bos``, ``pad``, ``unk``, ...).
+        special_ids: ids of all special tokens, with or without a role.
+        added_ids: ids of all added tokens; their strings are literal text whatever the family.
+        has_chat_template: whether the tokenizer comes with a chat template.
+        serialized: the tokenizer.json.
+    """
+
+    name: str
+    tokens: tuple[str | None, ...]
+    family: Family
+    roles: dict[str, int]
+    special_ids: frozenset[int]
+    added_ids: frozenset[int] = frozenset()
+    has_chat_template: bool = False
+    serialized: str = field(default="", repr=False)
+
+    @classmethod
+    def open(cls, folder: Path, name: str | None = None) -> Vocabulary:
+        """Open the tokenizer in a folder; without tokenizer.json, transformers converts it (slow first import).
+
+        Raises:
+            InputError: there is no tokenizer in the folder, or it cannot be read.
+        """
+        if not any((folder / file).is_file() for file in TOKENIZER_FILES) and not any(folder.glob("*.tiktoken")):
+            raise InputError(f"{folder} holds no tokenizer (tokenizer.json or another vocabulary file)")
+        serialized_file = folder / "tokenizer.json"
+        serialized = serialized_file.read_text(encoding="utf-8") if serialized_file.is_file() else convert(folder)
+        config = read_json(folder / "special_tokens_map.json") | read_json(folder / "tokenizer_config.json")
+        return cls.parse(serialized, config, name or folder.name, (folder / "chat_template.jinja").is_file())
+
+    @classmethod
+    def parse(cls, serialized: str, config: dict[str, Any], name: str, has_template_file: bool = False) -> Vocabulary:
+        """Build a vocabulary from a tokenizer.json and the tokenizer's configuration.
+
+        Raises:
+            InputError: the text is no tokenizer.json.
+        """
+        try:
+            tokenizer = Tokenizer.from_str(serialized)
+            description = json.loads(serialized)
+        except Exception as error:  # tokenizers raises plain Exception
+            raise InputError(f"the tokenizer.json of {name} cannot be read: {error}") from error
+        ids = tokenizer.get_vocab(with_added_tokens=True)
+        if not ids:
+            raise InputError(f"the tokenizer of {name} has no tokens")
+        tokens: list[str | None] = [None] * (max(ids.values()) + 1)
+        for token, token_id in ids.items():
+            tokens[token_id] = token
+        roles = {}
+        for role in ROLES:
+            entry = config.get(f"{role}_token")
+            content = entry.get("content") if isinstance(entry, dict) else entry
+            if content in ids:
+                roles[role] = ids[content]
+        added = {entry["id"] for entry in description.get("added_tokens", [])}
+        special = {entry["id"] for entry in description.get("added_tokens", []) if entry.get("special")}
+        return cls(
+            name=name,
+            tokens=tuple(tokens),
+            family=family_of(description),
+            roles=roles,
+            special_ids=frozenset(special | set(roles.values())),
+            added_ids=frozenset(added),
+            has_chat_template=has_template_file or bool(config.get("chat_template")),
+            serialized=serialized,
+        )
+
+    @property
+    def size(self) -> int:
+        """Number of tokens, gaps not counted."""
+        return len(self.ids)
+
+    @property
+    def n_ids(self) -> int:
+        """Largest id plus one: the rows an embedding matrix needs."""
+        return len(self.tokens)
+
+    @cached_property
+    def ids(self) -> dict[str, int]:
+        """Id of each raw token."""
+        return {token: i for i, token in enumerate(self.tokens) if token is not None}
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer itself (no padding, no truncation)."""
+        tokenizer = Tokenizer.from_str(self.serialized)
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        return tokenizer
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of a text, without special tokens around it."""
+        return self.tokenizer.encode(text, add_special_tokens=False).ids
+
+    def bytes_of(self, token_id: int) -> bytes:
+        """Return the text that a token stands for, as bytes; a word start is a blank where the family writes one.
+
+        Special tokens stand for their own string. In WordPiece a token without ``##`` starts a word.
+        """
+        token = self.tokens[token_id]
+        if token is None:
+            return b""
+        if token_id in self.special_ids or token_id in self.added_ids:
+            return token.encode()
+        if self.family == "byte-level":
+            table = byte_of_character()
+            if all(character in table for character in token):
+                return bytes(table[character] for character in token)
+            return token.encode()
+        if self.family == "sentencepiece":
+            byte = byte_fallback(token)
+            return bytes([byte]) if byte is not None else token.replace(WORD_START, " ").encode()
+        if self.family == "wordpiece":
+            return token[2:].encode() if token.startswith("##") and len(token) > 2 else b" " + token.encode()
+        return token.encode()
+
+    @cached_property
+    def token_bytes(self) -> tuple[bytes, ...]:
+        """Bytes of every id (see ``bytes_of``)."""
+        return tuple(self.bytes_of(i) for i in range(self.n_ids))
+
+    @cached_property
+    def canonical_keys(self) -> tuple[bytes | str | None, ...]:
+        """What ``canonical`` matching compares: bytes, or the role of a special token (as text), or ``None``.
+
+        A special token without a role and a gap match nothing.
+        """
+        role_of: dict[int, str] = {}
+        for role in reversed(ROLES):
+            if role in self.roles:
+                role_of[self.roles[role]] = role
+        return tuple(
+            role_of.get(i) if i in self.special_ids else (None if token is None else self.token_bytes[i])
+            for i, token in enumerate(self.tokens)
+        )
+
+    def is_byte(self, token_id: int) -> bool:
+        """Say whether a token is a raw byte: ``<0xNN>``, or a piece of a character that is no UTF-8 by itself."""
+        token = self.tokens[token_id]
+        if token is None or token_id in self.special_ids:
+            return False
+        if self.family == "sentencepiece":
+            return byte_fallback(token) is not None
+        return decoded(self.token_bytes[token_id]) is None
+
+    @cached_property
+    def categories(self) -> np.ndarray:
+        """Category of every id, ``[n_ids]`` of the names in ``CATEGORIES`` (empty text for a gap)."""
+        return np.array([self._category(i) for i in range(self.n_ids)], dtype=object)
+
+    def _category(self, token_id: int) -> str:
+        if self.tokens[token_id] is None:
+            return ""
+        if token_id in self.special_ids:
+            return "special"
+        if self.is_byte(token_id):
+            return "byte"
+        text = decoded(self.token_bytes[token_id]) or ""
+        stripped = text.strip()
+        if not any(character.isalnum() for character in stripped):
+            return "punctuation"
+        if all(character.isnumeric() for character in stripped):
+            return "digits"
+        return "word start" if text[:1].isspace() else "continuation"
+
+    @cached_property
+    def scripts(self) -> np.ndarray:
+        """Script of every id by its first letter, ``[n_ids]`` (``-`` where there is no letter)."""
+        return np.array([script_of(decoded(data) or "") for data in self.token_bytes], dtype=object)
+
+    @cached_property
+    def word_starts(self) -> np.ndarray:
+        """Whether each id begins with white space or a word-start mark, ``[n_ids]`` of bool."""
+        return np.array([data[:1].isspace() for data in self.token_bytes], dtype=bool)
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """Length of every id in bytes, ``[n_ids]``."""
+        return np.array([len(data) for data in self.token_bytes], dtype=np.int32)
+
+    def shown(self, token_id: int) -> str:
+        """Return a token for human eyes: blanks as ``·``, other invisible characters named, raw bytes in hex."""
+        if not 0 <= token_id < self.n_ids or self.tokens[token_id] is None:
+            return f"#{token_id}"
+        if token_id in self.special_ids:
+            return str(self.tokens[token_id])
+        data = self.token_bytes[token_id]
+        text = decoded(data)
+        if text is None:
+            return " ".join(f"0x{byte:02X}" for byte in data)
+        return visible(text)
+
+    def find(self, query: str) -> int:
+        """Return the id that a user means: the raw token, else a text that encodes to one token, else ``#id``.
+
+        Raises:
+            InputError: nothing fits; the message names what the text encodes to.
+        """
+        if query in self.ids:
+            return self.ids[query]
+        encoded = self.encode(query) if query else []
+        if len(encoded) == 1:
+            return encoded[0]
+        if query.startswith("#") and query[1:].isdecimal() and int(query[1:]) < self.n_ids:
+            token_id = int(query[1:])
+            if self.tokens[token_id] is not None:
+                return token_id
+            raise InputError(f"id {token_id} of {self.name} is a gap: no token has it")
+        pieces = ", ".join(repr(self.tokens[i]) for i in encoded[:8])
+        told = f"it encodes to {len(encoded)} tokens: {pieces}" if encoded else "it encodes to nothing"
+        raise InputError(f"{query!r} is no token of {self.name} ({told}); name one of them, or #id")
+
+
+def convert(folder: Path) -> str:
+    """Return the tokenizer.json that transformers makes of a folder's other vocabulary files.
+
+    Raises:
+        InputError: transformers cannot open the tokenizer, or has only a slow form of it.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), use_fast=True, trust_remote_code=False)
+        return str(tokenizer.backend_tokenizer.to_str())
+    except Exception as error:  # transformers raises many kinds here
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(f"the tokenizer in {folder} cannot be opened: {first_line}") from error
+
+
+def family_of(description: dict[str, Any]) -> Family:
+    """Return the family of a tokenizer.json by its model, pre-tokenizer, normalizer and decoder."""
+    model = description.get("model") or {}
+    if model.get("type") == "WordPiece":
+        return "wordpiece"
+    parts = json.dumps([description.get(key) for key in ("pre_tokenizer", "decoder", "normalizer")], ensure_ascii=False)
+    if '"ByteLevel"' in parts:
+        return "byte-level"
+    if model.get("type") == "Unigram" or '"Metaspace"' in parts or WORD_START in parts:
+        return "sentencepiece"
+    return "plain"
+
+
+def byte_fallback(token: str) -> int | None:
+    """Return the byte of a SentencePiece byte token such as ``<0x0A>``, else ``None``."""
+    if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
+        try:
+            return int(token[3:5], 16)
+        except ValueError:
+            return None
+    return None
+
+
+def decoded(data: bytes) -> str | None:
+    """Return bytes as text, or ``None`` where they are no UTF-8 by themselves."""
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return None
+
+
+@lru_cache(65536)
+def script_of_character(character: str) -> str:
+    """Return the script of a letter by its Unicode name, ``-`` for anything else."""
+    if not character.isalpha():
+        return "-"
+    first = unicodedata.name(character, "OTHER").split()[0].title()
+    return {"Cjk": "Han", "Fullwidth": "Latin", "Halfwidth": "Katakana"}.get(first, first)
+
+
+def script_of(text: str) -> str:
+    """Return the script of the first letter in a text, ``-`` where it has none."""
+    return next((script_of_character(character) for character in text if character.isalpha()), "-")
+
+
+def visible(text: str) -> str:
+    """Return a text with blanks as ``·`` and other characters that cannot be seen written out."""
+    named = {" ": "·", "\n": "⏎", "\t": "⇥", "\r": "␍"}
+    return "".join(
+        named.get(character) or (character if character.isprintable() else f"\\u{ord(character):04x}")
+        for character in text
+    )
