@@ -1,0 +1,5 @@
+"""``python -m clp_core``: the command line."""
+
+from clp_core.cli import main
+
+main()

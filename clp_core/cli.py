@@ -1,0 +1,483 @@
+"""The command line: ``clp ...`` and ``python -m clp_core ...``.
+
+With ``--json`` a command prints one JSON object as the last line of its output; logs and progress go to stderr. The
+exit code is 0 on success, 1 where a job failed, 2 on bad arguments or bad input, with one line that says what is wrong.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import logging
+import math
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+
+import typer
+
+from clp_core.errors import ClpError, InputError
+from clp_core.options import MISSING
+from clp_core.projection import ProjectOptions
+from clp_core.training_plan import TrainOptions
+from clp_core.transfer import TransferOptions
+from clp_core.workspace import Workspace
+
+if TYPE_CHECKING:
+    from clp_core.jobs import Job
+
+app = typer.Typer(
+    name="clp",
+    help="Carry a language model into a new language, and see where every number comes from.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+jobs_app = typer.Typer(no_args_is_help=True, help="List, show, stop, compare and remove jobs.")
+app.add_typer(jobs_app, name="jobs")
+
+Json = Annotated[bool, typer.Option("--json", help="print one JSON object as the last line")]
+FOLLOW_S = 0.5
+
+
+def sane(value: Any) -> Any:
+    """Return a value for JSON: numbers that are not finite become null."""
+    if isinstance(value, dict):
+        return {key: sane(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [sane(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def emit(result: dict[str, Any], as_json: bool, show: Callable[[dict[str, Any]], None] | None = None) -> None:
+    """Print a result, as JSON or as tables."""
+    if as_json or show is None:
+        typer.echo(json.dumps(sane(result), ensure_ascii=not as_json, default=str))
+    else:
+        show(result)
+
+
+def print_table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
+    """Print a table; numbers to the right."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for i, column in enumerate(columns):
+        numeric = any(isinstance(row[i], int | float) for row in rows)
+        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*[written(value) for value in row])
+    Console().print(table, markup=False)
+
+
+def written(value: Any) -> str:
+    """Return a table cell as text."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.4g}" if isinstance(value, float) else str(value).replace("[", "\\[")
+
+
+def options_command(options: type, name: str, positional: str = "") -> Callable[..., Any]:
+    """Make a command of an options dataclass: each field an option, with the field's help and default."""
+
+    def decorate(run: Callable[..., None]) -> Callable[..., None]:
+        hints = get_type_hints(options)
+        parameters = []
+        for item in dataclasses.fields(options):
+            hint: Any = list[str] if hints[item.name] == tuple[str, ...] else hints[item.name]
+            about: Any = typer.Option(help=item.metadata["help"])
+            if item.name == positional:
+                about = typer.Argument(help=item.metadata["help"], metavar=item.name.upper())
+            elif item.metadata["choices"]:
+                about = typer.Option(help=f"{item.metadata['help']} ({', '.join(item.metadata['choices'])})")
+            elif hints[item.name] is bool:
+                about = typer.Option("--" + item.name.replace("_", "-"), help=item.metadata["help"])
+            default = inspect.Parameter.empty if item.default is MISSING else item.default
+            kind = inspect.Parameter.KEYWORD_ONLY
+            parameters.append(inspect.Parameter(item.name, kind, default=default, annotation=Annotated[hint, about]))
+        extra = [p for p in inspect.signature(run, eval_str=True).parameters.values() if p.name != "options"]
+
+        def command(**given: Any) -> None:
+            values = {item.name: given.pop(item.name) for item in dataclasses.fields(options)}
+            values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+            run(options(**values), **given)
+
+        keyword_only = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in extra]
+        command.__signature__ = inspect.Signature([*parameters, *keyword_only])  # type: ignore[attr-defined]
+        command.__doc__ = run.__doc__
+        command.__name__ = run.__name__
+        command.__annotations__ = {p.name: p.annotation for p in [*parameters, *keyword_only]}
+        return app.command(name)(command)
+
+    return decorate
+
+
+@app.command()
+def overlap(
+    tokenizers: Annotated[list[str], typer.Argument(help="two or more tokenizers: folders or Hub ids; source first")],
+    match: Annotated[str, typer.Option(help="raw (token strings) or canonical (the bytes they stand for)")] = "raw",
+    text: Annotated[Path | None, typer.Option(help="text on which to measure coverage and fertility")] = None,
+    as_json: Json = False,
+) -> None:
+    """Compare vocabularies: tokens in common, as shares of source and of target."""
+    from clp_core.corpus import check_texts, read_documents
+    from clp_core.locate import locate
+    from clp_core.overlap import MATCHES, overlap_pairs
+    from clp_core.vocabulary import Vocabulary
+
+    if len(tokenizers) < 2:
+        raise InputError("name two tokenizers or more, the source's first")
+    if match not in MATCHES:
+        raise InputError(f"--match {match!r} is unknown; use one of {', '.join(MATCHES)}")
+    if text is not None:
+        check_texts([text])
+    vocabularies = [Vocabulary.open(locate(name, weights=False), name) for name in tokenizers]
+    pairs = []
+    for found in overlap_pairs(vocabularies, match):
+        pair: dict[str, Any] = {
+            "source": found.source.name,
+            "target": found.target.name,
+            "source_size": found.source.size,
+            "target_size": found.target.size,
+            "overlap": found.size,
+            "share_of_source": found.share_of_source,
+            "share_of_target": found.share_of_target,
+        }
+        if text is not None:
+            pair["text"] = dataclasses.asdict(found.on_text("\n".join(read_documents([text]))))
+        pairs.append(pair)
+    columns = ["source", "target", "source_size", "target_size", "overlap", "share_of_source", "share_of_target"]
+
+    def show(result: dict[str, Any]) -> None:
+        print_table(f"Overlap ({match})", columns, [[pair[column] for column in columns] for pair in result["pairs"]])
+        for pair in result["pairs"]:
+            if "text" in pair:
+                print_table(f"{pair['source']} -> {pair['target']} on the text", ["figure", "value"], list(map(list, pair["text"].items())))
+
+    emit({"pairs": pairs}, as_json, show)
+
+
+@options_command(TransferOptions, "transfer")
+def transfer_command(options: TransferOptions, as_json: Json = False) -> None:
+    """Write a target model: the source's body, the helper's tokenizer, new embedding rows."""
+    from clp_core.prepared import leave_prepared
+    from clp_core.transfer import transfer
+
+    report = transfer(options)
+    leave_prepared(Workspace.current(), report["output"], report["source"], report["helper"])
+
+    def show(result: dict[str, Any]) -> None:
+        rows = [[key, result[key]] for key in ("output", "method", "overlap", "missing", "seconds")]
+        rows += [[f"held-out {key}", value] for key, value in result["heldout"].items() if key != "output"]
+        rows += list(map(list, result["health"].items()))
+        if result.get("zero_step"):
+            rows.append(["bits per byte before training", result["zero_step"]["bits_per_byte"]])
+        print_table("Transfer", ["figure", "value"], rows)
+
+    for warning in report["warnings"]:
+        typer.echo(f"warning: {warning}", err=True)
+    emit(report, as_json, show)
+
+
+@app.command("compare-methods")
+def compare_command(
+    source: Annotated[str, typer.Option(help="source model: a folder or a Hub id")],
+    helper: Annotated[str, typer.Option(help="helper model: a folder or a Hub id")],
+    methods: Annotated[str, typer.Option(help="methods, separated by commas; empty: all")] = "",
+    text: Annotated[str, typer.Option(help="text on which to score each target before any training")] = "",
+    match: Annotated[str, typer.Option(help="raw or canonical")] = "raw",
+    seed: Annotated[int, typer.Option(help="seed", min=0)] = 42,
+    as_json: Json = False,
+) -> None:
+    """Score all methods on one pair, before any training."""
+    from clp_core.compare import compare_methods
+
+    names = [name.strip() for name in methods.split(",") if name.strip()]
+    scores, advice = compare_methods(source, helper, names, text, match, seed)
+
+    def show(result: dict[str, Any]) -> None:
+        rows = [
+            [m["method"], m["heldout"]["centred_cosine"], m["heldout"]["relative_error"], m["zero_step_bits_per_byte"], m["seconds"]]
+            for m in result["methods"]
+        ]
+        print_table("Methods", ["method", "centred cosine", "relative error", "bits per byte", "seconds"], rows)
+        typer.echo(result["advice"])
+
+    emit({"methods": [score.as_json() for score in scores], "advice": advice}, as_json, show)
+
+
+@app.command()
+def inspect_(
+    folder: Annotated[Path, typer.Argument(help="a folder that a transfer wrote", metavar="DIR")],
+    tokens: Annotated[list[str], typer.Argument(help="tokens: the string, a text that is one token, or #id", metavar="TOKEN")],
+    k: Annotated[int, typer.Option("-k", help="anchors to show", min=1)] = 10,
+    as_json: Json = False,
+) -> None:
+    """Say for tokens of a target model where their rows come from."""
+    from clp_core.locate import locate
+    from clp_core.provenance import Explainer
+
+    explainer = Explainer.open(locate(str(folder)))
+    found = [explainer.explain(explainer.vocabulary.find(token), k) for token in tokens]
+
+    def show(result: dict[str, Any]) -> None:
+        for token in result["tokens"]:
+            figures = ", ".join(f"{key} {written(token[key])}" for key in ("status", "source_id", "n_eff", "cancellation", "norm_ratio"))
+            typer.echo(f"{token['token']!r} (id {token['id']}): {figures}")
+            if token["anchors"]:
+                print_table("", ["anchor", "id", "weight", "cosine"], [list(anchor.values()) for anchor in token["anchors"]])
+
+    emit({"tokens": [explanation.as_json() for explanation in found]}, as_json, show)
+
+
+app.registered_commands[-1].name = "inspect"
+
+
+@app.command()
+def neighbors(
+    model: Annotated[str, typer.Argument(help="model: a folder or a Hub id")],
+    tokens: Annotated[list[str], typer.Argument(help="tokens: the string, a text that is one token, or #id", metavar="TOKEN")],
+    k: Annotated[int, typer.Option("-k", help="neighbours to show", min=1)] = 10,
+    as_json: Json = False,
+) -> None:
+    """Show the nearest tokens of tokens by the cosine of their input embeddings."""
+    import numpy as np
+
+    from clp_core.checkpoint import Checkpoint
+    from clp_core.neighbors import nearest
+    from clp_core.vocabulary import Vocabulary
+
+    checkpoint = Checkpoint.open(model)
+    vocabulary = Vocabulary.open(checkpoint.folder)
+    ids = [vocabulary.find(token) for token in tokens]
+    rows = checkpoint.rows("input")
+    base = np.array([i for i, token in enumerate(vocabulary.tokens) if token is not None and i < rows.shape[0]])
+    cosines, found = nearest(rows.take(np.array(ids)), rows.take(base), k + 1)
+    result = []
+    for token_id, row, near in zip(ids, cosines, base[found], strict=True):
+        pairs = [(int(i), float(c)) for i, c in zip(near, row, strict=True) if i != token_id][:k]
+        listed = [{"token": vocabulary.tokens[i], "id": i, "cosine": c} for i, c in pairs]
+        result.append({"token": vocabulary.tokens[token_id], "id": token_id, "neighbors": listed})
+
+    def show(result: dict[str, Any]) -> None:
+        for token in result["tokens"]:
+            print_table(f"{token['token']!r} (id {token['id']})", ["token", "id", "cosine"], [list(n.values()) for n in token["neighbors"]])
+
+    emit({"tokens": result}, as_json, show)
+
+
+@options_command(ProjectOptions, "project", positional="model")
+def project_command(options: ProjectOptions, as_json: Json = False) -> None:
+    """Lay out a model's input embeddings in two dimensions."""
+    from clp_core.locate import locate
+    from clp_core.prepared import prepare
+    from clp_core.projection import project
+
+    started = time.perf_counter()
+    cache = Workspace.current().cache
+    output = Path(options.output)
+    if not output.absolute().parent.is_dir():
+        raise InputError(f"there is no folder {output.absolute().parent}; make it first")
+    table, cached = project(prepare(locate(options.model), cache), options.method, cache, options.seed)
+    table.to_parquet(output, index=False)
+    seconds = round(time.perf_counter() - started, 3)
+    result = {"output": str(output), "points": len(table), "seconds": seconds, "cached": cached}
+    emit(result, as_json, lambda found: typer.echo(f"{found['points']:,} points in {found['seconds']} s: {found['output']}"))
+
+
+@app.command()
+def prepare(model: Annotated[str, typer.Argument(help="model: a folder or a Hub id")], as_json: Json = False) -> None:
+    """Make what the pages need of a model: its tokenizer and its embedding rows, in the workspace's cache."""
+    from clp_core.locate import locate
+    from clp_core.prepared import prepare as prepare_model
+
+    prepared = prepare_model(locate(model), Workspace.current().cache)
+    emit({"output": str(prepared.path), **prepared.meta}, as_json, lambda found: typer.echo(found["output"]))
+
+
+@options_command(TrainOptions, "train")
+def train_command(
+    options: TrainOptions,
+    detach: Annotated[bool, typer.Option("--detach", help="return at once; the run goes on")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train a model on, as a job that outlives this terminal when detached."""
+    from clp_core.jobs.submit import submit_train
+
+    job = submit_train(Workspace.current(), options)
+    if not detach:
+        follow(job)
+    status = job.status()
+    step, tokens = job.progress()
+    result = job.result()
+    figures = {"job": str(job.path), "state": status.state, "step": step, "tokens": tokens}
+    figures |= {key: result.get(key) for key in ("eval_loss", "bits_per_byte")}
+    if status.state in ("failed", "lost"):
+        raise ClpError(f"{job.id} {status.state}: {status.reason}")
+    emit(figures, as_json, lambda found: typer.echo("\n".join(f"{key}: {written(value)}" for key, value in found.items())))
+
+
+def follow(job: Job) -> None:
+    """Show a run's progress on stderr until it is over; Ctrl+C asks it to save and stop."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(job.name, total=job.spec["plan"]["steps"])
+        while not job.status().is_over:
+            try:
+                bar.update(task, completed=job.progress()[0], description=f"{job.name}: {job.status().state}")
+                time.sleep(FOLLOW_S)
+            except KeyboardInterrupt:
+                job.ask_stop()
+        bar.update(task, completed=job.progress()[0])
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(help="model: a folder or a Hub id")],
+    text: Annotated[list[Path], typer.Option(help="text, one document a line")],
+    sample: Annotated[bool, typer.Option("--sample", help="also generate 60 tokens")] = False,
+    prompt: Annotated[str, typer.Option(help="what the sample goes on from")] = "",
+    as_json: Json = False,
+) -> None:
+    """Score a model on a text: loss, perplexity and bits per byte."""
+    from clp_core.evaluation import evaluate as evaluate_model
+    from clp_core.evaluation import sample as generate
+    from clp_core.locate import locate
+
+    found = evaluate_model(model, text)
+    result = found.as_json()
+    if sample:
+        result["sample"] = generate(locate(model), prompt)
+    for warning in found.warnings:
+        typer.echo(f"warning: {warning}", err=True)
+    emit(result, as_json, lambda shown: print_table("Evaluation", ["figure", "value"], list(map(list, shown.items()))))
+
+
+@app.command()
+def demo(as_json: Json = False) -> None:
+    """Unpack the packaged demo into the workspace: an English source, a German helper, German text."""
+    from clp_core.demo import unpack
+
+    result = unpack(Workspace.current())
+    emit(result, as_json, lambda found: typer.echo("\n".join(f"{key}: {value}" for key, value in found.items())))
+
+
+@app.command("app")
+def web_app(
+    port: Annotated[int, typer.Option(help="port on the loopback address", min=1, max=65535)] = 8501,
+    headless: Annotated[bool, typer.Option("--headless", help="open no browser")] = False,
+) -> None:
+    """Start the web app."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / "app.py").is_file():
+        raise InputError(f"the pages are not installed beside {root}; run `clp app` from a checkout (make install)")
+    arguments = [sys.executable, "-m", "streamlit", "run", str(root / "app.py"), f"--server.port={port}"]
+    if headless:
+        arguments.append("--server.headless=true")
+    os.environ["CLP_WORKSPACE"] = str(Workspace.current().root)
+    os.chdir(root)  # streamlit reads .streamlit/config.toml from here
+    os.execv(sys.executable, arguments)
+
+
+def job_named(name: str) -> Job:
+    """Return a job of the workspace by its name."""
+    from clp_core.jobs import JobStore
+
+    return JobStore(Workspace.current().jobs).get(name)
+
+
+JobName = Annotated[str, typer.Argument(help="the name of the job's directory", metavar="JOB")]
+SUMMARY = ["job", "state", "step", "tokens", "reason"]
+
+
+def show_jobs(result: dict[str, Any]) -> None:
+    """Print jobs as a table."""
+    listed = result.get("jobs", [result])
+    print_table("Jobs", SUMMARY, [[Path(job["job"]).name, *[job[key] for key in SUMMARY[1:]]] for job in listed])
+
+
+@jobs_app.command("list")
+def jobs_list(as_json: Json = False) -> None:
+    """List all jobs, newest first."""
+    from clp_core.jobs import JobStore
+
+    found = [job.summary() for job in JobStore(Workspace.current().jobs).jobs()]
+    emit({"jobs": found}, as_json, show_jobs)
+
+
+@jobs_app.command("show")
+def jobs_show(name: JobName, as_json: Json = False) -> None:
+    """Say how a job stands."""
+    emit(job_named(name).summary(), as_json, show_jobs)
+
+
+@jobs_app.command("stop")
+def jobs_stop(name: JobName, as_json: Json = False) -> None:
+    """Ask a job to save and stop; returns at once."""
+    job = job_named(name)
+    if job.status().is_over:
+        raise InputError(f"{job.id} is {job.status().state} already")
+    job.ask_stop()
+    emit(job.summary(), as_json, show_jobs)
+
+
+@jobs_app.command("remove")
+def jobs_remove(name: JobName, as_json: Json = False) -> None:
+    """Delete the directory of a job that is over, its checkpoints included."""
+    from clp_core.jobs import JobStore
+
+    job = job_named(name)
+    JobStore(Workspace.current().jobs).remove(job)
+    emit({"removed": str(job.path)}, as_json, lambda found: typer.echo(f"removed {found['removed']}"))
+
+
+def end_on_signal(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+    """Turn SIGTERM into an orderly end, so that nothing half-written stays."""
+    raise SystemExit(128 + number)
+
+
+def main() -> None:
+    """Run the command line; errors become one line and an exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for noisy in ("httpx", "faiss.loader", "faiss", "filelock", "datasets"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    signal.signal(signal.SIGTERM, end_on_signal)
+    try:
+        app(standalone_mode=False)
+    except ClpError as error:
+        fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        fail("interrupted; nothing half-written was kept", 130)
+    except OSError as error:
+        fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 2)
+    except Exception as error:
+        format_message = getattr(error, "format_message", None)
+        if format_message is None:  # a click usage error has one
+            raise
+        fail(format_message(), 2)
+
+
+def fail(message: str, code: int) -> None:
+    """Print one line on stderr and end."""
+    typer.echo("clp: " + " ".join(message.split()), err=True)
+    raise SystemExit(code)
+
+
+if __name__ == "__main__":
+    main()

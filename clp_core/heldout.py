@@ -1,0 +1,80 @@
+"""Held-out anchors: hide some of the overlap, initialise it as if it were missing, compare with the truth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+
+from clp_core.initializers import Context, Initializer
+from clp_core.tensors import Subset, block_ranges, row_blocks
+
+HIDDEN_SHARE = 0.1
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """How well a method finds rows that are known.
+
+    Attributes:
+        centred_cosine: mean over hidden tokens of ``cos(pred - c, true - c)``, c the mean row of the visible anchors;
+            0 where a vector is zero. 1 is perfect, 0 is no better than knowing the mean.
+        relative_error: ``||pred - true||_F / ||true - c||_F``; below 1 is better than the mean row.
+        hidden: number of hidden tokens.
+    """
+
+    centred_cosine: float
+    relative_error: float
+    hidden: int
+
+    def as_json(self) -> dict[str, float]:
+        """Return the scores for reports."""
+        return {key: value for key, value in asdict(self).items() if key != "hidden"}
+
+
+def hide(context: Context, seed: int, share: float = HIDDEN_SHARE) -> tuple[Context, np.ndarray]:
+    """Return a context whose anchors are the visible ones, and the positions of the hidden ones (ascending).
+
+    At least one anchor is hidden and at least one stays, where there are two.
+    """
+    n_anchors = context.n_anchors
+    n_hidden = min(max(1, round(share * n_anchors)), max(n_anchors - 1, 0))
+    hidden = np.sort(np.random.default_rng(seed).permutation(n_anchors)[:n_hidden])
+    visible = np.setdiff1d(np.arange(n_anchors), hidden)
+    rows = Subset(context.needed_anchor_rows(), visible)
+    return replace(context, anchor_ids=context.anchor_ids[visible], anchor_rows=rows), hidden
+
+
+def score(method: Initializer, context: Context, seed: int = 42, share: float = HIDDEN_SHARE) -> HeldOut | None:
+    """Score a method on hidden anchors; ``None`` where there are too few anchors to hide any."""
+    visible, hidden = hide(context, seed, share)
+    if not len(hidden):
+        return None
+    fitted = method.fit(replace(visible, parameters={}))
+    truth = context.needed_anchor_rows()
+    width = truth.shape[1]
+    centre = np.zeros(width)
+    for _, rows in row_blocks(visible.needed_anchor_rows()):
+        centre += rows.sum(axis=0, dtype=np.float64)
+    centre /= visible.n_anchors
+    cosines, error, spread = 0.0, 0.0, 0.0
+    for part in block_ranges(len(hidden), width):
+        true = truth.take(hidden[part]).astype(np.float64)
+        predicted = fitted.rows(context.anchor_ids[hidden[part]]).astype(np.float64)
+        error += float(((predicted - true) ** 2).sum())
+        predicted -= centre
+        true -= centre
+        spread += float((true**2).sum())
+        lengths = np.linalg.norm(predicted, axis=1) * np.linalg.norm(true, axis=1)
+        products = (predicted * true).sum(axis=1)
+        # A prediction that equals the centre up to rounding has no direction to compare.
+        has_direction = lengths > 1e-6 * np.maximum((true**2).sum(axis=1), np.finfo(float).tiny)
+        cosines += float(np.divide(products, lengths, out=np.zeros_like(products), where=has_direction).sum())
+    relative = float(np.sqrt(error / spread)) if spread > 0 else float("nan")
+    return HeldOut(cosines / len(hidden), relative, len(hidden))
+
+
+def ranking(scores: Mapping[str, HeldOut | None]) -> list[str]:
+    """Return the methods from best to worst by centred cosine; those without a score last."""
+    return sorted(scores, key=lambda name: -(found.centred_cosine if (found := scores[name]) else -np.inf))

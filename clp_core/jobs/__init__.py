@@ -1,0 +1,6 @@
+"""Jobs: every long action is one directory and one supervised process."""
+
+from clp_core.jobs.launchers import start
+from clp_core.jobs.store import Job, JobStore
+
+__all__ = ["Job", "JobStore", "start"]

@@ -1,0 +1,23 @@
+"""Start a job's supervisor so that it outlives the tab, the server and the server's Ctrl+C."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+from clp_core.jobs.store import Job
+
+
+def start(job: Job) -> None:
+    """Start the supervisor of a job on this machine, detached: a session of its own, no pipes, output to the log."""
+    with open(job.path / "output.log", "ab") as log:
+        subprocess.Popen(
+            [sys.executable, "-m", "clp_core.jobs.supervisor", str(job.path)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            close_fds=True,
+            env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        )

@@ -1,0 +1,52 @@
+"""Process identity: is the process that a file names still the same living process?"""
+
+from __future__ import annotations
+
+import ctypes
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+PR_SET_PDEATHSIG = 1
+CREATE_TIME_TOLERANCE_S = 1.0
+
+
+def boot_id() -> str:
+    """Return the id of this boot, so that a pid of an earlier one is not taken for a living process."""
+    file = Path("/proc/sys/kernel/random/boot_id")
+    return file.read_text().strip() if file.is_file() else str(int(psutil.boot_time()))
+
+
+def identity(pid: int) -> dict[str, Any]:
+    """Return what identifies a living process: pid, create time, boot and host."""
+    return {
+        "pid": pid,
+        "create_time": psutil.Process(pid).create_time(),
+        "boot_id": boot_id(),
+        "host": socket.gethostname(),
+    }
+
+
+def is_alive(who: dict[str, Any]) -> bool:
+    """Say whether the process with this identity lives, on this host; a zombie does not."""
+    pid = who.get("pid")
+    if not isinstance(pid, int) or pid < 2 or who.get("host") != socket.gethostname():
+        return False
+    if who.get("boot_id") != boot_id():
+        return False
+    try:
+        process = psutil.Process(pid)
+        same = abs(process.create_time() - float(who.get("create_time", 0))) < CREATE_TIME_TOLERANCE_S
+        return same and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+def die_with_parent() -> None:
+    """Let the kernel kill this process when its parent dies (Linux; elsewhere nothing happens)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

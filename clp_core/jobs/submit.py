@@ -1,0 +1,95 @@
+"""From options to a started job: what runs, the command a user would type, and the checks before."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from clp_core.checkpoint import check_disk
+from clp_core.jobs.launchers import start
+from clp_core.jobs.store import Job, JobStore
+from clp_core.locate import is_hub_id, locate
+from clp_core.options import arguments_of
+from clp_core.prepared import fingerprint
+from clp_core.projection import ProjectOptions
+from clp_core.training_plan import TrainOptions, TrainPlan, find_device, plan
+from clp_core.transfer import TransferOptions
+from clp_core.workspace import Workspace
+
+
+def command_of(kind: str, options: Any) -> str:
+    """Return the command that does the same on the command line; positional arguments come first."""
+    arguments = arguments_of(options)
+    if kind == "project":
+        position = arguments.index("--model")
+        arguments = [arguments[position + 1], *arguments[:position], *arguments[position + 2 :]]
+    return shlex.join(["clp", kind, *arguments])
+
+
+def submit(workspace: Workspace, kind: str, arguments: Mapping[str, Any], argv: Sequence[str], **details: Any) -> Job:
+    """Make a job and start it, unless the same one is under way, which is then returned."""
+    job, is_new = JobStore(workspace.jobs).create(kind, arguments, argv, **details)
+    if is_new:
+        start(job)
+    return job
+
+
+def submit_command(workspace: Workspace, kind: str, options: Any, models: Sequence[str], name: str = "") -> Job:
+    """Start a job that runs one of the ``clp`` commands."""
+    command = command_of(kind, options)
+    argv = ["-m", "clp_core", *shlex.split(command)[1:], "--json"]
+    prints = {model: fingerprint(Path(model)) for model in models if Path(model).is_dir()}
+    return submit(workspace, kind, asdict(options), argv, command=command, name=name, fingerprints=prints)
+
+
+def submit_transfer(workspace: Workspace, options: TransferOptions) -> Job:
+    """Start a transfer as a job."""
+    name = Path(options.output).name
+    return submit_command(workspace, "transfer", options, [options.source, options.helper], name)
+
+
+def submit_project(workspace: Workspace, options: ProjectOptions) -> Job:
+    """Start a projection as a job."""
+    return submit_command(workspace, "project", options, [options.model], f"{options.method} of {Path(options.model).name}")
+
+
+def submit_prepare(workspace: Workspace, model: str) -> Job:
+    """Start preparing a model for the pages as a job."""
+    name = f"prepare {Path(model).name}"
+    command = shlex.join(["clp", "prepare", model])
+    return submit(workspace, "prepare", {"model": model}, ["-m", "clp_core", "prepare", model, "--json"], command=command, name=name)
+
+
+def submit_train(workspace: Workspace, options: TrainOptions) -> Job:
+    """Plan a training run, check memory and disk, and start it as a job.
+
+    Raises:
+        InputError: model or text cannot be used, or memory or disk does not suffice.
+    """
+    reference = options.model
+    folder = locate(reference)
+    chosen = plan(options, folder)
+    check_disk(workspace.jobs, chosen.disk_bytes)
+    arguments = asdict(options) | {"model": reference if is_hub_id(reference) and not Path(reference).is_dir() else str(folder)}
+    arguments["text"] = [str(Path(text).expanduser().absolute()) for text in options.text]
+    arguments["eval_text"] = str(Path(options.eval_text).expanduser().absolute())
+    return submit(
+        workspace,
+        "train",
+        arguments,
+        torchrun(chosen),
+        command=command_of("train", options),
+        name=options.name,
+        plan=chosen.as_json(),
+        fingerprints={str(folder): fingerprint(folder)},
+    )
+
+
+def torchrun(chosen: TrainPlan) -> list[str]:
+    """Return the arguments that start the training processes: one a GPU, or one on the CPU."""
+    processes = find_device("cuda").count if chosen.device == "cuda" else 1
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    return [*launcher, "-m", "clp_core.training", "{job}"]

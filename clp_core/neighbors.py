@@ -1,0 +1,38 @@
+"""Exact nearest neighbours by FAISS, on a GPU where there is one."""
+
+from __future__ import annotations
+
+import faiss
+import numpy as np
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    """Return rows ``[n, d]`` scaled to length 1 as contiguous float32; a zero row stays zero."""
+    wide = np.ascontiguousarray(rows, dtype=np.float32)
+    norms = np.linalg.norm(wide, axis=1, keepdims=True)
+    return np.divide(wide, norms, out=np.zeros_like(wide), where=norms > 0)
+
+
+def nearest(queries: np.ndarray, base: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the k rows of ``base`` with the largest cosine to each query, best first.
+
+    Args:
+        queries: ``[q, d]``.
+        base: ``[n, d]``.
+        k: how many; at most n are returned.
+
+    Returns:
+        Cosines ``[q, k]`` float32 and indices into ``base`` ``[q, k]`` int64.
+    """
+    return nearest_unit(unit(queries), unit(base), k)
+
+
+def nearest_unit(queries: np.ndarray, base: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Do what ``nearest`` does for rows that are scaled to length 1 already."""
+    k = min(k, len(base))
+    if faiss.get_num_gpus() > 0:  # the import says nothing: the GPU build runs without one too
+        resources = faiss.StandardGpuResources()
+        cosines, ids = faiss.knn_gpu(resources, queries, base, k, metric=faiss.METRIC_INNER_PRODUCT)
+    else:
+        cosines, ids = faiss.knn(queries, base, k, metric=faiss.METRIC_INNER_PRODUCT)
+    return cosines, ids.astype(np.int64)

@@ -1,0 +1,88 @@
+"""Progress of a long action: a line in the log, and the heartbeat of the job it runs in."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+JOB_ENVIRONMENT = "CLP_JOB_DIR"
+HEARTBEAT_FILE = "heartbeat.json"
+MIN_INTERVAL_S = 0.5
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file so that a reader sees the old content or the new, never a half."""
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            json.dump(content, file, ensure_ascii=False)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def boot_clock() -> float:
+    """Return seconds since boot, time asleep included; ages by it survive a change of the wall clock."""
+    clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+    return time.clock_gettime(clock)
+
+
+class Heart:
+    """Writes the heartbeat of the job that this process runs in; outside a job it only logs."""
+
+    def __init__(self) -> None:
+        """Start silent."""
+        self._last = -MIN_INTERVAL_S
+        self._phase = ""
+
+    def beat(
+        self,
+        phase: str,
+        fraction: float | None = None,
+        *,
+        step: int | None = None,
+        expect_next_s: float = 60.0,
+        force: bool = False,
+    ) -> None:
+        """Say what is being done.
+
+        Args:
+            phase: what, in a few words.
+            fraction: how much of it is done, 0 to 1.
+            step: training step, for runs.
+            expect_next_s: when the next beat should come at the latest.
+            force: write even if the last beat was a moment ago.
+        """
+        is_new = phase != self._phase
+        if is_new:
+            log.info("%s", phase)
+        now = boot_clock()
+        folder = os.environ.get(JOB_ENVIRONMENT)
+        if folder and (is_new or force or now - self._last >= MIN_INTERVAL_S):
+            self._last = now
+            content = {
+                "time": time.time(),
+                "boot_clock": now,
+                "phase": phase,
+                "fraction": fraction,
+                "step": step,
+                "expect_next_s": expect_next_s,
+            }
+            write_json(Path(folder) / HEARTBEAT_FILE, content)
+        self._phase = phase
+
+
+HEART = Heart()
+
+
+def report_progress(phase: str, fraction: float | None = None) -> None:
+    """Say what is being done and how much of it is done; see ``Heart.beat``."""
+    HEART.beat(phase, fraction, expect_next_s=300.0)

@@ -1,0 +1,219 @@
+"""The files of a target model around its weights: configurations, tokenizer, model card, and the check after writing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clp_core.checkpoint import Checkpoint
+from clp_core.errors import ClpError
+from clp_core.locate import read_json
+from clp_core.overlap import Overlap
+from clp_core.prepared import max_positions
+from clp_core.tensors import block_ranges
+from clp_core.vocabulary import TOKENIZER_FILES, Vocabulary
+
+TOKENIZER_COMPANIONS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt")
+CHECK_LINES = 1000
+CHECK_LINE_TOKENS = 12
+
+
+@dataclass(frozen=True)
+class SpecialIds:
+    """Ids of the target's bos, eos and pad tokens, ``None`` where it has none."""
+
+    bos: int | None
+    eos: int | None
+    pad: int | None
+
+    @classmethod
+    def of(cls, vocabulary: Vocabulary, helper_config: Mapping[str, Any]) -> SpecialIds:
+        """Take the ids from the tokenizer's roles, else from the helper's configuration."""
+
+        def one(role: str) -> int | None:
+            if role in vocabulary.roles:
+                return vocabulary.roles[role]
+            value = helper_config.get(f"{role}_token_id")
+            value = value[0] if isinstance(value, list) and value else value
+            return value if isinstance(value, int) and 0 <= value < vocabulary.n_ids else None
+
+        return cls(one("bos"), one("eos"), one("pad"))
+
+    def as_config(self) -> dict[str, int | None]:
+        """Return the entries of config.json."""
+        return {"bos_token_id": self.bos, "eos_token_id": self.eos, "pad_token_id": self.pad}
+
+
+def target_config(config: Mapping[str, Any], n_rows: int, ids: SpecialIds, key: str = "") -> dict[str, Any]:
+    """Return the source's config.json with the target's vocabulary size and special ids, nested ones too."""
+    changed = dict(config)
+    if not key or "vocab_size" in changed:
+        changed["vocab_size"] = n_rows
+    for name, value in ids.as_config().items():
+        if not key or name in changed:
+            changed[name] = value
+    if changed.get("decoder_start_token_id") is not None:
+        changed["decoder_start_token_id"] = ids.bos
+    for name in ("text_config", "decoder"):
+        if isinstance(changed.get(name), dict):
+            changed[name] = target_config(changed[name], n_rows, ids, name)
+    return changed
+
+
+def target_generation_config(config: Mapping[str, Any], ids: SpecialIds) -> tuple[dict[str, Any], list[str]]:
+    """Return the source's generation_config.json with the target's special ids.
+
+    Entries that name other ids of the source's vocabulary are dropped.
+
+    Returns:
+        The new content, and the names of the entries that were dropped.
+    """
+    other_ids = ("forced_bos_token_id", "forced_eos_token_id", "suppress_tokens", "begin_suppress_tokens",
+                 "bad_words_ids", "force_words_ids", "sequence_bias", "forced_decoder_ids")  # fmt: skip
+    dropped = [name for name in other_ids if config.get(name) is not None]
+    kept = {name: value for name, value in config.items() if name not in other_ids}
+    kept |= {name: value for name, value in ids.as_config().items() if value is not None or name in kept}
+    if kept.get("decoder_start_token_id") is not None:
+        kept["decoder_start_token_id"] = ids.bos
+    return kept, dropped
+
+
+def copy_tokenizer(helper: Path, target: Path, vocabulary: Vocabulary, source_config: Mapping[str, Any]) -> None:
+    """Copy the helper's tokenizer files; its longest input becomes the source's."""
+    for name in (*TOKENIZER_FILES, *TOKENIZER_COMPANIONS, "chat_template.jinja"):
+        if (helper / name).is_file():
+            shutil.copyfile(helper / name, target / name)
+    if not (target / "tokenizer.json").is_file():
+        (target / "tokenizer.json").write_text(vocabulary.serialized, encoding="utf-8")
+    config = read_json(target / "tokenizer_config.json")
+    positions = max_positions(dict(source_config))
+    if positions is not None:
+        config["model_max_length"] = positions
+    config.setdefault("tokenizer_class", "PreTrainedTokenizerFast")
+    (target / "tokenizer_config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+
+
+def check_lines(vocabulary: Vocabulary, seed: int = 42) -> list[str]:
+    """Return a thousand lines made of random tokens of a vocabulary, to compare two tokenizers on."""
+    generator = np.random.default_rng(seed)
+    plain = np.array([i for i, token in enumerate(vocabulary.tokens) if token and i not in vocabulary.special_ids])
+    picks = generator.choice(plain, size=(CHECK_LINES, CHECK_LINE_TOKENS))
+    return [
+        b"".join(vocabulary.token_bytes[i] for i in line).decode("utf-8", errors="ignore").replace("\0", "")
+        for line in picks
+    ]
+
+
+def lines_read_otherwise(folder: Path, vocabulary: Vocabulary) -> int:
+    """Count the check lines that ``AutoTokenizer`` on a folder encodes otherwise than its tokenizer.json."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+    lines = check_lines(vocabulary)
+    theirs = tokenizer(lines, add_special_tokens=False)["input_ids"]
+    ours = vocabulary.tokenizer.encode_batch(lines, add_special_tokens=False)
+    return sum(a != b.ids for a, b in zip(theirs, ours, strict=True))
+
+
+def verify(folder: Path, source: Checkpoint, overlap: Overlap, ids: SpecialIds) -> list[str]:
+    """Reopen a written target and compare it with what it should be.
+
+    Shapes, data type, tying, special ids, loading by transformers without missing or misshapen weights, every copied
+    row bit for bit, and the tokenizer on a thousand lines.
+
+    Returns:
+        Warnings for the report.
+
+    Raises:
+        ClpError: something is not as it should be; the target is not kept then.
+    """
+    written = Checkpoint.open(folder)
+    if written.names.tied != source.names.tied:
+        raise ClpError(f"the written model's embeddings are {'' if written.names.tied else 'not '}tied; the source's are not so")
+    for side in source.sides:
+        old, new = source.rows(side), written.rows(side)
+        if new.shape != (overlap.target.n_ids, old.shape[1]) or new.entry.dtype != old.entry.dtype:
+            raise ClpError(f"the written {side} embedding is {new.entry.dtype} {new.shape}, which is wrong")
+        for part in block_ranges(overlap.size, new.shape[1]):
+            target_ids = overlap.ids[part]
+            if not np.array_equal(new.take(target_ids), old.take(overlap.source_ids[target_ids]), equal_nan=True):
+                raise ClpError(f"a copied row of the written {side} embedding differs from the source's")
+    check_loading(folder, ids)
+    warnings = []
+    otherwise = lines_read_otherwise(folder, overlap.target)
+    if otherwise:
+        warnings.append(
+            f"AutoTokenizer reads {otherwise} of {CHECK_LINES} lines otherwise than the helper's tokenizer.json, because "
+            f"transformers replaces the tokenizer's class for model type {source.config.get('model_type')}; "
+            "load it with PreTrainedTokenizerFast.from_pretrained"
+        )
+    return warnings
+
+
+def check_loading(folder: Path, ids: SpecialIds) -> None:
+    """Let transformers load the folder, on the meta device, and compare keys, shapes and ids.
+
+    Raises:
+        ClpError: a weight is missing, left over or misshapen, or an id differs.
+    """
+    from transformers import AutoModelForCausalLM, GenerationConfig
+
+    model, info = AutoModelForCausalLM.from_pretrained(
+        str(folder), device_map="meta", dtype="auto", output_loading_info=True, trust_remote_code=False
+    )
+    for kind in ("missing_keys", "mismatched_keys", "error_msgs"):
+        if info.get(kind):
+            raise ClpError(f"transformers finds {kind.replace('_', ' ')} in the written model: {sorted(map(str, info[kind]))[:3]}")
+    generation = GenerationConfig.from_pretrained(str(folder))
+    for name, value in ids.as_config().items():
+        for found in (getattr(model.config, name, None), getattr(generation, name, None)):
+            if found != value:
+                raise ClpError(f"{name} reads {found} after writing, it should be {value}")
+
+
+def model_card(report: Mapping[str, Any]) -> str:
+    """Return the README.md of a target model."""
+    heldout, health = report["heldout"], report["health"]
+    lines = [
+        "---",
+        "library_name: transformers",
+        "pipeline_tag: text-generation",
+        "tags: [clp-transfer]",
+        "---",
+        "",
+        f"# {Path(report['output']).name}",
+        "",
+        f"A causal language model made by a CLP transfer with CLP Workbench {report['version']}. It has the body of the "
+        "source model, the tokenizer of the helper model, and new embedding rows. It has not been trained since.",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| source model | `{Path(report['source']).name}` |",
+        f"| helper model | `{Path(report['helper']).name}` |",
+        f"| method | `{report['method']}` (match `{report['match']}`, seed {report['seed']}) |",
+        f"| tokens copied | {report['overlap']:,} of {report['overlap'] + report['missing']:,} |",
+        f"| tokens initialised | {report['missing']:,} |",
+        f"| rows at risk | {health['rows_at_risk']:,} |",
+    ]
+    if heldout["centred_cosine"] is not None:
+        lines.append(
+            f"| held-out anchors | centred cosine {heldout['centred_cosine']:.3f}, "
+            f"relative error {heldout['relative_error']:.3f} |"
+        )
+    if report.get("zero_step"):
+        lines.append(f"| bits per byte before training | {report['zero_step']['bits_per_byte']:.3f} |")
+    lines.append("")
+    if report["warnings"]:
+        lines += ["## Warnings", "", *(f"- {warning}" for warning in report["warnings"]), ""]
+    lines += [
+        "`clp_transfer.json` holds all figures, `clp_provenance.parquet` says for every token where its row comes from.",
+        "The licences of source and helper hold for this model.",
+        "",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,250 @@
+"""Safetensors files by rows: read some rows of one tensor, write a file whose tensors come in pieces.
+
+The library's own reader maps the file and its writer wants all tensors in memory; both count against the process. Here
+rows are read with ``pread`` and a file is written front to back, so memory does not grow with the checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import ml_dtypes
+import numpy as np
+
+from clp_core.errors import InputError
+
+DTYPES: dict[str, np.dtype[Any]] = {
+    "F64": np.dtype(np.float64),
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+}
+COPY_BYTES = 8 << 20
+BLOCK_BYTES = 64 << 20
+
+
+class RowSource(Protocol):
+    """Rows that are read in blocks: of a file, or of an array."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of rows and their width."""
+
+    def take(self, ids: np.ndarray) -> np.ndarray:
+        """Return the rows with these indices as float32 ``[len(ids), width]``."""
+
+
+@dataclass(frozen=True)
+class ArrayRows:
+    """Rows that lie in memory (or in a memory-mapped array)."""
+
+    array: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of rows and their width."""
+        return self.array.shape[0], self.array.shape[1]
+
+    def take(self, ids: np.ndarray) -> np.ndarray:
+        """Return the rows with these indices as float32."""
+        return np.asarray(self.array[ids]).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Some rows of a row source, numbered from 0 in the order of ``ids``."""
+
+    rows: RowSource
+    ids: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of rows and their width."""
+        return len(self.ids), self.rows.shape[1]
+
+    def take(self, ids: np.ndarray) -> np.ndarray:
+        """Return the rows with these indices as float32."""
+        return self.rows.take(self.ids[ids])
+
+
+def block_ranges(n_rows: int, width: int, block_bytes: int = BLOCK_BYTES) -> Iterator[slice]:
+    """Cut ``n_rows`` float32 rows into slices of at most ``block_bytes`` (at least one row each)."""
+    step = max(1, block_bytes // (4 * max(width, 1)))
+    for start in range(0, n_rows, step):
+        yield slice(start, min(start + step, n_rows))
+
+
+def row_blocks(rows: RowSource, block_bytes: int = BLOCK_BYTES) -> Iterator[tuple[slice, np.ndarray]]:
+    """Read all rows in order, in blocks of at most ``block_bytes`` of float32."""
+    n_rows, width = rows.shape
+    for part in block_ranges(n_rows, width, block_bytes):
+        yield part, rows.take(np.arange(part.start, part.stop))
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """Where one tensor lies in a safetensors file."""
+
+    path: Path
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of the data in bytes."""
+        return self.stop - self.start
+
+
+@dataclass(frozen=True)
+class TensorRows:
+    """The rows of one matrix in a safetensors file, read with ``pread``."""
+
+    entry: TensorEntry
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of rows and their width."""
+        return self.entry.shape[0], self.entry.shape[1]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Data type in the file."""
+        return DTYPES[self.entry.dtype]
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Return rows ``start`` to ``stop`` in the file's own data type."""
+        with open(self.entry.path, "rb") as file:
+            return self._run(file.fileno(), start, stop - start)
+
+    def take(self, ids: np.ndarray) -> np.ndarray:
+        """Return the rows with these indices as float32."""
+        return self.take_exact(ids).astype(np.float32)
+
+    def take_exact(self, ids: np.ndarray) -> np.ndarray:
+        """Return the rows with these indices in the file's own data type; ascending ones are read run by run."""
+        ids = np.asarray(ids, dtype=np.int64)
+        out = np.empty((len(ids), self.shape[1]), dtype=self.dtype)
+        breaks = np.flatnonzero(np.diff(ids) != 1) + 1
+        edges = [0, *breaks.tolist(), len(ids)]
+        with open(self.entry.path, "rb") as file:
+            for low, high in zip(edges[:-1], edges[1:], strict=True):
+                if high > low:
+                    out[low:high] = self._run(file.fileno(), int(ids[low]), high - low)
+        return out
+
+    def _run(self, descriptor: int, first: int, count: int) -> np.ndarray:
+        row_bytes = self.shape[1] * self.dtype.itemsize
+        data = os.pread(descriptor, count * row_bytes, self.entry.start + first * row_bytes)
+        if len(data) != count * row_bytes:
+            raise InputError(f"{self.entry.path} ends before {self.entry.name} does; fetch the file again")
+        return np.frombuffer(data, dtype=self.dtype).reshape(count, self.shape[1])
+
+
+def read_header(path: Path) -> tuple[dict[str, TensorEntry], dict[str, str]]:
+    """Return the tensors of a safetensors file in file order, and its metadata.
+
+    Raises:
+        InputError: the file is truncated or no safetensors file.
+    """
+    size = path.stat().st_size
+    try:
+        with open(path, "rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > size - 8:
+                raise ValueError("the header is longer than the file")
+            header = json.loads(file.read(length))
+    except (struct.error, ValueError) as error:
+        raise InputError(f"{path} is no whole safetensors file ({error}); fetch it again") from error
+    metadata = header.pop("__metadata__", {})
+    entries = {}
+    for name, item in sorted(header.items(), key=lambda pair: pair[1]["data_offsets"][0]):
+        start, stop = (8 + length + offset for offset in item["data_offsets"])
+        if stop > size:
+            raise InputError(f"{path} is cut short: {name} ends at byte {stop} of {size}; fetch the file again")
+        entries[name] = TensorEntry(path, name, item["dtype"], tuple(item["shape"]), start, stop)
+    return entries, metadata
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """A tensor that is written anew: its data type and shape, and its rows in order."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    blocks: Iterable[np.ndarray]
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of the data in bytes."""
+        return int(np.prod(self.shape)) * DTYPES[self.dtype].itemsize
+
+
+def write_copy(
+    source: Path, target: Path, replaced: Mapping[str, Replacement], dropped: frozenset[str] = frozenset()
+) -> int:
+    """Write a safetensors file with some tensors replaced and some dropped; all other bytes are copied as they are.
+
+    Returns:
+        The bytes of tensor data written.
+    """
+    entries, metadata = read_header(source)
+    header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
+    offset = 0
+    kept = [entry for name, entry in entries.items() if name not in dropped]
+    for entry in kept:
+        new = replaced.get(entry.name)
+        dtype, shape, n_bytes = (new.dtype, new.shape, new.n_bytes) if new else (entry.dtype, entry.shape, entry.n_bytes)
+        header[entry.name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [offset, offset + n_bytes]}
+        offset += n_bytes
+    encoded = json.dumps(header, separators=(",", ":")).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    with open(source, "rb") as reader, open(target, "wb") as writer:
+        writer.write(struct.pack("<Q", len(encoded)) + encoded)
+        for entry in kept:
+            if entry.name in replaced:
+                write_blocks(writer, entry.name, replaced[entry.name])
+            else:
+                copy_range(reader, writer, entry.start, entry.n_bytes)
+        writer.flush()
+        os.fsync(writer.fileno())
+    return offset
+
+
+def write_blocks(writer: Any, name: str, new: Replacement) -> None:
+    """Write the blocks of a replaced tensor in its data type.
+
+    Raises:
+        InputError: a value is not finite in that data type.
+    """
+    dtype = DTYPES[new.dtype]
+    written = 0
+    for block in new.blocks:
+        with np.errstate(over="ignore"):
+            data = np.ascontiguousarray(block).astype(dtype)
+        if not np.isfinite(data.astype(np.float32)).all():
+            raise InputError(f"a new row of {name} is not finite as {dtype}; choose another method (--method linear)")
+        writer.write(data.tobytes())
+        written += data.nbytes
+    if written != new.n_bytes:
+        raise ValueError(f"{name}: {written} bytes came, {new.n_bytes} were announced")
+
+
+def copy_range(reader: Any, writer: Any, start: int, n_bytes: int) -> None:
+    """Copy a range of bytes from one open file to the end of another."""
+    reader.seek(start)
+    left = n_bytes
+    while left:
+        data = reader.read(min(COPY_BYTES, left))
+        if not data:
+            raise InputError(f"{reader.name} ended while it was copied; fetch the file again")
+        writer.write(data)
+        left -= len(data)

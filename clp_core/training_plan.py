@@ -1,0 +1,227 @@
+"""What a training run is asked to do, and the plan that follows: steps, tokens, memory. Needs no torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from clp_core.checkpoint import Checkpoint
+from clp_core.corpus import check_texts, estimate_tokens
+from clp_core.errors import InputError
+from clp_core.options import option
+from clp_core.prepared import max_positions
+from clp_core.vocabulary import Vocabulary
+
+MAX_BLOCK = 1024
+EPOCHS_OF_SMALL_TEXT = 4
+SMALL_TEXT_TOKENS = 10_000_000
+LOSS_EVERY = 10
+EVALUATIONS = 12
+ADAM_BYTES_PER_PARAMETER = 16
+LOGITS_SHARE_OF_MEMORY = 0.15
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What a training run is asked to do; 0 means: choose what suits the model and the device."""
+
+    model: str = option(help="model to go on with: a folder or a Hub id")
+    text: tuple[str, ...] = option(help="training text, one document a line; may be given more than once")
+    eval_text: str = option(help="held-out text for loss and bits per byte")
+    name: str = option("", help="name of the run, shown in lists and charts")
+    max_tokens: int = option(0, help="train on this many tokens (rounded up to whole steps)", minimum=0)
+    max_steps: int = option(0, help="train for this many steps; without either, four passes over a small text, one over a large", minimum=0)
+    block_length: int = option(0, help="tokens a block; 0: the model's positions, at most 1,024", minimum=0)
+    batch_tokens: int = option(0, help="tokens a step; 0: by the model's size", minimum=0)
+    learning_rate: float = option(0.0, help="peak of the cosine schedule; 0: by the model's size", minimum=0.0)
+    warmup_share: float = option(0.1, help="share of the steps in which the rate rises to its peak", minimum=0.0)
+    weight_decay: float = option(0.1, help="AdamW weight decay", minimum=0.0)
+    eval_every: int = option(0, help="steps between evaluations; 0: twelve in the run", minimum=0)
+    seed: int = option(42, help="seed of the order of the data", minimum=0)
+    device: str = option("auto", help="where to train", choices=("auto", "cpu", "cuda"))
+
+    def __post_init__(self) -> None:
+        """Refuse bad values by naming the field."""
+        if not self.model.strip():
+            raise InputError("--model is empty; name a folder or a Hub id")
+        if not self.text:
+            raise InputError("--text is missing; name the training text")
+        if not self.eval_text:
+            raise InputError("--eval-text is missing; name a held-out text")
+        if self.max_tokens and self.max_steps:
+            raise InputError("--max-tokens and --max-steps exclude each other; give one of them")
+        for name in ("max_tokens", "max_steps", "block_length", "batch_tokens", "eval_every", "seed"):
+            if getattr(self, name) < 0:
+                raise InputError(f"--{name.replace('_', '-')} must not be negative")
+        if not 0 <= self.warmup_share < 1:
+            raise InputError("--warmup-share must be at least 0 and below 1")
+        if not 0 <= self.learning_rate < 1:
+            raise InputError("--learning-rate must be at least 0 and below 1")
+        if self.weight_decay < 0:
+            raise InputError("--weight-decay must not be negative")
+        if self.device not in ("auto", "cpu", "cuda"):
+            raise InputError(f"--device {self.device!r} is unknown; use auto, cpu or cuda")
+
+
+@dataclass(frozen=True)
+class TrainPlan:
+    """All settings of a run, chosen.
+
+    Attributes:
+        parameters: number of the model's parameters.
+        device: ``cpu`` or ``cuda``.
+        block_length: tokens a block.
+        step_blocks: blocks an optimiser step.
+        micro_blocks: blocks that go through the model at once.
+        steps: optimiser steps.
+        learning_rate: peak rate.
+        warmup_steps: steps until the peak.
+        eval_every: steps between evaluations.
+        loss_every: steps between lines of loss.
+        text_tokens: tokens of the training text (an estimate for large texts).
+        memory_bytes: memory the run is expected to need on its device.
+        disk_bytes: disk the checkpoint is expected to need.
+    """
+
+    parameters: int
+    device: str
+    block_length: int
+    step_blocks: int
+    micro_blocks: int
+    steps: int
+    learning_rate: float
+    warmup_steps: int
+    eval_every: int
+    loss_every: int
+    text_tokens: int
+    memory_bytes: int
+    disk_bytes: int
+
+    @property
+    def step_tokens(self) -> int:
+        """Tokens a step."""
+        return self.block_length * self.step_blocks
+
+    @property
+    def tokens(self) -> int:
+        """Tokens the run will see."""
+        return self.steps * self.step_tokens
+
+    @property
+    def epochs(self) -> float:
+        """Passes over the training text."""
+        return self.tokens / max(self.text_tokens, 1)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the plan for the job's spec."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Device:
+    """A place to train.
+
+    Attributes:
+        kind: ``cpu`` or ``cuda``.
+        name: what it is.
+        count: processes to start (one a GPU).
+        free_bytes: memory that is free on it (on the fullest of several).
+    """
+
+    kind: str
+    name: str
+    count: int
+    free_bytes: int
+
+
+def find_device(wanted: str = "auto") -> Device:
+    """Return the device to train on, asking the driver rather than torch.
+
+    Raises:
+        InputError: a GPU is wanted and there is none.
+    """
+    gpus = [] if wanted == "cpu" else list_gpus()
+    if gpus:
+        return Device("cuda", gpus[0][0], len(gpus), min(free for _, free in gpus))
+    if wanted == "cuda":
+        raise InputError("no GPU is found; use --device cpu")
+    memory = psutil.virtual_memory()
+    return Device("cpu", f"CPU, {psutil.cpu_count(logical=False) or 1} cores", 1, memory.available)
+
+
+def list_gpus() -> list[tuple[str, int]]:
+    """Return name and free bytes of every NVIDIA GPU; an empty list where there is no driver."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return []
+    try:
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+        return [(str(pynvml.nvmlDeviceGetName(h)), int(pynvml.nvmlDeviceGetMemoryInfo(h).free)) for h in handles]
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def by_size(parameters: int, table: Sequence[tuple[float, float]]) -> float:
+    """Return the value of the first row whose bound the number of parameters does not reach."""
+    return next(value for bound, value in table if parameters < bound)
+
+
+LEARNING_RATES = ((50e6, 1e-3), (1e9, 3e-4), (7e9, 1e-4), (math.inf, 5e-5))
+BATCH_TOKENS = ((10e6, 4096), (200e6, 32768), (math.inf, 262144))
+
+
+def plan(options: TrainOptions, folder: Path) -> TrainPlan:
+    """Choose what the options leave open, by the model in a folder and the device found.
+
+    Raises:
+        InputError: a text is missing, the block is longer than the model's positions, or memory does not suffice.
+    """
+    check_texts([Path(options.eval_text)])
+    checkpoint = Checkpoint.open(folder)
+    vocabulary = Vocabulary.open(folder)
+    text_tokens = estimate_tokens([Path(text) for text in options.text], vocabulary)
+    positions = max_positions(checkpoint.config) or MAX_BLOCK
+    if options.block_length > positions:
+        raise InputError(f"--block-length {options.block_length} is longer than the model's {positions} positions")
+    block_length = options.block_length or min(positions, MAX_BLOCK)
+    parameters = checkpoint.n_parameters
+    device = find_device(options.device)
+    batch_tokens = options.batch_tokens or int(by_size(parameters, BATCH_TOKENS))
+    step_blocks = max(1, round(batch_tokens / block_length))
+    if options.max_steps:
+        steps = options.max_steps
+    else:
+        epochs = EPOCHS_OF_SMALL_TEXT if text_tokens < SMALL_TEXT_TOKENS else 1
+        steps = math.ceil((options.max_tokens or epochs * text_tokens) / (block_length * step_blocks))
+    logits = 4 * 3 * block_length * vocabulary.n_ids
+    micro = max(1, min(step_blocks, int(LOGITS_SHARE_OF_MEMORY * device.free_bytes / logits)))
+    micro = next(size for size in range(micro, 0, -1) if step_blocks % size == 0)
+    memory = ADAM_BYTES_PER_PARAMETER * parameters + 2 * micro * logits
+    if memory > device.free_bytes:
+        raise InputError(
+            f"training needs about {memory / 1e9:.1f} GB on {device.name}, {device.free_bytes / 1e9:.1f} GB free; "
+            "end what else runs there or choose a smaller model"
+        )
+    return TrainPlan(
+        parameters=parameters,
+        device=device.kind,
+        block_length=block_length,
+        step_blocks=step_blocks,
+        micro_blocks=micro,
+        steps=steps,
+        learning_rate=options.learning_rate or by_size(parameters, LEARNING_RATES),
+        warmup_steps=math.ceil(options.warmup_share * steps),
+        eval_every=options.eval_every or max(1, math.ceil(steps / EVALUATIONS)),
+        loss_every=max(1, min(LOSS_EVERY, steps // 60)),
+        text_tokens=text_tokens,
+        memory_bytes=memory,
+        disk_bytes=12 * parameters,
+    )

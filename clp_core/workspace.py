@@ -1,0 +1,104 @@
+"""The workspace: the folder that holds models, texts, jobs and the cache."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clp_core.locate import read_json
+
+ENVIRONMENT = "CLP_WORKSPACE"
+REPORT_FILE = "clp_transfer.json"
+MANIFEST_FILE = "manifest.json"
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """A model of the workspace.
+
+    Attributes:
+        name: its path below the workspace, as shown.
+        folder: where it lies.
+        kind: ``model``, ``target`` (written by a transfer) or ``checkpoint`` (written by a run).
+        config: the content of config.json.
+    """
+
+    name: str
+    folder: Path
+    kind: str
+    config: dict[str, Any]
+
+    @property
+    def vocab_size(self) -> int | None:
+        """Rows of the embedding by the configuration."""
+        size = self.config.get("vocab_size")
+        return int(size) if size is not None else None
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of the weight files."""
+        return sum(path.stat().st_size for path in self.folder.glob("*.safetensors"))
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A workspace folder; nothing is made until something is written."""
+
+    root: Path
+
+    @classmethod
+    def current(cls) -> Workspace:
+        """Return the workspace that ``CLP_WORKSPACE`` names, by default ``./workspace``."""
+        return cls(Path(os.environ.get(ENVIRONMENT, "workspace")).expanduser().resolve())
+
+    @property
+    def models(self) -> Path:
+        """Folder of the models."""
+        return self.root / "models"
+
+    @property
+    def texts(self) -> Path:
+        """Folder of the texts."""
+        return self.root / "texts"
+
+    @property
+    def jobs(self) -> Path:
+        """Folder of the jobs."""
+        return self.root / "jobs"
+
+    @property
+    def cache(self) -> Path:
+        """Folder of what can be made again."""
+        return self.root / "cache"
+
+    def list_models(self) -> list[ModelEntry]:
+        """Return all models: those in models/, and the complete checkpoints of runs, newest first."""
+        found = [self._entry(path) for path in self._model_folders()]
+        return sorted(found, key=lambda entry: (entry.kind == "checkpoint", entry.name))
+
+    def _model_folders(self) -> Iterator[Path]:
+        for config in self.models.glob("*/config.json"):
+            if not config.parent.name.startswith("."):
+                yield config.parent
+        for manifest in self.jobs.glob(f"*/checkpoints/checkpoint-*/{MANIFEST_FILE}"):
+            if (manifest.parent / "config.json").is_file():
+                yield manifest.parent
+
+    def _entry(self, folder: Path) -> ModelEntry:
+        if folder.parent == self.models:
+            kind = "target" if (folder / REPORT_FILE).is_file() else "model"
+            name = folder.name
+        else:
+            kind, name = "checkpoint", f"{folder.parent.parent.name}/{folder.name}"
+        return ModelEntry(name, folder, kind, read_json(folder / "config.json"))
+
+    def list_texts(self) -> list[Path]:
+        """Return the text files, by name."""
+        return sorted(path for path in self.texts.glob("*.txt") if path.is_file())
+
+    def contains(self, path: Path) -> bool:
+        """Say whether a path lies in the workspace once links are followed."""
+        return path.resolve().is_relative_to(self.root)
