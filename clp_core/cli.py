@@ -24,6 +24,7 @@ import typer
 
 from clp_core.errors import ClpError, InputError
 from clp_core.options import MISSING
+from clp_core.progress import JOB_ENVIRONMENT, write_json
 from clp_core.projection import ProjectOptions
 from clp_core.training_plan import TrainOptions
 from clp_core.transfer import TransferOptions
@@ -58,9 +59,11 @@ def sane(value: Any) -> Any:
 
 
 def emit(result: dict[str, Any], as_json: bool, show: Callable[[dict[str, Any]], None] | None = None) -> None:
-    """Print a result, as JSON or as tables."""
+    """Print a result, as JSON or as tables; in a job, also leave it in the job's directory."""
+    if JOB_ENVIRONMENT in os.environ:
+        write_json(Path(os.environ[JOB_ENVIRONMENT]) / "result.json", sane(result))
     if as_json or show is None:
-        typer.echo(json.dumps(sane(result), ensure_ascii=not as_json, default=str))
+        typer.echo(json.dumps(sane(result), ensure_ascii=False))
     else:
         show(result)
 

@@ -146,17 +146,20 @@ class RunTrainer(Trainer):
     measured: Measured
     callback: JobCallback
     last_evaluation: dict[str, float]
+    evaluated_at: int = -1
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:  # noqa: ARG002
         """Score the held-out text, as ``clp evaluate`` does, and write the line."""
-        result = score(self.model, self.text)
         step = self.state.global_step
+        if self.evaluated_at == step:  # the Trainer asks again when it ends
+            return self.last_evaluation
+        result = score(self.model, self.text)
         figures = {"eval_loss": result.loss, "bits_per_byte": result.bits_per_byte}
         if self.state.is_world_process_zero:
             self.measured.write(step, **figures)
             log.info("step %d: held-out loss %.4f, %.4f bits per byte", step, result.loss, result.bits_per_byte)
         self.callback.after_evaluation()
-        self.last_evaluation = figures
+        self.last_evaluation, self.evaluated_at = figures, step
         return figures
 
 

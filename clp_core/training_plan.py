@@ -22,6 +22,7 @@ EPOCHS_OF_SMALL_TEXT = 4
 SMALL_TEXT_TOKENS = 10_000_000
 LOSS_EVERY = 10
 EVALUATIONS = 12
+MIN_STEPS_BETWEEN_EVALUATIONS = 10
 ADAM_BYTES_PER_PARAMETER = 16
 LOGITS_SHARE_OF_MEMORY = 0.15
 
@@ -41,7 +42,7 @@ class TrainOptions:
     learning_rate: float = option(0.0, help="peak of the cosine schedule; 0: by the model's size", minimum=0.0)
     warmup_share: float = option(0.1, help="share of the steps in which the rate rises to its peak", minimum=0.0)
     weight_decay: float = option(0.1, help="AdamW weight decay", minimum=0.0)
-    eval_every: int = option(0, help="steps between evaluations; 0: twelve in the run", minimum=0)
+    eval_every: int = option(0, help="steps between evaluations; 0: twelve in the run, at least 10 steps apart", minimum=0)
     seed: int = option(42, help="seed of the order of the data", minimum=0)
     device: str = option("auto", help="where to train", choices=("auto", "cpu", "cuda"))
 
@@ -219,7 +220,7 @@ def plan(options: TrainOptions, folder: Path) -> TrainPlan:
         steps=steps,
         learning_rate=options.learning_rate or by_size(parameters, LEARNING_RATES),
         warmup_steps=math.ceil(options.warmup_share * steps),
-        eval_every=options.eval_every or max(1, math.ceil(steps / EVALUATIONS)),
+        eval_every=options.eval_every or max(MIN_STEPS_BETWEEN_EVALUATIONS, math.ceil(steps / EVALUATIONS)),
         loss_every=max(1, min(LOSS_EVERY, steps // 60)),
         text_tokens=text_tokens,
         memory_bytes=memory,

@@ -306,14 +306,19 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     source, helper = Split.of(args.source_text, []), Split.of(args.helper_text, args.shipped_text)
     args.output.mkdir(parents=True, exist_ok=True)
-    figures: dict[str, Any] = {"text": write_text(args.output, source, helper)}
+    written = args.output / "figures.json"
+    figures: dict[str, Any] = json.loads(written.read_text()) if written.is_file() else {}
+    figures["text"] = write_text(args.output, source, helper)
     log.info("text: %s", figures["text"])
     plans = (("helper", HELPER, helper_config, helper), ("source", SOURCE, source_config, source))
     for name, recipe, config, split in plans:
+        if name in figures:
+            log.info("%s is trained already", name)
+            continue
         scaled = Recipe(**{**asdict(recipe), "epochs": recipe.epochs * args.epochs_scale})
         figures[name] = train_model(config(scaled), scaled, split, args.output / name)
         log.info("%s: held-out loss %.3f", name, figures[name]["held_out_loss"])
-        (args.output / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
+        written.write_text(json.dumps(figures, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,10 @@ import sys
 
 from clp_core.jobs.store import Job
 
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 34)}
+"""glibc gives every large tensor back to the kernel and takes its pages anew in the next step, which costs a training
+step on a CPU up to half its time; with these bounds it keeps them."""
+
 
 def start(job: Job) -> None:
     """Start the supervisor of a job on this machine, detached: a session of its own, no pipes, output to the log."""
@@ -19,5 +23,5 @@ def start(job: Job) -> None:
             stderr=log,
             start_new_session=True,
             close_fds=True,
-            env=os.environ | {"PYTHONUNBUFFERED": "1"},
+            env=ALLOCATOR | os.environ | {"PYTHONUNBUFFERED": "1"},
         )

@@ -51,6 +51,20 @@ def submit_transfer(workspace: Workspace, options: TransferOptions) -> Job:
     return submit_command(workspace, "transfer", options, [options.source, options.helper], name)
 
 
+def submit_compare(workspace: Workspace, source: str, helper: str, text: str = "") -> Job:
+    """Start a comparison of all methods on a pair as a job."""
+    arguments = {"source": source, "helper": helper, "text": text}
+    argv = ["compare-methods", "--source", source, "--helper", helper, *(["--text", text] if text else [])]
+    return submit(
+        workspace,
+        "compare-methods",
+        arguments,
+        ["-m", "clp_core", *argv, "--json"],
+        command=shlex.join(["clp", *argv]),
+        name=f"methods on {Path(source).name} and {Path(helper).name}",
+    )
+
+
 def submit_project(workspace: Workspace, options: ProjectOptions) -> Job:
     """Start a projection as a job."""
     return submit_command(workspace, "project", options, [options.model], f"{options.method} of {Path(options.model).name}")

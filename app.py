@@ -1,0 +1,27 @@
+"""CLP Workbench: navigation over the pages."""
+
+import streamlit as st
+
+from components.messages import errors_as_messages
+
+st.set_page_config(page_title="CLP Workbench", page_icon=":material/translate:", layout="wide")
+# Off in the configuration, so that a fresh server does not flash its own menu of the pages folder.
+st.set_option("client.showSidebarNavigation", True)
+
+navigation = st.navigation(
+    {
+        "": [st.Page("pages/overview.py", title="Overview", icon=":material/home:", default=True)],
+        "Explore": [
+            st.Page("pages/overlap.py", title="Overlap", icon=":material/join_inner:"),
+            st.Page("pages/tokens.py", title="Tokens", icon=":material/manage_search:"),
+            st.Page("pages/projection.py", title="Projection", icon=":material/scatter_plot:"),
+        ],
+        "Build": [
+            st.Page("pages/transfer.py", title="Transfer", icon=":material/move_down:"),
+            st.Page("pages/train.py", title="Train", icon=":material/model_training:"),
+        ],
+        "Watch": [st.Page("pages/runs.py", title="Runs", icon=":material/monitoring:")],
+    }
+)
+with errors_as_messages():
+    navigation.run()

@@ -1,0 +1,47 @@
+"""Jobs as pages show them: the state as a badge, and progress that moves by itself."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from clp_core.jobs import Job
+from components.messages import plain
+
+STATE_COLOURS = {
+    "queued": "gray",
+    "starting": "gray",
+    "running": "blue",
+    "stopping": "orange",
+    "finished": "green",
+    "stopped": "orange",
+    "failed": "red",
+    "lost": "red",
+}
+REFRESH_S = 1.0
+
+
+def badge(job: Job) -> None:
+    """Show the state of a job with its reason."""
+    status = job.status()
+    st.badge(status.state, color=STATE_COLOURS.get(status.state, "gray"))  # type: ignore[arg-type]
+    if status.reason:
+        st.caption(plain(status.reason))
+
+
+def progress(job: Job) -> None:
+    """Show what a job is doing and how much of it is done."""
+    heartbeat = job.heartbeat()
+    fraction = heartbeat.get("fraction")
+    st.progress(min(max(float(fraction or 0.0), 0.0), 1.0), text=plain(str(heartbeat.get("phase") or "starting")))
+
+
+@st.fragment(run_every=REFRESH_S)
+def follow(job: Job) -> None:
+    """Show a short job until it is over, then run the page again."""
+    status = job.status()
+    if status.is_over:
+        st.rerun()
+    st.markdown(f"**{plain(job.name)}**: {status.state}")
+    progress(job)
+    if st.button("Stop", icon=":material/stop:", key=f"stop_{job.id}"):
+        job.ask_stop()

@@ -1,0 +1,76 @@
+"""Errors, commands and numbers as the pages show them."""
+
+from __future__ import annotations
+
+import html
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import streamlit as st
+
+from clp_core.errors import ClpError
+
+log = logging.getLogger(__name__)
+
+THIN_SPACE = "\N{NARROW NO-BREAK SPACE}"
+
+
+@contextmanager
+def errors_as_messages() -> Iterator[None]:
+    """Show an error that a user can act on as a message instead of a traceback."""
+    try:
+        yield
+    except ClpError as error:
+        st.error(plain(str(error)), icon=":material/error:")
+    except OSError as error:
+        log.exception("a page failed")
+        st.error(plain(f"{error.strerror or error}: {error.filename or ''}"), icon=":material/error:")
+
+
+def plain(text: str) -> str:
+    """Return text so that Markdown shows it as it is."""
+    escaped = "".join(f"\\{character}" if character in "\\`*_{}[]()#+-.!|~>$:<&" else character for character in text)
+    return escaped.replace("\n", " ")
+
+
+def number(value: float | None, digits: int = 0, unit: str = "") -> str:
+    """Return a number with thin spaces between thousands and its unit; a dash where there is none."""
+    if value is None or value != value:
+        return "–"
+    text = f"{value:,.{digits}f}".replace(",", THIN_SPACE)
+    return f"{text}{THIN_SPACE}{unit}" if unit else text
+
+
+def share(value: float | None, digits: int = 1) -> str:
+    """Return a share as per cent."""
+    return number(None if value is None else 100 * value, digits, "%")
+
+
+def size(n_bytes: float) -> str:
+    """Return a number of bytes in MB or GB."""
+    return number(n_bytes / 1e9, 2, "GB") if n_bytes >= 1e9 else number(n_bytes / 1e6, 1, "MB")
+
+
+def question(title: str, answer: str = "") -> None:
+    """Open a page: its question as the title, its answer below."""
+    st.title(title)
+    if answer:
+        st.markdown(answer)
+
+
+def cards(figures: Mapping[str, tuple[str, str]]) -> None:
+    """Show a row of metric cards: label to value and help."""
+    for column, (label, (value, about)) in zip(st.columns(len(figures)), figures.items(), strict=True):
+        column.metric(label, value, help=about or None, border=True)
+
+
+def command(text: str) -> None:
+    """Show the exact command that will run, copyable."""
+    st.caption("This is what will run:")
+    st.code(text, language="bash", wrap_lines=True)
+
+
+def escaped(text: str) -> str:
+    """Return text for use in HTML."""
+    return html.escape(text, quote=True)

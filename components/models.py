@@ -1,0 +1,193 @@
+"""Models as pages see them: the pair in use, where a model lies, and what was prepared of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import streamlit as st
+
+from clp_core.demo import HELPER, SOURCE
+from clp_core.errors import InputError
+from clp_core.jobs import JobStore
+from clp_core.jobs.submit import submit_prepare
+from clp_core.locate import is_hub_id
+from clp_core.overlap import Overlap
+from clp_core.prepared import Prepared, fingerprint
+from clp_core.vocabulary import Vocabulary
+from clp_core.workspace import ModelEntry, Workspace
+from components.jobs import follow
+from components.messages import plain
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The models in use, as the user names them: a workspace name, a path, or a Hub id."""
+
+    source: str
+    helper: str
+
+
+def workspace() -> Workspace:
+    """Return the workspace."""
+    return Workspace.current()
+
+
+def models() -> list[ModelEntry]:
+    """Return the models of the workspace."""
+    return workspace().list_models()
+
+
+def remembered(key: str, default: str) -> str:
+    """Return a value from the URL, else from this session, else the default; keep it in both."""
+    value = st.query_params.get(key) or st.session_state.get(f"kept_{key}") or default
+    remember(key, value)
+    return value
+
+
+def remember(key: str, value: str) -> None:
+    """Keep a value in the URL and in this session."""
+    st.session_state[f"kept_{key}"] = value
+    if value and st.query_params.get(key) != value:
+        st.query_params[key] = value
+
+
+def choose_model(label: str, key: str, names: Sequence[str], default: str, about: str = "") -> str:
+    """Let the user choose a model of the workspace or type a path or Hub id; the choice is kept in the URL."""
+    current = remembered(key, default)
+    options = list(dict.fromkeys([*names, *([current] if current else [])]))
+    chosen = st.selectbox(
+        label,
+        options,
+        index=options.index(current) if current in options else None,
+        accept_new_options=True,
+        placeholder="a model of the workspace, a path or a Hub id",
+        help=about or None,
+        key=f"choose_{key}_{current}",
+    )
+    if chosen and chosen != current:
+        remember(key, chosen)
+        st.rerun()
+    return current
+
+
+def pair_bar() -> Pair:
+    """Show the pair in use with a way to change it; return it."""
+    entries = models()
+    names = [entry.name for entry in entries]
+    plain_models = [entry.name for entry in entries if entry.kind == "model"]
+    first = SOURCE if SOURCE in names else next(iter(plain_models), "")
+    second = HELPER if HELPER in names else next(iter(plain_models[1:]), "")
+    source, helper = remembered("source", first), remembered("helper", second)
+    text, button = st.columns([5, 1], vertical_alignment="center")
+    text.markdown(f"**{plain(source or 'no source')}** :material/arrow_forward: **{plain(helper or 'no helper')}**")
+    with button.popover("Change pair", icon=":material/swap_horiz:", width="stretch"):
+        choose_model("Source model", "source", names, first, "large model in the source language")
+        choose_model("Helper model", "helper", names, second, "small model in the target language; owns the tokenizer")
+    if not source or not helper:
+        st.info("Choose a source and a helper above, or run `clp demo` to unpack the demo pair.", icon=":material/info:")
+        st.stop()
+    return Pair(source, helper)
+
+
+def folder_of(reference: str) -> Path:
+    """Return the local folder of a model; nothing is downloaded here.
+
+    Raises:
+        InputError: there is no such folder, and the Hub's cache does not hold such a model.
+    """
+    entry = next((entry for entry in models() if entry.name == reference), None)
+    if entry is not None:
+        return entry.folder
+    if "\0" in reference:
+        raise InputError("a model's name cannot hold a NUL byte")
+    path = Path(reference).expanduser()
+    if path.is_dir():
+        return path.resolve()
+    if is_hub_id(reference):
+        cached = cached_snapshot(reference)
+        if cached is not None:
+            return cached
+    raise InputError(f"there is no model {reference} in the workspace, on this path or in the Hub's cache")
+
+
+def cached_snapshot(repo_id: str) -> Path | None:
+    """Return the folder of a model that was downloaded before, or ``None``; the network is not asked."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(repo_id, local_files_only=True))
+    except (LocalEntryNotFoundError, OSError):
+        return None
+
+
+def prepared_or_stop(reference: str) -> Prepared:
+    """Return what was prepared of a model; else offer to prepare it and end the page here."""
+    try:
+        folder: Path | None = folder_of(reference)
+    except InputError:
+        if not is_hub_id(reference) or reference.startswith((".", "/", "~")):
+            raise
+        folder = None
+    found = Prepared.find(folder, workspace().cache) if folder else None
+    if found is not None:
+        return cached_prepared(str(found.path), found)
+    offer_to_prepare(reference, str(folder or reference), is_download=folder is None)
+    st.stop()
+
+
+def offer_to_prepare(reference: str, model: str, *, is_download: bool) -> None:
+    """Show the button that prepares a model, and how its last preparation went."""
+    jobs = [job for job in JobStore(workspace().jobs).jobs() if job.spec.get("arguments") == {"model": model}]
+    if jobs and not jobs[0].status().is_over:
+        follow(jobs[0])
+        return
+    doing = "Fetch it from the Hub and prepare" if is_download else "Prepare"
+    st.info(
+        f"**{plain(reference)}** is new here. Its tokenizer and embedding rows are read once; then pages open at once.",
+        icon=":material/info:",
+    )
+    if jobs and jobs[0].status().state == "failed":
+        st.error(plain(f"The last try failed: {jobs[0].status().reason}"), icon=":material/error:")
+    st.code(f"clp prepare {model}", language="bash")
+    if st.button(f"{doing} {plain(reference)}", type="primary", key=f"prepare_{reference}"):
+        submit_prepare(workspace(), model)
+        st.rerun()
+
+
+@st.cache_resource(max_entries=12, show_spinner=False)
+def cached_prepared(path: str, _prepared: Prepared) -> Prepared:
+    """Keep a prepared model, whose vocabulary is parsed on first use."""
+    return _prepared
+
+
+def vocabulary_or_stop(reference: str) -> Vocabulary:
+    """Return a vocabulary: of a prepared model, or of a folder with a tokenizer.json; else offer to prepare it."""
+    try:
+        folder = folder_of(reference)
+    except InputError:
+        return prepared_or_stop(reference).vocabulary
+    if Prepared.find(folder, workspace().cache) is None and (folder / "tokenizer.json").is_file():
+        return opened_vocabulary(str(folder), fingerprint(folder))
+    return prepared_or_stop(reference).vocabulary
+
+
+@st.cache_resource(max_entries=12, show_spinner="Reading the tokenizer")
+def opened_vocabulary(folder: str, content: str) -> Vocabulary:  # noqa: ARG001
+    """Open a tokenizer once for each content of its folder."""
+    return Vocabulary.open(Path(folder))
+
+
+@st.cache_resource(max_entries=16, show_spinner="Matching the vocabularies")
+def overlap_of(key: str, _source: Vocabulary, _target: Vocabulary, match: str) -> Overlap:  # noqa: ARG001
+    """Match two vocabularies once."""
+    return Overlap.of(_source, _target, match)
+
+
+def pair_overlap(pair: Pair, match: str) -> Overlap:
+    """Return the overlap of the pair in use."""
+    source, target = vocabulary_or_stop(pair.source), vocabulary_or_stop(pair.helper)
+    key = f"{fingerprint(folder_of(pair.source))}-{fingerprint(folder_of(pair.helper))}"
+    return overlap_of(key, source, target, match)
