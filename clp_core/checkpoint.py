@@ -150,9 +150,9 @@ class Checkpoint:
         if name is None:
             return None
         entry = self.entries[name]
-        return TensorRows(TensorEntry(entry.path, name, entry.dtype, (entry.shape[0], 1), entry.start, entry.stop)).take(
-            np.arange(entry.shape[0])
-        )[:, 0]
+        return TensorRows(
+            TensorEntry(entry.path, name, entry.dtype, (entry.shape[0], 1), entry.start, entry.stop)
+        ).take(np.arange(entry.shape[0]))[:, 0]
 
     @property
     def n_bytes(self) -> int:

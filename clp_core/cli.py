@@ -168,7 +168,11 @@ def overlap(
         print_table(f"Overlap ({match})", columns, [[pair[column] for column in columns] for pair in result["pairs"]])
         for pair in result["pairs"]:
             if "text" in pair:
-                print_table(f"{pair['source']} -> {pair['target']} on the text", ["figure", "value"], list(map(list, pair["text"].items())))
+                print_table(
+                    f"{pair['source']} -> {pair['target']} on the text",
+                    ["figure", "value"],
+                    list(map(list, pair["text"].items())),
+                )
 
     emit({"pairs": pairs}, as_json, show)
 
@@ -213,7 +217,13 @@ def compare_command(
 
     def show(result: dict[str, Any]) -> None:
         rows = [
-            [m["method"], m["heldout"]["centred_cosine"], m["heldout"]["relative_error"], m["zero_step_bits_per_byte"], m["seconds"]]
+            [
+                m["method"],
+                m["heldout"]["centred_cosine"],
+                m["heldout"]["relative_error"],
+                m["zero_step_bits_per_byte"],
+                m["seconds"],
+            ]
             for m in result["methods"]
         ]
         print_table("Methods", ["method", "centred cosine", "relative error", "bits per byte", "seconds"], rows)
@@ -225,7 +235,9 @@ def compare_command(
 @app.command()
 def inspect_(
     folder: Annotated[Path, typer.Argument(help="a folder that a transfer wrote", metavar="DIR")],
-    tokens: Annotated[list[str], typer.Argument(help="tokens: the string, a text that is one token, or #id", metavar="TOKEN")],
+    tokens: Annotated[
+        list[str], typer.Argument(help="tokens: the string, a text that is one token, or #id", metavar="TOKEN")
+    ],
     k: Annotated[int, typer.Option("-k", help="anchors to show", min=1)] = 10,
     as_json: Json = False,
 ) -> None:
@@ -238,10 +250,14 @@ def inspect_(
 
     def show(result: dict[str, Any]) -> None:
         for token in result["tokens"]:
-            figures = ", ".join(f"{key} {written(token[key])}" for key in ("status", "source_id", "n_eff", "cancellation", "norm_ratio"))
+            figures = ", ".join(
+                f"{key} {written(token[key])}" for key in ("status", "source_id", "n_eff", "cancellation", "norm_ratio")
+            )
             typer.echo(f"{token['token']!r} (id {token['id']}): {figures}")
             if token["anchors"]:
-                print_table("", ["anchor", "id", "weight", "cosine"], [list(anchor.values()) for anchor in token["anchors"]])
+                print_table(
+                    "", ["anchor", "id", "weight", "cosine"], [list(anchor.values()) for anchor in token["anchors"]]
+                )
 
     emit({"tokens": [explanation.as_json() for explanation in found]}, as_json, show)
 
@@ -252,7 +268,9 @@ app.registered_commands[-1].name = "inspect"
 @app.command()
 def neighbors(
     model: Annotated[str, typer.Argument(help="model: a folder or a Hub id")],
-    tokens: Annotated[list[str], typer.Argument(help="tokens: the string, a text that is one token, or #id", metavar="TOKEN")],
+    tokens: Annotated[
+        list[str], typer.Argument(help="tokens: the string, a text that is one token, or #id", metavar="TOKEN")
+    ],
     k: Annotated[int, typer.Option("-k", help="neighbours to show", min=1)] = 10,
     as_json: Json = False,
 ) -> None:
@@ -277,7 +295,11 @@ def neighbors(
 
     def show(result: dict[str, Any]) -> None:
         for token in result["tokens"]:
-            print_table(f"{token['token']!r} (id {token['id']})", ["token", "id", "cosine"], [list(n.values()) for n in token["neighbors"]])
+            print_table(
+                f"{token['token']!r} (id {token['id']})",
+                ["token", "id", "cosine"],
+                [list(n.values()) for n in token["neighbors"]],
+            )
 
     emit({"tokens": result}, as_json, show)
 
@@ -298,7 +320,11 @@ def project_command(options: ProjectOptions, as_json: Json = False) -> None:
     table.to_parquet(output, index=False)
     seconds = round(time.perf_counter() - started, 3)
     result = {"output": str(output), "points": len(table), "seconds": seconds, "cached": cached}
-    emit(result, as_json, lambda found: typer.echo(f"{found['points']:,} points in {found['seconds']} s: {found['output']}"))
+    emit(
+        result,
+        as_json,
+        lambda found: typer.echo(f"{found['points']:,} points in {found['seconds']} s: {found['output']}"),
+    )
 
 
 @app.command()
@@ -330,7 +356,11 @@ def train_command(
     figures |= {key: result.get(key) for key in ("eval_loss", "bits_per_byte")}
     if status.state in ("failed", "lost"):
         raise ClpError(f"{job.id} {status.state}: {status.reason}")
-    emit(figures, as_json, lambda found: typer.echo("\n".join(f"{key}: {written(value)}" for key, value in found.items())))
+    emit(
+        figures,
+        as_json,
+        lambda found: typer.echo("\n".join(f"{key}: {written(value)}" for key, value in found.items())),
+    )
 
 
 def follow(job: Job) -> None:
@@ -338,7 +368,12 @@ def follow(job: Job) -> None:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(job.name, total=job.spec["plan"]["steps"])
         while not job.status().is_over:
@@ -462,11 +497,9 @@ def main() -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     signal.signal(signal.SIGTERM, end_on_signal)
     try:
-        app(standalone_mode=False)
+        code = app(standalone_mode=False)  # typer returns 130 for Ctrl+C here, and 0 for --help
     except ClpError as error:
         fail(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        fail("interrupted; nothing half-written was kept", 130)
     except OSError as error:
         fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 2)
     except Exception as error:
@@ -474,6 +507,8 @@ def main() -> None:
         if format_message is None:  # a click usage error has one
             raise
         fail(format_message(), 2)
+    if code:
+        fail("interrupted; nothing half-written was kept", int(code))
 
 
 def fail(message: str, code: int) -> None:

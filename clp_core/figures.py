@@ -1,4 +1,7 @@
-"""Plotly figures, shared by pages and notebooks. Colours mean the same everywhere; they can be told apart by all eyes."""
+"""Plotly figures, shared by pages and notebooks.
+
+Colours mean the same everywhere and can be told apart by all eyes.
+"""
 
 from __future__ import annotations
 
@@ -104,7 +107,9 @@ def scatter(points: pd.DataFrame, colour: str, marked: int | None = None, title:
         title: the subject.
     """
     figure = go.Figure()
-    for i, (group, part) in enumerate(points.groupby(colour, sort=True, observed=True)):
+    # The largest group is drawn first, so that the smaller ones are not hidden under it.
+    groups = sorted(points.groupby(colour, observed=True), key=lambda item: (-len(item[1]), str(item[0])))
+    for i, (group, part) in enumerate(groups):
         figure.add_scattergl(
             x=part["x"].to_numpy(np.float32),
             y=part["y"].to_numpy(np.float32),
@@ -154,7 +159,11 @@ def health_histograms(table: pd.DataFrame, n_anchors: int, dense: bool) -> tuple
 
 
 AXES = {"tokens": "tokens seen", "bytes": "bytes of text seen", "step": "steps", "hours": "hours"}
-MEASURES = {"loss": "training loss (nats a token)", "eval_loss": "held-out loss (nats a token)", "bits_per_byte": "bits per byte (held-out text)"}
+MEASURES = {
+    "loss": "training loss (nats a token)",
+    "eval_loss": "held-out loss (nats a token)",
+    "bits_per_byte": "bits per byte (held-out text)",
+}
 
 
 def curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], measure: str, axis: str = "tokens") -> go.Figure:

@@ -42,7 +42,8 @@ def locate(reference: str | Path, *, weights: bool = True) -> Path:
 
 def is_hub_id(text: str) -> bool:
     """Say whether a text has the form of a Hub id (``name`` or ``org/name``)."""
-    from huggingface_hub.utils import HFValidationError, validate_repo_id
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
     if text.startswith((".", "/", "~")):
         return False

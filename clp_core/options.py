@@ -12,7 +12,7 @@ MISSING: Any = dataclasses.MISSING
 def option(
     default: Any = MISSING,
     *,
-    help: str,  # noqa: A002
+    help: str,
     choices: Sequence[str] = (),
     minimum: float | None = None,
 ) -> Any:

@@ -48,12 +48,12 @@ class Overlap:
             InputError: unknown match mode.
         """
         if match == "raw":
-            found = (source.ids.get(token, -1) if token is not None else -1 for token in target.tokens)
+            found = [source.ids.get(token, -1) if token is not None else -1 for token in target.tokens]
         elif match == "canonical":
             found = canonical_matches(source, target)
         else:
             raise InputError(f"match {match!r} is unknown; use one of {', '.join(MATCHES)}")
-        return cls(source, target, match, np.fromiter(found, dtype=np.int64, count=target.n_ids))
+        return cls(source, target, match, np.array(found, dtype=np.int64))
 
     @cached_property
     def is_token(self) -> np.ndarray:
@@ -122,7 +122,7 @@ class Overlap:
             {
                 "id": keep,
                 "token": [target.tokens[i] for i in keep],
-                "shown": [target.shown(i) for i in keep],
+                "shown": [target.shown(i) for i in keep.tolist()],
                 "status": self.statuses[keep],
                 "category": target.categories[keep],
                 "script": target.scripts[keep],

@@ -159,7 +159,9 @@ class Explanation:
     def as_json(self) -> dict[str, Any]:
         """Return the figures of the command line."""
         shown = ("token", "id", "status", "source_id", "n_eff", "cancellation", "norm_ratio")
-        anchors = [{key: getattr(anchor, key) for key in ("token", "id", "weight", "cosine")} for anchor in self.anchors]
+        anchors = [
+            {key: getattr(anchor, key) for key in ("token", "id", "weight", "cosine")} for anchor in self.anchors
+        ]
         return {key: getattr(self, key) for key in shown} | {"anchors": anchors}
 
 
@@ -194,7 +196,9 @@ class Explainer:
         if helper_rows is None:
             helper = Path(report["helper"])
             if not helper.is_dir():
-                raise InputError(f"the helper {helper} is gone; its rows are needed to show the anchors of {folder.name}")
+                raise InputError(
+                    f"the helper {helper} is gone; its rows are needed to show the anchors of {folder.name}"
+                )
             helper_rows = Checkpoint.open(helper).rows("input")
         return cls(report, pd.read_parquet(folder / PROVENANCE_FILE), Vocabulary.open(folder), helper_rows)
 
@@ -265,7 +269,9 @@ def read_report(folder: Path) -> dict[str, Any]:
     """
     report = read_json(folder / REPORT_FILE)
     if not report or not (folder / PROVENANCE_FILE).is_file():
-        raise InputError(f"{folder} was not written by a transfer (no {REPORT_FILE}); name the output of `clp transfer`")
+        raise InputError(
+            f"{folder} was not written by a transfer (no {REPORT_FILE}); name the output of `clp transfer`"
+        )
     return report
 
 

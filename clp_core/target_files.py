@@ -1,4 +1,4 @@
-"""The files of a target model around its weights: configurations, tokenizer, model card, and the check after writing."""
+"""The files of a target model around its weights, and the check after writing."""
 
 from __future__ import annotations
 
@@ -135,7 +135,9 @@ def verify(folder: Path, source: Checkpoint, overlap: Overlap, ids: SpecialIds) 
     """
     written = Checkpoint.open(folder)
     if written.names.tied != source.names.tied:
-        raise ClpError(f"the written model's embeddings are {'' if written.names.tied else 'not '}tied; the source's are not so")
+        raise ClpError(
+            f"the written model's embeddings are {'' if written.names.tied else 'not '}tied; the source's are not so"
+        )
     for side in source.sides:
         old, new = source.rows(side), written.rows(side)
         if new.shape != (overlap.target.n_ids, old.shape[1]) or new.entry.dtype != old.entry.dtype:
@@ -149,8 +151,8 @@ def verify(folder: Path, source: Checkpoint, overlap: Overlap, ids: SpecialIds) 
     otherwise = lines_read_otherwise(folder, overlap.target)
     if otherwise:
         warnings.append(
-            f"AutoTokenizer reads {otherwise} of {CHECK_LINES} lines otherwise than the helper's tokenizer.json, because "
-            f"transformers replaces the tokenizer's class for model type {source.config.get('model_type')}; "
+            f"AutoTokenizer reads {otherwise} of {CHECK_LINES} lines otherwise than the helper's tokenizer.json, "
+            f"because transformers replaces the tokenizer's class for model type {source.config.get('model_type')}; "
             "load it with PreTrainedTokenizerFast.from_pretrained"
         )
     return warnings
@@ -169,7 +171,9 @@ def check_loading(folder: Path, ids: SpecialIds) -> None:
     )
     for kind in ("missing_keys", "mismatched_keys", "error_msgs"):
         if info.get(kind):
-            raise ClpError(f"transformers finds {kind.replace('_', ' ')} in the written model: {sorted(map(str, info[kind]))[:3]}")
+            raise ClpError(
+                f"transformers finds {kind.replace('_', ' ')} in the written model: {sorted(map(str, info[kind]))[:3]}"
+            )
     generation = GenerationConfig.from_pretrained(str(folder))
     for name, value in ids.as_config().items():
         for found in (getattr(model.config, name, None), getattr(generation, name, None)):
@@ -189,8 +193,8 @@ def model_card(report: Mapping[str, Any]) -> str:
         "",
         f"# {Path(report['output']).name}",
         "",
-        f"A causal language model made by a CLP transfer with CLP Workbench {report['version']}. It has the body of the "
-        "source model, the tokenizer of the helper model, and new embedding rows. It has not been trained since.",
+        f"A causal language model made by a CLP transfer with CLP Workbench {report['version']}. It has the body of "
+        "the source model, the tokenizer of the helper model, and new embedding rows. It has not been trained since.",
         "",
         "| | |",
         "|---|---|",
@@ -206,13 +210,13 @@ def model_card(report: Mapping[str, Any]) -> str:
             f"| held-out anchors | centred cosine {heldout['centred_cosine']:.3f}, "
             f"relative error {heldout['relative_error']:.3f} |"
         )
-    if report.get("zero_step"):
+    if (report.get("zero_step") or {}).get("bits_per_byte") is not None:
         lines.append(f"| bits per byte before training | {report['zero_step']['bits_per_byte']:.3f} |")
     lines.append("")
     if report["warnings"]:
         lines += ["## Warnings", "", *(f"- {warning}" for warning in report["warnings"]), ""]
     lines += [
-        "`clp_transfer.json` holds all figures, `clp_provenance.parquet` says for every token where its row comes from.",
+        "`clp_transfer.json` holds all figures; `clp_provenance.parquet` says for every token where its row is from.",
         "The licences of source and helper hold for this model.",
         "",
     ]

@@ -6,6 +6,7 @@ rows are read with ``pread`` and a file is written front to back, so memory does
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import struct
@@ -136,7 +137,7 @@ class TensorRows:
         breaks = np.flatnonzero(np.diff(ids) != 1) + 1
         edges = [0, *breaks.tolist(), len(ids)]
         with open(self.entry.path, "rb") as file:
-            for low, high in zip(edges[:-1], edges[1:], strict=True):
+            for low, high in itertools.pairwise(edges):
                 if high > low:
                     out[low:high] = self._run(file.fileno(), int(ids[low]), high - low)
         return out
@@ -202,7 +203,9 @@ def write_copy(
     kept = [entry for name, entry in entries.items() if name not in dropped]
     for entry in kept:
         new = replaced.get(entry.name)
-        dtype, shape, n_bytes = (new.dtype, new.shape, new.n_bytes) if new else (entry.dtype, entry.shape, entry.n_bytes)
+        dtype, shape, n_bytes = (
+            (new.dtype, new.shape, new.n_bytes) if new else (entry.dtype, entry.shape, entry.n_bytes)
+        )
         header[entry.name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [offset, offset + n_bytes]}
         offset += n_bytes
     encoded = json.dumps(header, separators=(",", ":")).encode()

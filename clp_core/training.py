@@ -1,9 +1,10 @@
-"""``torchrun -m clp_core.training JOB_DIR``: continued pretraining on transformers' Trainer, told to a job directory."""
+"""``torchrun -m clp_core.training JOB_DIR``: continued pretraining on transformers' Trainer, as a job."""
 
 from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import shutil
 import sys
@@ -56,14 +57,14 @@ class Measured:
     def write(self, step: int, **figures: Any) -> None:
         """Append a line to metrics.jsonl; what is not finite becomes null."""
         tokens = step * self.plan.step_tokens
-        line = {
+        line: dict[str, Any] = {
             "step": step,
             "tokens": tokens,
             "bytes": round(tokens * self.counts.bytes_per_token),
             "time": time.time(),
             "attempt": self.attempt,
         }
-        line |= {key: (value if value == value and abs(value) != float("inf") else None) for key, value in figures.items()}
+        line |= {key: value if math.isfinite(value) else None for key, value in figures.items()}
         with open(self.job.path / "metrics.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
@@ -79,9 +80,7 @@ class JobCallback(TrainerCallback):
         self._step_seconds = 0.0
         self.stopped = False
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:  # noqa: ARG002
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:  # noqa: ARG002
         """Beat, and look for a stop request."""
         self._beat(state, control)
         if self._measured.job.stop_asked:

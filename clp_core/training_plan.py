@@ -36,13 +36,17 @@ class TrainOptions:
     eval_text: str = option(help="held-out text for loss and bits per byte")
     name: str = option("", help="name of the run, shown in lists and charts")
     max_tokens: int = option(0, help="train on this many tokens (rounded up to whole steps)", minimum=0)
-    max_steps: int = option(0, help="train for this many steps; without either, four passes over a small text, one over a large", minimum=0)
+    max_steps: int = option(
+        0, help="train for this many steps; without either, four passes over a small text, one over a large", minimum=0
+    )
     block_length: int = option(0, help="tokens a block; 0: the model's positions, at most 1,024", minimum=0)
     batch_tokens: int = option(0, help="tokens a step; 0: by the model's size", minimum=0)
     learning_rate: float = option(0.0, help="peak of the cosine schedule; 0: by the model's size", minimum=0.0)
     warmup_share: float = option(0.1, help="share of the steps in which the rate rises to its peak", minimum=0.0)
     weight_decay: float = option(0.1, help="AdamW weight decay", minimum=0.0)
-    eval_every: int = option(0, help="steps between evaluations; 0: twelve in the run, at least 10 steps apart", minimum=0)
+    eval_every: int = option(
+        0, help="steps between evaluations; 0: twelve in the run, at least 10 steps apart", minimum=0
+    )
     seed: int = option(42, help="seed of the order of the data", minimum=0)
     device: str = option("auto", help="where to train", choices=("auto", "cpu", "cuda"))
 

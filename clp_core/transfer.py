@@ -50,7 +50,9 @@ class TransferOptions:
     helper: str = option(help="helper model in the target language: a folder or a Hub id")
     output: str = option(help="folder to write the target model to")
     method: str = option("clp", help="method that fills the missing rows", choices=tuple(INITIALIZERS))
-    match: str = option("raw", help="how tokens are compared: their strings, or the bytes they stand for", choices=MATCHES)
+    match: str = option(
+        "raw", help="how tokens are compared: their strings, or the bytes they stand for", choices=MATCHES
+    )
     seed: int = option(42, help="seed of random rows and of the held-out choice", minimum=0)
     eval_text: str = option("", help="text in the target language on which to score the target before any training")
     overwrite: bool = option(False, help="replace an output folder that exists")
@@ -106,7 +108,9 @@ class Pair:
         for checkpoint, vocabulary in ((source, overlap.source), (helper, overlap.target)):
             spare = checkpoint.rows("input").shape[0] - vocabulary.n_ids
             if spare:
-                warnings.append(f"{checkpoint.folder.name} has {spare} padded rows beyond its tokens; they are left out")
+                warnings.append(
+                    f"{checkpoint.folder.name} has {spare} padded rows beyond its tokens; they are left out"
+                )
         gaps = overlap.target.n_ids - overlap.target.size
         if gaps:
             warnings.append(f"the helper's ids have {gaps} gaps; their rows are the mean of the copied rows")
@@ -371,5 +375,3 @@ def peak_rss_bytes() -> int | None:
         lines = Path("/proc/self/status").read_text().splitlines()
         return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024
     return None
-
-

@@ -30,6 +30,7 @@ TOKENIZER_FILES = (
     "vocab.txt",
     "tekken.json",
 )
+NO_LETTER = "no letter"
 WORD_START = "\N{LOWER ONE EIGHTH BLOCK}"
 
 
@@ -216,7 +217,7 @@ class Vocabulary:
 
     @cached_property
     def scripts(self) -> np.ndarray:
-        """Script of every id by its first letter, ``[n_ids]`` (``-`` where there is no letter)."""
+        """Script of every id by its first letter, ``[n_ids]`` (``no letter`` where there is none)."""
         return np.array([script_of(decoded(data) or "") for data in self.token_bytes], dtype=object)
 
     @cached_property
@@ -311,16 +312,16 @@ def decoded(data: bytes) -> str | None:
 
 @lru_cache(65536)
 def script_of_character(character: str) -> str:
-    """Return the script of a letter by its Unicode name, ``-`` for anything else."""
+    """Return the script of a letter by its Unicode name, ``no letter`` for anything else."""
     if not character.isalpha():
-        return "-"
+        return NO_LETTER
     first = unicodedata.name(character, "OTHER").split()[0].title()
     return {"Cjk": "Han", "Fullwidth": "Latin", "Halfwidth": "Katakana"}.get(first, first)
 
 
 def script_of(text: str) -> str:
-    """Return the script of the first letter in a text, ``-`` where it has none."""
-    return next((script_of_character(character) for character in text if character.isalpha()), "-")
+    """Return the script of the first letter in a text, ``no letter`` where it has none."""
+    return next((script_of_character(character) for character in text if character.isalpha()), NO_LETTER)
 
 
 def visible(text: str) -> str:

@@ -86,7 +86,9 @@ def pair_bar() -> Pair:
         choose_model("Source model", "source", names, first, "large model in the source language")
         choose_model("Helper model", "helper", names, second, "small model in the target language; owns the tokenizer")
     if not source or not helper:
-        st.info("Choose a source and a helper above, or run `clp demo` to unpack the demo pair.", icon=":material/info:")
+        st.info(
+            "Choose a source and a helper above, or run `clp demo` to unpack the demo pair.", icon=":material/info:"
+        )
         st.stop()
     return Pair(source, helper)
 
@@ -135,7 +137,7 @@ def prepared_or_stop(reference: str) -> Prepared:
     if found is not None:
         return cached_prepared(str(found.path), found)
     offer_to_prepare(reference, str(folder or reference), is_download=folder is None)
-    st.stop()
+    return st.stop()
 
 
 def offer_to_prepare(reference: str, model: str, *, is_download: bool) -> None:
@@ -175,13 +177,13 @@ def vocabulary_or_stop(reference: str) -> Vocabulary:
 
 
 @st.cache_resource(max_entries=12, show_spinner="Reading the tokenizer")
-def opened_vocabulary(folder: str, content: str) -> Vocabulary:  # noqa: ARG001
+def opened_vocabulary(folder: str, content: str) -> Vocabulary:
     """Open a tokenizer once for each content of its folder."""
     return Vocabulary.open(Path(folder))
 
 
 @st.cache_resource(max_entries=16, show_spinner="Matching the vocabularies")
-def overlap_of(key: str, _source: Vocabulary, _target: Vocabulary, match: str) -> Overlap:  # noqa: ARG001
+def overlap_of(key: str, _source: Vocabulary, _target: Vocabulary, match: str) -> Overlap:
     """Match two vocabularies once."""
     return Overlap.of(_source, _target, match)
 

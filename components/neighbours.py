@@ -24,9 +24,7 @@ def neighbours(prepared: Prepared, token_id: int, k: int = 10) -> pd.DataFrame:
     query = rows[np.searchsorted(ids, token_id)][None]
     cosines, found = nearest_unit(query, rows, k + 1)
     near = [(int(i), float(c)) for i, c in zip(ids[found[0]], cosines[0], strict=True) if i != token_id][:k]
-    return pd.DataFrame(
-        [(prepared.vocabulary.shown(i), i, c) for i, c in near], columns=["token", "id", "cosine"]
-    )
+    return pd.DataFrame([(prepared.vocabulary.shown(i), i, c) for i, c in near], columns=["token", "id", "cosine"])
 
 
 def show_neighbours(title: str, prepared: Prepared, token_id: int | None) -> None:

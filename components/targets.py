@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import streamlit as st
 
 from clp_core.prepared import Prepared, fingerprint
 from clp_core.provenance import Explainer, read_report
 from clp_core.workspace import ModelEntry
-from components.models import Pair, folder_of, models, workspace
+from components.models import Pair, folder_of, models
 
 
 def targets_of(pair: Pair) -> list[ModelEntry]:
@@ -24,7 +25,7 @@ def targets_of(pair: Pair) -> list[ModelEntry]:
 
 
 @st.cache_data(max_entries=64, show_spinner=False)
-def report_of(folder: str, content: str) -> dict | None:  # type: ignore[type-arg]  # noqa: ARG001
+def report_of(folder: str, content: str) -> dict[str, Any] | None:
     """Return the report in a folder, or ``None`` where no transfer wrote it."""
     from clp_core.errors import InputError
 
@@ -35,6 +36,6 @@ def report_of(folder: str, content: str) -> dict | None:  # type: ignore[type-ar
 
 
 @st.cache_resource(max_entries=8, show_spinner="Reading the provenance")
-def explainer_of(folder: str, content: str, _helper: Prepared) -> Explainer:  # noqa: ARG001
+def explainer_of(folder: str, content: str, _helper: Prepared) -> Explainer:
     """Return the explainer of a target, its anchors ready."""
     return Explainer.open(Path(folder), _helper.rows("input"))

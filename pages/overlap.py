@@ -3,7 +3,7 @@
 import streamlit as st
 
 from clp_core.figures import COLOURS, overlap_bars
-from clp_core.overlap import MATCHES
+from clp_core.overlap import MATCHES, Overlap, TextOverlap
 from components.messages import cards, number, plain, question, share
 from components.models import pair_bar, pair_overlap, remember, remembered, workspace
 from components.pills import legend, show_pills
@@ -11,13 +11,28 @@ from components.pills import legend, show_pills
 EXAMPLE = "Der schnelle braune Fuchs springt über den faulen Hund, während die Überraschung größer wird."
 MAX_TEXT = 200_000
 MAX_ROWS = 5_000
+MEANINGS = {"raw": "their strings are (raw, published)", "canonical": "they stand for the same bytes (canonical)"}
+
+
+@st.cache_data(max_entries=32, show_spinner="Reading the text")
+def measured_on(key: str, _overlap: Overlap, text: str) -> TextOverlap:  # noqa: ARG001
+    """Measure an overlap on a text once."""
+    return _overlap.on_text(text)
+
+
+@st.cache_data(max_entries=4, show_spinner=False)
+def start_of(path: str, changed: float) -> str:  # noqa: ARG001
+    """Return the beginning of a text file."""
+    with open(path, encoding="utf-8", errors="replace") as file:
+        return file.read(MAX_TEXT)
+
 
 pair = pair_bar()
 match = st.segmented_control(
     "Tokens are equal when",
     MATCHES,
     default=remembered("match", "raw"),
-    format_func={"raw": "their strings are (raw, published)", "canonical": "they stand for the same bytes (canonical)"}.get,
+    format_func=lambda name: MEANINGS[name],
     help="canonical makes the word starts Ġ, ▁ and a missing ## equal, reads <0xNN> as a byte, and matches special "
     "tokens by role only",
 )
@@ -26,22 +41,26 @@ overlap = pair_overlap(pair, match or "raw")
 st.session_state["looked_at_overlap"] = True
 
 texts = workspace().list_texts()
-default_text = next((path.read_text(encoding="utf-8", errors="replace")[:MAX_TEXT] for path in texts if "valid" in path.name), EXAMPLE)
-on_text = overlap.on_text(default_text)
+held_out = [start_of(str(path), path.stat().st_mtime) for path in texts if "valid" in path.name]
+key = f"{pair.source}-{pair.helper}-{match}"
+on_text = measured_on(key, overlap, next(iter(held_out), EXAMPLE))
 # Below a few hundred anchors nothing can be fitted to them; below half of the running text most is guessed.
 is_fit = overlap.size >= 300 and on_text.coverage >= 0.3
 verdict = "fit for a transfer" if is_fit else "a weak pair for a transfer"
 question(
     "Is this pair fit for a transfer?",
-    f"**{number(overlap.size)}** of {number(overlap.target.size)} target tokens stand in the source vocabulary; they make "
-    f"up **{share(on_text.coverage)}** of running text. That is {verdict}.",
+    f"**{number(overlap.size)}** of {number(overlap.target.size)} target tokens stand in the source vocabulary; they "
+    f"make up **{share(on_text.coverage)}** of running text. That is {verdict}.",
 )
 cards(
     {
         "Tokens in common": (number(overlap.size), "target tokens that are copied from the source"),
         "Share of target": (share(overlap.share_of_target), "of the target vocabulary"),
         "Share of source": (share(overlap.share_of_source), "of the source vocabulary, as in the paper's Table 1"),
-        "Coverage": (share(on_text.coverage), "of the running tokens of the validation text, or of the example sentence"),
+        "Coverage": (
+            share(on_text.coverage),
+            "of the running tokens of the validation text, or of the example sentence",
+        ),
         "Tokens a word": (
             f"{number(on_text.source_fertility, 2)} → {number(on_text.target_fertility, 2)}",
             "fertility on that text: source tokenizer, then target tokenizer",
@@ -53,8 +72,12 @@ tab_category, tab_text, tab_tokens = st.tabs(["Where it lives", "On a text", "To
 with tab_category:
     left, right = st.columns([3, 2])
     by_category, by_script = overlap.by_category(), overlap.by_script()
-    left.plotly_chart(overlap_bars(by_category, "category"), key="bars", alt="Copied and missing target tokens by category")
-    left.plotly_chart(overlap_bars(by_script, "script"), key="scripts", alt="Copied and missing target tokens by script")
+    left.plotly_chart(
+        overlap_bars(by_category, "category"), key="bars", alt="Copied and missing target tokens by category"
+    )
+    left.plotly_chart(
+        overlap_bars(by_script, "script"), key="scripts", alt="Copied and missing target tokens by script"
+    )
     for table, name in ((by_category, "category"), (by_script, "script")):
         right.dataframe(
             table,
@@ -66,7 +89,7 @@ with tab_category:
 with tab_text:
     text = st.text_area("Text", EXAMPLE, height=110, max_chars=MAX_TEXT, help="both tokenizers read it")
     if text.strip():
-        measured = overlap.on_text(text)
+        measured = measured_on(key, overlap, text)
         st.caption(
             f"{number(measured.tokens)} target tokens; coverage {share(measured.coverage)}; "
             f"{number(measured.source_bytes_per_token, 2)} bytes a source token, "
@@ -78,7 +101,11 @@ with tab_text:
         st.markdown(f"**{plain(source.name)}** (source)")
         show_pills(
             [
-                (source.shown(i), "special" if i in source.special_ids else "copied" if i in used else "missing", f"#{i}")
+                (
+                    source.shown(i),
+                    "special" if i in source.special_ids else "copied" if i in used else "missing",
+                    f"#{i}",
+                )
                 for i in source.encode(text)
             ]
         )
@@ -99,11 +126,17 @@ with tab_tokens:
         table = table[table["status"].isin(statuses)]
     if categories:
         table = table[table["category"].isin(categories)]
-    st.caption(f"{number(len(table))} tokens" + (f", the first {number(MAX_ROWS)} are shown" if len(table) > MAX_ROWS else ""))
+    st.caption(
+        f"{number(len(table))} tokens" + (f", the first {number(MAX_ROWS)} are shown" if len(table) > MAX_ROWS else "")
+    )
     shown = table.head(MAX_ROWS)
     hues = {name: f"background-color: {colour}2e" for name, colour in COLOURS.items()}
     styled = shown.style.map(lambda value: hues.get(value, ""), subset=["status"]) if len(shown) <= 1000 else shown
     st.dataframe(styled, hide_index=True, height=420, alt="Target tokens with status, category, script and source id")
     st.download_button(
-        "Download as CSV", lambda: table.to_csv(index=False).encode(), "overlap.csv", "text/csv", icon=":material/download:"
+        "Download as CSV",
+        lambda: table.to_csv(index=False).encode(),
+        "overlap.csv",
+        "text/csv",
+        icon=":material/download:",
     )

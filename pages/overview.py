@@ -26,20 +26,32 @@ question(
 
 has_pair = sum(entry.kind == "model" for entry in entries) >= 2
 steps = [
-    ("1 · Choose a pair", has_pair, "A large source model, and a small helper that owns the target tokenizer.", "overlap"),
-    ("2 · Look at the overlap", bool(st.session_state.get("looked_at_overlap")), "Is this pair fit for a transfer?", "overlap"),
+    (
+        "1 · Choose a pair",
+        has_pair,
+        "A large source model, and a small helper that owns the target tokenizer.",
+        "overlap",
+    ),
+    (
+        "2 · Look at the overlap",
+        bool(st.session_state.get("looked_at_overlap")),
+        "Is this pair fit for a transfer?",
+        "overlap",
+    ),
     ("3 · Write the target", bool(targets), "Copy what both have, initialise what is missing.", "transfer"),
     ("4 · Train it on", bool(runs), "Watch its loss fall, and beat random rows.", "train"),
 ]
 for column, (title, is_done, about, page) in zip(st.columns(4), steps, strict=True):
-    with column.container(border=True, height=200):
+    with column.container(border=True, height=220):
         st.markdown(f"**{title}**")
         st.badge("done" if is_done else "open", color="green" if is_done else "gray")
         st.caption(about)
         st.page_link(f"pages/{page}.py", label=f"Open {page}", icon=":material/arrow_forward:")
 
 if not any(entry.name == SOURCE for entry in entries):
-    st.info("The packaged demo is not here yet: an English source, a German helper and German text.", icon=":material/info:")
+    st.info(
+        "The packaged demo is not here yet: an English source, a German helper and German text.", icon=":material/info:"
+    )
     st.code("clp demo", language="bash")
     if st.button("Unpack the demo", type="primary"):
         with st.spinner("Unpacking"):
@@ -77,7 +89,10 @@ with left:
     st.subheader("Models")
     st.dataframe(
         pd.DataFrame(
-            [(entry.name, entry.kind, entry.config.get("model_type"), entry.vocab_size, size(entry.n_bytes)) for entry in entries],
+            [
+                (entry.name, entry.kind, entry.config.get("model_type"), entry.vocab_size, size(entry.n_bytes))
+                for entry in entries
+            ],
             columns=["name", "kind", "type", "rows", "weights"],
         ),
         hide_index=True,
@@ -93,11 +108,17 @@ with right:
     )
     st.caption(f"Put texts (UTF-8, one document a line) into `{space.texts}`.")
     now = time.time()
-    st.dataframe(
-        pd.DataFrame(
-            [(job.name, job.kind, job.status().state, number((now - job.created) / 60, 0, "min ago")) for job in jobs[:8]],
-            columns=["job", "kind", "state", "made"],
-        ),
-        hide_index=True,
-        alt="The latest jobs",
-    )
+    if not jobs:
+        st.caption("No job yet.")
+    else:
+        st.dataframe(
+            pd.DataFrame(
+                [
+                    (job.name, job.kind, job.status().state, number((now - job.created) / 60, 0, "min ago"))
+                    for job in jobs[:8]
+                ],
+                columns=["job", "kind", "state", "made"],
+            ),
+            hide_index=True,
+            alt="The latest jobs",
+        )

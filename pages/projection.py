@@ -31,8 +31,11 @@ entries = models()
 left, middle, right, search = st.columns([2, 1, 1, 2], vertical_alignment="bottom")
 with left:
     name = choose_model("Model", "model", [entry.name for entry in entries], pair.helper)
-method = middle.segmented_control("Layout", ["pca", "umap"], default=remembered("layout", "pca"), format_func=str.upper) or "pca"
-colour = right.selectbox("Colour", list(COLUMNS), format_func=COLUMNS.get)
+method = (
+    middle.segmented_control("Layout", ["pca", "umap"], default=remembered("layout", "pca"), format_func=str.upper)
+    or "pca"
+)
+colour = right.selectbox("Colour", list(COLUMNS), format_func=lambda name: COLUMNS[name]) or "status"
 wanted = search.text_input("Find a token", remembered("token", ""), placeholder="a token, a text, or #id")
 remember("layout", method)
 remember("token", wanted)
@@ -49,7 +52,11 @@ else:
         output = workspace().cache / "projections" / f"{prepared.path.name}-umap.parquet"
         options = ProjectOptions(model, str(output))
         question("What does the space look like?", "UMAP needs a minute the first time; then it is kept.")
-        jobs = [job for job in JobStore(workspace().jobs).jobs() if job.kind == "project" and job.spec["arguments"]["model"] == model]
+        jobs = [
+            job
+            for job in JobStore(workspace().jobs).jobs()
+            if job.kind == "project" and job.spec["arguments"]["model"] == model
+        ]
         if jobs and not jobs[0].status().is_over:
             follow(jobs[0])
             st.stop()
@@ -64,7 +71,9 @@ else:
     layout = found
 
 source = prepared_or_stop(pair.source).vocabulary
-statuses = Overlap.of(source, vocabulary).statuses[ids] if name != pair.source else np.full(len(ids), "copied", dtype=object)
+statuses = (
+    Overlap.of(source, vocabulary).statuses[ids] if name != pair.source else np.full(len(ids), "copied", dtype=object)
+)
 scripts = pd.Series(vocabulary.scripts[ids])
 frequent = set(scripts.value_counts().head(MOST_SCRIPTS).index)
 points = pd.DataFrame(

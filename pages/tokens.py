@@ -29,8 +29,8 @@ query = left.text_input(
 remember("token", query)
 if names:
     picked = right.selectbox("Target model", names, index=names.index(chosen), help="its rows are explained")
-    remember("target", picked)
-    chosen = picked
+    chosen = picked or chosen
+    remember("target", chosen)
 
 if not query.strip():
     st.info("Type a token, a text, or #id.", icon=":material/info:")
@@ -51,17 +51,22 @@ entry = next((entry for entry in targets if entry.name == chosen), None)
 explainer = explainer_of(str(entry.folder), fingerprint(entry.folder), helper) if entry else None
 explanation = explainer.explain(token_id, 20) if explainer else None
 status = explanation.status if explanation else str(overlap.statuses[token_id])
-source_id = explanation.source_id if explanation else (int(overlap.source_ids[token_id]) if overlap.source_ids[token_id] >= 0 else None)
+source_id = (
+    explanation.source_id
+    if explanation
+    else (int(overlap.source_ids[token_id]) if overlap.source_ids[token_id] >= 0 else None)
+)
 
+method = explainer.report["method"] if explainer else ""
 if status == "copied" or (explanation is None and source_id is not None):
     answer = f"It is **copied**: source row {number(source_id)}, bit for bit."
 elif explanation is None:
     answer = "It is **missing** in the source. Write a target on the page Transfer to see how its row is made."
 elif explanation.n_eff is None:
-    answer = f"It is **{explanation.status}** by `{explainer.report['method']}`, which uses no weighted anchors."
+    answer = f"It is **{explanation.status}** by `{method}`, which uses no weighted anchors."
 else:
     answer = (
-        f"It is **initialised** by `{explainer.report['method']}`: {number(explanation.anchors_for_90_percent)} of "
+        f"It is **initialised** by `{method}`: {number(explanation.anchors_for_90_percent)} of "
         f"{number(explanation.n_anchors)} anchors carry 90 % of the weight."
     )
 question("Where does this row come from?", answer)
@@ -93,10 +98,14 @@ with picture:
     if explanation and explanation.anchors:
         shown = [vocabulary.shown(anchor.id) for anchor in explanation.anchors]
         st.plotly_chart(
-            anchor_bars(explanation, shown), key="anchors", alt="The heaviest anchors of this token by weight, coloured by cosine"
+            anchor_bars(explanation, shown),
+            key="anchors",
+            alt="The heaviest anchors of this token by weight, coloured by cosine",
         )
     elif explanation:
-        st.info("A copied row has one origin, so there are no anchors to show.", icon=":material/info:") if source_id is not None else None
+        st.info(
+            "A copied row has one origin, so there are no anchors to show.", icon=":material/info:"
+        ) if source_id is not None else None
     else:
         st.info("No target of this pair yet. Write one on the page Transfer.", icon=":material/info:")
         st.page_link("pages/transfer.py", label="Open Transfer", icon=":material/arrow_forward:")
@@ -123,7 +132,10 @@ if explainer:
     cards(
         {
             "Rows at risk": (number(health["rows_at_risk"]), "too long, cancelled or collapsed"),
-            "Collapsed": (number(health["collapsed"]), "n_eff above half the anchors, for methods that use all of them"),
+            "Collapsed": (
+                number(health["collapsed"]),
+                "n_eff above half the anchors, for methods that use all of them",
+            ),
             "Cancelled": (number(health["cancelled"]), "n_eff below 1"),
             "Too long": (number(health["too_long"]), "more than 3 times as long as copied rows"),
         }

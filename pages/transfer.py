@@ -22,7 +22,11 @@ pair = pair_bar()
 space = workspace()
 source, helper = folder_of(pair.source), folder_of(pair.helper)
 mine = [job for job in JobStore(space.jobs).jobs() if job.kind in ("transfer", "compare-methods")]
-mine = [job for job in mine if job.spec["arguments"]["source"] == str(source) and job.spec["arguments"]["helper"] == str(helper)]
+mine = [
+    job
+    for job in mine
+    if job.spec["arguments"]["source"] == str(source) and job.spec["arguments"]["helper"] == str(helper)
+]
 transfers = [job for job in mine if job.kind == "transfer"]
 compared = next((job for job in mine if job.kind == "compare-methods" and job.status().state == "finished"), None)
 scores = {row["method"]: row for row in compared.result()["methods"]} if compared else {}
@@ -30,11 +34,13 @@ scores = {row["method"]: row for row in compared.result()["methods"]} if compare
 if compared:
     answer = f"**{plain(compared.result()['advice'])}**"
 else:
-    answer = "The methods are not compared on this pair yet: the button on the right does it before anything is trained."
+    answer = (
+        "The methods are not compared on this pair yet: the button on the right does it before anything is trained."
+    )
 question("Which method, and what did it do?", answer)
 if vocabulary_or_stop(pair.source).has_chat_template:
     st.warning(
-        "The source has a chat template. It and its special tokens are not carried over, so the target is no chat model.",
+        "The source has a chat template. It and its special tokens are not carried over: the target is no chat model.",
         icon=":material/warning:",
     )
 
@@ -50,30 +56,49 @@ with form:
         told = f" · held-out cosine {held:.3f}" if held is not None else ""
         return f"**{name}**: {INITIALIZERS[name].summary}{told}"
 
-    method = st.radio("Method", names, index=names.index(best), format_func=described, help=help_of(TransferOptions, "method"))
+    picked = st.radio(
+        "Method", names, index=names.index(best), format_func=described, help=help_of(TransferOptions, "method")
+    )
+    method = picked or best
     first, second = st.columns(2)
-    match = first.selectbox("Match", MATCHES, help=help_of(TransferOptions, "match"))
+    match = first.selectbox("Match", MATCHES, help=help_of(TransferOptions, "match")) or MATCHES[0]
     seed = second.number_input("Seed", min_value=0, value=42, help=help_of(TransferOptions, "seed"))
     texts = {path.name: str(path) for path in space.list_texts()}
     held_out = next((name for name in texts if "valid" in name), NO_TEXT)
     options_text = [NO_TEXT, *texts]
-    text = st.selectbox("Score it on", options_text, index=options_text.index(held_out), help=help_of(TransferOptions, "eval_text"))
+    scored_on = st.selectbox(
+        "Score it on", options_text, index=options_text.index(held_out), help=help_of(TransferOptions, "eval_text")
+    )
+    text = texts.get(scored_on or NO_TEXT, "")
     suggested = f"{source.name}-{helper.name}-{method}"
-    name = st.text_input("Name of the target", suggested, key=f"name_{suggested}", help="a folder of this name in the workspace's models")
+    name = st.text_input(
+        "Name of the target", suggested, key=f"name_{suggested}", help="a folder of this name in the workspace's models"
+    )
     overwrite = st.checkbox("Replace it if it exists", help=help_of(TransferOptions, "overwrite"))
     bad_name = not name.strip() or "/" in name or "\\" in name or name.startswith(".") or "\0" in name
     if bad_name:
         st.error("Give the target a plain name without slashes.", icon=":material/error:")
     else:
         options = TransferOptions(
-            str(source), str(helper), str(space.models / name.strip()), method, match, int(seed), texts.get(text, ""), overwrite
+            str(source),
+            str(helper),
+            str(space.models / name.strip()),
+            method,
+            match,
+            int(seed),
+            text,
+            overwrite,
         )
         command(command_of("transfer", options))
         exists = (space.models / name.strip()).exists() and not overwrite
         if exists:
-            st.info(f"{plain(name)} exists and is kept. Choose another name, or tick the box above.", icon=":material/info:")
+            st.info(
+                f"{plain(name)} exists and is kept. Choose another name, or tick the box above.", icon=":material/info:"
+            )
         running = next((job for job in transfers if not job.status().is_over), None)
-        if st.button("Write the target", type="primary", disabled=exists or running is not None, icon=":material/move_down:"):
+        if st.button(
+            "Write the target", type="primary", disabled=exists or running is not None, icon=":material/move_down:"
+        ):
             submit_transfer(space, options)
             remember("target", name.strip())
             st.rerun()
@@ -98,18 +123,26 @@ with comparison:
             pd.DataFrame(rows, columns=["method", "centred cosine", "relative error", "bits per byte", "seconds"]),
             hide_index=True,
             column_config={
-                "centred cosine": st.column_config.NumberColumn(format="%.3f", help="on hidden anchors: 1 perfect, 0 no better than the mean"),
-                "relative error": st.column_config.NumberColumn(format="%.3f", help="on hidden anchors: below 1 is better than the mean"),
-                "bits per byte": st.column_config.NumberColumn(format="%.3f", help="of the target on the text, before any training"),
+                "centred cosine": st.column_config.NumberColumn(
+                    format="%.3f", help="on hidden anchors: 1 perfect, 0 no better than the mean"
+                ),
+                "relative error": st.column_config.NumberColumn(
+                    format="%.3f", help="on hidden anchors: below 1 is better than the mean"
+                ),
+                "bits per byte": st.column_config.NumberColumn(
+                    format="%.3f", help="of the target on the text, before any training"
+                ),
                 "seconds": st.column_config.NumberColumn(format="%.1f"),
             },
             alt="Methods by held-out score, bits per byte before training and seconds",
         )
-    st.caption("One tenth of the overlap is hidden and initialised as if it were missing; then compared with the truth.")
+    st.caption(
+        "One tenth of the overlap is hidden and initialised as if it were missing; then compared with the truth."
+    )
     if comparing:
         follow(comparing)
     elif st.button("Compare the methods", icon=":material/compare_arrows:"):
-        submit_compare(space, str(source), str(helper), texts.get(text, ""))
+        submit_compare(space, str(source), str(helper), text)
         st.rerun()
 
 written = next((job for job in transfers if job.status().is_over), None)
@@ -130,7 +163,10 @@ if written:
                 "Initialised": (number(report["missing"]), "missing tokens"),
                 "Rows at risk": (number(report["health"]["rows_at_risk"]), "too long, cancelled or collapsed"),
                 "Held-out cosine": (number(report["heldout"]["centred_cosine"], 3), "on hidden anchors"),
-                "Bits per byte": (number(zero.get("bits_per_byte"), 3), "of the target on the text, before any training"),
+                "Bits per byte": (
+                    number(zero.get("bits_per_byte"), 3),
+                    "of the target on the text, before any training",
+                ),
             }
         )
         if zero.get("sample"):
@@ -141,7 +177,10 @@ if written:
             st.code(str(report["output"]), language="text")
             if folder.is_dir():
                 st.dataframe(
-                    pd.DataFrame([(path.name, path.stat().st_size) for path in sorted(folder.iterdir())], columns=["file", "bytes"]),
+                    pd.DataFrame(
+                        [(path.name, path.stat().st_size) for path in sorted(folder.iterdir())],
+                        columns=["file", "bytes"],
+                    ),
                     hide_index=True,
                     alt="Files of the target",
                 )
@@ -150,5 +189,8 @@ if written:
         st.caption(f"Written in {number(report['seconds'], 1, 's')}, {number(age / 60, 0, 'min')} ago.")
         if any(entry.folder == folder for entry in models()):
             st.page_link(
-                "pages/train.py", label="Next: train it", icon=":material/model_training:", query_params={"model": written.name}
+                "pages/train.py",
+                label="Next: train it",
+                icon=":material/model_training:",
+                query_params={"model": written.name},
             )

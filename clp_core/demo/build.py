@@ -253,6 +253,8 @@ def train_model(config: PretrainedConfig, recipe: Recipe, split: Split, output: 
     tokens_a_step = recipe.batch_blocks * recipe.block_length
     tokens_held_out = blocks["held_out"].size
     bytes_held_out = sum(len(line.encode()) + 1 for line in split.held_out)
+    # The Trainer evaluates its last step more than once.
+    evaluations = {entry["step"]: entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry}
     return {
         "parameters": sum(p.numel() for p in model.parameters()),
         "recipe": asdict(recipe),
@@ -265,11 +267,7 @@ def train_model(config: PretrainedConfig, recipe: Recipe, split: Split, output: 
         "held_out_loss": held_out,
         "held_out_bytes_per_token": bytes_held_out / tokens_held_out,
         "held_out_bits_per_byte": held_out * tokens_held_out / bytes_held_out / math.log(2),
-        "curve": [
-            {"tokens": entry["step"] * tokens_a_step, "held_out_loss": entry["eval_loss"]}
-            for entry in trainer.state.log_history
-            if "eval_loss" in entry
-        ],
+        "curve": [{"tokens": step * tokens_a_step, "held_out_loss": loss} for step, loss in evaluations.items()],
     }
 
 
@@ -287,9 +285,7 @@ def write_text(output: Path, source: Split, helper: Split) -> dict[str, int]:
     return {
         "train_lines": len(helper.shipped_training),
         "valid_lines": len(helper.shipped_held_out),
-        "valid_near_duplicates": count_near_duplicates(
-            helper.shipped_held_out, [*source.training, *helper.training]
-        ),
+        "valid_near_duplicates": count_near_duplicates(helper.shipped_held_out, [*source.training, *helper.training]),
     }
 
 

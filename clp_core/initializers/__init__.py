@@ -7,9 +7,7 @@ from clp_core.initializers.linear import Linear
 from clp_core.initializers.mean import Mean
 from clp_core.initializers.random import Random
 
-INITIALIZERS: dict[str, Initializer] = {
-    method.name: method for method in (Clp(), Linear(), Mean(), Random())
-}
+INITIALIZERS: dict[str, Initializer] = {method.name: method for method in (Clp(), Linear(), Mean(), Random())}
 
 
 def initializer(name: str) -> Initializer:

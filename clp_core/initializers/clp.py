@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import numpy as np
 
 from clp_core.initializers.base import Context, Fitted, Initializer
@@ -41,8 +39,6 @@ class Clp(Initializer):
 
 class FittedClp(Fitted):
     """The published rule for one pair and one embedding matrix."""
-
-    parameters: ClassVar[dict[str, float]] = {}
 
     def __init__(self, context: Context) -> None:
         """Build ``W``, ``z`` and the Gram matrix from the anchors, block by block."""

@@ -50,7 +50,7 @@ class FittedRandom(Fitted):
             rows[i] = self._mean + self._std * generator.standard_normal(len(self._mean))
         return rows
 
-    def weights(self, ids: np.ndarray) -> None:  # noqa: ARG002
+    def weights(self, ids: np.ndarray) -> None:
         """Return nothing: a random row is no mean of anchors."""
 
     def n_eff(self, ids: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Process identity: is the process that a file names still the same living process?"""
+"""Process identity: whether the process that a file names is still the same living process."""
 
 from __future__ import annotations
 

@@ -124,7 +124,9 @@ class Job:
         again = read_json(self.path / "status.json")
         if again.get("state") in TERMINAL:
             return self.status()
-        return Status("lost", "its supervisor is gone without a last word (killed, or the machine went down)", status.time)
+        return Status(
+            "lost", "its supervisor is gone without a last word (killed, or the machine went down)", status.time
+        )
 
     def _with_silence(self, status: Status) -> Status:
         heartbeat = self.heartbeat()
@@ -250,7 +252,9 @@ class JobStore:
 
     def jobs(self) -> list[Job]:
         """Return all jobs, newest first."""
-        found = [Job(path) for path in self.root.glob("*") if JOB_ID.fullmatch(path.name) and (path / "spec.json").is_file()]
+        found = [
+            Job(path) for path in self.root.glob("*") if JOB_ID.fullmatch(path.name) and (path / "spec.json").is_file()
+        ]
         return sorted(found, key=lambda job: (job.created, job.id), reverse=True)
 
     def get(self, job_id: str) -> Job:

@@ -67,14 +67,23 @@ def submit_compare(workspace: Workspace, source: str, helper: str, text: str = "
 
 def submit_project(workspace: Workspace, options: ProjectOptions) -> Job:
     """Start a projection as a job."""
-    return submit_command(workspace, "project", options, [options.model], f"{options.method} of {Path(options.model).name}")
+    return submit_command(
+        workspace, "project", options, [options.model], f"{options.method} of {Path(options.model).name}"
+    )
 
 
 def submit_prepare(workspace: Workspace, model: str) -> Job:
     """Start preparing a model for the pages as a job."""
     name = f"prepare {Path(model).name}"
     command = shlex.join(["clp", "prepare", model])
-    return submit(workspace, "prepare", {"model": model}, ["-m", "clp_core", "prepare", model, "--json"], command=command, name=name)
+    return submit(
+        workspace,
+        "prepare",
+        {"model": model},
+        ["-m", "clp_core", "prepare", model, "--json"],
+        command=command,
+        name=name,
+    )
 
 
 def submit_train(workspace: Workspace, options: TrainOptions) -> Job:
@@ -87,7 +96,9 @@ def submit_train(workspace: Workspace, options: TrainOptions) -> Job:
     folder = locate(reference)
     chosen = plan(options, folder)
     check_disk(workspace.jobs, chosen.disk_bytes)
-    arguments = asdict(options) | {"model": reference if is_hub_id(reference) and not Path(reference).is_dir() else str(folder)}
+    arguments = asdict(options) | {
+        "model": reference if is_hub_id(reference) and not Path(reference).is_dir() else str(folder)
+    }
     arguments["text"] = [str(Path(text).expanduser().absolute()) for text in options.text]
     arguments["eval_text"] = str(Path(options.eval_text).expanduser().absolute())
     return submit(

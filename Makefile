@@ -1,0 +1,51 @@
+# make app: install what is missing and open the workbench on the packaged demo.
+# make test: install what is missing, check style and types, and run the tests.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+CHROMIUM_STAMP := $(VENV)/.browser-looked-for
+export CLP_WORKSPACE ?= $(CURDIR)/workspace
+
+.PHONY: install app demo test lint format browser clean
+
+install: $(STAMP)
+
+$(STAMP): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed; name one: make PYTHON=python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep -o '^torch==[0-9.]*' requirements.txt)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[test]"
+	@touch $@
+
+demo: install
+	$(BIN)/clp demo
+
+app: demo
+	$(BIN)/clp app $(APP_ARGS)
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# The browser tests need Chromium; Debian's is installed where root and apt are there.
+browser: $(CHROMIUM_STAMP)
+
+$(CHROMIUM_STAMP): $(STAMP)
+	@if ! command -v chromium chromium-browser google-chrome >/dev/null 2>&1; then \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; \
+	  else echo "NO BROWSER FOUND: the browser tests will be skipped. Install chromium to run them."; fi; fi
+	@touch $@
+
+test: install browser lint
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
