@@ -213,7 +213,7 @@ def arguments_of(plan: TrainPlan, options: dict[str, Any], output: Path) -> Trai
         adam_beta1=0.9,
         adam_beta2=0.95,
         max_grad_norm=1.0,
-        bf16=on_gpu,
+        bf16=plan.bf16,
         use_cpu=not on_gpu,
         ddp_backend=None if on_gpu else "gloo",
         logging_steps=plan.loss_every,

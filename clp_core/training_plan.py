@@ -19,6 +19,7 @@ from clp_core.vocabulary import Vocabulary
 
 MAX_BLOCK = 1024
 EPOCHS_OF_SMALL_TEXT = 4
+PRECISIONS = ("auto", "float32", "bf16")
 SMALL_TEXT_TOKENS = 10_000_000
 LOSS_EVERY = 10
 EVALUATIONS = 12
@@ -49,6 +50,9 @@ class TrainOptions:
     )
     seed: int = option(42, help="seed of the order of the data", minimum=0)
     device: str = option("auto", help="where to train", choices=("auto", "cpu", "cuda"))
+    precision: str = option(
+        "auto", help="of the products; auto: bf16 on GPUs and on CPUs with matrix units for it", choices=PRECISIONS
+    )
 
     def __post_init__(self) -> None:
         """Refuse bad values by naming the field."""
@@ -71,6 +75,8 @@ class TrainOptions:
             raise InputError("--weight-decay must not be negative")
         if self.device not in ("auto", "cpu", "cuda"):
             raise InputError(f"--device {self.device!r} is unknown; use auto, cpu or cuda")
+        if self.precision not in PRECISIONS:
+            raise InputError(f"--precision {self.precision!r} is unknown; use one of {', '.join(PRECISIONS)}")
 
 
 @dataclass(frozen=True)
@@ -80,6 +86,7 @@ class TrainPlan:
     Attributes:
         parameters: number of the model's parameters.
         device: ``cpu`` or ``cuda``.
+        bf16: whether products are computed in bfloat16; weights and sums stay float32.
         block_length: tokens a block.
         step_blocks: blocks an optimiser step.
         micro_blocks: blocks that go through the model at once.
@@ -95,6 +102,7 @@ class TrainPlan:
 
     parameters: int
     device: str
+    bf16: bool
     block_length: int
     step_blocks: int
     micro_blocks: int
@@ -174,6 +182,12 @@ def list_gpus() -> list[tuple[str, int]]:
         pynvml.nvmlShutdown()
 
 
+def has_fast_bf16(device: Device) -> bool:
+    """Say whether bfloat16 products are faster than float32 ones on a device: on GPUs, and on CPUs with AMX."""
+    cpu = Path("/proc/cpuinfo")
+    return device.kind == "cuda" or (cpu.is_file() and "amx_bf16" in cpu.read_text())
+
+
 def by_size(parameters: int, table: Sequence[tuple[float, float]]) -> float:
     """Return the value of the first row whose bound the number of parameters does not reach."""
     return next(value for bound, value in table if parameters < bound)
@@ -218,6 +232,7 @@ def plan(options: TrainOptions, folder: Path) -> TrainPlan:
     return TrainPlan(
         parameters=parameters,
         device=device.kind,
+        bf16=has_fast_bf16(device) if options.precision == "auto" else options.precision == "bf16",
         block_length=block_length,
         step_blocks=step_blocks,
         micro_blocks=micro,

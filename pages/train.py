@@ -9,7 +9,7 @@ from clp_core.jobs import JobStore
 from clp_core.jobs.speed import measured_speed
 from clp_core.jobs.submit import command_of, submit_train
 from clp_core.options import help_of
-from clp_core.training_plan import TrainOptions, TrainPlan, find_device, plan
+from clp_core.training_plan import PRECISIONS, TrainOptions, TrainPlan, find_device, plan
 from components.messages import cards, command, number, plain, question, size
 from components.models import choose_model, folder_of, models, remember, remembered, workspace
 
@@ -72,6 +72,7 @@ with left:
             "weight_decay": b.number_input("Weight decay", 0.0, value=0.1, help=help_of(TrainOptions, "weight_decay")),
             "eval_every": int(c.number_input("Evaluate every", 0, value=0, help=help_of(TrainOptions, "eval_every"))),
             "seed": int(a.number_input("Seed", 0, value=42, help=help_of(TrainOptions, "seed"))),
+            "precision": c.selectbox("Precision", PRECISIONS, help=help_of(TrainOptions, "precision")),
             "device": b.selectbox("Device", ("auto", "cpu", "cuda"), help=help_of(TrainOptions, "device")),
         }
 if not text or not eval_text:
@@ -118,6 +119,7 @@ with right:
         "tokens a step": f"{number(chosen.step_tokens)} ({chosen.step_blocks} blocks of {number(chosen.block_length)})",
         "at once": f"{chosen.micro_blocks} blocks",
         "learning rate": f"{chosen.learning_rate:g}, cosine, {number(chosen.warmup_steps)} steps of warm-up",
+        "products in": "bfloat16" if chosen.bf16 else "float32",
         "evaluation": f"every {number(chosen.eval_every)} steps",
         "measured speed": number(speed, 0, "tokens/s") if speed else "–",
         "under way on this machine": f"{len(running)} runs",

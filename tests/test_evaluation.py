@@ -3,14 +3,13 @@ import math
 import numpy as np
 import pytest
 import torch
+from conftest import FAMILIES, GERMAN, make_model
 from transformers import AutoModelForCausalLM
 
-from clp_core.corpus import Tokenised, block_rows, pack, packed_blocks, read_documents
+from clp_core.corpus import TextCounts, Tokenised, block_rows, pack, packed_blocks, read_documents
 from clp_core.errors import InputError
 from clp_core.evaluation import Evaluation, EvaluationText, evaluate, load_model, sample, score
-from clp_core.corpus import TextCounts
 from clp_core.vocabulary import Vocabulary
-from conftest import FAMILIES, GERMAN, make_model
 
 
 def test_bits_per_byte_equals_its_definition_token_by_token(pair, texts):

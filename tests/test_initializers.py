@@ -1,16 +1,18 @@
+import logging
+
 import numpy as np
 import pytest
 
 from clp_core import heldout
-from clp_core.initializers import INITIALIZERS, Context, initializer
 from clp_core.errors import InputError
+from clp_core.initializers import INITIALIZERS, Context, initializer
 from clp_core.initializers.linear import LAMBDA_STEPS, FittedLinear, leave_one_out_errors
 from clp_core.tensors import ArrayRows
 
 
 def make(n_target=90, n_anchors=40, d=12, width=20, seed=None, offset=0.0, helper=None):
     seed = int(np.random.default_rng().integers(1 << 30)) if seed is None else seed
-    print("seed", seed)
+    logging.getLogger(__name__).warning("seed %d", seed)  # shown when a test fails
     r = np.random.default_rng(seed)
     h = helper if helper is not None else (r.standard_normal((n_target, d)) + offset).astype(np.float32)
     anchors = np.sort(r.choice(len(h), n_anchors, replace=False))
@@ -151,7 +153,9 @@ def test_held_out_score_is_that_of_its_definition():
     p, t = predicted - centre, e[hidden] - centre
     cosine = ((p * t).sum(1) / np.linalg.norm(p, axis=1) / np.linalg.norm(t, axis=1)).mean()
     np.testing.assert_allclose(found.centred_cosine, cosine, rtol=1e-6)
-    np.testing.assert_allclose(found.relative_error, np.linalg.norm(predicted - e[hidden]) / np.linalg.norm(t), rtol=1e-6)
+    np.testing.assert_allclose(
+        found.relative_error, np.linalg.norm(predicted - e[hidden]) / np.linalg.norm(t), rtol=1e-6
+    )
 
 
 def test_held_out_score_of_the_mean_is_nothing():

@@ -5,10 +5,10 @@ import sys
 import numpy as np
 import pytest
 
+from clp_core.checkpoint import Checkpoint
 from clp_core.neighbors import nearest
 from clp_core.prepared import Prepared, fingerprint, prepare
 from clp_core.projection import pca_layout, project
-from clp_core.checkpoint import Checkpoint
 
 
 def test_neighbours_are_exact_and_best_first():

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import FAMILIES, make_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
@@ -19,7 +20,6 @@ from clp_core.overlap import Overlap
 from clp_core.provenance import Explainer
 from clp_core.transfer import TransferOptions, transfer
 from clp_core.vocabulary import Vocabulary
-from conftest import FAMILIES, make_model
 
 
 def run(source, helper, output, **options):
@@ -116,7 +116,15 @@ def test_padded_source_and_gap_in_the_helpers_ids_are_handled_and_told(tmp_path,
     content = json.loads(path.read_text())
     last = max(content["model"]["vocab"].values())
     content["added_tokens"].append(
-        {"id": last + 5, "content": "<extra>", "special": False, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+        {
+            "id": last + 5,
+            "content": "<extra>",
+            "special": False,
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": False,
+            "normalized": False,
+        }
     )
     path.write_text(json.dumps(content))
     report = run(source, helper, tmp_path / "target", method="mean")
@@ -134,8 +142,8 @@ def test_helper_with_fewer_rows_than_tokens_is_refused(tmp_path, tokenizers, pai
 
 
 def test_no_token_in_common_is_refused(tmp_path, tokenizers, pair):
-    from transformers import PreTrainedTokenizerFast
     from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
 
     other = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer(models.WordLevel({"@@1": 0, "@@2": 1}, unk_token="@@1")), eos_token="@@2"
@@ -232,7 +240,9 @@ def test_chat_template_of_the_source_is_dropped_and_told(tmp_path, pair):
 def test_generation_config_drops_ids_of_the_sources_tokens(tmp_path, pair):
     source = shutil.copytree(pair[0], tmp_path / "source")
     content = json.loads((source / "generation_config.json").read_text())
-    (source / "generation_config.json").write_text(json.dumps(content | {"suppress_tokens": [7, 8], "temperature": 0.7}))
+    (source / "generation_config.json").write_text(
+        json.dumps(content | {"suppress_tokens": [7, 8], "temperature": 0.7})
+    )
     report = run(source, pair[1], tmp_path / "target", method="mean")
     written = json.loads((tmp_path / "target" / "generation_config.json").read_text())
     assert "suppress_tokens" not in written

@@ -1,13 +1,13 @@
 import json
 
 import pytest
+from conftest import FAMILIES
 from hypothesis import given
 from hypothesis import strategies as st
 
 from clp_core.errors import InputError
 from clp_core.overlap import Overlap
 from clp_core.vocabulary import CATEGORIES, Vocabulary, byte_of_character, visible
-from conftest import FAMILIES
 
 
 @pytest.mark.parametrize("family", FAMILIES)

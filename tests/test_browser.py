@@ -1,0 +1,207 @@
+"""What the README promises, done in a real browser: from a clean workspace to a run that outlives its tab."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+from test_jobs import end_of, wait_for
+
+from clp_core.jobs import JobStore
+from clp_core.workspace import Workspace
+
+ROOT = Path(__file__).resolve().parent.parent
+SHOTS = ROOT / "screenshots"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
+PAGES = ("overlap", "tokens", "projection", "transfer", "train", "runs")
+
+browser_path = next((found for name in BROWSERS if (found := shutil.which(name))), None)
+pytestmark = pytest.mark.browser
+if browser_path is None and not os.environ.get("CLP_REQUIRE_BROWSER"):
+    pytest.skip("NO BROWSER FOUND: install chromium to run the browser tests", allow_module_level=True)
+
+
+@pytest.fixture(scope="module")
+def space(tmp_path_factory):
+    return Workspace(tmp_path_factory.mktemp("browser") / "workspace")
+
+
+@pytest.fixture(scope="module")
+def server(space):
+    """The app as ``make app`` starts it, on a free port."""
+    assert browser_path, "the browser tests are required here, but there is no chromium"
+    environment = os.environ | {"CLP_WORKSPACE": str(space.root), "HF_HUB_OFFLINE": "1"}
+    subprocess.run([sys.executable, "-m", "clp_core", "demo"], env=environment, check=True, capture_output=True)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "clp_core", "app", "--headless", "--port", str(port)]
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    url = f"http://127.0.0.1:{port}"
+
+    def answers():
+        try:
+            return urllib.request.urlopen(f"{url}/_stcore/health", timeout=2).status == 200
+        except OSError:
+            return False
+
+    wait_for(answers, 60)
+    yield url
+    process.terminate()
+    process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def context(server):
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=browser_path, args=FLAGS)
+        context = browser.new_context(viewport={"width": 1400, "height": 1000})
+        context.set_default_timeout(60_000)
+        yield context
+        browser.close()
+
+
+def settle(page):
+    """Wait until the page has its question and streamlit is at rest."""
+    page.wait_for_selector("h1")
+    page.wait_for_function("document.querySelector('[data-testid=stApp]').dataset.testScriptState !== 'running'")
+    page.wait_for_timeout(700)
+
+
+def shoot(page, name):
+    SHOTS.mkdir(exist_ok=True)
+    page.screenshot(path=SHOTS / f"{name}.png")
+    assert page.locator("[data-testid=stException]").count() == 0
+
+
+def test_from_two_checkpoints_to_a_german_model_whose_loss_falls(server, context, space):
+    errors = []
+    page = context.new_page()
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(server)
+    settle(page)
+    assert "Where am I?" in page.locator("h1").inner_text()
+    shoot(page, "overview")
+
+    page.get_by_role("link", name="Overlap", exact=True).click()
+    page.get_by_role("heading", name="Is this pair fit for a transfer?").wait_for()
+    settle(page)
+    assert page.locator(".js-plotly-plot").count() >= 1
+    shoot(page, "overlap")
+    page.get_by_role("tab", name="On a text").click()
+    page.locator(".pill").first.wait_for()
+    shoot(page, "overlap-text")
+
+    page.get_by_role("link", name="Transfer", exact=True).click()
+    page.get_by_role("heading", name="Which method").wait_for()
+    settle(page)
+    page.get_by_role("button", name="Write the target").dblclick()
+    page.get_by_text("Report of").wait_for(timeout=120_000)
+    settle(page)
+    assert len([job for job in JobStore(space.jobs).jobs() if job.kind == "transfer"]) == 1
+    shoot(page, "transfer")
+
+    page.get_by_role("link", name="Tokens", exact=True).click()
+    page.get_by_role("heading", name="Where does this row come from?").wait_for()
+    settle(page)
+    field = page.get_by_role("textbox", name="Token")
+    field.fill("Ġauch")
+    field.press("Enter")
+    page.get_by_text("carry 90 % of the weight").wait_for()
+    settle(page)
+    assert "token=" in page.url
+    shoot(page, "tokens")
+
+    page.get_by_role("link", name="Projection", exact=True).click()
+    page.get_by_role("heading", name="What does the space look like").wait_for()
+    page.locator(".js-plotly-plot").first.wait_for()
+    settle(page)
+    shoot(page, "projection")
+
+    page.get_by_role("link", name="Train", exact=True).click()
+    page.get_by_role("heading", name="What will it cost").wait_for()
+    settle(page)
+    page.get_by_text("Steps", exact=True).last.wait_for()
+    page.locator("label").filter(has_text="Steps").last.click()
+    steps = page.get_by_role("spinbutton", name="Steps")
+    steps.fill("40")
+    steps.press("Enter")
+    page.get_by_text("--max-steps 40").or_(page.locator("code", has_text="40")).first.wait_for()
+    settle(page)
+    shoot(page, "train")
+    page.get_by_role("button", name="Start training").click()
+    page.get_by_role("link", name="Watch it").click()
+    page.get_by_role("heading", name="How is it going?").wait_for()
+    page.locator(".js-plotly-plot").first.wait_for()
+    page.evaluate("window.clpMark = 'still here'")
+    points = (
+        "Math.max(0, ...[...document.querySelectorAll('.js-plotly-plot')]"
+        ".flatMap(plot => plot.data.map(line => line.x?.length ?? 0)))"
+    )
+    first = page.evaluate(points)
+    page.wait_for_function(f"{points} > {first} + 3", timeout=120_000)
+    assert page.evaluate("window.clpMark") == "still here"  # the points came without a reload
+    shoot(page, "runs")
+
+    (run,) = [job for job in JobStore(space.jobs).jobs() if job.kind == "train"]
+    address = page.url
+    page.close()
+    again = context.new_page()
+    again.on("pageerror", lambda error: errors.append(str(error)))
+    again.goto(address)
+    settle(again)
+    assert run.name in again.locator("body").inner_text()
+    assert end_of(run, 300).state == "finished", run.log_tail()
+    again.get_by_text("finished", exact=True).first.wait_for()
+    settle(again)
+    shoot(again, "runs-finished")
+    bits = [line["bits_per_byte"] for line in run.metrics() if "bits_per_byte" in line]
+    assert bits[-1] < bits[0]
+    again.close()
+    assert errors == []
+
+
+def test_every_page_opens_by_its_address_in_the_dark(server, context):
+    page = context.new_page()
+    page.emulate_media(color_scheme="dark")
+    for name in PAGES:
+        page.goto(f"{server}/{name}")
+        settle(page)
+        page.wait_for_timeout(800)
+        shoot(page, f"{name}-dark")
+        background = page.evaluate("getComputedStyle(document.querySelector('[data-testid=stApp]')).backgroundColor")
+        red, green, blue = (int(part) for part in background.strip("rgb()").split(",")[:3])
+        assert red + green + blue < 200
+    page.close()
+
+
+def test_deep_link_opens_exactly_that_token(server, context):
+    page = context.new_page()
+    page.goto(f"{server}/tokens?token=%23300")
+    settle(page)
+    assert page.get_by_role("textbox", name="Token").input_value() == "#300"
+    page.get_by_text("raw string").wait_for()
+    page.close()
+
+
+def test_server_answers_on_the_loopback_alone_and_to_its_own_name_only(server):
+    port = int(server.rpartition(":")[2])
+    request = urllib.request.Request(f"{server}/_stcore/host-config", headers={"Host": "evil.example"})
+    try:
+        status = urllib.request.urlopen(request, timeout=5).status
+    except urllib.error.HTTPError as error:
+        status = error.code
+    assert status in (400, 403, 421)
+    own = {a[4][0] for a in socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)} - {"127.0.0.1"}
+    for address in own:
+        if not address.startswith("127."):
+            with pytest.raises(OSError, match=r"refused|timed out"):
+                socket.create_connection((address, port), timeout=2)

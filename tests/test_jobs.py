@@ -1,0 +1,301 @@
+"""Real supervisors and real processes; the directory says what is true."""
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import psutil
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from clp_core import training_plan
+from clp_core.errors import InputError
+from clp_core.jobs import JobStore, start
+from clp_core.jobs.process import boot_id, identity, is_alive
+from clp_core.jobs.store import MetricsReader
+from clp_core.jobs.submit import submit_train, submit_transfer
+from clp_core.progress import write_json
+from clp_core.training_plan import TrainOptions
+from clp_core.transfer import TransferOptions
+
+
+@pytest.fixture
+def store(workspace):
+    return JobStore(workspace.jobs)
+
+
+def make_job(store, code, kind="project", **arguments):
+    job, is_new = store.create(kind, {"code": code, **arguments}, ["-c", code], "clp project", name="Try me")
+    assert is_new
+    return job
+
+
+def wait_for(condition, seconds=60.0):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        found = condition()
+        if found:
+            return found
+        time.sleep(0.05)
+    raise AssertionError("it did not happen in time")
+
+
+def end_of(job, seconds=120.0):
+    wait_for(lambda: job.status().is_over, seconds)
+    return job.status()
+
+
+def test_job_goes_from_queued_to_finished(store):
+    job = make_job(store, "print('hello from the job')")
+    assert job.status().state == "queued"
+    start(job)
+    assert end_of(job).state == "finished"
+    assert "hello from the job" in job.log_tail()
+    spec = json.loads((job.path / "spec.json").read_text())
+    assert spec["kind"] == "project"
+    assert spec["versions"]["torch"].startswith("2.")
+    events = [json.loads(line)["event"] for line in (job.path / "events.jsonl").read_text().splitlines()]
+    assert events == ["started", "ended"]
+
+
+def test_failed_job_says_why_in_one_line(store):
+    job = make_job(store, "import sys; sys.exit('clp: the disk is made of cheese')")
+    start(job)
+    status = end_of(job)
+    assert (status.state, status.reason, status.exit_code) == ("failed", "the disk is made of cheese", 1)
+
+
+def test_killed_process_is_told_by_its_signal(store):
+    job = make_job(store, "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    start(job)
+    assert end_of(job).reason == "killed by signal 9 (SIGKILL)"
+
+
+def test_stopping_a_job_that_saves_nothing_ends_its_process(store):
+    job = make_job(store, "import time; time.sleep(600)")
+    start(job)
+    wait_for(lambda: job.status().state == "running")
+    job.ask_stop()
+    assert end_of(job).state == "stopped"
+
+
+def test_killed_supervisor_is_lost_and_takes_its_process_along(store):
+    job = make_job(store, "import time; time.sleep(600)")
+    start(job)
+    wait_for(lambda: job.status().state == "running")
+    supervisor = json.loads((job.path / "process.json").read_text())["pid"]
+    (child,) = wait_for(lambda: psutil.Process(supervisor).children())
+    os.kill(supervisor, signal.SIGKILL)
+    wait_for(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, 10)
+    assert wait_for(lambda: job.status().state == "lost", 30)
+    assert json.loads((job.path / "status.json").read_text())["state"] == "running"  # nobody writes "lost"
+
+
+def test_job_outlives_the_process_that_started_it(store, workspace):
+    job = make_job(store, "import time; time.sleep(3)")
+    code = f"""
+import signal, time
+from pathlib import Path
+from clp_core.jobs import Job, start
+start(Job(Path({str(job.path)!r})))
+time.sleep(600)
+"""
+    server = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
+    wait_for(lambda: job.status().state == "running")
+    os.killpg(server.pid, signal.SIGINT)
+    server.wait(20)
+    assert job.status().state == "running"
+    assert end_of(job).state == "finished"
+
+
+def test_same_job_is_never_started_twice(store):
+    made = []
+    arguments = {"model": "m"}
+
+    def click():
+        made.append(store.create("prepare", arguments, ["-c", "import time; time.sleep(1)"], "clp prepare m"))
+
+    threads = [threading.Thread(target=click) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({job.id for job, _ in made}) == 1
+    assert sum(is_new for _, is_new in made) == 1
+
+
+def test_pid_of_another_process_or_boot_is_not_alive():
+    who = identity(os.getpid())
+    assert is_alive(who)
+    assert not is_alive(who | {"create_time": who["create_time"] - 100})
+    assert not is_alive(who | {"boot_id": "another boot"})
+    assert not is_alive(who | {"host": "elsewhere"})
+    assert not is_alive(who | {"pid": 1})
+    assert who["boot_id"] == boot_id()
+
+
+def test_zombie_is_not_alive():
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    who = identity(child.pid)
+    wait_for(lambda: psutil.Process(child.pid).status() == psutil.STATUS_ZOMBIE)
+    assert not is_alive(who)
+    child.wait()
+
+
+def test_job_that_never_started_is_lost(store):
+    job = make_job(store, "pass")
+    status = json.loads((job.path / "status.json").read_text())
+    write_json(job.path / "status.json", status | {"time": status["time"] - 3600})
+    assert job.status().state == "lost"
+
+
+def test_silent_process_is_running_without_a_sign(store):
+    job = make_job(store, "import time; time.sleep(60)")
+    start(job)
+    wait_for(lambda: job.status().state == "running")
+    write_json(job.path / "heartbeat.json", {"boot_clock": 0.0, "expect_next_s": 1.0})
+    status = job.status()
+    assert status.state == "running"
+    assert status.reason.startswith("no sign for")
+    job.ask_stop()
+    end_of(job)
+
+
+@pytest.mark.parametrize(
+    "name", ["..", "../models", "/etc", "20260101-000000-x-zzzz", "a\0b", "20260101-000000-x-0000"]
+)
+def test_job_names_that_are_paths_or_unknown_are_refused(store, name):
+    with pytest.raises((InputError, ValueError)):
+        store.get(name)
+
+
+def test_running_job_is_not_removed(store):
+    job = make_job(store, "pass")
+    with pytest.raises(InputError, match="stop it first"):
+        store.remove(job)
+    start(job)
+    end_of(job)
+    store.remove(job)
+    assert not job.path.exists()
+
+
+lines = st.lists(
+    st.tuples(st.integers(0, 9), st.booleans(), st.integers(1, 3), st.booleans(), st.integers(1, 60)), max_size=25
+)
+
+
+@given(lines)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_metrics_reader_sees_the_same_however_the_file_grows(tmp_path, lines):
+    path = tmp_path / "metrics.jsonl"
+    path.unlink(missing_ok=True)
+    reader = MetricsReader(path)
+    expected = {}
+    for step, is_evaluation, attempt, is_torn, cut in lines:
+        line = {"step": step, "attempt": attempt, ("eval_loss" if is_evaluation else "loss"): 1.0}
+        data = json.dumps(line).encode()
+        with open(path, "ab") as file:
+            if is_torn:  # a process died within the line, the next one begins a new line
+                file.write(data[: min(cut, len(data) - 1)])
+                file.flush()
+                reader.read()
+                file.write(b"\n")
+            else:
+                file.write(data[:5])
+                file.flush()
+                reader.read()
+                file.write(data[5:] + b"\n")
+                key = (step, is_evaluation)
+                if key not in expected or attempt >= expected[key]["attempt"]:
+                    expected[key] = line
+    assert reader.read() == [expected[key] for key in sorted(expected)]
+    assert MetricsReader(path).read() == reader.read()
+
+
+def train_options(pair, texts, **more):
+    settings = {"eval_every": 10, "block_length": 32, "batch_tokens": 128, "seed": 1} | more
+    return TrainOptions(model=str(pair[0]), text=(str(texts[0]),), eval_text=str(texts[1]), **settings)
+
+
+def test_training_writes_metrics_and_a_checkpoint_that_opens(workspace, pair, texts):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from clp_core.evaluation import evaluate
+
+    job = submit_train(workspace, train_options(pair, texts, max_steps=30, learning_rate=5e-3))
+    status = end_of(job, 240)
+    assert status.state == "finished", job.log_tail()
+    lines = job.metrics()
+    losses = [line for line in lines if "loss" in line]
+    evaluations = [line for line in lines if "eval_loss" in line]
+    assert [line["step"] for line in evaluations] == [0, 10, 20, 30]
+    assert max(b["step"] - a["step"] for a, b in itertools.pairwise(losses)) <= 10
+    assert all(line["tokens"] == line["step"] * 128 for line in lines)
+    assert evaluations[-1]["bits_per_byte"] < evaluations[0]["bits_per_byte"]
+    (checkpoint,) = job.checkpoints()
+    AutoModelForCausalLM.from_pretrained(checkpoint)
+    AutoTokenizer.from_pretrained(checkpoint)
+    found = evaluate(checkpoint, [texts[1]])
+    assert found.bits_per_byte == pytest.approx(evaluations[-1]["bits_per_byte"], rel=1e-5)
+    assert any(entry.folder == checkpoint for entry in workspace.list_models())
+    assert job.result()["step"] == 30
+
+
+def test_stopped_training_saves_where_it_is(workspace, pair, texts):
+    job = submit_train(workspace, train_options(pair, texts, max_steps=100_000, eval_every=100_000))
+    wait_for(lambda: job.progress()[0] >= 3, 120)
+    job.ask_stop()
+    status = end_of(job, 120)
+    assert (status.state, status.reason) == ("stopped", "stopped on request, saved"), job.log_tail()
+    step = job.result()["step"]
+    assert 3 <= step < 100_000
+    assert [path.name for path in job.checkpoints()] == [f"checkpoint-{step}"]
+
+
+def test_killed_trainer_fails_with_its_reason(workspace, pair, texts):
+    job = submit_train(workspace, train_options(pair, texts, max_steps=100_000, eval_every=100_000))
+    wait_for(lambda: job.progress()[0] >= 1, 120)
+    supervisor = json.loads((job.path / "process.json").read_text())["pid"]
+    (torchrun,) = psutil.Process(supervisor).children()
+    ranks = torchrun.children()
+    os.kill(supervisor, signal.SIGKILL)
+    wait_for(lambda: not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in [torchrun, *ranks]), 20)
+    assert job.status().state == "lost"
+
+
+def test_bad_training_input_is_refused_before_a_job_is_made(workspace, pair, texts, tmp_path, monkeypatch):
+    with pytest.raises(InputError, match="longer than the model's 64 positions"):
+        submit_train(workspace, train_options(pair, texts, block_length=4096))
+    with pytest.raises(InputError, match="there is no text"):
+        submit_train(workspace, TrainOptions(str(pair[0]), (str(tmp_path / "no.txt"),), str(texts[1])))
+    with pytest.raises(InputError, match="exclude each other"):
+        train_options(pair, texts, max_steps=5, max_tokens=5)
+    monkeypatch.setattr(training_plan, "list_gpus", list)
+    with pytest.raises(InputError, match="no GPU is found"):
+        submit_train(workspace, train_options(pair, texts, device="cuda"))
+    assert not list(workspace.jobs.glob("*/spec.json"))
+
+
+def test_too_little_memory_is_told_before_a_job_is_made(workspace, pair, texts, monkeypatch):
+    memory = psutil.virtual_memory()._replace(available=1000)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+    with pytest.raises(InputError, match=r"training needs about .* GB .* free"):
+        submit_train(workspace, train_options(pair, texts, device="cpu"))
+
+
+def test_transfer_as_a_job_leaves_target_and_prepared_models(workspace, pair):
+    from clp_core.prepared import Prepared
+
+    output = workspace.models / "target"
+    job = submit_transfer(workspace, TransferOptions(str(pair[0]), str(pair[1]), str(output), method="linear"))
+    assert end_of(job).state == "finished", job.log_tail()
+    assert job.result()["output"] == str(output)
+    assert Prepared.find(output, workspace.cache)
+    again = submit_transfer(workspace, TransferOptions(str(pair[0]), str(pair[1]), str(output), method="linear"))
+    assert "exists and is kept" in end_of(again).reason
