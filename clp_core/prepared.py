@@ -28,7 +28,7 @@ def fingerprint(folder: Path) -> str:
     """Return a name for the present content of a model folder, from paths, sizes and times of its files."""
     digest = hashlib.blake2b(str(folder.resolve()).encode(), digest_size=12)
     for path in sorted(folder.glob("*")):
-        if path.suffix in {".safetensors", ".json", ".model", ".txt"} and path.is_file():
+        if path.suffix in {".safetensors", ".json", ".model", ".txt", ".jinja"} and path.is_file():
             status = path.stat()
             digest.update(f"\n{path.name}\0{status.st_size}\0{status.st_mtime_ns}".encode())
     return digest.hexdigest()

@@ -9,6 +9,7 @@ import os
 import shutil
 import sys
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ from clp_core.evaluation import EvaluationText, check_tokenizer_fits, score
 from clp_core.jobs.process import die_with_parent
 from clp_core.jobs.store import Job
 from clp_core.locate import locate, read_json
-from clp_core.prepared import max_positions
+from clp_core.prepared import max_positions, prepare
 from clp_core.progress import HEART, JOB_ENVIRONMENT, write_json
 from clp_core.provenance import PROVENANCE_FILE
 from clp_core.target_files import TOKENIZER_COMPANIONS
@@ -147,6 +148,12 @@ class RunTrainer(Trainer):
     last_evaluation: dict[str, float]
     evaluated_at: int = -1
 
+    def compute_loss_context_manager(self) -> AbstractContextManager[Any]:
+        """Compute products in bfloat16 where the plan says so, in training alone: scores are those of float32."""
+        if not self.measured.plan.bf16:
+            return nullcontext()
+        return torch.autocast(self.measured.plan.device, dtype=torch.bfloat16)
+
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:  # noqa: ARG002
         """Score the held-out text, as ``clp evaluate`` does, and write the line."""
         step = self.state.global_step
@@ -213,7 +220,6 @@ def arguments_of(plan: TrainPlan, options: dict[str, Any], output: Path) -> Trai
         adam_beta1=0.9,
         adam_beta2=0.95,
         max_grad_norm=1.0,
-        bf16=plan.bf16,
         use_cpu=not on_gpu,
         ddp_backend=None if on_gpu else "gloo",
         logging_steps=plan.loss_every,
@@ -260,6 +266,8 @@ def train(job: Job, cache: Path) -> dict[str, Any]:
         **trainer.last_evaluation,
     }
     write_json(job.path / "result.json", result)
+    HEART.beat("preparing the checkpoint for the pages", expect_next_s=FIRST_STEPS_EXPECT_S)
+    prepare(job.path / "checkpoints" / f"checkpoint-{step}", cache)
     return result
 
 

@@ -19,6 +19,7 @@ from clp_core.vocabulary import Vocabulary
 from clp_core.workspace import ModelEntry, Workspace
 from components.jobs import follow
 from components.messages import plain
+from components.navigation import remember, remembered
 
 
 @dataclass(frozen=True)
@@ -37,20 +38,6 @@ def workspace() -> Workspace:
 def models() -> list[ModelEntry]:
     """Return the models of the workspace."""
     return workspace().list_models()
-
-
-def remembered(key: str, default: str) -> str:
-    """Return a value from the URL, else from this session, else the default; keep it in both."""
-    value = st.query_params.get(key) or st.session_state.get(f"kept_{key}") or default
-    remember(key, value)
-    return value
-
-
-def remember(key: str, value: str) -> None:
-    """Keep a value in the URL and in this session."""
-    st.session_state[f"kept_{key}"] = value
-    if value and st.query_params.get(key) != value:
-        st.query_params[key] = value
 
 
 def choose_model(label: str, key: str, names: Sequence[str], default: str, about: str = "") -> str:

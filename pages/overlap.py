@@ -5,7 +5,8 @@ import streamlit as st
 from clp_core.figures import COLOURS, overlap_bars
 from clp_core.overlap import MATCHES, Overlap, TextOverlap
 from components.messages import cards, number, plain, question, share
-from components.models import pair_bar, pair_overlap, remember, remembered, workspace
+from components.models import pair_bar, pair_overlap, workspace
+from components.navigation import kept, opened_by_app, remember
 from components.pills import legend, show_pills
 
 EXAMPLE = "Der schnelle braune Fuchs springt über den faulen Hund, während die Überraschung größer wird."
@@ -27,11 +28,12 @@ def start_of(path: str, changed: float) -> str:  # noqa: ARG001
         return file.read(MAX_TEXT)
 
 
+opened_by_app()
 pair = pair_bar()
 match = st.segmented_control(
     "Tokens are equal when",
     MATCHES,
-    default=remembered("match", "raw"),
+    key=kept("match", "raw"),
     format_func=lambda name: MEANINGS[name],
     help="canonical makes the word starts Ġ, ▁ and a missing ## equal, reads <0xNN> as a byte, and matches special "
     "tokens by role only",

@@ -10,7 +10,9 @@ from clp_core.figures import spark
 from clp_core.jobs import JobStore
 from components.messages import number, question, size
 from components.models import models, workspace
+from components.navigation import opened_by_app
 
+opened_by_app()
 space = workspace()
 entries = models()
 jobs = JobStore(space.jobs).jobs()

@@ -13,7 +13,8 @@ from clp_core.prepared import Prepared
 from clp_core.projection import ProjectOptions, find_layout, project
 from components.jobs import follow
 from components.messages import command, number, plain, question
-from components.models import choose_model, models, pair_bar, prepared_or_stop, remember, remembered, workspace
+from components.models import choose_model, models, pair_bar, prepared_or_stop, workspace
+from components.navigation import kept, opened_by_app, remember
 
 COLUMNS = {"status": "status (copied or new)", "category": "category", "script": "script"}
 MOST_SCRIPTS = 7
@@ -26,17 +27,15 @@ def pca_points(path: str, content: str, _prepared: Prepared) -> np.ndarray:  # n
     return table[["x", "y"]].to_numpy(np.float32)
 
 
+opened_by_app()
 pair = pair_bar()
 entries = models()
 left, middle, right, search = st.columns([2, 1, 1, 2], vertical_alignment="bottom")
 with left:
     name = choose_model("Model", "model", [entry.name for entry in entries], pair.helper)
-method = (
-    middle.segmented_control("Layout", ["pca", "umap"], default=remembered("layout", "pca"), format_func=str.upper)
-    or "pca"
-)
+method = middle.segmented_control("Layout", ["pca", "umap"], key=kept("layout", "pca"), format_func=str.upper) or "pca"
 colour = right.selectbox("Colour", list(COLUMNS), format_func=lambda name: COLUMNS[name]) or "status"
-wanted = search.text_input("Find a token", remembered("token", ""), placeholder="a token, a text, or #id")
+wanted = search.text_input("Find a token", key=kept("token", ""), placeholder="a token, a text, or #id")
 remember("layout", method)
 remember("token", wanted)
 

@@ -11,10 +11,12 @@ from clp_core.jobs.speed import seconds_left
 from clp_core.jobs.store import Job, MetricsReader
 from components.jobs import badge, progress
 from components.messages import cards, number, plain, question
-from components.models import remember, remembered, workspace
+from components.models import workspace
+from components.navigation import opened_by_app, remember, remembered
 
 REFRESH_S = 5.0
 
+opened_by_app()
 jobs = [job for job in JobStore(workspace().jobs).jobs() if job.kind == "train"]
 if not jobs:
     question("How is it going?", "No run yet.")
@@ -22,11 +24,13 @@ if not jobs:
     st.page_link("pages/train.py", label="Open Train", icon=":material/arrow_forward:")
     st.stop()
 by_id = {job.id: job for job in jobs}
-wanted = [run for run in remembered("run", jobs[0].id).split(",") if run in by_id] or [jobs[0].id]
+if "widget_run" not in st.session_state:
+    wanted = [run for run in remembered("run", jobs[0].id).split(",") if run in by_id]
+    st.session_state["widget_run"] = wanted or [jobs[0].id]
 chosen = st.multiselect(
     "Runs",
     list(by_id),
-    default=wanted,
+    key="widget_run",
     format_func=lambda run: f"{by_id[run].name}  ({run})",
     help="the first one is shown in detail; all are drawn together",
 )

@@ -7,30 +7,26 @@ from clp_core.figures import anchor_bars, health_histograms
 from clp_core.initializers import initializer
 from clp_core.prepared import fingerprint
 from components.messages import cards, number, plain, question
-from components.models import pair_bar, pair_overlap, prepared_or_stop, remember, remembered
+from components.models import pair_bar, pair_overlap, prepared_or_stop
+from components.navigation import kept, one_of, opened_by_app, put, remember
 from components.neighbours import show_neighbours
 from components.pills import STYLE, pill
 from components.targets import explainer_of, targets_of
 
+opened_by_app()
 pair = pair_bar()
 source, helper = prepared_or_stop(pair.source), prepared_or_stop(pair.helper)
 targets = targets_of(pair)
 names = [entry.name for entry in targets]
-chosen = remembered("target", names[-1] if names else "")
-if chosen not in names:
-    chosen = names[-1] if names else ""
 left, right = st.columns([2, 1], vertical_alignment="bottom")
 query = left.text_input(
     "Token",
-    remembered("token", "Ġdas" if "Ġdas" in helper.vocabulary.ids else "#300"),
+    key=kept("token", "Ġdas" if "Ġdas" in helper.vocabulary.ids else "#300"),
     help="the raw string, a text that is one token, or #id; the address of this page then leads to it",
     placeholder="a token, a text, or #id",
 )
 remember("token", query)
-if names:
-    picked = right.selectbox("Target model", names, index=names.index(chosen), help="its rows are explained")
-    chosen = picked or chosen
-    remember("target", chosen)
+chosen = one_of(right, "Target model", "target", names, "its rows are explained") if names else ""
 
 if not query.strip():
     st.info("Type a token, a text, or #id.", icon=":material/info:")
@@ -42,9 +38,8 @@ except InputError as error:
     st.warning(plain(str(error)), icon=":material/search_off:")
     pieces = vocabulary.encode(query)[:8]
     for column, piece in zip(st.columns(max(len(pieces), 1)), pieces, strict=False):
-        if column.button(plain(f"{vocabulary.shown(piece)} #{piece}"), key=f"piece_{piece}"):
-            remember("token", f"#{piece}")
-            st.rerun()
+        label = plain(f"{vocabulary.shown(piece)} #{piece}")
+        column.button(label, key=f"piece_{piece}", on_click=put, args=("token", f"#{piece}"))
     st.stop()
 overlap = pair_overlap(pair, "raw")
 entry = next((entry for entry in targets if entry.name == chosen), None)
@@ -102,10 +97,10 @@ with picture:
             key="anchors",
             alt="The heaviest anchors of this token by weight, coloured by cosine",
         )
+    elif explanation and source_id is not None:
+        st.info("A copied row has one origin, so there are no anchors to show.", icon=":material/info:")
     elif explanation:
-        st.info(
-            "A copied row has one origin, so there are no anchors to show.", icon=":material/info:"
-        ) if source_id is not None else None
+        st.info("This method draws rows without anchors, so there are none to show.", icon=":material/info:")
     else:
         st.info("No target of this pair yet. Write one on the page Transfer.", icon=":material/info:")
         st.page_link("pages/transfer.py", label="Open Transfer", icon=":material/arrow_forward:")

@@ -11,7 +11,8 @@ from clp_core.jobs.submit import command_of, submit_train
 from clp_core.options import help_of
 from clp_core.training_plan import PRECISIONS, TrainOptions, TrainPlan, find_device, plan
 from components.messages import cards, command, number, plain, question, size
-from components.models import choose_model, folder_of, models, remember, remembered, workspace
+from components.models import choose_model, folder_of, models, workspace
+from components.navigation import opened_by_app, remember
 
 BUDGETS = {
     "Quick look: 300 steps": {"max_steps": 300},
@@ -27,6 +28,7 @@ def planned(options: TrainOptions, folder: str) -> TrainPlan:
     return plan(options, Path(folder))
 
 
+opened_by_app()
 space = workspace()
 entries = models()
 targets = [entry.name for entry in entries if entry.kind == "target"]
@@ -140,4 +142,3 @@ with right:
     if started:
         st.success(f"Started as {plain(started)}.", icon=":material/check:")
         st.page_link("pages/runs.py", label="Watch it", icon=":material/monitoring:", query_params={"run": started})
-remembered("run", "")

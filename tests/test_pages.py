@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from streamlit.testing.v1 import AppTest
@@ -13,13 +14,23 @@ from clp_core.jobs import JobStore
 from clp_core.transfer import TransferOptions, transfer
 from clp_core.workspace import Workspace
 
+ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("overview", "overlap", "tokens", "projection", "transfer", "train", "runs")
 
 
 @pytest.fixture(autouse=True)
-def fresh_caches():
+def server_that_has_run_app_once(monkeypatch):
+    """AppTest forgets before each run that app.py has a navigation of its own; a server knows after its first run."""
     import streamlit as st
+    from streamlit.runtime.pages_manager import PagesManager
 
+    begin = PagesManager.__init__
+
+    def begin_with_navigation(self, *args, **kwargs):
+        begin(self, *args, **kwargs)
+        PagesManager.uses_pages_directory = False
+
+    monkeypatch.setattr(PagesManager, "__init__", begin_with_navigation)
     st.cache_data.clear()
     st.cache_resource.clear()
 
@@ -50,7 +61,7 @@ def target(space):
 
 
 def open_page(name, **query):
-    app = AppTest.from_file("app.py", default_timeout=120)
+    app = AppTest.from_file(ROOT / "app.py", default_timeout=120)
     for key, value in query.items():
         app.query_params[key] = value
     app.run()
@@ -182,13 +193,13 @@ def test_hub_id_that_is_not_here_offers_to_fetch_it_and_tells_a_plain_failure(sp
 
 
 def test_web_process_loads_no_torch(target):
-    code = """
+    code = f"""
 import sys
-sys.path.insert(0, "tests")
+sys.path.insert(0, {str(ROOT / "tests")!r})
 from test_pages import PAGES, open_page
 for name in PAGES:
     assert not open_page(name).exception
-print(sorted({"torch", "transformers", "umap", "datasets"} & set(sys.modules)))
+print([name for name in ("torch", "transformers", "umap", "datasets") if name in sys.modules])
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip().splitlines()[-1] == "[]"

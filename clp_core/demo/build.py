@@ -12,8 +12,8 @@ out of training too. What is written:
 
 * ``source/``, ``helper/``: Hugging Face folders in bfloat16;
 * ``train.txt.xz``, ``valid.txt.xz``: the shipped files, training and held-out part;
-* ``trained_lines.npy.xz``: 40-bit hashes of every normalised line that either model was trained on;
-* ``figures.json``: settings, losses by tokens seen, and counts of lines, kept and left out.
+* ``trained_lines.u64.xz``: 40-bit hashes of every normalised line that either model was trained on;
+* ``figures.json``: settings, losses by tokens seen, and counts of lines, kept and left out; ``README.md``: the card.
 """
 
 from __future__ import annotations
@@ -256,6 +256,7 @@ def train_model(config: PretrainedConfig, recipe: Recipe, split: Split, output: 
     # The Trainer evaluates its last step more than once.
     evaluations = {entry["step"]: entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry}
     return {
+        "shape": f"{config.model_type}, {config.hidden_size} wide, {config.num_hidden_layers} layers, tied",
         "parameters": sum(p.numel() for p in model.parameters()),
         "recipe": asdict(recipe),
         "training_lines": len(split.training),
@@ -281,12 +282,65 @@ def write_text(output: Path, source: Split, helper: Split) -> dict[str, int]:
     write_xz(output / "train.txt.xz", "".join(f"{line}\n" for line in helper.shipped_training).encode())
     write_xz(output / "valid.txt.xz", "".join(f"{line}\n" for line in helper.shipped_held_out).encode())
     hashes = np.unique(np.array([line_hash(line) for line in source.training + helper.training], dtype=np.uint64))
-    write_xz(output / "trained_lines.npy.xz", np.diff(hashes, prepend=np.uint64(0)).astype("<u8").tobytes())
+    write_xz(output / "trained_lines.u64.xz", np.diff(hashes, prepend=np.uint64(0)).astype("<u8").tobytes())
     return {
         "train_lines": len(helper.shipped_training),
         "valid_lines": len(helper.shipped_held_out),
         "valid_near_duplicates": count_near_duplicates(helper.shipped_held_out, [*source.training, *helper.training]),
     }
+
+
+def card(figures: dict[str, Any]) -> str:
+    """Return the model card of a pair: what it was trained on, how, and how well it predicts held-out text."""
+    text = figures["text"]
+    lines = [
+        "# The packaged demo",
+        "",
+        "A small source model, a small helper model with the target tokenizer, and text to go on with. Both were "
+        "trained from random weights by `python -m clp_core.demo.build` for showing a transfer at work; they are good "
+        "for nothing else.",
+        "",
+        "| | source | helper |",
+        "|---|---:|---:|",
+    ]
+
+    def row(label: str, key: str, form: str = ",") -> None:
+        lines.append(f"| {label} | {figures['source'][key]:{form}} | {figures['helper'][key]:{form}} |")
+
+    row("parameters", "parameters")
+    lines.append("| shape | " + " | ".join(f"{figures[name]['shape']}" for name in ("source", "helper")) + " |")
+    lines.append(
+        "| vocabulary | " + " | ".join(f"{figures[n]['recipe']['vocab_size']:,}" for n in ("source", "helper")) + " |"
+    )
+    lines.append(
+        "| passes over the text | "
+        + " | ".join(f"{figures[n]['recipe']['epochs']:g}" for n in ("source", "helper"))
+        + " |"
+    )
+    row("training lines", "training_lines")
+    row("training lines left out, as they repeat a held-out one", "lines_left_out_as_duplicates")
+    row("training tokens a pass", "training_tokens_an_epoch")
+    row("tokens seen", "tokens_seen")
+    row("seconds of training", "seconds")
+    row("held-out lines", "held_out_lines")
+    row("held-out loss, nats a token", "held_out_loss", ".3f")
+    row("held-out bits per byte", "held_out_bits_per_byte", ".3f")
+    lines += [
+        "",
+        "Bits per byte here are of blocks of 256 tokens without overlap, a little higher than `clp evaluate` says.",
+        "`figures.json` holds the settings and the held-out loss by tokens seen.",
+        "",
+        f"- Source trained on: {', '.join(text['source_files'])}.",
+        f"- Helper trained on: {', '.join(text['helper_files'])}.",
+        f"- Text shipped (`train.txt.xz`, {text['train_lines']:,} lines; `valid.txt.xz`, {text['valid_lines']:,} "
+        f"lines): {', '.join(text['shipped_files'])}; licence and attribution in `NOTICE.txt`.",
+        "- The validation lines were trained on by neither model: `trained_lines.u64.xz` holds 40-bit hashes of every "
+        "normalised training line (sorted, as differences), and a test compares. Near-duplicates, lines of which half "
+        "of the five-word runs stand somewhere in the training text: "
+        f"{text['valid_near_duplicates']} of {text['valid_lines']}.",
+        "",
+    ]
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -305,6 +359,8 @@ def main() -> None:
     written = args.output / "figures.json"
     figures: dict[str, Any] = json.loads(written.read_text()) if written.is_file() else {}
     figures["text"] = write_text(args.output, source, helper)
+    named = {"source_files": args.source_text, "helper_files": args.helper_text, "shipped_files": args.shipped_text}
+    figures["text"] |= {key: [path.name.partition(".")[0] for path in sorted(paths)] for key, paths in named.items()}
     log.info("text: %s", figures["text"])
     plans = (("helper", HELPER, helper_config, helper), ("source", SOURCE, source_config, source))
     for name, recipe, config, split in plans:
@@ -315,6 +371,7 @@ def main() -> None:
         figures[name] = train_model(config(scaled), scaled, split, args.output / name)
         log.info("%s: held-out loss %.3f", name, figures[name]["held_out_loss"])
         written.write_text(json.dumps(figures, indent=1) + "\n")
+    (args.output / "README.md").write_text(card(figures), encoding="utf-8")
 
 
 if __name__ == "__main__":
