@@ -4,7 +4,7 @@ import streamlit as st
 
 from components.messages import errors_as_messages
 
-st.set_page_config(page_title="CLP Workbench", page_icon=":material/translate:", layout="wide")
+st.set_page_config(page_title="CLP Workbench", layout="wide")
 # Off in the configuration, so that a fresh server does not flash its own menu of the pages folder.
 st.set_option("client.showSidebarNavigation", True)
 

@@ -120,7 +120,7 @@ def live() -> None:
     st.session_state.setdefault("live_runs", {})[job.id] = not status.is_over
 
 
-controls = st.columns([2, 4])
+controls = st.columns([4, 1])
 axis = (
     controls[0].segmented_control("By", list(AXES), default="tokens", format_func=lambda name: AXES[name]) or "tokens"
 )

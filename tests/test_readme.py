@@ -1,0 +1,56 @@
+"""The README's commands work as they stand."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+
+
+def test_two_commands_are_targets_of_the_makefile():
+    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    named = re.findall(r"^make (\w+)", BLOCKS[0], re.MULTILINE)
+    assert named == ["app", "test"]
+    assert set(named) <= set(targets)
+    assert "make test" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_command_line_of_the_readme_runs_from_top_to_bottom(tmp_path):
+    script = BLOCKS[1].replace("--max-steps 300", "--max-steps 3")
+    assert script != BLOCKS[1]
+    binary = Path(sys.executable).parent
+    environment = os.environ | {"PATH": f"{binary}:{os.environ['PATH']}", "HF_HUB_OFFLINE": "1"}
+    environment.pop("CLP_WORKSPACE")
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "Use linear" in done.stdout
+    assert (tmp_path / "german.parquet").is_file()
+
+
+@pytest.mark.parametrize("link", re.findall(r"\]\(([^)#]+)\)", README))
+def test_files_that_the_readme_names_are_there(link):
+    assert (ROOT / link).is_file()
+
+
+@pytest.mark.parametrize("name", re.findall(r"^\| (`.*?) \|", README, re.MULTILINE))
+def test_places_that_the_readme_names_are_there(name):
+    if "linear" in name or "clp`" in name or "random" in name:
+        pytest.skip("a method, not a place")
+    folder = ROOT
+    for place in re.findall(r"`([^`]+)`", name):
+        path = ROOT / place if (ROOT / place).exists() else folder / place
+        assert path.exists()
+        folder = path if path.is_dir() else path.parent
