@@ -7,24 +7,20 @@ exit code is 0 on success, 1 where a job failed, 2 on bad arguments or bad input
 from __future__ import annotations
 
 import dataclasses
-import inspect
-import json
 import logging
-import math
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from clp_core.cli_jobs import jobs_app
+from clp_core.cli_output import Json, emit, options_command, print_table, written
 from clp_core.errors import ClpError, InputError
-from clp_core.options import MISSING
-from clp_core.progress import JOB_ENVIRONMENT, write_json
 from clp_core.projection import ProjectOptions
 from clp_core.training_plan import TrainOptions
 from clp_core.transfer import TransferOptions
@@ -40,92 +36,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-jobs_app = typer.Typer(no_args_is_help=True, help="List, show, stop, compare and remove jobs.")
 app.add_typer(jobs_app, name="jobs")
 
-Json = Annotated[bool, typer.Option("--json", help="print one JSON object as the last line")]
 FOLLOW_S = 0.5
-
-
-def sane(value: Any) -> Any:
-    """Return a value for JSON: numbers that are not finite become null."""
-    if isinstance(value, dict):
-        return {key: sane(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [sane(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
-
-
-def emit(result: dict[str, Any], as_json: bool, show: Callable[[dict[str, Any]], None] | None = None) -> None:
-    """Print a result, as JSON or as tables; in a job, also leave it in the job's directory."""
-    if JOB_ENVIRONMENT in os.environ:
-        write_json(Path(os.environ[JOB_ENVIRONMENT]) / "result.json", sane(result))
-    if as_json or show is None:
-        typer.echo(json.dumps(sane(result), ensure_ascii=False))
-    else:
-        show(result)
-
-
-def print_table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
-    """Print a table; numbers to the right."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left")
-    for i, column in enumerate(columns):
-        numeric = any(isinstance(row[i], int | float) for row in rows)
-        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*[written(value) for value in row])
-    Console().print(table, markup=False)
-
-
-def written(value: Any) -> str:
-    """Return a table cell as text."""
-    if value is None:
-        return "-"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}"
-    return f"{value:.4g}" if isinstance(value, float) else str(value).replace("[", "\\[")
-
-
-def options_command(options: type, name: str, positional: str = "") -> Callable[..., Any]:
-    """Make a command of an options dataclass: each field an option, with the field's help and default."""
-
-    def decorate(run: Callable[..., None]) -> Callable[..., None]:
-        hints = get_type_hints(options)
-        parameters = []
-        for item in dataclasses.fields(options):
-            hint: Any = list[str] if hints[item.name] == tuple[str, ...] else hints[item.name]
-            about: Any = typer.Option(help=item.metadata["help"])
-            if item.name == positional:
-                about = typer.Argument(help=item.metadata["help"], metavar=item.name.upper())
-            elif item.metadata["choices"]:
-                about = typer.Option(help=f"{item.metadata['help']} ({', '.join(item.metadata['choices'])})")
-            elif hints[item.name] is bool:
-                about = typer.Option("--" + item.name.replace("_", "-"), help=item.metadata["help"])
-            default = inspect.Parameter.empty if item.default is MISSING else item.default
-            kind = inspect.Parameter.KEYWORD_ONLY
-            parameters.append(inspect.Parameter(item.name, kind, default=default, annotation=Annotated[hint, about]))
-        extra = [p for p in inspect.signature(run, eval_str=True).parameters.values() if p.name != "options"]
-
-        def command(**given: Any) -> None:
-            values = {item.name: given.pop(item.name) for item in dataclasses.fields(options)}
-            values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-            run(options(**values), **given)
-
-        keyword_only = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in extra]
-        command.__signature__ = inspect.Signature([*parameters, *keyword_only])  # type: ignore[attr-defined]
-        command.__doc__ = run.__doc__
-        command.__name__ = run.__name__
-        command.__annotations__ = {p.name: p.annotation for p in [*parameters, *keyword_only]}
-        return app.command(name)(command)
-
-    return decorate
 
 
 @app.command()
@@ -177,7 +90,7 @@ def overlap(
     emit({"pairs": pairs}, as_json, show)
 
 
-@options_command(TransferOptions, "transfer")
+@options_command(app, TransferOptions, "transfer")
 def transfer_command(options: TransferOptions, as_json: Json = False) -> None:
     """Write a target model: the source's body, the helper's tokenizer, new embedding rows."""
     from clp_core.prepared import leave_prepared
@@ -304,7 +217,7 @@ def neighbors(
     emit({"tokens": result}, as_json, show)
 
 
-@options_command(ProjectOptions, "project", positional="model")
+@options_command(app, ProjectOptions, "project", positional="model")
 def project_command(options: ProjectOptions, as_json: Json = False) -> None:
     """Lay out a model's input embeddings in two dimensions."""
     from clp_core.locate import locate
@@ -337,7 +250,7 @@ def prepare(model: Annotated[str, typer.Argument(help="model: a folder or a Hub 
     emit({"output": str(prepared.path), **prepared.meta}, as_json, lambda found: typer.echo(found["output"]))
 
 
-@options_command(TrainOptions, "train")
+@options_command(app, TrainOptions, "train")
 def train_command(
     options: TrainOptions,
     detach: Annotated[bool, typer.Option("--detach", help="return at once; the run goes on")] = False,
@@ -431,58 +344,6 @@ def web_app(
     os.environ["CLP_WORKSPACE"] = str(Workspace.current().root)
     os.chdir(root)  # streamlit reads .streamlit/config.toml from here
     os.execv(sys.executable, arguments)
-
-
-def job_named(name: str) -> Job:
-    """Return a job of the workspace by its name."""
-    from clp_core.jobs import JobStore
-
-    return JobStore(Workspace.current().jobs).get(name)
-
-
-JobName = Annotated[str, typer.Argument(help="the name of the job's directory", metavar="JOB")]
-SUMMARY = ["job", "state", "step", "tokens", "reason"]
-
-
-def show_jobs(result: dict[str, Any]) -> None:
-    """Print jobs as a table."""
-    listed = result.get("jobs", [result])
-    print_table("Jobs", SUMMARY, [[Path(job["job"]).name, *[job[key] for key in SUMMARY[1:]]] for job in listed])
-
-
-@jobs_app.command("list")
-def jobs_list(as_json: Json = False) -> None:
-    """List all jobs, newest first."""
-    from clp_core.jobs import JobStore
-
-    found = [job.summary() for job in JobStore(Workspace.current().jobs).jobs()]
-    emit({"jobs": found}, as_json, show_jobs)
-
-
-@jobs_app.command("show")
-def jobs_show(name: JobName, as_json: Json = False) -> None:
-    """Say how a job stands."""
-    emit(job_named(name).summary(), as_json, show_jobs)
-
-
-@jobs_app.command("stop")
-def jobs_stop(name: JobName, as_json: Json = False) -> None:
-    """Ask a job to save and stop; returns at once."""
-    job = job_named(name)
-    if job.status().is_over:
-        raise InputError(f"{job.id} is {job.status().state} already")
-    job.ask_stop()
-    emit(job.summary(), as_json, show_jobs)
-
-
-@jobs_app.command("remove")
-def jobs_remove(name: JobName, as_json: Json = False) -> None:
-    """Delete the directory of a job that is over, its checkpoints included."""
-    from clp_core.jobs import JobStore
-
-    job = job_named(name)
-    JobStore(Workspace.current().jobs).remove(job)
-    emit({"removed": str(job.path)}, as_json, lambda found: typer.echo(f"removed {found['removed']}"))
 
 
 def end_on_signal(number: int, frame: FrameType | None) -> None:  # noqa: ARG001

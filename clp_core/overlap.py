@@ -17,6 +17,8 @@ from clp_core.vocabulary import CATEGORIES, ROLES, Vocabulary
 
 Match = Literal["raw", "canonical"]
 MATCHES: tuple[str, ...] = get_args(Match)
+MIN_ANCHORS = 300
+MIN_COVERAGE = 0.3
 WORD = re.compile(r"\w+")
 
 
@@ -176,6 +178,15 @@ class TextOverlap:
     source_bytes_per_token: float
     target_bytes_per_token: float
     unknown_share: float
+
+
+def is_fit(overlap: Overlap, on_text: TextOverlap) -> bool:
+    """Say whether a pair has enough in common for a transfer: a rule of thumb, not a measurement.
+
+    Fewer than 300 anchors leave little to fit a method to; with less than 30 % of the running text covered, most of
+    what the target reads at first are rows that were made up.
+    """
+    return overlap.size >= MIN_ANCHORS and on_text.coverage >= MIN_COVERAGE
 
 
 def canonical_matches(source: Vocabulary, target: Vocabulary) -> list[int]:

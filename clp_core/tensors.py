@@ -54,7 +54,9 @@ class ArrayRows:
 
     def take(self, ids: np.ndarray) -> np.ndarray:
         """Return the rows with these indices as float32."""
-        return np.asarray(self.array[ids]).astype(np.float32)
+        is_run = len(ids) > 0 and ids[-1] - ids[0] == len(ids) - 1 and bool((np.diff(ids) == 1).all())
+        rows = self.array[ids[0] : ids[-1] + 1] if is_run else self.array[ids]
+        return np.asarray(rows).astype(np.float32, copy=False)
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,7 @@ class TensorRows:
 
     def take(self, ids: np.ndarray) -> np.ndarray:
         """Return the rows with these indices as float32."""
-        return self.take_exact(ids).astype(np.float32)
+        return self.take_exact(ids).astype(np.float32, copy=False)
 
     def take_exact(self, ids: np.ndarray) -> np.ndarray:
         """Return the rows with these indices in the file's own data type; ascending ones are read run by run."""

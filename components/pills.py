@@ -12,7 +12,8 @@ from components.messages import escaped
 STYLE = """
 <style>
 .pills { line-height: 2.1; font-family: monospace; font-size: 0.9rem; overflow-wrap: anywhere; }
-.pill { padding: 2px 4px; margin: 0 1px; border-radius: 6px; border: 1px solid; white-space: pre-wrap; }
+.pill { display: inline-block; line-height: 1.5; padding: 0 4px; margin: 0 1px; border-radius: 6px; }
+.pill { border: 1px solid; white-space: pre-wrap; }
 </style>
 """
 MAX_PILLS = 2000

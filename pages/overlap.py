@@ -3,7 +3,7 @@
 import streamlit as st
 
 from clp_core.figures import COLOURS, overlap_bars
-from clp_core.overlap import MATCHES, Overlap, TextOverlap
+from clp_core.overlap import MATCHES, Overlap, TextOverlap, is_fit
 from components.messages import cards, number, plain, question, share
 from components.models import pair_bar, pair_overlap, workspace
 from components.navigation import kept, opened_by_app, remember
@@ -46,9 +46,7 @@ texts = workspace().list_texts()
 held_out = [start_of(str(path), path.stat().st_mtime) for path in texts if "valid" in path.name]
 key = f"{pair.source}-{pair.helper}-{match}"
 on_text = measured_on(key, overlap, next(iter(held_out), EXAMPLE))
-# Below a few hundred anchors nothing can be fitted to them; below half of the running text most is guessed.
-is_fit = overlap.size >= 300 and on_text.coverage >= 0.3
-verdict = "fit for a transfer" if is_fit else "a weak pair for a transfer"
+verdict = "fit for a transfer" if is_fit(overlap, on_text) else "a weak pair for a transfer"
 question(
     "Is this pair fit for a transfer?",
     f"**{number(overlap.size)}** of {number(overlap.target.size)} target tokens stand in the source vocabulary; they "

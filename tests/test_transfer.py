@@ -237,6 +237,38 @@ def test_chat_template_of_the_source_is_dropped_and_told(tmp_path, pair):
     assert "chat template" in (tmp_path / "target" / "README.md").read_text()
 
 
+def test_tokenizer_that_transformers_replaces_is_told_with_the_cure(tmp_path, tokenizers, pair):
+    """transformers 5 gives some model types their own tokenizer class, whatever the files say."""
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    config = Qwen2Config(
+        vocab_size=len(tokenizers["byte-level", "en"]),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=0,
+    )
+    Qwen2ForCausalLM(config).save_pretrained(tmp_path / "source")
+    tokenizers["byte-level", "en"].save_pretrained(tmp_path / "source")
+    helper = make_model(tmp_path / "helper", tokenizers["wordpiece", "de"], "gpt2", width=16)
+    report = run(tmp_path / "source", helper, tmp_path / "target", method="mean", match="canonical")
+    text = "Der Fuchs läuft über den Fluss."
+    same = (
+        AutoTokenizer.from_pretrained(tmp_path / "target")(text)["input_ids"]
+        == tokenizers["wordpiece", "de"](text)["input_ids"]
+    )
+    told = any("load it with PreTrainedTokenizerFast" in warning for warning in report["warnings"])
+    assert told != same  # nothing is tokenised otherwise in silence
+    from transformers import PreTrainedTokenizerFast
+
+    cured = PreTrainedTokenizerFast.from_pretrained(tmp_path / "target")
+    assert cured(text)["input_ids"] == tokenizers["wordpiece", "de"](text)["input_ids"]
+
+
 def test_generation_config_drops_ids_of_the_sources_tokens(tmp_path, pair):
     source = shutil.copytree(pair[0], tmp_path / "source")
     content = json.loads((source / "generation_config.json").read_text())

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 
 from clp_core.initializers.base import Context, Fitted, Initializer
 from clp_core.tensors import Subset, row_blocks
 
 
-def unit_rows(rows: np.ndarray) -> np.ndarray:
-    """Return rows ``[n, d]`` scaled to length 1, in float64; a zero row stays zero."""
-    wide = rows.astype(np.float64)
-    norms = np.linalg.norm(wide, axis=1, keepdims=True)
-    return np.divide(wide, norms, out=np.zeros_like(wide), where=norms > 0)
+def lengths(rows: np.ndarray) -> np.ndarray:
+    """Return the lengths of float64 rows ``[n, d]``; 1 for a row of zeros, so that dividing leaves it zero."""
+    found = np.sqrt(np.einsum("ij,ij->i", rows, rows))
+    found[found == 0] = 1
+    return found
 
 
 class Clp(Initializer):
@@ -24,8 +26,9 @@ class Clp(Initializer):
 
     The cosine is linear in the normalised rows, so with ``W = H^' E`` (``[d, D]``) and ``z = sum_u h^_u`` (``[d]``)
     the row is ``(h^_v / (h^_v z)) W``: one sum over the anchors serves all missing tokens. ``z``, the denominators and
-    the Gram matrix of the anchors are kept in float64. Where the denominator is exactly 0 (a helper row of zeros) the
-    published rule is undefined; such a token gets the mean of the anchors' rows.
+    the Gram matrix of the anchors are kept in float64, and the helper row is scaled before the product with W, not the
+    wide row after it. Where the denominator is exactly 0 (a helper row of zeros) the published rule is undefined; such
+    a token gets the mean of the anchors' rows.
     """
 
     name = "clp"
@@ -41,47 +44,67 @@ class FittedClp(Fitted):
     """The published rule for one pair and one embedding matrix."""
 
     def __init__(self, context: Context) -> None:
-        """Build ``W``, ``z`` and the Gram matrix from the anchors, block by block."""
+        """Sum ``W`` and ``z`` over the anchors, block by block."""
         self._context = context
-        helper = Subset(context.helper_rows, context.anchor_ids)
-        width = helper.shape[1]
-        self._sum = np.zeros(width)
-        self._gram = np.zeros((width, width))
+        self._anchors = Subset(context.helper_rows, context.anchor_ids)
+        width = self._anchors.shape[1]
         source = context.anchor_rows
+        self._sum = np.zeros(width)
         product = np.zeros((width, source.shape[1])) if source is not None else None
-        mean = np.zeros(source.shape[1]) if source is not None else None
-        widest = max(width, source.shape[1] if source is not None else 0)
-        for part, block in row_blocks(helper, block_bytes=(64 << 20) * width // max(widest, 1)):
-            unit = unit_rows(block)
-            self._sum += unit.sum(axis=0)
-            self._gram += unit.T @ unit
-            if source is not None and product is not None and mean is not None:
-                rows = source.take(np.arange(part.start, part.stop))
-                product += unit.astype(np.float32).T @ rows
-                mean += rows.sum(axis=0, dtype=np.float64)
+        for part, block in row_blocks(self._anchors):
+            wide = block.astype(np.float64)
+            inverse = 1 / lengths(wide)
+            self._sum += inverse @ wide
+            if source is not None and product is not None:
+                unit = block * inverse[:, None].astype(np.float32)
+                product += unit.T @ source.take(np.arange(part.start, part.stop))
         self._product = None if product is None else product.astype(np.float32)
-        self._mean = None if mean is None else (mean / max(context.n_anchors, 1)).astype(np.float32)
 
-    def _units(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the normalised helper rows ``[b, d]`` and their denominators ``[b]``, both float64."""
-        unit = unit_rows(self._context.helper_rows.take(ids))
-        return unit, unit @ self._sum
+    @cached_property
+    def _gram(self) -> np.ndarray:
+        """The Gram matrix of the anchors' normalised helper rows, float64 ``[d, d]``."""
+        gram = np.zeros((len(self._sum), len(self._sum)))
+        for _, block in row_blocks(self._anchors):
+            wide = block.astype(np.float64)
+            wide /= lengths(wide)[:, None]
+            gram += wide.T @ wide
+        return gram
+
+    @cached_property
+    def _mean(self) -> np.ndarray:
+        """The mean of the anchors' source rows, float32 ``[D]``, for tokens whose denominator is 0."""
+        source = self._context.needed_anchor_rows()
+        total = np.zeros(source.shape[1])
+        for _, rows in row_blocks(source):
+            total += rows.sum(axis=0, dtype=np.float64)
+        return (total / max(self._context.n_anchors, 1)).astype(np.float32)
 
     def rows(self, ids: np.ndarray) -> np.ndarray:
         """Return the new rows, float32 ``[len(ids), D]``."""
-        if self._product is None or self._mean is None:
+        if self._product is None:
             raise ValueError("fitted without source rows: only weights can be asked for")
-        unit, denominator = self._units(ids)
+        block = self._context.helper_rows.take(ids)
+        # The length of h_v cancels: (h^ / (h^ z)) = h / (h z).
+        denominator = block.astype(np.float64) @ self._sum
         defined = denominator != 0
-        scaled = np.divide(unit, denominator[:, None], out=np.zeros_like(unit), where=defined[:, None])
-        rows = scaled.astype(np.float32) @ self._product
-        rows[~defined] = self._mean
+        scale = np.divide(1, denominator, out=np.zeros_like(denominator), where=defined)
+        # In float64 first: h may be long and the scale tiny, or the other way round.
+        rows = (block * scale[:, None]).astype(np.float32) @ self._product
+        if not defined.all():
+            rows[~defined] = self._mean
         return rows
+
+    def _units(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the normalised helper rows ``[b, d]`` and their denominators ``[b]``, both float64."""
+        wide = self._context.helper_rows.take(ids).astype(np.float64)
+        wide /= lengths(wide)[:, None]
+        return wide, wide @ self._sum
 
     def weights(self, ids: np.ndarray) -> np.ndarray:
         """Return ``cos / sum cos``, float64 ``[len(ids), n]``."""
         unit, denominator = self._units(ids)
-        anchors = unit_rows(self._context.helper_rows.take(self._context.anchor_ids))
+        anchors = self._anchors.take(np.arange(self._context.n_anchors)).astype(np.float64)
+        anchors /= lengths(anchors)[:, None]
         defined = denominator != 0
         weights = np.full((len(ids), self._context.n_anchors), 1 / max(self._context.n_anchors, 1))
         weights[defined] = (unit[defined] @ anchors.T) / denominator[defined, None]
@@ -90,6 +113,6 @@ class FittedClp(Fitted):
     def n_eff(self, ids: np.ndarray) -> np.ndarray:
         """Return ``(h^ z)^2 / (h^' G h^)`` with the Gram matrix G of the anchors."""
         unit, denominator = self._units(ids)
-        squares = np.einsum("bi,ij,bj->b", unit, self._gram, unit, optimize=True)
+        squares = np.einsum("bi,bi->b", unit @ self._gram, unit)
         count = np.full(len(ids), float(self._context.n_anchors))
         return np.divide(denominator**2, squares, out=count, where=(denominator != 0) & (squares > 0))

@@ -1,0 +1,100 @@
+"""What all commands share: results as tables or as one JSON object, and options made of dataclasses."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from clp_core.options import MISSING
+from clp_core.progress import JOB_ENVIRONMENT, write_json
+
+Json = Annotated[bool, typer.Option("--json", help="print one JSON object as the last line")]
+
+
+def sane(value: Any) -> Any:
+    """Return a value for JSON: numbers that are not finite become null."""
+    if isinstance(value, dict):
+        return {key: sane(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [sane(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def emit(result: dict[str, Any], as_json: bool, show: Callable[[dict[str, Any]], None] | None = None) -> None:
+    """Print a result, as JSON or as tables; in a job, also leave it in the job's directory."""
+    if JOB_ENVIRONMENT in os.environ:
+        write_json(Path(os.environ[JOB_ENVIRONMENT]) / "result.json", sane(result))
+    if as_json or show is None:
+        typer.echo(json.dumps(sane(result), ensure_ascii=False))
+    else:
+        show(result)
+
+
+def print_table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
+    """Print a table; numbers to the right."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for i, column in enumerate(columns):
+        numeric = any(isinstance(row[i], int | float) for row in rows)
+        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*[written(value) for value in row])
+    Console().print(table, markup=False)
+
+
+def written(value: Any) -> str:
+    """Return a table cell as text."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.4g}" if isinstance(value, float) else str(value).replace("[", "\\[")
+
+
+def options_command(app: typer.Typer, options: type, name: str, positional: str = "") -> Callable[..., Any]:
+    """Make a command of an options dataclass: each field an option, with the field's help and default."""
+
+    def decorate(run: Callable[..., None]) -> Callable[..., None]:
+        hints = get_type_hints(options)
+        parameters = []
+        for item in dataclasses.fields(options):
+            hint: Any = list[str] if hints[item.name] == tuple[str, ...] else hints[item.name]
+            about: Any = typer.Option(help=item.metadata["help"])
+            if item.name == positional:
+                about = typer.Argument(help=item.metadata["help"], metavar=item.name.upper())
+            elif item.metadata["choices"]:
+                about = typer.Option(help=f"{item.metadata['help']} ({', '.join(item.metadata['choices'])})")
+            elif hints[item.name] is bool:
+                about = typer.Option("--" + item.name.replace("_", "-"), help=item.metadata["help"])
+            default = inspect.Parameter.empty if item.default is MISSING else item.default
+            kind = inspect.Parameter.KEYWORD_ONLY
+            parameters.append(inspect.Parameter(item.name, kind, default=default, annotation=Annotated[hint, about]))
+        extra = [p for p in inspect.signature(run, eval_str=True).parameters.values() if p.name != "options"]
+
+        def command(**given: Any) -> None:
+            values = {item.name: given.pop(item.name) for item in dataclasses.fields(options)}
+            values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+            run(options(**values), **given)
+
+        keyword_only = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in extra]
+        command.__signature__ = inspect.Signature([*parameters, *keyword_only])  # type: ignore[attr-defined]
+        command.__doc__ = run.__doc__
+        command.__name__ = run.__name__
+        command.__annotations__ = {p.name: p.annotation for p in [*parameters, *keyword_only]}
+        return app.command(name)(command)
+
+    return decorate
