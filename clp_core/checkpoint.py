@@ -82,7 +82,7 @@ class Checkpoint:
                 f"{self.folder} has its weights in pickles ({pickles[0]}), which can hold code and are not opened; "
                 "save the model with safe_serialization=True (safetensors) first"
             )
-        return f"{self.folder} holds no weights (model.safetensors)"
+        return f"{self.folder} holds no weights (model.safetensors); weights in pickles are not read"
 
     @cached_property
     def files(self) -> tuple[Path, ...]:

@@ -12,7 +12,7 @@ from clp_core.errors import InputError
 log = logging.getLogger(__name__)
 
 TOKENIZER_PATTERNS = ["*.json", "*.model", "*.txt", "*.tiktoken", "*.jinja"]
-WEIGHT_PATTERNS = ["*.safetensors", "*.bin"]
+WEIGHT_PATTERNS = ["*.safetensors"]
 
 
 def locate(reference: str | Path, *, weights: bool = True) -> Path:

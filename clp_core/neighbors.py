@@ -27,10 +27,12 @@ def nearest(queries: np.ndarray, base: np.ndarray, k: int) -> tuple[np.ndarray, 
     return nearest_unit(unit(queries), unit(base), k)
 
 
-def nearest_unit(queries: np.ndarray, base: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Do what ``nearest`` does for rows that are scaled to length 1 already."""
+def nearest_unit(
+    queries: np.ndarray, base: np.ndarray, k: int, *, use_gpu: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
+    """Do what ``nearest`` does for rows that are scaled to length 1 already; the web app passes ``use_gpu=False``."""
     k = min(k, len(base))
-    if faiss.get_num_gpus() > 0:  # the import says nothing: the GPU build runs without one too
+    if use_gpu and faiss.get_num_gpus() > 0:  # the import says nothing: the GPU build runs without one too
         resources = faiss.StandardGpuResources()
         cosines, ids = faiss.knn_gpu(resources, queries, base, k, metric=faiss.METRIC_INNER_PRODUCT)
     else:

@@ -41,7 +41,7 @@ class SpecialIds:
                 return vocabulary.roles[role]
             value = helper_config.get(f"{role}_token_id")
             value = value[0] if isinstance(value, list) and value else value
-            return value if isinstance(value, int) and 0 <= value < vocabulary.n_ids else None
+            return value if value in vocabulary.special_ids | vocabulary.added_ids else None
 
         return cls(one("bos"), one("eos"), one("pad"))
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 
@@ -84,11 +85,20 @@ class JobCallback(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:  # noqa: ARG002
         """Beat, and look for a stop request."""
         self._beat(state, control)
-        if self._measured.job.stop_asked:
+        if self._all_see_stop():
             self.stopped = state.global_step < state.max_steps
             control.should_training_stop = True
             control.should_save = True
             control.should_evaluate = True
+
+    def _all_see_stop(self) -> bool:
+        """Say whether any process has seen the request, so that all leave at the same step."""
+        asked = self._measured.job.stop_asked
+        if not (torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1):
+            return asked
+        flag = torch.tensor(int(asked), device="cuda" if torch.cuda.is_available() else "cpu")
+        torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
+        return bool(flag.item())
 
     def _beat(self, state: TrainerState, control: TrainerControl) -> None:
         if not state.is_world_process_zero:
@@ -135,7 +145,7 @@ class JobCallback(TrainerCallback):
         """Complete a checkpoint with its tokenizer, and seal it with its manifest."""
         if state.is_world_process_zero:
             folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
-            seal(folder, self._tokenizer_folder)
+            seal(folder, self._tokenizer_folder, state.global_step)
             self._measured.job.add_event("checkpoint", step=state.global_step, path=str(folder))
 
 
@@ -147,6 +157,10 @@ class RunTrainer(Trainer):
     callback: JobCallback
     last_evaluation: dict[str, float]
     evaluated_at: int = -1
+
+    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> torch.utils.data.Sampler[int]:  # noqa: ARG002
+        """Read the blocks in the order they were put in."""
+        return torch.utils.data.SequentialSampler(self.train_dataset)
 
     def compute_loss_context_manager(self) -> AbstractContextManager[Any]:
         """Compute products in bfloat16 where the plan says so, in training alone: scores are those of float32."""
@@ -160,7 +174,11 @@ class RunTrainer(Trainer):
         if self.evaluated_at == step:  # the Trainer asks again when it ends
             return self.last_evaluation
         result = score(self.model, self.text)
-        figures = {"eval_loss": result.loss, "bits_per_byte": result.bits_per_byte}
+        figures = {
+            "eval_loss": result.loss,
+            "bits_per_byte": result.bits_per_byte,
+            "unknown_share": result.counts.unknown_share,
+        }
         if self.state.is_world_process_zero:
             self.measured.write(step, **figures)
             log.info("step %d: held-out loss %.4f, %.4f bits per byte", step, result.loss, result.bits_per_byte)
@@ -178,11 +196,17 @@ def memory_bytes() -> int:
     return int(psutil.Process().memory_info().rss)
 
 
-def seal(folder: Path, tokenizer_folder: Path) -> None:
-    """Copy the tokenizer into a checkpoint and write its manifest last: without one it is not complete."""
+def seal(folder: Path, tokenizer_folder: Path, steps: int) -> None:
+    """Copy tokenizer and provenance into a checkpoint and write its manifest last: without one it is not complete.
+
+    The provenance is that of the rows before the training; the report says how many steps came since.
+    """
     for name in (*TOKENIZER_FILES, *TOKENIZER_COMPANIONS, "chat_template.jinja", REPORT_FILE, PROVENANCE_FILE):
         if (tokenizer_folder / name).is_file() and not (folder / name).exists():
             shutil.copyfile(tokenizer_folder / name, folder / name)
+    report = read_json(folder / REPORT_FILE)
+    if report:
+        write_json(folder / REPORT_FILE, report | {"trained_steps": report.get("trained_steps", 0) + steps})
     files = {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.is_file()}
     write_json(folder / MANIFEST_FILE, {"files": files})
 
@@ -201,6 +225,16 @@ def load_for_training(folder: Path) -> PreTrainedModel:
     if tied and not same:
         raise ClpError(f"the tied embeddings of {folder} came untied on loading")
     return model
+
+
+def block_order(n_blocks: int, wanted: int, seed: int) -> np.ndarray:
+    """Return which block is read when, ``[wanted]``: pass after pass over all blocks, each pass in an order of its own.
+
+    So every step is a full one, and tokens seen are steps times tokens a step.
+    """
+    generator = np.random.default_rng(seed)
+    passes = math.ceil(wanted / n_blocks)
+    return np.concatenate([generator.permutation(n_blocks) for _ in range(passes)])[:wanted]
 
 
 def arguments_of(plan: TrainPlan, options: dict[str, Any], output: Path) -> TrainingArguments:
@@ -252,7 +286,8 @@ def train(job: Job, cache: Path) -> dict[str, Any]:
     measured = Measured(job, plan, counts)
     callback = JobCallback(measured, folder)
     arguments = arguments_of(plan, options, job.path / "checkpoints")
-    trainer = RunTrainer(model=model, args=arguments, train_dataset=dataset, eval_dataset=dataset, callbacks=[callback])
+    ordered = dataset.select(block_order(len(dataset), plan.steps * plan.step_blocks, options["seed"]))
+    trainer = RunTrainer(model=model, args=arguments, train_dataset=ordered, eval_dataset=dataset, callbacks=[callback])
     trainer.text, trainer.measured, trainer.callback = text, measured, callback
     trainer.train()
     if not trainer.state.is_world_process_zero:
@@ -274,6 +309,8 @@ def train(job: Job, cache: Path) -> dict[str, Any]:
 def main() -> None:
     """Train what the job directory on the command line asks for."""
     die_with_parent()
+    if os.getppid() == 1:  # the parent died while torch was imported
+        raise SystemExit("the launcher is gone")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     job = Job(Path(sys.argv[1]).resolve())
     os.environ.setdefault(JOB_ENVIRONMENT, str(job.path))

@@ -214,15 +214,16 @@ def plan(options: TrainOptions, folder: Path) -> TrainPlan:
     parameters = checkpoint.n_parameters
     device = find_device(options.device)
     batch_tokens = options.batch_tokens or int(by_size(parameters, BATCH_TOKENS))
-    step_blocks = max(1, round(batch_tokens / block_length))
+    step_blocks = max(1, round(batch_tokens / block_length / device.count)) * device.count
     if options.max_steps:
         steps = options.max_steps
     else:
         epochs = EPOCHS_OF_SMALL_TEXT if text_tokens < SMALL_TEXT_TOKENS else 1
         steps = math.ceil((options.max_tokens or epochs * text_tokens) / (block_length * step_blocks))
     logits = 4 * 3 * block_length * vocabulary.n_ids
-    micro = max(1, min(step_blocks, int(LOGITS_SHARE_OF_MEMORY * device.free_bytes / logits)))
-    micro = next(size for size in range(micro, 0, -1) if step_blocks % size == 0)
+    own_blocks = step_blocks // device.count
+    micro = max(1, min(own_blocks, int(LOGITS_SHARE_OF_MEMORY * device.free_bytes / logits)))
+    micro = next(size for size in range(micro, 0, -1) if own_blocks % size == 0)
     memory = ADAM_BYTES_PER_PARAMETER * parameters + 2 * micro * logits
     if memory > device.free_bytes:
         raise InputError(

@@ -197,7 +197,7 @@ def transfer(options: TransferOptions) -> dict[str, Any]:
         report["peak_rss_bytes"] = peak_rss_bytes()
         (part / REPORT_FILE).write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
         (part / "README.md").write_text(model_card(report), encoding="utf-8")
-        take_name(part, output)
+        take_name(part, output, options.overwrite)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
@@ -350,8 +350,18 @@ def expected_bytes(pair: Pair) -> int:
     return total
 
 
-def take_name(part: Path, output: Path) -> None:
-    """Give a finished folder its name; one that stands there already is moved aside first and removed last."""
+def take_name(part: Path, output: Path, overwrite: bool) -> None:
+    """Give a finished folder its name; one that may be replaced is moved aside first and removed last.
+
+    Raises:
+        InputError: another one has taken the name in the meantime.
+    """
+    if not overwrite:
+        try:
+            os.rename(part, output)
+        except OSError as error:
+            raise InputError(f"{output} came to be in the meantime and is kept; choose another name") from error
+        return
     if not output.exists():
         os.rename(part, output)
         return

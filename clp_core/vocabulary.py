@@ -20,6 +20,13 @@ Family = Literal["byte-level", "sentencepiece", "wordpiece", "plain"]
 ROLES = ("eos", "bos", "pad", "unk", "sep", "cls", "mask")
 """Special roles, in the order in which a token with several of them is matched."""
 
+DEFAULT_ROLES = {
+    "byte-level": {"eos": "<|endoftext|>", "bos": "<|endoftext|>", "unk": "<|endoftext|>"},
+    "sentencepiece": {"eos": "</s>", "bos": "<s>", "unk": "<unk>", "pad": "<pad>"},
+    "wordpiece": {"unk": "[UNK]", "pad": "[PAD]", "sep": "[SEP]", "cls": "[CLS]", "mask": "[MASK]"},
+}
+"""Roles that transformers' classes give these families where the tokenizer's own files name none (gpt2's do not)."""
+
 CATEGORIES = ("word start", "continuation", "digits", "punctuation", "byte", "special")
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -104,6 +111,16 @@ class Vocabulary:
             content = entry.get("content") if isinstance(entry, dict) else entry
             if content in ids:
                 roles[role] = ids[content]
+        model = description.get("model") or {}
+        unknown = tokens[model["unk_id"]] if model.get("unk_id") is not None else model.get("unk_token")
+        if not roles:
+            roles = {
+                role: ids[token]
+                for role, token in DEFAULT_ROLES.get(family_of(description), {}).items()
+                if token in ids
+            }
+        if "unk" not in roles and unknown in ids:
+            roles["unk"] = ids[unknown]
         added = {entry["id"] for entry in description.get("added_tokens", [])}
         special = {entry["id"] for entry in description.get("added_tokens", []) if entry.get("special")}
         return cls(
@@ -251,7 +268,7 @@ class Vocabulary:
         if query in self.ids:
             return self.ids[query]
         encoded = self.encode(query) if query else []
-        if len(encoded) == 1:
+        if len(encoded) == 1 and encoded[0] != self.roles.get("unk"):
             return encoded[0]
         if query.startswith("#") and query[1:].isdecimal() and int(query[1:]) < self.n_ids:
             token_id = int(query[1:])

@@ -41,8 +41,8 @@ def models() -> list[ModelEntry]:
 
 
 def choose_model(label: str, key: str, names: Sequence[str], default: str, about: str = "") -> str:
-    """Let the user choose a model of the workspace or type a path or Hub id; the choice is kept in the URL."""
-    current = remembered(key, default)
+    """Let the user choose a model of the workspace or type a path or Hub id; a choice is kept in the URL."""
+    current = st.query_params.get(key) or st.session_state.get(f"kept_{key}") or default
     options = list(dict.fromkeys([*names, *([current] if current else [])]))
     chosen = st.selectbox(
         label,
@@ -88,7 +88,7 @@ def folder_of(reference: str) -> Path:
     """
     entry = next((entry for entry in models() if entry.name == reference), None)
     if entry is not None:
-        return entry.folder
+        return entry.folder.resolve()
     if "\0" in reference:
         raise InputError("a model's name cannot hold a NUL byte")
     path = Path(reference).expanduser()
@@ -107,9 +107,11 @@ def cached_snapshot(repo_id: str) -> Path | None:
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(repo_id, local_files_only=True))
+        folder = Path(snapshot_download(repo_id, local_files_only=True))
     except (LocalEntryNotFoundError, OSError):
         return None
+    # A snapshot may hold the tokenizer alone, where only that was asked for.
+    return folder if any(folder.glob("*.safetensors")) else None
 
 
 def prepared_or_stop(reference: str) -> Prepared:

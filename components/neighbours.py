@@ -22,7 +22,7 @@ def neighbours(prepared: Prepared, token_id: int, k: int = 10) -> pd.DataFrame:
     """Return the k nearest tokens by cosine, best first: columns token, id, cosine."""
     ids, rows = unit_rows(str(prepared.path), prepared)
     query = rows[np.searchsorted(ids, token_id)][None]
-    cosines, found = nearest_unit(query, rows, k + 1)
+    cosines, found = nearest_unit(query, rows, k + 1, use_gpu=False)
     near = [(int(i), float(c)) for i, c in zip(ids[found[0]], cosines[0], strict=True) if i != token_id][:k]
     return pd.DataFrame([(prepared.vocabulary.shown(i), i, c) for i, c in near], columns=["token", "id", "cosine"])
 

@@ -5,9 +5,11 @@ import time
 import pandas as pd
 import streamlit as st
 
-from clp_core.demo import SOURCE, unpack
+from clp_core.demo import SOURCE
 from clp_core.figures import spark
 from clp_core.jobs import JobStore
+from clp_core.jobs.submit import submit_demo
+from components.jobs import follow
 from components.messages import number, question, size
 from components.models import models, workspace
 from components.navigation import opened_by_app
@@ -55,9 +57,11 @@ if not any(entry.name == SOURCE for entry in entries):
         "The packaged demo is not here yet: an English source, a German helper and German text.", icon=":material/info:"
     )
     st.code("clp demo", language="bash")
-    if st.button("Unpack the demo", type="primary"):
-        with st.spinner("Unpacking"):
-            unpack(space)
+    unpacking = next((job for job in active if job.kind == "demo"), None)
+    if unpacking:
+        follow(unpacking)
+    elif st.button("Unpack the demo", type="primary"):
+        submit_demo(space)
         st.rerun()
 elif not targets:
     st.info(

@@ -8,12 +8,12 @@ from clp_core.errors import InputError
 from clp_core.figures import scatter
 from clp_core.jobs import JobStore
 from clp_core.jobs.submit import command_of, submit_project
-from clp_core.overlap import Overlap
 from clp_core.prepared import Prepared
 from clp_core.projection import ProjectOptions, find_layout, project
+from clp_core.provenance import PROVENANCE_FILE
 from components.jobs import follow
 from components.messages import command, number, plain, question
-from components.models import choose_model, models, pair_bar, prepared_or_stop, workspace
+from components.models import choose_model, folder_of, models, overlap_of, pair_bar, prepared_or_stop, workspace
 from components.navigation import kept, opened_by_app, remember
 
 COLUMNS = {"status": "status (copied or new)", "category": "category", "script": "script"}
@@ -27,12 +27,18 @@ def pca_points(path: str, content: str, _prepared: Prepared) -> np.ndarray:  # n
     return table[["x", "y"]].to_numpy(np.float32)
 
 
+@st.cache_data(max_entries=8, show_spinner=False)
+def stored_statuses(path: str, content: str) -> np.ndarray:  # noqa: ARG001
+    """Return the status of every id as the transfer has written it."""
+    return pd.read_parquet(path, columns=["status"])["status"].astype(object).to_numpy()
+
+
 opened_by_app()
 pair = pair_bar()
 entries = models()
 left, middle, right, search = st.columns([2, 1, 1, 2], vertical_alignment="bottom")
 with left:
-    name = choose_model("Model", "model", [entry.name for entry in entries], pair.helper)
+    name = choose_model("Model", "shown", [entry.name for entry in entries], pair.helper)
 method = middle.segmented_control("Layout", ["pca", "umap"], key=kept("layout", "pca"), format_func=str.upper) or "pca"
 colour = right.selectbox("Colour", list(COLUMNS), format_func=lambda name: COLUMNS[name]) or "status"
 wanted = search.text_input("Find a token", key=kept("token", ""), placeholder="a token, a text, or #id")
@@ -69,10 +75,15 @@ else:
         st.stop()
     layout = found
 
-source = prepared_or_stop(pair.source).vocabulary
-statuses = (
-    Overlap.of(source, vocabulary).statuses[ids] if name != pair.source else np.full(len(ids), "copied", dtype=object)
-)
+if (folder_of(name) / PROVENANCE_FILE).is_file():
+    statuses = stored_statuses(str(folder_of(name) / PROVENANCE_FILE), prepared.path.name)[ids]
+elif name == pair.source:
+    statuses = np.full(len(ids), "copied", dtype=object)
+else:
+    source = prepared_or_stop(pair.source)
+    statuses = overlap_of(f"{source.path.name}-{prepared.path.name}", source.vocabulary, vocabulary, "raw").statuses[
+        ids
+    ]
 scripts = pd.Series(vocabulary.scripts[ids])
 frequent = set(scripts.value_counts().head(MOST_SCRIPTS).index)
 points = pd.DataFrame(

@@ -1,16 +1,18 @@
 """How is it going? Live curves of one run or several, state, log, stop."""
 
 import statistics
+from typing import Any
 
 import pandas as pd
 import streamlit as st
 
+from clp_core.evaluation import MAX_UNKNOWN_SHARE
 from clp_core.figures import AXES, MEASURES, curves
 from clp_core.jobs import JobStore
 from clp_core.jobs.speed import seconds_left
 from clp_core.jobs.store import Job, MetricsReader
 from components.jobs import badge, progress
-from components.messages import cards, number, plain, question
+from components.messages import cards, number, plain, question, share
 from components.models import workspace
 from components.navigation import opened_by_app, remember, remembered
 
@@ -52,6 +54,11 @@ def label(run: str) -> str:
     return by_id[run].name if same == 1 else f"{by_id[run].name} ({run[-4:]})"
 
 
+def last_of(lines: list[dict[str, Any]], key: str) -> float | None:
+    """Return the last value of a figure, or ``None``."""
+    return next((line[key] for line in reversed(lines) if line.get(key) is not None), None)
+
+
 @st.fragment(run_every=REFRESH_S if any(not by_id[run].status().is_over for run in chosen) else None)
 def live() -> None:
     """Show state, progress and curves; drawn anew every few seconds while a run goes on."""
@@ -86,7 +93,7 @@ def live() -> None:
     ):
         job.ask_stop()
         st.rerun(scope="fragment")
-    last_loss = next((line["loss"] for line in reversed(lines) if line.get("loss") is not None), None)
+    last_loss = last_of(lines, "loss")
     cards(
         {
             "Bits per byte": (
@@ -108,7 +115,11 @@ def live() -> None:
             key=f"curve_{measure}",
             alt=f"{MEASURES[measure]} by {AXES[axis]} of {', '.join(metrics)}",
         )
-    if any(run.get("unknown_share", 0) > 0.001 for run in (by_id[run].result() for run in chosen)):
+    unknown = {name: last_of(found, "unknown_share") for name, found in metrics.items()}
+    st.caption(
+        "Unknown tokens in the held-out text: " + ", ".join(f"{plain(n)} {share(v, 2)}" for n, v in unknown.items())
+    )
+    if any(value is not None and value > MAX_UNKNOWN_SHARE for value in unknown.values()):
         st.warning(
             "More than 0.1 % of the held-out text is unknown to a tokenizer: its bits per byte are not comparable."
         )

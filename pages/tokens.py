@@ -37,9 +37,9 @@ try:
 except InputError as error:
     st.warning(plain(str(error)), icon=":material/search_off:")
     pieces = vocabulary.encode(query)[:8]
-    for column, piece in zip(st.columns(max(len(pieces), 1)), pieces, strict=False):
+    for i, (column, piece) in enumerate(zip(st.columns(max(len(pieces), 1)), pieces, strict=False)):
         label = plain(f"{vocabulary.shown(piece)} #{piece}")
-        column.button(label, key=f"piece_{piece}", on_click=put, args=("token", f"#{piece}"))
+        column.button(label, key=f"piece_{i}", on_click=put, args=("token", f"#{piece}"))
     st.stop()
 overlap = pair_overlap(pair, "raw")
 entry = next((entry for entry in targets if entry.name == chosen), None)
@@ -64,6 +64,9 @@ else:
         f"It is **initialised** by `{method}`: {number(explanation.anchors_for_90_percent)} of "
         f"{number(explanation.n_anchors)} anchors carry 90 % of the weight."
     )
+trained = explainer.report.get("trained_steps") if explainer else None
+if trained:
+    answer += f" That was before **{number(trained)}** steps of training, which have changed the rows since."
 question("Where does this row come from?", answer)
 
 card, picture = st.columns([1, 2])

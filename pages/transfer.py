@@ -31,6 +31,7 @@ mine = [
 ]
 transfers = [job for job in mine if job.kind == "transfer"]
 compared = next((job for job in mine if job.kind == "compare-methods" and job.status().state == "finished"), None)
+failed = next((job for job in mine if job.kind == "compare-methods"), None)
 scores = {row["method"]: row for row in compared.result()["methods"]} if compared else {}
 
 if compared:
@@ -138,13 +139,18 @@ with comparison:
             },
             alt="Methods by held-out score, bits per byte before training and seconds",
         )
+    if compared:
+        told = compared.spec["arguments"]
+        st.caption(f"Match {told['match']}, seed {told['seed']}.")
+    if failed and failed.status().state == "failed":
+        st.error(plain(f"The last comparison failed: {failed.status().reason}"), icon=":material/error:")
     st.caption(
         "One tenth of the overlap is hidden and initialised as if it were missing; then compared with the truth."
     )
     if comparing:
         follow(comparing)
     elif st.button("Compare the methods", icon=":material/compare_arrows:"):
-        submit_compare(space, str(source), str(helper), text)
+        submit_compare(space, str(source), str(helper), text, match, int(seed))
         st.rerun()
 
 written = next((job for job in transfers if job.status().is_over), None)

@@ -242,9 +242,20 @@ def test_training_writes_metrics_and_a_checkpoint_that_opens(workspace, pair, te
     AutoModelForCausalLM.from_pretrained(checkpoint)
     AutoTokenizer.from_pretrained(checkpoint)
     found = evaluate(checkpoint, [texts[1]])
+    assert json.loads((checkpoint / "manifest.json").read_text())["files"]["model.safetensors"] > 0
     assert found.bits_per_byte == pytest.approx(evaluations[-1]["bits_per_byte"], rel=1e-5)
     assert any(entry.folder == checkpoint for entry in workspace.list_models())
     assert job.result()["step"] == 30
+
+
+def test_every_step_is_full_and_every_pass_reads_every_block():
+    from clp_core.training import block_order
+
+    order = block_order(7, 3 * 7 + 2, seed=5)
+    assert len(order) == 23
+    for first in range(0, 21, 7):
+        assert sorted(order[first : first + 7]) == list(range(7))
+    assert list(order[:7]) != list(order[7:14])
 
 
 def test_stopped_training_saves_where_it_is(workspace, pair, texts):

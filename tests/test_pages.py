@@ -91,7 +91,9 @@ def test_page_answers_its_question_with_the_demo(target, name):
 
 def test_overview_unpacks_the_demo(workspace):
     app = check(open_page("overview"))
-    app.button[0].click().run()
+    next(button for button in app.button if button.label == "Unpack the demo").click().run()
+    (job,) = JobStore(workspace.jobs).jobs()
+    assert end_of(job).state == "finished", job.log_tail()
     assert (workspace.models / SOURCE / "model.safetensors").is_file()
     assert not app.exception
 
@@ -126,6 +128,9 @@ def test_tokens_explains_a_missing_and_a_copied_token(target):
 
 def test_tokens_names_the_pieces_of_a_text_that_is_no_token(target):
     app = check(open_page("tokens"))
+    app.text_input[0].set_value("Donaudampfschifffahrt").run()
+    app.text_input[0].set_value("xxxx xxxx").run()
+    check(app)
     app.text_input[0].set_value("Donaudampfschifffahrt").run()
     assert "is no token" in app.warning[0].value.replace("\\", "")
     pieces = [button for button in app.button if "\\#" in button.label]

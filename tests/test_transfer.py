@@ -174,6 +174,24 @@ def test_writing_over_an_input_is_refused_with_any_flag(tmp_path, pair):
     assert (source / "model.safetensors").is_file()
 
 
+def test_output_that_appears_meanwhile_is_kept(tmp_path, pair, monkeypatch):
+    from clp_core import transfer as module
+
+    output = tmp_path / "target"
+    check = module.verify
+
+    def appear(*arguments):
+        output.mkdir()
+        (output / "config.json").write_text("{}")
+        return check(*arguments)
+
+    monkeypatch.setattr(module, "verify", appear)
+    with pytest.raises(InputError, match="came to be in the meantime"):
+        run(*pair, output, method="mean")
+    assert [path.name for path in output.iterdir()] == ["config.json"]
+    assert not list(tmp_path.glob(".target*"))
+
+
 def test_folder_that_is_no_model_is_never_replaced(tmp_path, pair):
     output = tmp_path / "papers"
     output.mkdir()

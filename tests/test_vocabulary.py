@@ -90,6 +90,21 @@ def test_find_takes_raw_string_text_or_id_and_names_the_pieces_otherwise(folders
         vocabulary.find("#999999")
 
 
+def test_roles_come_from_the_class_where_the_files_name_none(folders):
+    serialized = (folders["byte-level", "de"] / "tokenizer.json").read_text().replace("<|end|>", "<|endoftext|>")
+    found = Vocabulary.parse(serialized, {"model_max_length": 1024}, "like gpt2")
+    assert found.roles == dict.fromkeys(("eos", "bos", "unk"), found.ids["<|endoftext|>"])
+    bare = Vocabulary.parse((folders["wordpiece", "de"] / "tokenizer.json").read_text(), {}, "bare")
+    assert bare.roles["unk"] == bare.ids["[UNK]"]
+
+
+def test_unknown_text_is_not_taken_for_the_unknown_token(folders):
+    vocabulary = Vocabulary.open(folders["wordpiece", "de"])
+    with pytest.raises(InputError, match="is no token"):
+        vocabulary.find("日本")
+    assert vocabulary.find("[UNK]") == vocabulary.roles["unk"]
+
+
 def make(tokens: list[str]) -> Vocabulary:
     vocab = {token: i for i, token in enumerate(tokens)}
     model = {"type": "WordLevel", "vocab": vocab, "unk_token": tokens[0]}

@@ -27,7 +27,7 @@ from clp_core.progress import HEARTBEAT_FILE, boot_clock, write_json
 from clp_core.workspace import MANIFEST_FILE
 
 SCHEMA_VERSION = 1
-KINDS = ("prepare", "transfer", "compare-methods", "train", "project", "evaluate")
+KINDS = ("demo", "prepare", "transfer", "compare-methods", "train", "project")
 TERMINAL = ("finished", "stopped", "failed", "lost")
 ACTIVE = ("queued", "starting", "running", "stopping")
 START_GRACE_S = 60.0
@@ -76,7 +76,7 @@ class Job:
 
     @property
     def kind(self) -> str:
-        """What it does: prepare, transfer, train, project or evaluate."""
+        """What it does: one of ``KINDS``."""
         return str(self.spec.get("kind", ""))
 
     @property

@@ -51,10 +51,13 @@ def submit_transfer(workspace: Workspace, options: TransferOptions) -> Job:
     return submit_command(workspace, "transfer", options, [options.source, options.helper], name)
 
 
-def submit_compare(workspace: Workspace, source: str, helper: str, text: str = "") -> Job:
+def submit_compare(
+    workspace: Workspace, source: str, helper: str, text: str = "", match: str = "raw", seed: int = 42
+) -> Job:
     """Start a comparison of all methods on a pair as a job."""
-    arguments = {"source": source, "helper": helper, "text": text}
-    argv = ["compare-methods", "--source", source, "--helper", helper, *(["--text", text] if text else [])]
+    arguments = {"source": source, "helper": helper, "text": text, "match": match, "seed": seed}
+    argv = ["compare-methods", "--source", source, "--helper", helper, "--match", match, "--seed", str(seed)]
+    argv += ["--text", text] if text else []
     return submit(
         workspace,
         "compare-methods",
@@ -63,6 +66,11 @@ def submit_compare(workspace: Workspace, source: str, helper: str, text: str = "
         command=shlex.join(["clp", *argv]),
         name=f"methods on {Path(source).name} and {Path(helper).name}",
     )
+
+
+def submit_demo(workspace: Workspace) -> Job:
+    """Start unpacking the packaged demo as a job."""
+    return submit(workspace, "demo", {}, ["-m", "clp_core", "demo", "--json"], command="clp demo", name="the demo")
 
 
 def submit_project(workspace: Workspace, options: ProjectOptions) -> Job:
