@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 
 from clp_core.initializers import Context, Initializer
-from clp_core.tensors import Subset, block_ranges, row_blocks
+from clp_core.tensors import Subset, block_ranges, mean_row
 
 HIDDEN_SHARE = 0.1
 
@@ -54,10 +54,7 @@ def score(method: Initializer, context: Context, seed: int = 42, share: float = 
     fitted = method.fit(replace(visible, parameters={}))
     truth = context.needed_anchor_rows()
     width = truth.shape[1]
-    centre = np.zeros(width)
-    for _, rows in row_blocks(visible.needed_anchor_rows()):
-        centre += rows.sum(axis=0, dtype=np.float64)
-    centre /= visible.n_anchors
+    centre = mean_row(visible.needed_anchor_rows())
     cosines, error, spread = 0.0, 0.0, 0.0
     for part in block_ranges(len(hidden), width):
         true = truth.take(hidden[part]).astype(np.float64)

@@ -90,6 +90,14 @@ def row_blocks(rows: RowSource, block_bytes: int = BLOCK_BYTES) -> Iterator[tupl
         yield part, rows.take(np.arange(part.start, part.stop))
 
 
+def mean_row(rows: RowSource) -> np.ndarray:
+    """Return the mean of all rows, float64 ``[width]``, summed block by block; zeros where there are none."""
+    total = np.zeros(rows.shape[1])
+    for _, block in row_blocks(rows):
+        total += block.sum(axis=0, dtype=np.float64)
+    return total / max(rows.shape[0], 1)
+
+
 @dataclass(frozen=True)
 class TensorEntry:
     """Where one tensor lies in a safetensors file."""

@@ -1,7 +1,6 @@
 """Which method, and what did it do?"""
 
 import json
-import time
 
 import pandas as pd
 import streamlit as st
@@ -144,9 +143,7 @@ with comparison:
         st.caption(f"Match {told['match']}, seed {told['seed']}.")
     if failed and failed.status().state == "failed":
         st.error(plain(f"The last comparison failed: {failed.status().reason}"), icon=":material/error:")
-    st.caption(
-        "One tenth of the overlap is hidden and initialised as if it were missing; then compared with the truth."
-    )
+    st.caption("One tenth of the overlap is hidden, initialised as if it were missing, and compared with the truth.")
     if comparing:
         follow(comparing)
     elif st.button("Compare the methods", icon=":material/compare_arrows:"):
@@ -193,8 +190,7 @@ if written:
                     alt="Files of the target",
                 )
             st.json(json.dumps(report), expanded=False)
-        age = time.time() - written.status().time
-        st.caption(f"Written in {number(report['seconds'], 1, 's')}, {number(age / 60, 0, 'min')} ago.")
+        st.caption(f"Written in {number(report['seconds'], 1, 's')}.")
         if any(entry.folder == folder for entry in models()):
             st.page_link(
                 "pages/train.py",

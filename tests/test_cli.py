@@ -211,7 +211,8 @@ for module in pkgutil.walk_packages(clp_core.__path__, "clp_core."):
         importlib.import_module(module.name)
 assert "streamlit" not in sys.modules
 """
-    subprocess.run([sys.executable, "-c", code], check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_every_tokenizer_argument_may_be_a_folder_alone(tmp_path, folders):

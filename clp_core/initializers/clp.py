@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 
 from clp_core.initializers.base import Context, Fitted, Initializer
-from clp_core.tensors import Subset, row_blocks
+from clp_core.tensors import Subset, mean_row, row_blocks
 
 
 def lengths(rows: np.ndarray) -> np.ndarray:
@@ -73,11 +73,7 @@ class FittedClp(Fitted):
     @cached_property
     def _mean(self) -> np.ndarray:
         """The mean of the anchors' source rows, float32 ``[D]``, for tokens whose denominator is 0."""
-        source = self._context.needed_anchor_rows()
-        total = np.zeros(source.shape[1])
-        for _, rows in row_blocks(source):
-            total += rows.sum(axis=0, dtype=np.float64)
-        return (total / max(self._context.n_anchors, 1)).astype(np.float32)
+        return mean_row(self._context.needed_anchor_rows()).astype(np.float32)
 
     def rows(self, ids: np.ndarray) -> np.ndarray:
         """Return the new rows, float32 ``[len(ids), D]``."""

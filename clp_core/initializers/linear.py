@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from clp_core.initializers.base import Context, Fitted, Initializer
-from clp_core.tensors import RowSource, Subset, row_blocks
+from clp_core.tensors import RowSource, Subset, mean_row, row_blocks
 
 LAMBDA_STEPS = np.logspace(-6, 3, 55)
 """Candidates for lambda, as multiples of the mean variance that the anchors' helper rows have per direction."""
@@ -104,11 +104,8 @@ class FittedLinear(Fitted):
 
 def moments(rows: RowSource) -> tuple[np.ndarray, np.ndarray]:
     """Return the mean ``[d]`` and the centred second moment ``X'X`` ``[d, d]`` of rows, in float64, in two passes."""
-    n_rows, width = rows.shape
-    mean = np.zeros(width)
-    for _, block in row_blocks(rows):
-        mean += block.sum(axis=0, dtype=np.float64)
-    mean /= max(n_rows, 1)
+    width = rows.shape[1]
+    mean = mean_row(rows)
     second = np.zeros((width, width))
     for _, block in row_blocks(rows):
         centred = block.astype(np.float64) - mean

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from clp_core.initializers.base import Context, Fitted, Initializer
-from clp_core.tensors import row_blocks
+from clp_core.tensors import mean_row
 
 
 class Mean(Initializer):
@@ -28,10 +28,7 @@ class FittedMean(Fitted):
         self._n_anchors = context.n_anchors
         self._mean: np.ndarray | None = None
         if context.anchor_rows is not None:
-            total = np.zeros(context.anchor_rows.shape[1])
-            for _, rows in row_blocks(context.anchor_rows):
-                total += rows.sum(axis=0, dtype=np.float64)
-            self._mean = (total / max(self._n_anchors, 1)).astype(np.float32)
+            self._mean = mean_row(context.anchor_rows).astype(np.float32)
 
     def rows(self, ids: np.ndarray) -> np.ndarray:
         """Return the same row for every id, float32 ``[len(ids), D]``."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from clp_core.initializers.base import Context, Fitted, Initializer
-from clp_core.tensors import row_blocks
+from clp_core.tensors import mean_row, row_blocks
 
 
 class Random(Initializer):
@@ -34,10 +34,8 @@ class FittedRandom(Fitted):
         source = context.anchor_rows
         if source is not None:
             n_rows, width = source.shape
-            total, squares = np.zeros(width), np.zeros(width)
-            for _, rows in row_blocks(source):
-                total += rows.sum(axis=0, dtype=np.float64)
-            self._mean = total / max(n_rows, 1)
+            squares = np.zeros(width)
+            self._mean = mean_row(source)
             for _, rows in row_blocks(source):
                 squares += ((rows - self._mean) ** 2).sum(axis=0)
             self._std = np.sqrt(squares / max(n_rows, 1))
