@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,10 @@ import numpy as np
 
 from clp_core.errors import InputError
 from clp_core.locate import locate, read_json
+from clp_core.pickles import converted, pickled_files
+from clp_core.progress import report_progress
 from clp_core.tensors import DTYPES, Replacement, TensorEntry, TensorRows, read_header, write_copy
+from clp_core.workspace import Workspace
 
 log = logging.getLogger(__name__)
 
@@ -35,17 +37,34 @@ class EmbeddingNames:
         output: the output layer's weight; the same as ``input`` where they are tied.
         output_bias: the output layer's bias, if it has one.
         prefix: prefix of the base model, which files may leave out or carry.
+        aliases: other names of the input embedding, where it is tied.
+        shapes: shape of each of these by name.
     """
 
     input: str
     output: str
     output_bias: str | None
     prefix: str
+    aliases: tuple[str, ...] = ()
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def tied(self) -> bool:
         """Whether input and output share one matrix."""
         return self.input == self.output
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was seen while a checkpoint was written.
+
+    Attributes:
+        files: SHA-256 of each of the source's weight files, by name.
+        digests: xxh3 of each tensor that was copied as it is, by its name.
+    """
+
+    files: dict[str, str]
+    digests: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -55,51 +74,36 @@ class Checkpoint:
     Attributes:
         folder: where it lies.
         config: the content of config.json.
+        weights: the folder of its safetensors files; another one only where they were converted from pickles.
     """
 
     folder: Path
     config: dict[str, Any]
+    weights: Path
 
     @classmethod
     def open(cls, reference: str | Path) -> Checkpoint:
         """Open a folder or a Hub id.
 
+        Weights that come as pickles are converted to safetensors first, once, in the workspace's cache.
+
         Raises:
-            InputError: no such model, or no configuration, or no weights in it.
+            InputError: no such model, or no configuration, or no weights in it, or pickles that hold more than weights.
         """
         folder = locate(reference)
         if not (folder / "config.json").is_file():
             raise InputError(f"{folder} holds no config.json, so it is no model folder")
-        checkpoint = cls(folder, read_json(folder / "config.json"))
-        if not checkpoint.files:
-            raise InputError(checkpoint._no_weights())
-        return checkpoint
-
-    def _no_weights(self) -> str:
-        pickles = sorted(path.name for path in self.folder.glob("*.bin"))
-        if pickles:
-            return (
-                f"{self.folder} has its weights in pickles ({pickles[0]}), which can hold code and are not opened; "
-                "save the model with safe_serialization=True (safetensors) first"
-            )
-        return f"{self.folder} holds no weights (model.safetensors); weights in pickles are not read"
+        config = read_json(folder / "config.json")
+        if checkpoint_files(folder):
+            return cls(folder, config, folder)
+        if not pickled_files(folder):
+            raise InputError(f"{folder} holds no weights (model.safetensors or pytorch_model.bin)")
+        return cls(folder, config, converted(folder, Workspace.current().cache))
 
     @cached_property
     def files(self) -> tuple[Path, ...]:
-        """The weight files, in the order of their names.
-
-        Raises:
-            InputError: the index names a file that is not there.
-        """
-        index = read_json(self.folder / INDEX_FILE)
-        if index:
-            names = sorted(set(index.get("weight_map", {}).values()))
-            absent = [name for name in names if not (self.folder / name).is_file()]
-            if absent:
-                raise InputError(f"{self.folder} lacks {absent[0]}, which its index names; fetch the model again")
-            return tuple(self.folder / name for name in names)
-        single = self.folder / "model.safetensors"
-        return (single,) if single.is_file() else ()
+        """The weight files, in the order of their names."""
+        return checkpoint_files(self.weights)
 
     @cached_property
     def entries(self) -> dict[str, TensorEntry]:
@@ -115,10 +119,20 @@ class Checkpoint:
         return embedding_names(self.folder)
 
     def in_files(self, parameter: str) -> str | None:
-        """Return the name under which the files hold a parameter, with or without the base model's prefix."""
+        """Return the name under which the files hold a parameter.
+
+        Files may leave out the base model's prefix or carry it; else the one tensor is taken whose name ends alike and
+        whose shape is the class's (old files have other prefixes). That the target loads is the proof.
+        """
         prefix = f"{self.names.prefix}." if self.names.prefix else ""
         spellings = [parameter, parameter.removeprefix(prefix), prefix + parameter]
-        return next((name for name in spellings if name in self.entries), None)
+        found = next((name for name in spellings if name in self.entries), None)
+        if found is not None:
+            return found
+        ending = "." + ".".join(parameter.split(".")[-2:])
+        shape = self.names.shapes.get(parameter)
+        alike = [name for name, entry in self.entries.items() if name.endswith(ending) and entry.shape == shape]
+        return alike[0] if len(alike) == 1 else None
 
     def entry(self, side: str) -> TensorEntry:
         """Return the tensor of the ``input`` or ``output`` embedding.
@@ -126,7 +140,8 @@ class Checkpoint:
         Raises:
             InputError: the files do not hold it, or not as a matrix of floating-point numbers.
         """
-        names = (self.names.input, self.names.output) if side == "input" or self.names.tied else (self.names.output,)
+        tied = (self.names.input, self.names.output, *self.names.aliases)
+        names = tied if side == "input" or self.names.tied else (self.names.output,)
         found = next((name for name in map(self.in_files, names) if name), None)
         if found is None:
             raise InputError(f"{self.folder} holds no tensor {names[0]}; is the checkpoint whole?")
@@ -144,15 +159,13 @@ class Checkpoint:
         """The embedding matrices that exist: ``input`` alone where both are tied."""
         return SIDES[:1] if self.names.tied else SIDES
 
-    def output_bias(self) -> np.ndarray | None:
-        """Return the bias of the output layer as float32 ``[rows]``, or ``None``."""
+    def output_bias(self) -> TensorRows | None:
+        """Return the bias of the output layer as rows of width 1, or ``None`` where it has none."""
         name = self.in_files(self.names.output_bias) if self.names.output_bias else None
         if name is None:
             return None
         entry = self.entries[name]
-        return TensorRows(
-            TensorEntry(entry.path, name, entry.dtype, (entry.shape[0], 1), entry.start, entry.stop)
-        ).take(np.arange(entry.shape[0]))[:, 0]
+        return TensorRows(replace(entry, shape=(entry.shape[0], 1)))
 
     @property
     def n_bytes(self) -> int:
@@ -164,35 +177,62 @@ class Checkpoint:
         """Number of stored parameters."""
         return sum(int(np.prod(entry.shape)) for entry in self.entries.values())
 
-    def write(self, target: Path, replaced: Mapping[str, Replacement], config: Mapping[str, Any]) -> int:
+    def write(self, target: Path, replaced: Mapping[str, Replacement], config: Mapping[str, Any]) -> Written:
         """Write the weights with some tensors replaced, and another configuration, into a folder that exists.
 
         Args:
             target: an existing folder.
             replaced: new tensors by their name in the files.
             config: the new content of config.json.
-
-        Returns:
-            The bytes of tensor data written.
         """
         dropped = frozenset(self._spare_output())
+        done, whole = 0, self.n_bytes
+        files: dict[str, str] = {}
+        digests: dict[str, str] = {}
         total = 0
+
+        def on_bytes(n_bytes: int) -> None:
+            nonlocal done
+            done += n_bytes
+            report_progress("writing the weights", done / whole, bytes_done=done, bytes_total=whole)
+
         for path in self.files:
-            total += write_copy(path, target / path.name, replaced, dropped)
-        index = read_json(self.folder / INDEX_FILE)
+            copied = write_copy(path, target / path.name, replaced, dropped, on_bytes)
+            total += copied.n_bytes
+            files[path.name] = copied.sha256
+            digests |= copied.digests
+        index = read_json(self.weights / INDEX_FILE)
         if index:
             weight_map = {name: file for name, file in index["weight_map"].items() if name not in dropped}
             new_index = {"metadata": index.get("metadata", {}) | {"total_size": total}, "weight_map": weight_map}
             (target / INDEX_FILE).write_text(json.dumps(new_index, indent=2) + "\n")
         (target / "config.json").write_text(json.dumps(dict(config), indent=2) + "\n")
-        return total
+        return Written(files, digests)
 
     def _spare_output(self) -> list[str]:
         """Return the name of a second copy of a tied matrix, which would go stale."""
         if not self.names.tied:
             return []
         held = self.entry("input").name
-        return [name for name in ("lm_head.weight",) if name in self.entries and name != held]
+        spellings = [self.in_files(name) for name in (*self.names.aliases, "lm_head.weight")]
+        return sorted({name for name in spellings if name is not None and name != held})
+
+
+def checkpoint_files(folder: Path) -> tuple[Path, ...]:
+    """Return the safetensors files of a folder, in the order of their names; none where it has none.
+
+    Raises:
+        InputError: the index names a file that is not there.
+    """
+    index = read_json(folder / INDEX_FILE)
+    if index:
+        names = sorted(set(index.get("weight_map", {}).values()))
+        absent = [name for name in names if not (folder / name).is_file()]
+        if absent:
+            raise InputError(f"{folder} lacks {absent[0]}, which its index names; fetch the model again")
+        return tuple(folder / name for name in names)
+    single = folder / "model.safetensors"
+    return (single,) if single.is_file() else ()
 
 
 def embedding_names(folder: Path) -> EmbeddingNames:
@@ -213,11 +253,15 @@ def embedding_names(folder: Path) -> EmbeddingNames:
         raise InputError(f"{folder} is no causal language model that transformers can build: {first_line}") from error
     parameters = list(model.named_parameters(remove_duplicate=False))
 
+    def names_of(wanted: Any) -> list[str]:
+        return [name for name, parameter in parameters if parameter is wanted]
+
     def name_of(wanted: Any) -> str | None:
-        return next((name for name, parameter in parameters if parameter is wanted), None)
+        return next(iter(names_of(wanted)), None)
 
     output_layer = model.get_output_embeddings()
-    input_name = name_of(model.get_input_embeddings().weight)
+    input_weight = model.get_input_embeddings().weight
+    input_name = name_of(input_weight)
     output_name = name_of(output_layer.weight) if output_layer is not None else None
     if input_name is None or output_name is None:
         raise InputError(f"{type(model).__name__} in {folder} has no input or output embedding")
@@ -227,35 +271,6 @@ def embedding_names(folder: Path) -> EmbeddingNames:
         output=output_name,
         output_bias=name_of(bias) if bias is not None else None,
         prefix=model.base_model_prefix or "",
+        aliases=tuple(names_of(input_weight)[1:]),
+        shapes={name: tuple(parameter.shape) for name, parameter in parameters},
     )
-
-
-def refuse_if_inside(output: Path, *inputs: Path) -> None:
-    """Refuse an output that is one of the inputs or a folder above one.
-
-    Raises:
-        InputError: it is.
-    """
-    wanted = output.expanduser().resolve()
-    for folder in inputs:
-        resolved = folder.resolve()
-        if wanted == resolved or wanted in resolved.parents:
-            raise InputError(f"{output} holds {folder}, which is read here; choose another output folder")
-
-
-def check_disk(folder: Path, needed: int) -> None:
-    """Refuse to start writing what the disk cannot hold.
-
-    Args:
-        folder: where it goes; its nearest existing parent is asked.
-        needed: bytes.
-
-    Raises:
-        InputError: fewer bytes are free.
-    """
-    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    free = shutil.disk_usage(existing).free
-    if needed > free:
-        raise InputError(
-            f"{folder} needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB free; make room or choose another folder"
-        )

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clp_core.cli_jobs import jobs_app
-from clp_core.cli_output import Json, emit, options_command, print_table, written
+from clp_core.cli_output import Json, emit, options_command, print_table, terminal_progress, written
 from clp_core.errors import ClpError, InputError
 from clp_core.projection import ProjectOptions
 from clp_core.training_plan import TrainOptions
@@ -96,7 +96,8 @@ def transfer_command(options: TransferOptions, as_json: Json = False) -> None:
     from clp_core.prepared import leave_prepared
     from clp_core.transfer import transfer
 
-    report = transfer(options)
+    with terminal_progress():
+        report = transfer(options)
     leave_prepared(Workspace.current(), report["output"], report["source"], report["helper"])
 
     def show(result: dict[str, Any]) -> None:
@@ -116,19 +117,47 @@ def transfer_command(options: TransferOptions, as_json: Json = False) -> None:
 def compare_command(
     source: Annotated[str, typer.Option(help="source model: a folder or a Hub id")],
     helper: Annotated[str, typer.Option(help="helper model: a folder or a Hub id")],
-    methods: Annotated[str, typer.Option(help="methods, separated by commas; empty: all")] = "",
+    methods: Annotated[
+        str, typer.Option(help="methods, separated by commas; empty: all that have what they need")
+    ] = "",
     text: Annotated[str, typer.Option(help="text on which to score each target before any training")] = "",
     match: Annotated[str, typer.Option(help="raw or canonical")] = "raw",
     seed: Annotated[int, typer.Option(help="seed", min=0)] = 42,
+    folds: Annotated[int, typer.Option(help="how often another tenth of the anchors is hidden", min=1, max=10)] = 1,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda: where large products are done")] = "auto",
+    target_vectors: Annotated[str, typer.Option(help="for static-vectors, as in transfer")] = "",
+    source_vectors: Annotated[str, typer.Option(help="for static-vectors, as in transfer")] = "",
+    dictionary: Annotated[str, typer.Option(help="for static-vectors, as in transfer")] = "",
+    figure: Annotated[Path | None, typer.Option(help="write the figure to this .html file")] = None,
     as_json: Json = False,
 ) -> None:
     """Score all methods on one pair, before any training."""
     from clp_core.compare import compare_methods
 
     names = [name.strip() for name in methods.split(",") if name.strip()]
-    scores, advice = compare_methods(source, helper, names, text, match, seed)
+    options = TransferOptions(
+        source,
+        helper,
+        output="(none)",
+        match=match,
+        seed=seed,
+        eval_text=text,
+        device=device,
+        target_vectors=target_vectors,
+        source_vectors=source_vectors,
+        dictionary=dictionary,
+    )
+    if figure is not None and not figure.absolute().parent.is_dir():
+        raise InputError(f"there is no folder {figure.absolute().parent}; make it first")
+    with terminal_progress():
+        scores, advice = compare_methods(options, names, folds)
+    result: dict[str, Any] = {"methods": [score.as_json() for score in scores], "advice": advice}
+    if figure is not None:
+        from clp_core.figures import methods_chart
 
-    def show(result: dict[str, Any]) -> None:
+        methods_chart(result["methods"]).write_html(figure)
+
+    def show(found: dict[str, Any]) -> None:
         rows = [
             [
                 m["method"],
@@ -136,13 +165,18 @@ def compare_command(
                 m["heldout"]["relative_error"],
                 m["zero_step_bits_per_byte"],
                 m["seconds"],
+                m["peak_bytes"] / 1e6 if m["peak_bytes"] is not None else None,
             ]
-            for m in result["methods"]
+            for m in found["methods"]
         ]
-        print_table("Methods", ["method", "centred cosine", "relative error", "bits per byte", "seconds"], rows)
-        typer.echo(result["advice"])
+        columns = ["method", "centred cosine", "relative error", "bits per byte", "seconds", "memory MB"]
+        print_table("Methods", columns, rows)
+        for m in found["methods"]:
+            if m["note"]:
+                typer.echo(f"{m['method']}: {m['note']}")
+        typer.echo(found["advice"])
 
-    emit({"methods": [score.as_json() for score in scores], "advice": advice}, as_json, show)
+    emit(result, as_json, show)
 
 
 @app.command()
@@ -164,13 +198,13 @@ def inspect_(
     def show(result: dict[str, Any]) -> None:
         for token in result["tokens"]:
             figures = ", ".join(
-                f"{key} {written(token[key])}" for key in ("status", "source_id", "n_eff", "cancellation", "norm_ratio")
+                f"{key} {written(token[key])}"
+                for key in ("status", "method", "source_id", "n_eff", "cancellation", "norm_ratio")
             )
             typer.echo(f"{token['token']!r} (id {token['id']}): {figures}")
             if token["anchors"]:
-                print_table(
-                    "", ["anchor", "id", "weight", "cosine"], [list(anchor.values()) for anchor in token["anchors"]]
-                )
+                columns = ["anchor", "id", "weight", "cosine", "source row"]
+                print_table("", columns, [list(anchor.values()) for anchor in token["anchors"]])
 
     emit({"tokens": [explanation.as_json() for explanation in found]}, as_json, show)
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
 
 from clp_core.options import MISSING
-from clp_core.progress import JOB_ENVIRONMENT, write_json
+from clp_core.progress import HEART, JOB_ENVIRONMENT, write_json
 
 Json = Annotated[bool, typer.Option("--json", help="print one JSON object as the last line")]
 
@@ -63,6 +64,33 @@ def written(value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     return f"{value:.4g}" if isinstance(value, float) else str(value).replace("[", "\\[")
+
+
+@contextlib.contextmanager
+def terminal_progress() -> Iterator[None]:
+    """Show a long action as progress bars on a terminal's stderr: what, how far, bytes, and time left."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    if not console.is_terminal or JOB_ENVIRONMENT in os.environ:
+        yield
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[size]}"))
+    with Progress(*columns, TimeRemainingColumn(), console=console) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def listen(phase: str, fraction: float | None, done: int | None, total: int | None) -> None:
+            if phase not in tasks:
+                tasks[phase] = bars.add_task(phase, total=1.0, size="")
+            size = f"{done / 1e9:.1f} of {total / 1e9:.1f} GB" if done is not None and total is not None else ""
+            bars.update(tasks[phase], completed=fraction, size=size)
+
+        HEART.listener = listen
+        try:
+            yield
+        finally:
+            HEART.listener = None
 
 
 def options_command(app: typer.Typer, options: type, name: str, positional: str = "") -> Callable[..., Any]:

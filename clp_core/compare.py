@@ -1,18 +1,29 @@
-"""All methods on one pair: held-out anchors, bits per byte before training, time, and a sentence of advice."""
+"""All methods on one pair: held-out score, bits per byte before any training, time and memory."""
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from clp_core import heldout
-from clp_core.initializers import INITIALIZERS, initializer
+from clp_core.errors import InputError
+from clp_core.initializers import Initializer, initializer
+from clp_core.pair import Pair
+from clp_core.prepared import max_positions
 from clp_core.progress import report_progress
-from clp_core.transfer import Pair, TransferOptions, transfer
+from clp_core.transfer import Transfer, TransferOptions, peak_rss_bytes, transfer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from clp_core.evaluation import EvaluationText
 
 
 @dataclass(frozen=True)
@@ -23,13 +34,17 @@ class MethodScore:
         method: its name.
         heldout: score on hidden anchors, or ``None`` where there are too few.
         zero_step_bits_per_byte: of the target model before any training, or ``None`` without a text.
-        seconds: time for the held-out score, and the transfer where a text is given.
+        seconds: time to fit the method and make all rows of the target.
+        peak_bytes: memory that took beyond what was held before, or ``None`` where the system does not tell.
+        note: why a figure is missing, or empty.
     """
 
     method: str
     heldout: heldout.HeldOut | None
     zero_step_bits_per_byte: float | None
     seconds: float
+    peak_bytes: int | None = None
+    note: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """Return the figures of the command line."""
@@ -39,13 +54,20 @@ class MethodScore:
             "heldout": self.heldout.as_json() if self.heldout else empty,
             "zero_step_bits_per_byte": self.zero_step_bits_per_byte,
             "seconds": round(self.seconds, 3),
+            "peak_bytes": self.peak_bytes,
+            "note": self.note,
         }
 
 
 def compare_methods(
-    source: str, helper: str, methods: Sequence[str] = (), text: str = "", match: str = "raw", seed: int = 42
+    options: TransferOptions, methods: Sequence[str] = (), folds: int = 1
 ) -> tuple[list[MethodScore], str]:
-    """Score methods on one pair; with a text, also write each target to a temporary folder and score it there.
+    """Score methods on one pair; nothing is written, the source model is given each method's rows in memory.
+
+    Args:
+        options: pair, match, seed, text and so on; its output and method are not used.
+        methods: names; all that have what they need by default.
+        folds: how often another tenth of the anchors is hidden.
 
     Returns:
         The scores, best first, and one sentence of advice.
@@ -53,49 +75,151 @@ def compare_methods(
     Raises:
         InputError: a method is unknown, or the pair cannot be opened.
     """
-    names = list(methods) or list(INITIALIZERS)
-    chosen = [initializer(name) for name in names]
-    pair = Pair.open(source, helper, match)
+    chosen = [initializer(name) for name in methods]
+    pair = options.open_pair()
+    if not chosen:
+        chosen = [initializer(name) for name in pair.usable_methods()]
+    bench = Bench.open(pair, options) if options.eval_text else None
     scores = []
     for i, method in enumerate(chosen):
         report_progress(f"scoring {method.name}", i / len(chosen))
-        started = time.perf_counter()
-        held = heldout.score(method, pair.context("input", seed), seed)
-        bits = zero_step_bits(source, helper, method.name, text, match, seed) if text else None
-        scores.append(MethodScore(method.name, held, bits, time.perf_counter() - started))
+        scores.append(score_method(pair, replace(options, method=method.name, setting=()), method, bench, folds))
     scores.sort(key=sort_key)
     return scores, advice(scores)
 
 
-def zero_step_bits(source: str, helper: str, method: str, text: str, match: str, seed: int) -> float | None:
-    """Return the bits per byte of the target model that a method makes, before any training."""
-    with tempfile.TemporaryDirectory() as folder:
-        options = TransferOptions(source, helper, str(Path(folder) / "target"), method, match, seed, eval_text=text)
-        found = transfer(options)["zero_step"]["bits_per_byte"]
-    return None if found is None else float(found)
+def score_method(
+    pair: Pair, options: TransferOptions, method: Initializer, bench: Bench | None, folds: int
+) -> MethodScore:
+    """Score one method; what it cannot do on this pair is noted."""
+    held, bits, note = None, None, ""
+    before = reset_peak()
+    started = time.perf_counter()
+    seconds = 0.0
+    try:
+        rows = target_rows(pair, options, method)
+        seconds = time.perf_counter() - started
+        peak = peak_rss_bytes()
+        held = heldout.score(method, pair.context("input", options.seed), options.seed, folds=folds)
+        if bench is not None:
+            bits = bench.scratch_bits(options) if method.whole_model else bench.bits(rows)
+    except (InputError, np.linalg.LinAlgError) as error:
+        note, peak = str(error), None
+    used = max(peak - before, 0) if peak is not None and before is not None else None
+    return MethodScore(method.name, held, bits, seconds, used, note)
+
+
+def target_rows(pair: Pair, options: TransferOptions, method: Initializer) -> dict[str, np.ndarray]:
+    """Return the target's tensors by what they are (``input``, ``output``, ``bias``), as a transfer would write them.
+
+    Values are float32 widened from the source's data type. A method that draws the whole model has none.
+
+    Raises:
+        InputError: a row is not finite in the source's data type.
+    """
+    if method.whole_model:
+        return {}
+    work = Transfer(options, pair, pair.plan(options.pad_to_multiple_of))
+    found = {}
+    for kind, new in work.new_rows().items():
+        found[kind] = np.concatenate([block.astype(np.float32) for block in new])
+        if not np.isfinite(found[kind]).all():
+            raise InputError(f"a new row of the {kind} embedding is not finite in the source's data type")
+    return found
+
+
+@dataclass
+class Bench:
+    """The source model in memory, to which rows are given and which is then scored on a text.
+
+    Attributes:
+        model: the source model; its embeddings change.
+        text: the text in the target's tokens.
+    """
+
+    model: PreTrainedModel
+    text: EvaluationText
+
+    @classmethod
+    def open(cls, pair: Pair, options: TransferOptions) -> Bench:
+        """Load the source model and read the text.
+
+        Raises:
+            InputError: the text cannot be used, or the model does not fit in memory.
+        """
+        from clp_core.evaluation import EvaluationText, load_model
+
+        report_progress("loading the source")
+        text = EvaluationText.read([Path(options.eval_text)], pair.overlap.target, max_positions(pair.source.config))
+        return cls(load_model(pair.source.folder), text)
+
+    def bits(self, rows: dict[str, np.ndarray]) -> float | None:
+        """Return the bits per byte with these rows, ``None`` where they are not finite."""
+        import torch
+
+        from clp_core.evaluation import score
+
+        def parameter(values: np.ndarray) -> torch.nn.Parameter:
+            old = self.model.get_input_embeddings().weight
+            return torch.nn.Parameter(torch.from_numpy(values).to(old.device, old.dtype), requires_grad=False)
+
+        layer = self.model.get_output_embeddings()
+        weight = parameter(rows["input"])
+        self.model.get_input_embeddings().weight = weight
+        layer.weight = parameter(rows["output"]) if "output" in rows else weight
+        if "bias" in rows:
+            layer.bias = parameter(rows["bias"][:, 0])
+        found = score(self.model, self.text).bits_per_byte
+        return float(found) if np.isfinite(found) else None
+
+    def scratch_bits(self, options: TransferOptions) -> float | None:
+        """Return the bits per byte of a model with random weights, which is written to a temporary folder."""
+        from clp_core.evaluation import load_model, score
+
+        with tempfile.TemporaryDirectory() as folder:
+            output = Path(folder) / "target"
+            transfer(replace(options, output=str(output), eval_text="", no_heldout=True))
+            found = score(load_model(output), self.text).bits_per_byte
+        return float(found) if np.isfinite(found) else None
+
+
+def reset_peak() -> int | None:
+    """Set the process's peak memory back to its present memory and return it; ``None`` where that cannot be done."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+        return peak_rss_bytes()
+    return None
 
 
 def sort_key(score: MethodScore) -> tuple[float, float]:
-    """Order by bits per byte where it was measured, then by held-out cosine."""
+    """Order by held-out cosine, then by bits per byte; what was not measured last."""
     bits = score.zero_step_bits_per_byte
     held = score.heldout.centred_cosine if score.heldout else float("-inf")
-    return (bits if bits is not None else float("inf"), -held)
+    return (-held, bits if bits is not None else float("inf"))
 
 
 def advice(scores: Sequence[MethodScore]) -> str:
     """Return one sentence that names the best method and by what measure."""
-    best = scores[0]
-    others = [score for score in scores if score.method != best.method]
-    if not others:
-        return f"Only {best.method} was scored; name more methods to compare."
-    if best.zero_step_bits_per_byte is not None:
-        rest = ", ".join(
-            f"{score.method} {score.zero_step_bits_per_byte:.2f}"
-            for score in others
-            if score.zero_step_bits_per_byte is not None
-        )
-        return f"Use {best.method}: {best.zero_step_bits_per_byte:.2f} bits per byte before training ({rest})."
-    if best.heldout is None:
-        return "There are too few tokens in common to hide any; train and compare."
-    rest = ", ".join(f"{score.method} {score.heldout.centred_cosine:.2f}" for score in others if score.heldout)
-    return f"Use {best.method}: centred cosine {best.heldout.centred_cosine:.2f} on held-out anchors ({rest})."
+    usable = [score for score in scores if not score.note and not initializer(score.method).whole_model]
+    if not usable:
+        return "No method could be scored on this pair."
+    if len(usable) == 1:
+        return f"Only {usable[0].method} was scored; name more methods to compare."
+    held = [score for score in usable if score.heldout is not None]
+    scored = [score for score in usable if score.zero_step_bits_per_byte is not None]
+    by_bits = min(scored, key=lambda score: score.zero_step_bits_per_byte or 0.0) if scored else None
+    if not held:
+        if by_bits is None:
+            return "There are too few tokens in common to hide any; train and compare."
+        return f"Use {by_bits.method}: {by_bits.zero_step_bits_per_byte:.2f} bits per byte before training."
+    best = held[0]
+    cosine = best.heldout.centred_cosine if best.heldout else 0.0
+    text = f"Use {best.method}: it finds hidden anchors best (centred cosine {cosine:.3f})"
+    if by_bits is None:
+        return text + "."
+    if by_bits.method == best.method:
+        return f"{text} and starts at the fewest bits per byte ({by_bits.zero_step_bits_per_byte:.3f})."
+    return (
+        f"{text}; {by_bits.method} starts at fewer bits per byte ({by_bits.zero_step_bits_per_byte:.3f} against "
+        f"{best.zero_step_bits_per_byte:.3f}), which a few steps of training even out."
+    )

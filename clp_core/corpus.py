@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from filelock import FileLock
 
-from clp_core.checkpoint import check_disk
 from clp_core.errors import InputError
+from clp_core.folders import check_disk
 from clp_core.locate import read_json
 from clp_core.progress import report_progress
 from clp_core.vocabulary import Vocabulary

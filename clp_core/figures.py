@@ -27,6 +27,7 @@ COLOURS = {
     "punctuation": "#D55E00",
 }
 SERIES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C8C8C", "#B8A800")
+SYMBOLS = ("circle", "diamond")
 MARK = "#D55E00"
 HEIGHT = 380
 TOP_MARGIN = 48
@@ -74,16 +75,16 @@ def anchor_bars(explanation: Explanation, shown: Sequence[str]) -> go.Figure:
 
     Args:
         explanation: of a missing token.
-        shown: the anchors as text, in the same order.
+        shown: the anchors as text, in the same order; the number after it is the source row.
     """
     anchors = explanation.anchors
     figure = go.Figure(
         go.Bar(
-            y=[f"{text}  #{anchor.id}" for text, anchor in zip(shown, anchors, strict=True)],
+            y=[f"{text}  #{anchor.source_id}" for text, anchor in zip(shown, anchors, strict=True)],
             x=np.array([anchor.weight for anchor in anchors]),
             orientation="h",
             marker={
-                "color": np.array([anchor.cosine for anchor in anchors]),
+                "color": np.array([anchor.cosine if anchor.cosine is not None else 0.0 for anchor in anchors]),
                 "colorscale": "RdBu_r",
                 "cmin": -1,
                 "cmax": 1,
@@ -95,6 +96,39 @@ def anchor_bars(explanation: Explanation, shown: Sequence[str]) -> go.Figure:
     )
     figure.update_layout(yaxis={"autorange": "reversed", "type": "category"})
     return titled(figure, f"The {len(anchors)} heaviest anchors", "weight", "", max(220, 60 + 26 * len(anchors)))
+
+
+def methods_chart(methods: Sequence[Mapping[str, Any]]) -> go.Figure:
+    """Show methods by held-out cosine (right is better), and by bits per byte before training (down is better).
+
+    Args:
+        methods: as ``clp compare-methods --json`` prints them.
+    """
+    known = [m for m in methods if m["heldout"]["centred_cosine"] is not None]
+    scored = [m for m in known if m["zero_step_bits_per_byte"] is not None]
+    figure = go.Figure()
+    if not scored:
+        known = known[::-1]
+        figure.add_bar(
+            y=[m["method"] for m in known],
+            x=np.array([m["heldout"]["centred_cosine"] for m in known]),
+            orientation="h",
+            marker_color=SERIES[0],
+            hovertemplate="%{y}: %{x:.3f}<extra></extra>",
+        )
+        return titled(figure, "Held-out anchors: centred cosine", "centred cosine")
+    for i, m in enumerate(scored):
+        figure.add_scatter(
+            x=np.array([m["heldout"]["centred_cosine"]]),
+            y=np.array([m["zero_step_bits_per_byte"]]),
+            name=m["method"],
+            mode="markers",
+            marker={"size": 13, "color": SERIES[i % len(SERIES)], "symbol": SYMBOLS[i // len(SERIES)]},
+            hovertemplate=m["method"] + ": cosine %{x:.3f}, %{y:.3f} bits per byte<extra></extra>",
+        )
+    return titled(
+        figure, "Right and low is good", "centred cosine on hidden anchors", "bits per byte before training", 420
+    )
 
 
 def scatter(points: pd.DataFrame, colour: str, marked: int | None = None, title: str = "") -> go.Figure:

@@ -33,22 +33,43 @@ class HeldOut:
         return {key: value for key, value in asdict(self).items() if key != "hidden"}
 
 
-def hide(context: Context, seed: int, share: float = HIDDEN_SHARE) -> tuple[Context, np.ndarray]:
+def hide(context: Context, seed: int, share: float = HIDDEN_SHARE, fold: int = 0) -> tuple[Context, np.ndarray]:
     """Return a context whose anchors are the visible ones, and the positions of the hidden ones (ascending).
 
-    At least one anchor is hidden and at least one stays, where there are two.
+    At least one anchor is hidden and at least one stays, where there are two. Folds of one seed hide different anchors,
+    as long as there are any left.
     """
     n_anchors = context.n_anchors
     n_hidden = min(max(1, round(share * n_anchors)), max(n_anchors - 1, 0))
-    hidden = np.sort(np.random.default_rng(seed).permutation(n_anchors)[:n_hidden])
+    order = np.roll(np.random.default_rng(seed).permutation(n_anchors), -fold * n_hidden)
+    hidden = np.sort(order[:n_hidden])
     visible = np.setdiff1d(np.arange(n_anchors), hidden)
     rows = Subset(context.needed_anchor_rows(), visible)
     return replace(context, anchor_ids=context.anchor_ids[visible], anchor_rows=rows), hidden
 
 
-def score(method: Initializer, context: Context, seed: int = 42, share: float = HIDDEN_SHARE) -> HeldOut | None:
-    """Score a method on hidden anchors; ``None`` where there are too few anchors to hide any."""
-    visible, hidden = hide(context, seed, share)
+def score(
+    method: Initializer, context: Context, seed: int = 42, share: float = HIDDEN_SHARE, folds: int = 1
+) -> HeldOut | None:
+    """Score a method on hidden anchors; ``None`` where there are too few anchors to hide any.
+
+    Args:
+        method: the method.
+        context: all anchors.
+        seed: of the choice of hidden anchors.
+        share: of the anchors that is hidden at a time.
+        folds: how often another part is hidden; the scores are means over the folds.
+    """
+    found = [score_fold(method, context, *hide(context, seed, share, fold)) for fold in range(folds)]
+    parts = [part for part in found if part is not None]
+    if not parts:
+        return None
+    cosine = float(np.mean([part.centred_cosine for part in parts]))
+    return HeldOut(cosine, float(np.mean([part.relative_error for part in parts])), sum(part.hidden for part in parts))
+
+
+def score_fold(method: Initializer, context: Context, visible: Context, hidden: np.ndarray) -> HeldOut | None:
+    """Score a method that saw the visible anchors on the hidden ones."""
     if not len(hidden):
         return None
     fitted = method.fit(replace(visible, parameters={}))

@@ -31,10 +31,25 @@ def nearest_unit(
     queries: np.ndarray, base: np.ndarray, k: int, *, use_gpu: bool = True
 ) -> tuple[np.ndarray, np.ndarray]:
     """Do what ``nearest`` does for rows that are scaled to length 1 already; the web app passes ``use_gpu=False``."""
+    return largest_products(queries, base, k, use_gpu=use_gpu)
+
+
+def largest_products(
+    queries: np.ndarray, base: np.ndarray, k: int, *, use_gpu: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the k largest inner products of each query with the rows of ``base``, and their indices, best first.
+
+    Args:
+        queries: ``[q, d]`` float32.
+        base: ``[n, d]`` float32.
+        k: how many; at most n are returned.
+        use_gpu: whether a GPU may be used where there is one.
+    """
     k = min(k, len(base))
-    if use_gpu and faiss.get_num_gpus() > 0:  # the import says nothing: the GPU build runs without one too
+    queries, base = np.ascontiguousarray(queries), np.ascontiguousarray(base)
+    if use_gpu and k and faiss.get_num_gpus() > 0:  # the import says nothing: the GPU build runs without one too
         resources = faiss.StandardGpuResources()
-        cosines, ids = faiss.knn_gpu(resources, queries, base, k, metric=faiss.METRIC_INNER_PRODUCT)
+        products, ids = faiss.knn_gpu(resources, queries, base, k, metric=faiss.METRIC_INNER_PRODUCT)
     else:
-        cosines, ids = faiss.knn(queries, base, k, metric=faiss.METRIC_INNER_PRODUCT)
-    return cosines, ids.astype(np.int64)
+        products, ids = faiss.knn(queries, base, k, metric=faiss.METRIC_INNER_PRODUCT)
+    return products, ids.astype(np.int64)

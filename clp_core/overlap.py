@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, get_args
 
@@ -17,6 +17,7 @@ from clp_core.vocabulary import CATEGORIES, ROLES, Vocabulary
 
 Match = Literal["raw", "canonical"]
 MATCHES: tuple[str, ...] = get_args(Match)
+SPECIAL_RULES = ("auto", "string", "role")
 MIN_ANCHORS = 300
 MIN_COVERAGE = 0.3
 WORD = re.compile(r"\w+")
@@ -39,23 +40,48 @@ class Overlap:
     source_ids: np.ndarray
 
     @classmethod
-    def of(cls, source: Vocabulary, target: Vocabulary, match: str = "raw") -> Overlap:
+    def of(cls, source: Vocabulary, target: Vocabulary, match: str = "raw", special: str = "auto") -> Overlap:
         """Match every target token with a source token.
 
         In ``canonical`` mode several tokens may stand for the same bytes; then the source token with the same
-        string is taken, else one that is no raw byte, else the one with the lowest id. Special tokens match by
-        role only.
+        string is taken, else one that is no raw byte, else the one with the lowest id.
+
+        Args:
+            source: the source's vocabulary.
+            target: the helper's vocabulary.
+            match: how ordinary tokens are compared, ``raw`` or ``canonical``.
+            special: how special tokens are: by ``string``, by ``role`` (bos with bos, and so on), or ``auto``: by
+                string under ``raw``, as published, and by role under ``canonical``.
 
         Raises:
-            InputError: unknown match mode.
+            InputError: unknown match mode or rule.
         """
-        if match == "raw":
-            found = [source.ids.get(token, -1) if token is not None else -1 for token in target.tokens]
-        elif match == "canonical":
-            found = canonical_matches(source, target)
-        else:
+        if match not in MATCHES:
             raise InputError(f"match {match!r} is unknown; use one of {', '.join(MATCHES)}")
+        if special not in SPECIAL_RULES:
+            raise InputError(f"--special-tokens {special!r} is unknown; use one of {', '.join(SPECIAL_RULES)}")
+        by_string = [source.ids.get(token, -1) if token is not None else -1 for token in target.tokens]
+        found = by_string if match == "raw" else canonical_matches(source, target)
+        by_role = special == "role" or (special == "auto" and match == "canonical")
+        for i in target.special_ids:
+            found[i] = role_match(source, target, i) if by_role else by_string[i]
         return cls(source, target, match, np.array(found, dtype=np.int64))
+
+    def without(self, ids: Iterable[int]) -> Overlap:
+        """Return the overlap less these target ids, which then count as missing."""
+        source_ids = self.source_ids.copy()
+        source_ids[list(ids)] = -1
+        return replace(self, source_ids=source_ids)
+
+    @cached_property
+    def role_conflicts(self) -> list[str]:
+        """Target tokens that overlap with a source token of another role, or of a role where they have none."""
+        found = []
+        for i in self.ids.tolist():
+            own, other = self.target.roles_of(i), self.source.roles_of(int(self.source_ids[i]))
+            if own != other and not (own & other):
+                found.append(str(self.target.tokens[i]))
+        return found
 
     @cached_property
     def is_token(self) -> np.ndarray:
@@ -190,7 +216,7 @@ def is_fit(overlap: Overlap, on_text: TextOverlap) -> bool:
 
 
 def canonical_matches(source: Vocabulary, target: Vocabulary) -> list[int]:
-    """Return the source id of each target id by canonical key, -1 where there is none."""
+    """Return the source id of each ordinary target id by canonical key, -1 where there is none."""
     by_key: dict[bytes | str, int] = {}
     for i, key in enumerate(source.canonical_keys):
         if key is None or i in source.special_ids:
@@ -200,15 +226,18 @@ def canonical_matches(source: Vocabulary, target: Vocabulary) -> list[int]:
             by_key[key] = i
     found = []
     for i, key in enumerate(target.canonical_keys):
-        if i in target.special_ids:
-            own = [role for role in ROLES if target.roles.get(role) == i]
-            found.append(next((source.roles[role] for role in own if role in source.roles), -1))
-        elif key is None:
+        if i in target.special_ids or key is None:
             found.append(-1)
         else:
             same = source.ids.get(target.tokens[i] or "", -1)
             found.append(same if same >= 0 and source.canonical_keys[same] == key else by_key.get(key, -1))
     return found
+
+
+def role_match(source: Vocabulary, target: Vocabulary, token_id: int) -> int:
+    """Return the source id with the same role as a special target token, -1 where there is none."""
+    own = [role for role in ROLES if target.roles.get(role) == token_id]
+    return next((source.roles[role] for role in own if role in source.roles), -1)
 
 
 def overlap_pairs(vocabularies: Sequence[Vocabulary], match: str = "raw") -> list[Overlap]:

@@ -15,23 +15,14 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
-from clp_core.checkpoint import Checkpoint, check_disk
+from clp_core.checkpoint import Checkpoint
+from clp_core.folders import check_disk, fingerprint
 from clp_core.locate import read_json
 from clp_core.tensors import DTYPES, ArrayRows, TensorRows, block_ranges
 from clp_core.vocabulary import Vocabulary
 from clp_core.workspace import Workspace
 
 META_FILE = "meta.json"
-
-
-def fingerprint(folder: Path) -> str:
-    """Return a name for the present content of a model folder, from paths, sizes and times of its files."""
-    digest = hashlib.blake2b(str(folder.resolve()).encode(), digest_size=12)
-    for path in sorted(folder.glob("*")):
-        if path.suffix in {".safetensors", ".json", ".model", ".txt", ".jinja"} and path.is_file():
-            status = path.stat()
-            digest.update(f"\n{path.name}\0{status.st_size}\0{status.st_mtime_ns}".encode())
-    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import logging
 import os
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,10 @@ def boot_clock() -> float:
     return time.clock_gettime(clock)
 
 
+Listener = Callable[[str, float | None, int | None, int | None], None]
+"""Is told the phase, the fraction done, the bytes done and the bytes in all."""
+
+
 class Heart:
     """Writes the heartbeat of the job that this process runs in; outside a job it only logs."""
 
@@ -42,6 +47,7 @@ class Heart:
         """Start silent."""
         self._last = -MIN_INTERVAL_S
         self._phase = ""
+        self.listener: Listener | None = None
 
     def beat(
         self,
@@ -49,6 +55,8 @@ class Heart:
         fraction: float | None = None,
         *,
         step: int | None = None,
+        bytes_done: int | None = None,
+        bytes_total: int | None = None,
         expect_next_s: float = 60.0,
         force: bool = False,
     ) -> None:
@@ -58,11 +66,15 @@ class Heart:
             phase: what, in a few words.
             fraction: how much of it is done, 0 to 1.
             step: training step, for runs.
+            bytes_done: bytes that are done, where it is bytes that are counted.
+            bytes_total: bytes in all.
             expect_next_s: when the next beat should come at the latest.
             force: write even if the last beat was a moment ago.
         """
+        if self.listener is not None:
+            self.listener(phase, fraction, bytes_done, bytes_total)
         is_new = phase != self._phase
-        if is_new:
+        if is_new and self.listener is None:
             log.info("%s", phase)
         now = boot_clock()
         folder = os.environ.get(JOB_ENVIRONMENT)
@@ -74,6 +86,8 @@ class Heart:
                 "phase": phase,
                 "fraction": fraction,
                 "step": step,
+                "bytes_done": bytes_done,
+                "bytes_total": bytes_total,
                 "expect_next_s": expect_next_s,
             }
             write_json(Path(folder) / HEARTBEAT_FILE, content)
@@ -83,6 +97,8 @@ class Heart:
 HEART = Heart()
 
 
-def report_progress(phase: str, fraction: float | None = None) -> None:
+def report_progress(
+    phase: str, fraction: float | None = None, *, bytes_done: int | None = None, bytes_total: int | None = None
+) -> None:
     """Say what is being done and how much of it is done; see ``Heart.beat``."""
-    HEART.beat(phase, fraction, expect_next_s=300.0)
+    HEART.beat(phase, fraction, bytes_done=bytes_done, bytes_total=bytes_total, expect_next_s=300.0)

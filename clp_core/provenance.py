@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from clp_core.checkpoint import Checkpoint
 from clp_core.errors import InputError
@@ -22,10 +24,20 @@ from clp_core.vocabulary import Vocabulary
 from clp_core.workspace import REPORT_FILE
 
 PROVENANCE_FILE = "clp_provenance.parquet"
+KEPT_ANCHORS = 16
+ROW_GROUP = 16_384
+ANCHOR_COLUMNS = ("anchor_ids", "anchor_source_ids", "anchor_weights", "anchor_cosines")
 
 MAX_NORM_RATIO = 3.0
-MIN_N_EFF = 1.0
+MIN_N_EFF = 1.0 - 1e-6  # one anchor alone is exactly 1 but for rounding
 MAX_SHARE_OF_ANCHORS = 0.5
+
+
+def at_risk(n_eff: np.ndarray, norm_ratio: np.ndarray, n_anchors: int, *, dense: bool | np.ndarray) -> np.ndarray:
+    """Return which made rows are too long, cancelled or collapsed, ``[b]`` of bool (see ``Health``)."""
+    everything = np.ones(len(n_eff), dtype=bool)
+    health = Health(n_eff, norm_ratio, everything, ~everything, n_anchors, dense)
+    return (norm_ratio > MAX_NORM_RATIO) | health.cancelled | health.collapsed
 
 
 @dataclass(frozen=True)
@@ -33,12 +45,12 @@ class Health:
     """Health figures of every target row.
 
     Attributes:
-        n_eff: Kish's effective count of anchors of each missing token, NaN elsewhere, ``[n_ids]``.
-        norms: length of each row, ``[n_ids]``.
-        is_missing: which rows were initialised, ``[n_ids]`` of bool.
-        is_copied: which rows were copied, ``[n_ids]`` of bool.
+        n_eff: Kish's effective count of anchors of each missing token, NaN elsewhere, ``[n_rows]``.
+        norms: length of each row, ``[n_rows]``.
+        is_missing: which rows were initialised, ``[n_rows]`` of bool.
+        is_copied: which rows were copied, ``[n_rows]`` of bool.
         n_anchors: number of anchors.
-        dense: whether the method uses all anchors.
+        dense: whether the method uses all anchors; for all rows, or for each, ``[n_rows]`` of bool.
     """
 
     n_eff: np.ndarray
@@ -46,11 +58,11 @@ class Health:
     is_missing: np.ndarray
     is_copied: np.ndarray
     n_anchors: int
-    dense: bool
+    dense: bool | np.ndarray
 
     @cached_property
     def norm_ratio(self) -> np.ndarray:
-        """Length of each row over the mean length of the copied rows, ``[n_ids]``."""
+        """Length of each row over the mean length of the copied rows, ``[n_rows]``; NaN where none was copied."""
         usual = float(self.norms[self.is_copied].mean()) if self.is_copied.any() else float("nan")
         return self.norms / usual if usual else np.full_like(self.norms, np.nan)
 
@@ -67,12 +79,11 @@ class Health:
     @property
     def collapsed(self) -> np.ndarray:
         """Missing rows of a dense method that lean on more than half of the anchors: nearly the mean row."""
-        limit = MAX_SHARE_OF_ANCHORS * self.n_anchors
-        return self.is_missing & (self.n_eff > limit) if self.dense else np.zeros_like(self.is_missing)
+        return self.is_missing & self.dense & (self.n_eff > MAX_SHARE_OF_ANCHORS * self.n_anchors)
 
     @cached_property
     def at_risk(self) -> np.ndarray:
-        """Missing rows that are too long, cancelled or collapsed, ``[n_ids]`` of bool."""
+        """Missing rows that are too long, cancelled or collapsed, ``[n_rows]`` of bool."""
         return self.too_long | self.cancelled | self.collapsed
 
     def summary(self) -> dict[str, Any]:
@@ -82,48 +93,166 @@ class Health:
         return {
             "rows_at_risk": int(self.at_risk.sum()),
             "n_eff_median": float(np.median(n_eff)) if len(n_eff) else None,
-            "norm_ratio_max": float(ratios.max()) if len(ratios) else None,
+            "norm_ratio_max": float(ratios.max()) if len(ratios) and np.isfinite(ratios).all() else None,
             "too_long": int(self.too_long.sum()),
             "cancelled": int(self.cancelled.sum()),
             "collapsed": int(self.collapsed.sum()),
         }
 
 
-def provenance_table(overlap: Overlap, health: Health) -> pd.DataFrame:
-    """Return one row a target id.
+@dataclass(frozen=True)
+class Anchors:
+    """The heaviest anchors of every row, by falling absolute weight; -1 and 0 where there are fewer.
 
-    Columns: id, token, bytes, status (``copied``, ``initialised`` or ``padding`` for a gap), special, source_id,
-    n_eff, norm, norm_ratio, at_risk.
+    Attributes:
+        targets: target ids, -1 where the anchor is a source token alone, ``[n_rows, k]``.
+        sources: source ids, ``[n_rows, k]``.
+        weights: ``[n_rows, k]``.
+        cosines: between the helper's rows, NaN where the anchor is a source token alone, ``[n_rows, k]``.
+        share: share of the sum of all absolute weights that they hold, ``[n_rows]``, NaN where none are kept.
+        cancellation: ``1 - |sum w| / sum |w|`` over all anchors, ``[n_rows]``, NaN where none are kept.
     """
-    target = overlap.target
-    status = np.where(health.is_copied, "copied", np.where(health.is_missing, "initialised", "padding"))
-    special = np.zeros(target.n_ids, dtype=bool)
+
+    targets: np.ndarray
+    sources: np.ndarray
+    weights: np.ndarray
+    cosines: np.ndarray
+    share: np.ndarray
+    cancellation: np.ndarray
+
+    @classmethod
+    def empty(cls, n_rows: int, k: int) -> Anchors:
+        """Return room for k anchors a row."""
+        none = np.full((n_rows, k), -1, dtype=np.int32)
+        nothing = np.full(n_rows, np.nan, dtype=np.float32)
+        zeros = np.zeros((n_rows, k), dtype=np.float32)
+        return cls(none, none.copy(), zeros, np.full((n_rows, k), np.nan, np.float16), nothing, nothing.copy())
+
+    @property
+    def k(self) -> int:
+        """Anchors kept a row."""
+        return int(self.targets.shape[1])
+
+    def keep(
+        self,
+        ids: np.ndarray,
+        targets: np.ndarray,
+        sources: np.ndarray,
+        weights: np.ndarray,
+        cosines: np.ndarray,
+        total: np.ndarray,
+        signed: np.ndarray,
+    ) -> None:
+        """Note the anchors of some rows; ``total`` and ``signed`` are the sums over all anchors, ``[b]``."""
+        self.targets[ids], self.sources[ids] = targets, sources
+        self.weights[ids], self.cosines[ids] = weights, cosines
+        some = total > 0
+        held = np.divide(np.abs(weights).sum(axis=1), total, out=np.full(len(ids), np.nan), where=some)
+        self.share[ids] = np.minimum(held, 1)  # the total was summed in float32
+        self.cancellation[ids] = np.maximum(
+            1 - np.divide(np.abs(signed), total, out=np.full(len(ids), np.nan), where=some), 0
+        )
+
+    def scaled(self, scale: np.ndarray) -> Anchors:
+        """Return them with each row's weights multiplied, ``scale`` is ``[n_rows]``."""
+        weights = (self.weights * scale[:, None]).astype(np.float32)
+        return Anchors(self.targets, self.sources, weights, self.cosines, self.share, self.cancellation)
+
+
+def write_provenance(
+    path: Path,
+    overlap: Overlap,
+    status: np.ndarray,
+    method: np.ndarray,
+    scale: np.ndarray,
+    health: Health,
+    anchors: Anchors | None,
+) -> None:
+    """Write one row a target row, in groups of rows, as a parquet file.
+
+    Columns: id, token, bytes, status, special, source_id, method (of initialised rows), scale (what the row was
+    multiplied with to match norms), n_eff, norm, norm_ratio, at_risk, cancellation and anchor_share (null where no
+    anchors are kept), and the lists anchor_ids, anchor_source_ids, anchor_weights, anchor_cosines.
+
+    Args:
+        path: the file.
+        overlap: source and target vocabulary, and what was copied.
+        status: status of each row, text ``[n_rows]``.
+        method: name of the method that made each row, empty text elsewhere, ``[n_rows]``.
+        scale: ``[n_rows]``.
+        health: figures of each row.
+        anchors: the heaviest anchors, or ``None``.
+    """
+    target, n_rows = overlap.target, len(status)
+    special = np.zeros(n_rows, dtype=bool)
     special[list(target.special_ids)] = True
-    return pd.DataFrame(
-        {
-            "id": np.arange(target.n_ids, dtype=np.int64),
-            "token": pd.Series(target.tokens, dtype=object),
-            "bytes": pd.Series(target.token_bytes, dtype=object),
-            "status": pd.Categorical(status),
-            "special": special,
-            "source_id": pd.Series(overlap.source_ids, dtype="Int64").mask(pd.Series(overlap.source_ids) < 0),
-            "n_eff": health.n_eff,
-            "norm": health.norms,
-            "norm_ratio": health.norm_ratio,
-            "at_risk": health.at_risk,
-        }
-    )
+    source_ids = np.full(n_rows, -1, dtype=np.int64)
+    source_ids[: target.n_ids] = overlap.source_ids
+    padding = n_rows - target.n_ids
+    tokens, data = [*target.tokens, *[None] * padding], [*target.token_bytes, *[b""] * padding]
+    writer: pq.ParquetWriter | None = None
+    try:
+        for start in range(0, n_rows, ROW_GROUP):
+            part = slice(start, min(start + ROW_GROUP, n_rows))
+            columns: dict[str, pa.Array] = {
+                "id": pa.array(np.arange(part.start, part.stop, dtype=np.int32)),
+                "token": pa.array(tokens[part], pa.string()),
+                "bytes": pa.array(data[part], pa.binary()),
+                "status": pa.array(status[part].tolist(), pa.string()),
+                "special": pa.array(special[part]),
+                "source_id": pa.array(source_ids[part], pa.int32(), mask=source_ids[part] < 0),
+                "method": pa.array([name or None for name in method[part]], pa.string()),
+                "scale": pa.array(scale[part]),
+                "n_eff": pa.array(health.n_eff[part]),
+                "norm": pa.array(health.norms[part]),
+                "norm_ratio": pa.array(health.norm_ratio[part]),
+                "at_risk": pa.array(health.at_risk[part]),
+            }
+            columns |= anchor_columns(anchors, part)
+            table = pa.table(columns)
+            writer = writer or pq.ParquetWriter(path, table.schema, compression="zstd")
+            writer.write_table(table, row_group_size=ROW_GROUP)
+    finally:
+        if writer is not None:
+            writer.close()
+
+
+def anchor_columns(anchors: Anchors | None, part: slice) -> dict[str, pa.Array]:
+    """Return the columns about anchors of a run of rows; nulls and empty lists where none are kept."""
+    n = part.stop - part.start
+    if anchors is None:
+        kept, share, cancellation = np.zeros((n, 0), bool), np.full(n, np.nan), np.full(n, np.nan)
+        values = [np.zeros((n, 0), kind) for kind in (np.int32, np.int32, np.float32, np.float16)]
+    else:
+        kept, share, cancellation = anchors.sources[part] >= 0, anchors.share[part], anchors.cancellation[part]
+        values = [anchors.targets[part], anchors.sources[part], anchors.weights[part], anchors.cosines[part]]
+    offsets = pa.array(np.concatenate([[0], np.cumsum(kept.sum(axis=1))]).astype(np.int32))
+    columns = {
+        "anchor_share": pa.array(share.astype(np.float32), mask=np.isnan(share)),
+        "cancellation": pa.array(cancellation.astype(np.float32), mask=np.isnan(cancellation)),
+    }
+    for name, value in zip(ANCHOR_COLUMNS, values, strict=True):
+        columns[name] = pa.ListArray.from_arrays(offsets, pa.array(value[kept]))
+    return columns
 
 
 @dataclass(frozen=True)
 class Anchor:
-    """One anchor of a missing token: the overlapping token, its weight, and its cosine to the token in the helper."""
+    """One anchor of a token.
+
+    Attributes:
+        token: the overlapping token, or the source token where it is a source token alone.
+        id: its target id, or ``None``.
+        source_id: its source row.
+        weight: what its source row is multiplied with.
+        cosine: to the token, in the helper, or ``None``.
+    """
 
     token: str
-    id: int
+    id: int | None
     source_id: int
     weight: float
-    cosine: float
+    cosine: float | None
 
 
 @dataclass(frozen=True)
@@ -133,53 +262,65 @@ class Explanation:
     Attributes:
         token: raw token.
         id: target id.
-        status: ``copied``, ``initialised`` or ``padding``.
+        status: ``copied``, ``initialised``, ``override``, ``special`` (copied by role) or ``padding``.
+        method: the method that made the row, ``None`` for one that no method made.
         source_id: the source row that was copied, or ``None``.
         n_eff: effective count of anchors, or ``None`` for a copied row and for methods without weights.
         cancellation: ``1 - |sum w| / sum |w|``, 0 where all weights have one sign, or ``None``.
         norm_ratio: length of the row over the mean length of copied rows.
         at_risk: whether a health figure is out of bounds.
         anchors: the anchors with the largest weights, by absolute value, largest first.
-        anchors_for_90_percent: how many anchors carry 90 % of the absolute weight.
+        anchors_for_90_percent: how many anchors carry 90 % of the absolute weight; ``None`` where too few are kept.
         n_anchors: number of all anchors.
     """
 
     token: str
     id: int
     status: str
+    method: str | None
     source_id: int | None
     n_eff: float | None
     cancellation: float | None
     norm_ratio: float | None
     at_risk: bool
     anchors: tuple[Anchor, ...]
-    anchors_for_90_percent: int
+    anchors_for_90_percent: int | None
     n_anchors: int
 
     def as_json(self) -> dict[str, Any]:
         """Return the figures of the command line."""
-        shown = ("token", "id", "status", "source_id", "n_eff", "cancellation", "norm_ratio")
-        anchors = [
-            {key: getattr(anchor, key) for key in ("token", "id", "weight", "cosine")} for anchor in self.anchors
-        ]
+        shown = ("token", "id", "status", "method", "source_id", "n_eff", "cancellation", "norm_ratio", "at_risk")
+        keys = ("token", "id", "weight", "cosine", "source_id")
+        anchors = [{key: getattr(anchor, key) for key in keys} for anchor in self.anchors]
         return {key: getattr(self, key) for key in shown} | {"anchors": anchors}
 
 
 @dataclass(frozen=True)
+class Weighed:
+    """The anchors of one token with the sums over all of them; see ``Anchor`` and ``Explanation``."""
+
+    anchors: tuple[Anchor, ...] = ()
+    cancellation: float | None = None
+    carriers: int | None = None
+
+
+@dataclass(frozen=True)
 class Explainer:
-    """Explains single rows of a target model from the helper's rows alone.
+    """Explains single rows of a target model, from the helper's rows or from the anchors that were kept.
 
     Attributes:
+        folder: the target model.
         report: the transfer's report.
-        table: the stored provenance.
+        table: the stored provenance, without the lists of anchors.
         vocabulary: the target's vocabulary.
-        helper_rows: input embeddings of the helper, ``[n_target, d]``.
+        helper_rows: input embeddings of the helper, ``[n_target, d]``, or ``None`` where the helper is gone.
     """
 
+    folder: Path
     report: Mapping[str, Any]
     table: pd.DataFrame
     vocabulary: Vocabulary
-    helper_rows: RowSource
+    helper_rows: RowSource | None
 
     @classmethod
     def open(cls, folder: Path, helper_rows: RowSource | None = None) -> Explainer:
@@ -190,75 +331,141 @@ class Explainer:
             helper_rows: the helper's input rows, if they are at hand; otherwise they are read from the helper's folder.
 
         Raises:
-            InputError: no transfer wrote this folder, or the helper is gone.
+            InputError: no transfer wrote this folder.
         """
         report = read_report(folder)
-        if helper_rows is None:
-            helper = Path(report["helper"])
-            if not helper.is_dir():
-                raise InputError(
-                    f"the helper {helper} is gone; its rows are needed to show the anchors of {folder.name}"
-                )
-            helper_rows = Checkpoint.open(helper).rows("input")
-        return cls(report, pd.read_parquet(folder / PROVENANCE_FILE), Vocabulary.open(folder), helper_rows)
+        if helper_rows is None and Path(report["helper"]).is_dir():
+            helper_rows = Checkpoint.open(report["helper"]).rows("input")
+        columns = [
+            name for name in pq.read_schema(folder / PROVENANCE_FILE).names if name not in (*ANCHOR_COLUMNS, "bytes")
+        ]
+        table = pd.read_parquet(folder / PROVENANCE_FILE, columns=columns)
+        return cls(folder, report, table, Vocabulary.open(folder), helper_rows)
 
     @cached_property
     def anchor_ids(self) -> np.ndarray:
         """Target ids of the anchors."""
-        return np.flatnonzero((self.table["status"] == "copied").to_numpy())
+        return np.flatnonzero(self.table["status"].isin(("copied", "special")).to_numpy())
 
     @cached_property
-    def fitted(self) -> Fitted:
-        """The method, fitted again with the parameters that the transfer chose."""
-        parameters = self.report["parameters"]["input"]
-        context = Context(self.helper_rows, self.anchor_ids, None, self.report["seed"], parameters)
-        return initializer(self.report["method"]).fit(context)
+    def _fitted(self) -> dict[str, Fitted]:
+        return {}
 
-    @cached_property
-    def _unit_anchors(self) -> np.ndarray:
-        return unit(self.helper_rows.take(self.anchor_ids))
+    def fitted(self, method: str) -> Fitted:
+        """Return a method, fitted again with the parameters that the transfer chose."""
+        if method not in self._fitted:
+            assert self.helper_rows is not None
+            parameters = self.report["parameters"]["input"].get(method, {})
+            settings = self.report["settings"].get(method, {})
+            context = Context(self.helper_rows, self.anchor_ids, None, self.report["seed"], parameters, settings)
+            self._fitted[method] = initializer(method).fit(context)
+        return self._fitted[method]
 
     def explain(self, token_id: int, k: int = 10) -> Explanation:
-        """Explain the row of one target id with its k largest weights."""
+        """Explain the row of one target id with its k largest weights.
+
+        Where a method's weights cannot be found again from the helper's rows, at most the anchors that were kept with
+        the model are shown.
+
+        Raises:
+            InputError: the helper is gone, and no anchors were kept.
+        """
         record = self.table.iloc[token_id]
-        weights = None
-        if record["status"] == "initialised":
-            found = self.fitted.weights(np.array([token_id]))
-            weights = None if found is None else found[0]
-        anchors: tuple[Anchor, ...] = ()
-        cancellation, carriers = None, 0
-        if weights is not None and len(weights):
-            size = np.abs(weights)
-            order = np.argsort(-size, kind="stable")
-            cosines = self._unit_anchors @ unit(self.helper_rows.take(np.array([token_id])))[0]
-            anchors = tuple(self._anchor(i, weights, cosines) for i in order[:k])
-            total = float(size.sum())
-            cancellation = float(1 - abs(weights.sum()) / total) if total else None
-            carriers = int(np.searchsorted(np.cumsum(size[order]), 0.9 * total)) + 1
+        status = str(record["status"])
+        method = None if pd.isna(record["method"]) else str(record["method"])
+        weighed = Weighed()
+        if status == "override":
+            weighed = self._overridden(token_id, k)
+        elif method is not None:
+            again = initializer(method).from_helper and self.helper_rows is not None
+            weighed = self._weighed(token_id, method, k) if again else self._kept(token_id, k)
         source_id = record["source_id"]
         return Explanation(
             token=self.vocabulary.tokens[token_id] or "",
             id=token_id,
-            status=str(record["status"]),
+            status=status,
+            method=method,
             source_id=None if pd.isna(source_id) else int(source_id),
             n_eff=finite(record["n_eff"]),
-            cancellation=cancellation,
+            cancellation=weighed.cancellation,
             norm_ratio=finite(record["norm_ratio"]),
             at_risk=bool(record["at_risk"]),
-            anchors=anchors,
-            anchors_for_90_percent=carriers,
+            anchors=weighed.anchors,
+            anchors_for_90_percent=weighed.carriers,
             n_anchors=len(self.anchor_ids),
         )
 
-    def _anchor(self, position: int, weights: np.ndarray, cosines: np.ndarray) -> Anchor:
-        anchor_id = int(self.anchor_ids[position])
-        return Anchor(
-            token=self.vocabulary.tokens[anchor_id] or "",
-            id=anchor_id,
-            source_id=int(self.table["source_id"].iloc[anchor_id]),
-            weight=float(weights[position]),
-            cosine=float(cosines[position]),
+    def _weighed(self, token_id: int, method: str, k: int) -> Weighed:
+        """Find a token's weights again from the helper's rows."""
+        found = self.fitted(method).weights(np.array([token_id]))
+        if found is None or not found.shape[1]:
+            return Weighed()
+        assert self.helper_rows is not None
+        weights = found[0] * float(self.table["scale"].iloc[token_id])
+        size = np.abs(weights)
+        order = np.argsort(-size, kind="stable")
+        ids = self.anchor_ids[order[:k]]
+        cosines = unit(self.helper_rows.take(ids)) @ unit(self.helper_rows.take(np.array([token_id])))[0]
+        sources = self.table["source_id"].iloc[ids].to_numpy(dtype=np.int64)
+        anchors = self._anchors(ids, sources, weights[order[:k]], cosines)
+        total = float(size.sum())
+        carriers = int(np.searchsorted(np.cumsum(size[order]), 0.9 * total)) + 1
+        used = int(np.count_nonzero(size))
+        return Weighed(
+            anchors[: min(k, used)], float(1 - abs(weights.sum()) / total) if total else None, min(carriers, used)
         )
+
+    def _kept(self, token_id: int, k: int) -> Weighed:
+        """Read the anchors that were kept with the model."""
+        file = pq.ParquetFile(self.folder / PROVENANCE_FILE)
+        columns = [*ANCHOR_COLUMNS, "anchor_share", "cancellation"]
+        group = file.read_row_group(token_id // ROW_GROUP, columns=columns)
+        record = group.slice(token_id % ROW_GROUP, 1).to_pylist()[0]
+        if not record["anchor_ids"]:
+            if record["anchor_share"] is None and not pd.isna(self.table["n_eff"].iloc[token_id]):
+                raise InputError(
+                    f"the helper {self.report['helper']} is gone, and no anchors were kept with {self.folder.name}; "
+                    "put the helper back, or write the target with --provenance full"
+                )
+            return Weighed()
+        weights = np.array(record["anchor_weights"])
+        share, cancellation = record["anchor_share"], record["cancellation"]
+        parts = np.cumsum(np.abs(weights)) / np.abs(weights).sum() * share
+        carriers = int(np.searchsorted(parts, 0.9)) + 1 if share >= 0.9 else None
+        columns_of = (record[name][:k] for name in ANCHOR_COLUMNS)
+        return Weighed(self._anchors(*columns_of), cancellation, carriers)
+
+    def _overridden(self, token_id: int, k: int) -> Weighed:
+        """Return the source tokens whose mean an overridden row is."""
+        sources = self.report["overrides"][str(token_id)]
+        shares = np.full(len(sources), 1 / len(sources))
+        none = np.full(len(sources), -1)
+        return Weighed(self._anchors(none, sources, shares, np.full(len(sources), np.nan))[:k], 0.0, len(sources))
+
+    @cached_property
+    def _source_vocabulary(self) -> Vocabulary | None:
+        folder = Path(self.report["source"])
+        return Vocabulary.open(folder) if folder.is_dir() else None
+
+    def _anchors(
+        self, ids: Iterable[int], sources: Iterable[int], weights: Iterable[float], cosines: Iterable[float]
+    ) -> tuple[Anchor, ...]:
+        return tuple(
+            Anchor(
+                token=self._token(int(i), int(source)),
+                id=int(i) if i >= 0 else None,
+                source_id=int(source),
+                weight=float(weight),
+                cosine=finite(cosine),
+            )
+            for i, source, weight, cosine in zip(ids, sources, weights, cosines, strict=True)
+        )
+
+    def _token(self, target_id: int, source_id: int) -> str:
+        if target_id >= 0:
+            return self.vocabulary.tokens[target_id] or ""
+        source = self._source_vocabulary
+        return (source.tokens[source_id] or "") if source is not None else f"#{source_id}"
 
 
 def read_report(folder: Path) -> dict[str, Any]:

@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from clp_core.checkpoint import Checkpoint
+from clp_core.checkpoint import Checkpoint, Written
 from clp_core.errors import ClpError
+from clp_core.initializers import initializer
 from clp_core.locate import read_json
-from clp_core.overlap import Overlap
 from clp_core.prepared import max_positions
-from clp_core.tensors import block_ranges
+from clp_core.progress import report_progress
+from clp_core.rows import RowPlan
+from clp_core.tensors import TensorRows, block_ranges, tensor_digest
 from clp_core.vocabulary import TOKENIZER_FILES, Vocabulary
 
 TOKENIZER_COMPANIONS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt")
@@ -60,6 +62,8 @@ def target_config(config: Mapping[str, Any], n_rows: int, ids: SpecialIds, key: 
             changed[name] = value
     if changed.get("decoder_start_token_id") is not None:
         changed["decoder_start_token_id"] = ids.bos
+    if "padding_idx" in changed:
+        changed["padding_idx"] = ids.pad
     for name in ("text_config", "decoder"):
         if isinstance(changed.get(name), dict):
             changed[name] = target_config(changed[name], n_rows, ids, name)
@@ -121,11 +125,19 @@ def lines_read_otherwise(folder: Path, vocabulary: Vocabulary) -> int:
     return sum(a != b.ids for a, b in zip(theirs, ours, strict=True))
 
 
-def verify(folder: Path, source: Checkpoint, overlap: Overlap, ids: SpecialIds) -> list[str]:
+def verify(folder: Path, source: Checkpoint, plan: RowPlan, ids: SpecialIds, written: Written | None) -> list[str]:
     """Reopen a written target and compare it with what it should be.
 
-    Shapes, data type, tying, special ids, loading by transformers without missing or misshapen weights, every copied
-    row bit for bit, and the tokenizer on a thousand lines.
+    Shapes, data type, tying, special ids, loading by transformers without missing or misshapen weights, every tensor of
+    the body by hash, every copied row bit for bit, no NaN or infinity in the embeddings, and the tokenizer on a
+    thousand lines.
+
+    Args:
+        folder: the target.
+        source: the source model.
+        plan: what each row should be.
+        ids: the target's special ids.
+        written: hashes taken while the body was copied; ``None`` where nothing of the source was.
 
     Returns:
         Warnings for the report.
@@ -133,22 +145,23 @@ def verify(folder: Path, source: Checkpoint, overlap: Overlap, ids: SpecialIds) 
     Raises:
         ClpError: something is not as it should be; the target is not kept then.
     """
-    written = Checkpoint.open(folder)
-    if written.names.tied != source.names.tied:
+    again = Checkpoint.open(folder)
+    if again.names.tied != source.names.tied:
         raise ClpError(
-            f"the written model's embeddings are {'' if written.names.tied else 'not '}tied; the source's are not so"
+            f"the written model's embeddings are {'' if again.names.tied else 'not '}tied; the source's are not so"
         )
     for side in source.sides:
-        old, new = source.rows(side), written.rows(side)
-        if new.shape != (overlap.target.n_ids, old.shape[1]) or new.entry.dtype != old.entry.dtype:
+        old, new = source.rows(side), again.rows(side)
+        if new.shape != (plan.n_rows, old.shape[1]) or new.entry.dtype != old.entry.dtype:
             raise ClpError(f"the written {side} embedding is {new.entry.dtype} {new.shape}, which is wrong")
-        for part in block_ranges(overlap.size, new.shape[1]):
-            target_ids = overlap.ids[part]
-            if not np.array_equal(new.take(target_ids), old.take(overlap.source_ids[target_ids]), equal_nan=True):
-                raise ClpError(f"a copied row of the written {side} embedding differs from the source's")
+        check_rows(new, old, plan, side)
+    for name, digest in (written.digests if written else {}).items():
+        report_progress("checking the body")
+        if tensor_digest(again.entries[name]) != digest:
+            raise ClpError(f"{name} differs from the source's after writing; is the disk sound?")
     check_loading(folder, ids)
     warnings = []
-    otherwise = lines_read_otherwise(folder, overlap.target)
+    otherwise = lines_read_otherwise(folder, plan.overlap.target)
     if otherwise:
         warnings.append(
             f"AutoTokenizer reads {otherwise} of {CHECK_LINES} lines otherwise than the helper's tokenizer.json, "
@@ -156,6 +169,22 @@ def verify(folder: Path, source: Checkpoint, overlap: Overlap, ids: SpecialIds) 
             "load it with PreTrainedTokenizerFast.from_pretrained"
         )
     return warnings
+
+
+def check_rows(new: TensorRows, old: TensorRows, plan: RowPlan, side: str) -> None:
+    """Compare the copied rows of a written matrix with the source's, and look for NaN and infinity in all of them.
+
+    Raises:
+        ClpError: a copied row differs, or a value is not finite.
+    """
+    for part in block_ranges(plan.n_rows, new.shape[1]):
+        rows = new.read(part.start, part.stop)
+        if not np.isfinite(rows.astype(np.float32)).all():
+            raise ClpError(f"the written {side} embedding holds NaN or infinity")
+        copied = np.flatnonzero(plan.source_ids[part] >= 0)
+        wanted = old.take_exact(plan.source_ids[part][copied])
+        if rows[copied].tobytes() != wanted.tobytes():
+            raise ClpError(f"a copied row of the written {side} embedding differs from the source's")
 
 
 def check_loading(folder: Path, ids: SpecialIds) -> None:
@@ -184,6 +213,14 @@ def check_loading(folder: Path, ids: SpecialIds) -> None:
 def model_card(report: Mapping[str, Any]) -> str:
     """Return the README.md of a target model."""
     heldout, health = report["heldout"], report["health"]
+    chosen = report["settings"][report["method"]]
+    settings = f" with {', '.join(f'{name} {value:g}' for name, value in chosen.items())}" if chosen else ""
+    whole = initializer(report["method"]).whole_model
+    made_of = (
+        "the shape of the source model with weights drawn at random, and the tokenizer of the helper model"
+        if whole
+        else "the body of the source model, the tokenizer of the helper model, and new embedding rows"
+    )
     lines = [
         "---",
         "library_name: transformers",
@@ -193,14 +230,14 @@ def model_card(report: Mapping[str, Any]) -> str:
         "",
         f"# {Path(report['output']).name}",
         "",
-        f"A causal language model made by a CLP transfer with CLP Workbench {report['version']}. It has the body of "
-        "the source model, the tokenizer of the helper model, and new embedding rows. It has not been trained since.",
+        f"A causal language model made by a CLP transfer with CLP Workbench {report['version']}. It has {made_of}. "
+        "It has not been trained since.",
         "",
         "| | |",
         "|---|---|",
         f"| source model | `{Path(report['source']).name}` |",
         f"| helper model | `{Path(report['helper']).name}` |",
-        f"| method | `{report['method']}` (match `{report['match']}`, seed {report['seed']}) |",
+        f"| method | `{report['method']}`{settings} (match `{report['match']}`, seed {report['seed']}) |",
         f"| tokens copied | {report['overlap']:,} of {report['overlap'] + report['missing']:,} |",
         f"| tokens initialised | {report['missing']:,} |",
         f"| rows at risk | {health['rows_at_risk']:,} |",
@@ -212,6 +249,16 @@ def model_card(report: Mapping[str, Any]) -> str:
         )
     if (report.get("zero_step") or {}).get("bits_per_byte") is not None:
         lines.append(f"| bits per byte before training | {report['zero_step']['bits_per_byte']:.3f} |")
+    if report["auto"]:
+        lines.append(f"| why this method | {report['auto']['reason']} |")
+    if report["overrides"]:
+        lines.append(f"| tokens overridden by hand | {len(report['overrides']):,} |")
+    taken_over = {name: n for name, n in report["guard"]["taken_over"].items() if n}
+    if taken_over:
+        lines.append(
+            f"| rows at risk taken over | {', '.join(f'{n:,} by `{name}`' for name, n in taken_over.items())} |"
+        )
+    lines += [f"| source file | `{name}`, SHA-256 `{digest}` |" for name, digest in report["source_files"].items()]
     lines.append("")
     if report["warnings"]:
         lines += ["## Warnings", "", *(f"- {warning}" for warning in report["warnings"]), ""]

@@ -6,17 +6,22 @@ rows are read with ``pread`` and a file is written front to back, so memory does
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import itertools
 import json
 import os
+import queue
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import ml_dtypes
 import numpy as np
+import xxhash
 
 from clp_core.errors import InputError
 
@@ -28,6 +33,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
 }
 COPY_BYTES = 8 << 20
 BLOCK_BYTES = 64 << 20
+CLONE_REQUEST = 0x40049409  # FICLONE of Linux
 
 
 class RowSource(Protocol):
@@ -74,6 +80,23 @@ class Subset:
     def take(self, ids: np.ndarray) -> np.ndarray:
         """Return the rows with these indices as float32."""
         return self.rows.take(self.ids[ids])
+
+
+@dataclass(frozen=True)
+class JoinedRows:
+    """Two row sources side by side, such as an output matrix and its bias as one more column."""
+
+    left: RowSource
+    right: RowSource
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of rows and their width."""
+        return self.left.shape[0], self.left.shape[1] + self.right.shape[1]
+
+    def take(self, ids: np.ndarray) -> np.ndarray:
+        """Return the rows with these indices as float32."""
+        return np.concatenate([self.left.take(ids), self.right.take(ids)], axis=1)
 
 
 def block_ranges(n_rows: int, width: int, block_bytes: int = BLOCK_BYTES) -> Iterator[slice]:
@@ -199,18 +222,44 @@ class Replacement:
         return int(np.prod(self.shape)) * DTYPES[self.dtype].itemsize
 
 
+@dataclass(frozen=True)
+class Copied:
+    """What was seen while a file was copied.
+
+    Attributes:
+        n_bytes: tensor data written, in bytes.
+        sha256: of the whole source file.
+        digests: xxh3 of every tensor that was copied as it is, by its name.
+    """
+
+    n_bytes: int
+    sha256: str
+    digests: dict[str, str]
+
+
 def write_copy(
-    source: Path, target: Path, replaced: Mapping[str, Replacement], dropped: frozenset[str] = frozenset()
-) -> int:
+    source: Path,
+    target: Path,
+    replaced: Mapping[str, Replacement],
+    dropped: frozenset[str] = frozenset(),
+    on_bytes: Callable[[int], None] = lambda _: None,
+) -> Copied:
     """Write a safetensors file with some tensors replaced and some dropped; all other bytes are copied as they are.
 
-    Returns:
-        The bytes of tensor data written.
+    The source is read once, front to back, and hashed on the way. A file that stays as it is is cloned where the file
+    system can do that (never linked: an edit of the copy must not reach the source), and then only read.
+
+    Args:
+        source: the file.
+        target: the file to write.
+        replaced: new tensors by name.
+        dropped: names of tensors that are left out.
+        on_bytes: called with the number of source bytes of each step.
     """
     entries, metadata = read_header(source)
+    kept = [entry for name, entry in entries.items() if name not in dropped]
     header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
     offset = 0
-    kept = [entry for name, entry in entries.items() if name not in dropped]
     for entry in kept:
         new = replaced.get(entry.name)
         dtype, shape, n_bytes = (
@@ -218,18 +267,108 @@ def write_copy(
         )
         header[entry.name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [offset, offset + n_bytes]}
         offset += n_bytes
-    encoded = json.dumps(header, separators=(",", ":")).encode()
-    encoded += b" " * (-len(encoded) % 8)
-    with open(source, "rb") as reader, open(target, "wb") as writer:
-        writer.write(struct.pack("<Q", len(encoded)) + encoded)
-        for entry in kept:
-            if entry.name in replaced:
+    changed = dropped | set(replaced)
+    with open(source, "rb") as reader, open(target, "wb") as writer, Sha256Thread() as whole:
+        cloned = not changed & set(entries) and clone(reader, writer)
+        if not cloned:
+            write_header(writer, header)
+        digests = {}
+        position = 0
+        for entry in entries.values():
+            for data in chunks(reader, position, entry.start - position):  # the header, and what no tensor claims
+                whole.update(data)
+            digest = xxhash.xxh3_128()
+            as_it_is = entry.name not in changed
+            for data in chunks(reader, entry.start, entry.n_bytes):
+                whole.update(data)
+                on_bytes(len(data))
+                if as_it_is:
+                    digest.update(data)
+                    if not cloned:
+                        writer.write(data)
+            if as_it_is:
+                digests[entry.name] = digest.hexdigest()
+            elif entry.name in replaced:
                 write_blocks(writer, entry.name, replaced[entry.name])
-            else:
-                copy_range(reader, writer, entry.start, entry.n_bytes)
+            position = entry.stop
+        for data in chunks(reader, position, source.stat().st_size - position):
+            whole.update(data)
         writer.flush()
         os.fsync(writer.fileno())
-    return offset
+    return Copied(offset, whole.hexdigest(), digests)
+
+
+def write_header(writer: Any, header: Mapping[str, Any]) -> None:
+    """Write the header of a safetensors file, filled up with blanks to a multiple of 8 bytes."""
+    encoded = json.dumps(header, separators=(",", ":")).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    writer.write(struct.pack("<Q", len(encoded)) + encoded)
+
+
+def clone(reader: Any, writer: Any) -> bool:
+    """Make an empty file share another one's blocks until one of them is written; say whether that worked."""
+    try:
+        fcntl.ioctl(writer.fileno(), CLONE_REQUEST, reader.fileno())
+    except OSError:
+        return False
+    return True
+
+
+class Sha256Thread:
+    """A SHA-256 that is computed beside the reading and writing."""
+
+    def __init__(self) -> None:
+        """Start with nothing hashed."""
+        self._digest = hashlib.sha256()
+        self._queue: queue.Queue[bytes | None] = queue.Queue(maxsize=4)
+        self._thread = threading.Thread(target=self._work, daemon=True)
+
+    def __enter__(self) -> Sha256Thread:
+        """Start the thread."""
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the thread once all is hashed."""
+        self._queue.put(None)
+        self._thread.join()
+
+    def _work(self) -> None:
+        while (data := self._queue.get()) is not None:
+            self._digest.update(data)
+
+    def update(self, data: bytes) -> None:
+        """Hash data, in the order in which it comes."""
+        self._queue.put(data)
+
+    def hexdigest(self) -> str:
+        """Return the hash; to be asked once the block is left."""
+        return self._digest.hexdigest()
+
+
+def chunks(reader: Any, start: int, n_bytes: int) -> Iterator[bytes]:
+    """Read a range of an open file in pieces.
+
+    Raises:
+        InputError: the file ends before the range does.
+    """
+    reader.seek(start)
+    left = n_bytes
+    while left:
+        data = reader.read(min(COPY_BYTES, left))
+        if not data:
+            raise InputError(f"{reader.name} ended while it was read; fetch the file again")
+        yield data
+        left -= len(data)
+
+
+def tensor_digest(entry: TensorEntry) -> str:
+    """Return the xxh3 of a tensor's bytes, as ``write_copy`` takes it."""
+    digest = xxhash.xxh3_128()
+    with open(entry.path, "rb") as reader:
+        for data in chunks(reader, entry.start, entry.n_bytes):
+            digest.update(data)
+    return digest.hexdigest()
 
 
 def write_blocks(writer: Any, name: str, new: Replacement) -> None:
@@ -242,22 +381,10 @@ def write_blocks(writer: Any, name: str, new: Replacement) -> None:
     written = 0
     for block in new.blocks:
         with np.errstate(over="ignore"):
-            data = np.ascontiguousarray(block).astype(dtype)
+            data = np.ascontiguousarray(block).astype(dtype, copy=False)
         if not np.isfinite(data.astype(np.float32)).all():
             raise InputError(f"a new row of {name} is not finite as {dtype}; choose another method (--method linear)")
         writer.write(data.tobytes())
         written += data.nbytes
     if written != new.n_bytes:
         raise ValueError(f"{name}: {written} bytes came, {new.n_bytes} were announced")
-
-
-def copy_range(reader: Any, writer: Any, start: int, n_bytes: int) -> None:
-    """Copy a range of bytes from one open file to the end of another."""
-    reader.seek(start)
-    left = n_bytes
-    while left:
-        data = reader.read(min(COPY_BYTES, left))
-        if not data:
-            raise InputError(f"{reader.name} ended while it was copied; fetch the file again")
-        writer.write(data)
-        left -= len(data)

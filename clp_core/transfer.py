@@ -9,22 +9,31 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from clp_core import __version__, heldout
-from clp_core.checkpoint import Checkpoint, check_disk, refuse_if_inside
+from clp_core.auto import AUTO, Choice, choose
+from clp_core.checkpoint import Written
+from clp_core.devices import DEVICES, device_named
 from clp_core.errors import ClpError, InputError
-from clp_core.initializers import INITIALIZERS, Context, Fitted, initializer
+from clp_core.folders import check_disk, refuse_if_inside
+from clp_core.initializers import INITIALIZERS, Fitted, initializer, parse_settings
 from clp_core.locate import read_json
 from clp_core.options import option
-from clp_core.overlap import MATCHES, Overlap
+from clp_core.overlap import MATCHES, SPECIAL_RULES
+from clp_core.overrides import read_overrides
+from clp_core.pair import Pair
 from clp_core.progress import report_progress
-from clp_core.provenance import PROVENANCE_FILE, Health, provenance_table
+from clp_core.provenance import KEPT_ANCHORS, PROVENANCE_FILE, Health, write_provenance
+from clp_core.rows import FALLBACKS, GUARDS, INITIALISED, STATUSES, Maker, Measured, NewRows, RowPlan, mean_length
+from clp_core.scratch import write_random_model
+from clp_core.static_vectors import read_vectors
 from clp_core.target_files import (
     SpecialIds,
     copy_tokenizer,
@@ -33,13 +42,15 @@ from clp_core.target_files import (
     target_generation_config,
     verify,
 )
-from clp_core.tensors import Replacement, RowSource, Subset, TensorEntry, TensorRows, block_ranges
-from clp_core.vocabulary import Vocabulary
+from clp_core.tensors import Replacement, Subset
 from clp_core.workspace import REPORT_FILE
 
 log = logging.getLogger(__name__)
 
-UNKNOWN_HELPER_ROWS = "has {rows} embedding rows but its tokenizer has ids up to {last}"
+LOCK_FILE = ".writing"
+PROVENANCE_KINDS = ("full", "light")
+PROVENANCE_BYTES = 400
+"""Bytes of provenance a token, at the most, for the check of the disk."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +60,39 @@ class TransferOptions:
     source: str = option(help="source model: a folder or a Hub id")
     helper: str = option(help="helper model in the target language: a folder or a Hub id")
     output: str = option(help="folder to write the target model to")
-    method: str = option("clp", help="method that fills the missing rows", choices=tuple(INITIALIZERS))
+    method: str = option(
+        "clp",
+        help="method that fills the missing rows; auto: the best on held-out anchors",
+        choices=(*INITIALIZERS, AUTO),
+    )
     match: str = option(
         "raw", help="how tokens are compared: their strings, or the bytes they stand for", choices=MATCHES
     )
     seed: int = option(42, help="seed of random rows and of the held-out choice", minimum=0)
     eval_text: str = option("", help="text in the target language on which to score the target before any training")
+    setting: tuple[str, ...] = option((), help="a setting of the method, NAME=NUMBER; may be given again")
+    override: tuple[str, ...] = option(
+        (), help="TOKEN=TEXT: the token's row is the mean of these source tokens; may be given again"
+    )
+    override_file: str = option("", help="file of overrides, a line each: TOKEN, a tab, TEXT")
+    special_tokens: str = option(
+        "auto", help="how special tokens are matched; auto: by string under raw, by role under canonical",
+        choices=SPECIAL_RULES,
+    )  # fmt: skip
+    guard: str = option(
+        "warn", help="rows at risk: none says nothing, warn tells, fallback makes them by linear, else mean",
+        choices=GUARDS,
+    )  # fmt: skip
+    match_norms: bool = option(False, help="scale each new row to the mean length of the copied rows")
+    pad_to_multiple_of: int = option(1, help="fill the rows up to a multiple of this number", minimum=1)
+    provenance: str = option(
+        "full", help="light leaves out each token's anchors where they can be found again", choices=PROVENANCE_KINDS
+    )
+    no_heldout: bool = option(False, help="leave out the score on held-out anchors")
+    device: str = option("auto", help="where large products are done; auto: a GPU where there is one", choices=DEVICES)
+    target_vectors: str = option("", help="static-vectors: .vec text of the target language")
+    source_vectors: str = option("", help="static-vectors, rule of WECHSEL: .vec text of the source language")
+    dictionary: str = option("", help="static-vectors, rule of WECHSEL: word pairs of both languages, a line each")
     overwrite: bool = option(False, help="replace an output folder that exists")
 
     def __post_init__(self) -> None:
@@ -62,104 +100,46 @@ class TransferOptions:
         for name in ("source", "helper", "output"):
             if not str(getattr(self, name)).strip():
                 raise InputError(f"--{name} is empty; name a folder")
-        initializer(self.method)
-        if self.match not in MATCHES:
-            raise InputError(f"--match {self.match!r} is unknown; use one of {', '.join(MATCHES)}")
+        settings = parse_settings(self.setting)
+        if self.method != AUTO:
+            initializer(self.method).resolve(settings)
+        elif settings:
+            raise InputError("--setting belongs to one method, and --method auto chooses; name the method")
+        for name, choices in (
+            ("match", MATCHES),
+            ("special_tokens", SPECIAL_RULES),
+            ("guard", GUARDS),
+            ("provenance", PROVENANCE_KINDS),
+            ("device", DEVICES),
+        ):
+            if getattr(self, name) not in choices:
+                flag = name.replace("_", "-")
+                raise InputError(f"--{flag} {getattr(self, name)!r} is unknown; use one of {', '.join(choices)}")
         if self.seed < 0:
             raise InputError("--seed must not be negative")
+        if self.pad_to_multiple_of < 1:
+            raise InputError("--pad-to-multiple-of must be 1 or more")
+        if self.method == "static-vectors" and not self.target_vectors:
+            raise InputError("static-vectors needs word vectors of the target language: --target-vectors FILE.vec")
 
+    @property
+    def settings(self) -> dict[str, float]:
+        """The method's settings that were given."""
+        return parse_settings(self.setting)
 
-@dataclass
-class Pair:
-    """Source and helper, opened and checked against each other."""
-
-    source: Checkpoint
-    helper: Checkpoint
-    overlap: Overlap
-    warnings: list[str] = field(default_factory=list)
-
-    @classmethod
-    def open(cls, source: str | Path, helper: str | Path, match: str = "raw") -> Pair:
-        """Open both checkpoints and match their vocabularies.
+    def open_pair(self) -> Pair:
+        """Open source and helper as these options say.
 
         Raises:
-            InputError: one cannot be opened, has fewer rows than tokens, or nothing overlaps.
+            InputError: one of the files they name cannot be used.
         """
-        a, b = Checkpoint.open(source), Checkpoint.open(helper)
-        overlap = Overlap.of(Vocabulary.open(a.folder), Vocabulary.open(b.folder), match)
-        for checkpoint, vocabulary in ((a, overlap.source), (b, overlap.target)):
-            rows = checkpoint.rows("input").shape[0]
-            if rows < vocabulary.n_ids:
-                detail = UNKNOWN_HELPER_ROWS.format(rows=rows, last=vocabulary.n_ids - 1)
-                raise InputError(f"{checkpoint.folder} {detail}; is this its own tokenizer?")
-        if not overlap.size:
-            hint = "; try --match canonical" if match == "raw" else "; CLP needs tokens in common"
-            raise InputError(f"{a.folder.name} and {b.folder.name} have no token in common{hint}")
-        return cls(a, b, overlap, cls._warnings(overlap, a, b))
-
-    @staticmethod
-    def _warnings(overlap: Overlap, source: Checkpoint, helper: Checkpoint) -> list[str]:
-        warnings = []
-        if overlap.source.has_chat_template:
-            warnings.append(
-                "the source has a chat template; it and its special tokens are not carried over, "
-                "so the target is no chat model"
-            )
-        for checkpoint, vocabulary in ((source, overlap.source), (helper, overlap.target)):
-            spare = checkpoint.rows("input").shape[0] - vocabulary.n_ids
-            if spare:
-                warnings.append(
-                    f"{checkpoint.folder.name} has {spare} padded rows beyond its tokens; they are left out"
-                )
-        gaps = overlap.target.n_ids - overlap.target.size
-        if gaps:
-            warnings.append(f"the helper's ids have {gaps} gaps; their rows are the mean of the copied rows")
-        return warnings
-
-    def context(self, side: str, seed: int) -> Context:
-        """Return what an initializer sees of one side; input and output draw from different random streams."""
-        rows = Subset(self.source.rows(side), self.overlap.source_ids[self.overlap.ids])
-        return Context(self.helper.rows("input"), self.overlap.ids, rows, seed + (side == "output"))
-
-
-class NewRows:
-    """The rows of one target matrix in order: copied, initialised, and the mean for gaps; measures them on the way."""
-
-    def __init__(self, pair: Pair, source_rows: TensorRows, fitted: Fitted) -> None:
-        """Take the source's matrix and a method fitted to it."""
-        self._overlap = pair.overlap
-        self._source = source_rows
-        self._fitted = fitted
-        self.norms = np.zeros(pair.overlap.target.n_ids)
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        """Yield blocks of rows in the source's data type; copied rows are the source's bits."""
-        overlap, width = self._overlap, self._source.shape[1]
-        gap_row: np.ndarray | None = None
-        for part in block_ranges(overlap.target.n_ids, width):
-            ids = np.arange(part.start, part.stop)
-            block = np.zeros((len(ids), width), dtype=self._source.dtype)
-            copied = overlap.source_ids[ids] >= 0
-            missing = overlap.is_token[ids] & ~copied
-            gaps = ~overlap.is_token[ids]
-            if copied.any():
-                block[copied] = self._source.take_exact(overlap.source_ids[ids[copied]])
-            if missing.any():
-                with np.errstate(over="ignore"):
-                    block[missing] = self._fitted.rows(ids[missing]).astype(self._source.dtype)
-            if gaps.any():
-                if gap_row is None:
-                    gap_row = self._mean_copied_row()
-                block[gaps] = gap_row
-            self.norms[part] = np.linalg.norm(block.astype(np.float64), axis=1)
-            yield block
-            report_progress("writing rows", part.stop / overlap.target.n_ids)
-
-    def _mean_copied_row(self) -> np.ndarray:
-        total = np.zeros(self._source.shape[1])
-        for part in block_ranges(self._overlap.size, len(total)):
-            total += self._source.take(self._overlap.source_ids[self._overlap.ids[part]]).sum(axis=0, dtype=np.float64)
-        return (total / self._overlap.size).astype(self._source.dtype)
+        overrides = read_overrides(self.override, self.override_file)
+        device = device_named(self.device)
+        pair = Pair.open(self.source, self.helper, self.match, self.special_tokens, overrides, device)
+        pair.vectors = read_vectors(
+            self.target_vectors, self.source_vectors, self.dictionary, pair.overlap.source, pair.overlap.target
+        )
+        return pair
 
 
 def transfer(options: TransferOptions) -> dict[str, Any]:
@@ -173,22 +153,18 @@ def transfer(options: TransferOptions) -> dict[str, Any]:
     """
     started = time.perf_counter()
     output = Path(options.output).expanduser().absolute()
-    if output.exists() and not options.overwrite:
-        raise InputError(f"{output} exists and is kept; choose another --output, or add --overwrite")
-    if output.exists() and not output.is_dir():
-        raise InputError(f"{output} is a file; choose another --output")
-    if output.exists() and any(output.iterdir()) and not (output / "config.json").is_file():
-        raise InputError(f"{output} holds files but no model, so it is not replaced; choose another --output")
+    check_output(output, options.overwrite)
     report_progress("opening the models")
-    pair = Pair.open(options.source, options.helper, options.match)
+    pair = options.open_pair()
     refuse_if_inside(output, pair.source.folder, pair.helper.folder)
     text = read_evaluation_text(options.eval_text)
-    check_disk(output, expected_bytes(pair))
+    plan = pair.plan(options.pad_to_multiple_of)
+    check_disk(output, expected_bytes(pair, plan))
+    chosen = choose(pair, options.seed) if options.method == AUTO else None
     output.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{output.name}.partial-", dir=output.parent))
-    try:
-        report = write_target(pair, options, output, part)
-        part.chmod(0o755)
+    with partial_folder(output) as part:
+        work = Transfer(options, pair, plan, chosen)
+        report = work.write(output, part)
         if text:
             report_progress("scoring the target")
             report["zero_step"] = zero_step(part, options.eval_text)
@@ -198,129 +174,249 @@ def transfer(options: TransferOptions) -> dict[str, Any]:
         (part / REPORT_FILE).write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
         (part / "README.md").write_text(model_card(report), encoding="utf-8")
         take_name(part, output, options.overwrite)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
     return report
 
 
-def write_target(pair: Pair, options: TransferOptions, output: Path, part: Path) -> dict[str, Any]:
-    """Fill a temporary folder with the target model, check it, and return the report so far."""
-    overlap = pair.overlap
-    method = initializer(options.method)
-    scores: dict[str, heldout.HeldOut | None] = {}
-    fitted: dict[str, Fitted] = {}
-    new_rows: dict[str, NewRows] = {}
-    replaced: dict[str, Replacement] = {}
-    for side in pair.source.sides:
-        report_progress(f"fitting {options.method} to the {side} rows")
-        context = pair.context(side, options.seed)
-        scores[side] = heldout.score(method, context, options.seed)
-        fitted[side] = method.fit(context)
-        rows = pair.source.rows(side)
-        new_rows[side] = NewRows(pair, rows, fitted[side])
-        shape = (overlap.target.n_ids, rows.shape[1])
-        replaced[rows.entry.name] = Replacement(rows.entry.dtype, shape, new_rows[side])
-    replaced |= new_bias(pair, options, fitted["output" if "output" in fitted else "input"])
-    ids = SpecialIds.of(overlap.target, pair.helper.config)
-    pair.source.write(part, replaced, target_config(pair.source.config, overlap.target.n_ids, ids))
-    source_generation = read_json(pair.source.folder / "generation_config.json")
-    generation, dropped = target_generation_config(source_generation, ids)
-    (part / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")
-    copy_tokenizer(pair.helper.folder, part, overlap.target, pair.source.config)
-    report_progress("checking what was written")
-    warnings = pair.warnings + verify(part, pair.source, overlap, ids)
-    if dropped:
-        warnings.append(f"generation_config.json names ids of the source's tokens; left out: {', '.join(dropped)}")
-    health = measure_health(pair, method.dense, fitted["input"], new_rows["input"].norms)
-    provenance_table(overlap, health).to_parquet(part / PROVENANCE_FILE, index=False)
-    summary = health.summary()
-    score = scores["input"]
-    warnings += health_warnings(pair, options, summary, score)
-    empty = {"centred_cosine": None, "relative_error": None}
-    return {
-        "output": str(output),
-        "source": str(pair.source.folder),
-        "helper": str(pair.helper.folder),
-        "method": options.method,
-        "match": options.match,
-        "seed": options.seed,
-        "parameters": {side: dict(found.parameters) for side, found in fitted.items()},
-        "tied": pair.source.names.tied,
-        "overlap": overlap.size,
-        "missing": len(overlap.missing_ids),
-        "share_of_source": overlap.share_of_source,
-        "share_of_target": overlap.share_of_target,
-        "heldout": (score.as_json() if score else empty)
-        | ({"output": found.as_json()} if (found := scores.get("output")) else {}),
-        "health": summary,
-        "warnings": warnings,
-        "version": __version__,
-    }
+class Transfer:
+    """One transfer: fits, writes into a temporary folder, checks, and reports."""
+
+    def __init__(self, options: TransferOptions, pair: Pair, plan: RowPlan, chosen: Choice | None = None) -> None:
+        """Take the options, the opened pair and the plan of rows; ``chosen`` is what ``auto`` found."""
+        self.options = options
+        self.pair = pair
+        self.chosen = chosen
+        self.method = initializer(chosen.method if chosen else options.method)
+        everything = pair.overlap.without(range(pair.overlap.target.n_ids))
+        self.plan = RowPlan(everything, {}, plan.n_rows) if self.method.whole_model else plan
+        takes_over = tuple(name for name in FALLBACKS if name != self.method.name)
+        self.methods = (self.method.name, *(takes_over if options.guard == "fallback" else ()))
+        self.parameters: dict[str, dict[str, dict[str, float]]] = {}
+        self.makers = {side: self._maker(side) for side in pair.source.sides}
+        self.measured = Measured.empty(plan.n_rows, KEPT_ANCHORS if any(self._keeps) else 0)
+
+    @property
+    def _keeps(self) -> tuple[bool, ...]:
+        """For each method in use, whether its anchors are kept with the model."""
+        full = self.options.provenance == "full"
+        return tuple(
+            not initializer(name).whole_model and (full or not initializer(name).from_helper) for name in self.methods
+        )
+
+    def _settings(self, name: str) -> dict[str, float]:
+        return self.options.settings if name == self.options.method else {}
+
+    def _maker(self, side: str) -> Maker:
+        context = self.pair.context(side, self.options.seed, bias=True)
+        plain = Subset(self.pair.source.rows(side), self.pair.overlap.source_ids[self.pair.overlap.ids])
+        self.parameters[side] = {}
+
+        def fit(name: str) -> Fitted:
+            report_progress(f"fitting {name} to the {side} rows")
+            own = self.pair.context(side, self.options.seed, self._settings(name), bias=True)
+            fitted = initializer(name).fit(own)
+            self.parameters[side][name] = dict(fitted.parameters)
+            return fitted
+
+        rows = context.needed_anchor_rows()
+        needs_length = self.options.guard == "fallback" or self.options.match_norms
+        return Maker(
+            self.methods,
+            fit,
+            dense=tuple(initializer(name).dense for name in self.methods),
+            n_anchors=self.pair.overlap.size,
+            usual_length=mean_length(plain) if needs_length else 1.0,
+            width=rows.shape[1],
+            match_norms=self.options.match_norms,
+        )
+
+    def write(self, output: Path, part: Path) -> dict[str, Any]:
+        """Fill a temporary folder with the target model, check it, and return the report so far."""
+        pair, options = self.pair, self.options
+        scores = {} if options.no_heldout else self._heldout()
+        ids = SpecialIds.of(pair.overlap.target, pair.helper.config)
+        config = target_config(pair.source.config, self.plan.n_rows, ids)
+        written = self._write_weights(part, config)
+        generation, dropped = target_generation_config(read_json(pair.source.folder / "generation_config.json"), ids)
+        (part / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")
+        copy_tokenizer(pair.helper.folder, part, pair.overlap.target, pair.source.config)
+        report_progress("checking what was written")
+        started = time.perf_counter()
+        warnings = pair.warnings + verify(part, pair.source, self.plan, ids, written)
+        check_seconds = time.perf_counter() - started
+        if dropped:
+            warnings.append(f"generation_config.json names ids of the source's tokens; left out: {', '.join(dropped)}")
+        health = self._write_provenance(part)
+        summary = health.summary()
+        if options.guard != "none":
+            warnings += self._health_warnings(summary, scores.get("input"))
+        return self._report(output, scores, summary, warnings) | {
+            "source_files": written.files if written else {},
+            "check_seconds": round(check_seconds, 3),
+        }
+
+    def _heldout(self) -> dict[str, heldout.HeldOut | None]:
+        scores = {}
+        for side in self.pair.source.sides:
+            report_progress(f"scoring {self.method.name} on hidden {side} rows")
+            context = self.pair.context(side, self.options.seed, self._settings(self.method.name))
+            scores[side] = heldout.score(self.method, context, self.options.seed)
+        return scores
+
+    def _write_weights(self, part: Path, config: Mapping[str, Any]) -> Written | None:
+        """Write the weights; for a method that draws the whole model, nothing of the source's is copied."""
+        source = self.pair.source
+        if self.method.whole_model:
+            norms = write_random_model(part, config, source.rows("input").entry.dtype, self.options.seed)
+            self.measured.norms[:] = norms
+            return None
+        replaced = {}
+        for kind, new in self.new_rows().items():
+            entry = new.source.entry
+            if kind == "bias":
+                column = (block[:, 0] for block in new)
+                replaced[entry.name] = Replacement(entry.dtype, (self.plan.n_rows,), column)
+            else:
+                replaced[entry.name] = Replacement(entry.dtype, (self.plan.n_rows, entry.shape[1]), new)
+        return source.write(part, replaced, config)
+
+    def new_rows(self) -> dict[str, NewRows]:
+        """Return the target's tensors by what they are: ``input``, ``output`` and ``bias``, as far as they exist."""
+        source = self.pair.source
+        found = {}
+        for side, maker in self.makers.items():
+            rows = source.rows(side)
+            found[side] = NewRows(
+                self.plan,
+                rows,
+                maker,
+                columns=slice(0, rows.shape[1]),
+                helper_rows=self.pair.helper.rows("input"),
+                measured=self.measured if side == "input" else None,
+                keeps=self._keeps,
+            )
+        bias = source.output_bias()
+        if bias is not None:
+            maker = self.makers[self.pair.biased_side]
+            found["bias"] = NewRows(self.plan, bias, maker, columns=slice(maker.width - 1, None))
+        return found
+
+    def _write_provenance(self, part: Path) -> Health:
+        plan, measured = self.plan, self.measured
+        made = plan.status == INITIALISED
+        dense = np.array([initializer(name).dense for name in self.methods])[measured.method]
+        copied = plan.source_ids >= 0
+        health = Health(measured.n_eff, measured.norms, made, copied, self.pair.overlap.size, dense)
+        names = np.where(made, np.array(self.methods, dtype=object)[measured.method], "")
+        anchors = measured.anchors.scaled(measured.scale) if measured.anchors is not None else None
+        status = np.array(STATUSES, dtype=object)[plan.status]
+        path = part / PROVENANCE_FILE
+        write_provenance(path, plan.overlap, status, names, measured.scale, health, anchors)
+        return health
+
+    def _health_warnings(self, summary: Mapping[str, Any], score: heldout.HeldOut | None) -> list[str]:
+        """Say plainly when rows are unsound, and name ``linear`` where it finds hidden anchors better."""
+        at_risk, missing = summary["rows_at_risk"], len(self.plan.missing_ids)
+        if not at_risk:
+            return []
+        kinds = [
+            f"{summary[key]:,} {meaning}"
+            for key, meaning in (
+                ("collapsed", "collapse to the mean (n_eff above half the anchors)"),
+                ("cancelled", "cancel (n_eff below 1)"),
+                ("too_long", "are more than 3 times as long as copied rows"),
+            )
+            if summary[key]
+        ]
+        text = f"{at_risk:,} of {missing:,} new rows are at risk under {self.method.name}: {'; '.join(kinds)}"
+        if score is not None and self.method.name != "linear":
+            seed = self.options.seed
+            better = heldout.score(initializer("linear"), self.pair.context("input", seed), seed)
+            if better is not None and better.centred_cosine > score.centred_cosine:
+                text += (
+                    f". On held-out anchors linear is better (centred cosine {better.centred_cosine:.2f} "
+                    f"against {score.centred_cosine:.2f}): use --method linear, or auto"
+                )
+        return [text]
+
+    def _report(
+        self,
+        output: Path,
+        scores: Mapping[str, heldout.HeldOut | None],
+        health: Mapping[str, Any],
+        warnings: list[str],
+    ) -> dict[str, Any]:
+        pair, options, plan = self.pair, self.options, self.plan
+        score = scores.get("input")
+        empty = {"centred_cosine": None, "relative_error": None}
+        used = np.bincount(self.measured.method[plan.missing_ids], minlength=len(self.methods))
+        taken_over = {name: int(n) for name, n in zip(self.methods[1:], used[1:], strict=True)}
+        return {
+            "output": str(output),
+            "source": str(pair.source.folder),
+            "helper": str(pair.helper.folder),
+            "method": self.method.name,
+            "auto": self.chosen.as_json() if self.chosen else None,
+            "match": options.match,
+            "special_tokens": options.special_tokens,
+            "seed": options.seed,
+            "device": pair.device.name,
+            "settings": {name: initializer(name).resolve(self._settings(name)) for name in self.methods},
+            "parameters": self.parameters,
+            "guard": {"policy": options.guard, "taken_over": taken_over},
+            "match_norms": options.match_norms,
+            "provenance": options.provenance,
+            "tied": pair.source.names.tied,
+            "rows": plan.n_rows,
+            "overlap": plan.overlap.size,
+            "missing": len(plan.missing_ids),
+            "statuses": {name: int((plan.status == i).sum()) for i, name in enumerate(STATUSES)},
+            "overrides": {str(i): [int(j) for j in ids] for i, ids in plan.overrides.items()},
+            "share_of_source": plan.overlap.share_of_source,
+            "share_of_target": plan.overlap.share_of_target,
+            "heldout": (score.as_json() if score else empty)
+            | ({"output": found.as_json()} if (found := scores.get("output")) else {}),
+            "health": dict(health),
+            "warnings": warnings,
+            "version": __version__,
+        }
 
 
-def new_bias(pair: Pair, options: TransferOptions, fitted: Fitted) -> dict[str, Replacement]:
-    """Return the output layer's new bias by its name in the files; empty where it has none.
+def check_output(output: Path, overwrite: bool) -> None:
+    """Refuse an output that would lose something.
 
-    The bias of a missing token is made like its output row, with the same parameters.
+    Raises:
+        InputError: it exists and ``overwrite`` is off, or it is a file, or holds something else than a model.
     """
-    bias = pair.source.output_bias()
-    if bias is None or pair.source.names.output_bias is None:
-        return {}
-    name = pair.source.in_files(pair.source.names.output_bias)
-    if name is None:
-        return {}
-    entry = pair.source.entries[name]
-    column = TensorEntry(entry.path, name, entry.dtype, (entry.shape[0], 1), entry.start, entry.stop)
-    rows: RowSource = Subset(TensorRows(column), pair.overlap.source_ids[pair.overlap.ids])
-    context = Context(
-        pair.helper.rows("input"), pair.overlap.ids, rows, options.seed + 2, parameters=dict(fitted.parameters)
-    )
-    values = NewRows(pair, TensorRows(column), initializer(options.method).fit(context))
-    return {name: Replacement(entry.dtype, (pair.overlap.target.n_ids,), (block[:, 0] for block in values))}
+    if output.exists() and not overwrite:
+        raise InputError(f"{output} exists and is kept; choose another --output, or add --overwrite")
+    if output.exists() and not output.is_dir():
+        raise InputError(f"{output} is a file; choose another --output")
+    if output.exists() and any(output.iterdir()) and not (output / "config.json").is_file():
+        raise InputError(f"{output} holds files but no model, so it is not replaced; choose another --output")
 
 
-def measure_health(pair: Pair, dense: bool, fitted: Fitted, norms: np.ndarray) -> Health:
-    """Return the health figures of the input rows, n_eff blockwise in closed form."""
-    overlap = pair.overlap
-    n_eff = np.full(overlap.target.n_ids, np.nan)
-    width = pair.helper.rows("input").shape[1]
-    for part in block_ranges(len(overlap.missing_ids), width, block_bytes=16 << 20):
-        ids = overlap.missing_ids[part]
-        n_eff[ids] = fitted.n_eff(ids)
-    is_copied = overlap.source_ids >= 0
-    return Health(n_eff, norms, overlap.is_token & ~is_copied, is_copied, overlap.size, dense)
+@contextlib.contextmanager
+def partial_folder(output: Path) -> Iterator[Path]:
+    """Give a temporary folder beside the output, locked while it is written and removed unless it takes its name.
 
-
-def health_warnings(
-    pair: Pair, options: TransferOptions, summary: dict[str, Any], score: heldout.HeldOut | None
-) -> list[str]:
-    """Say plainly when rows are unsound, and name the method that finds hidden anchors best."""
-    at_risk, missing = summary["rows_at_risk"], len(pair.overlap.missing_ids)
-    if not at_risk:
-        return []
-    kinds = [
-        f"{summary[key]:,} {meaning}"
-        for key, meaning in (
-            ("collapsed", "collapse to the mean (n_eff above half the anchors)"),
-            ("cancelled", "cancel (n_eff below 1)"),
-            ("too_long", "are more than 3 times as long as copied rows"),
-        )
-        if summary[key]
-    ]
-    text = f"{at_risk:,} of {missing:,} new rows are at risk under {options.method}: {'; '.join(kinds)}"
-    scores = {options.method: score}
-    for name, method in INITIALIZERS.items():
-        if name != options.method:
-            scores[name] = heldout.score(method, pair.context("input", options.seed), options.seed)
-    best = heldout.ranking(scores)[0]
-    better, own = scores[best], scores[options.method]
-    if best != options.method and better and own:
-        text += (
-            f". On held-out anchors {best} is better (centred cosine {better.centred_cosine:.2f} "
-            f"against {own.centred_cosine:.2f}): use --method {best}"
-        )
-    return [text]
+    Folders of that kind whose writer was killed are removed first.
+    """
+    for old in output.parent.glob(f".{output.name}.partial-*"):
+        if (old / LOCK_FILE).is_file():
+            with contextlib.suppress(Timeout, OSError), FileLock(old / LOCK_FILE, timeout=0):
+                shutil.rmtree(old, ignore_errors=True)
+    part = Path(tempfile.mkdtemp(prefix=f".{output.name}.partial-", dir=output.parent))
+    lock = FileLock(part / LOCK_FILE)
+    lock.acquire()
+    try:
+        part.chmod(0o755)
+        yield part
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    finally:
+        lock.release()
+        (output / LOCK_FILE).unlink(missing_ok=True)
 
 
 def zero_step(folder: Path, text: str) -> dict[str, Any]:
@@ -341,12 +437,12 @@ def read_evaluation_text(path: str) -> bool:
     return True
 
 
-def expected_bytes(pair: Pair) -> int:
-    """Return the size of the weights that the transfer will write."""
-    total = pair.source.n_bytes
+def expected_bytes(pair: Pair, plan: RowPlan) -> int:
+    """Return the size of what the transfer will write."""
+    total = pair.source.n_bytes + PROVENANCE_BYTES * plan.n_rows
     for side in pair.source.sides:
         entry = pair.source.entry(side)
-        total += (pair.overlap.target.n_ids - entry.shape[0]) * entry.n_bytes // entry.shape[0]
+        total += (plan.n_rows - entry.shape[0]) * entry.n_bytes // entry.shape[0]
     return total
 
 

@@ -144,6 +144,10 @@ class Vocabulary:
         """Largest id plus one: the rows an embedding matrix needs."""
         return len(self.tokens)
 
+    def roles_of(self, token_id: int) -> frozenset[str]:
+        """Return the special roles that a token holds."""
+        return frozenset(role for role, holder in self.roles.items() if holder == token_id)
+
     @cached_property
     def ids(self) -> dict[str, int]:
         """Id of each raw token."""

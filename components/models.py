@@ -10,11 +10,12 @@ import streamlit as st
 
 from clp_core.demo import HELPER, SOURCE
 from clp_core.errors import InputError
+from clp_core.folders import fingerprint
 from clp_core.jobs import JobStore
 from clp_core.jobs.submit import submit_prepare
 from clp_core.locate import is_hub_id
 from clp_core.overlap import Overlap
-from clp_core.prepared import Prepared, fingerprint
+from clp_core.prepared import Prepared
 from clp_core.vocabulary import Vocabulary
 from clp_core.workspace import ModelEntry, Workspace
 from components.jobs import follow

@@ -4,8 +4,8 @@ import streamlit as st
 
 from clp_core.errors import InputError
 from clp_core.figures import anchor_bars, health_histograms
+from clp_core.folders import fingerprint
 from clp_core.initializers import initializer
-from clp_core.prepared import fingerprint
 from components.messages import cards, number, plain, question
 from components.models import pair_bar, pair_overlap, prepared_or_stop
 from components.navigation import kept, one_of, opened_by_app, put, remember
@@ -52,13 +52,19 @@ source_id = (
     else (int(overlap.source_ids[token_id]) if overlap.source_ids[token_id] >= 0 else None)
 )
 
-method = explainer.report["method"] if explainer else ""
-if status == "copied" or (explanation is None and source_id is not None):
+method = explanation.method if explanation else None
+if status == "special":
+    answer = f"It is **copied by role**: source row {number(source_id)}, bit for bit."
+elif status == "override" and explanation is not None:
+    answer = f"It is **overridden** by hand: the mean of {number(len(explanation.anchors))} source rows."
+elif status == "copied" or (explanation is None and source_id is not None):
     answer = f"It is **copied**: source row {number(source_id)}, bit for bit."
 elif explanation is None:
     answer = "It is **missing** in the source. Write a target on the page Transfer to see how its row is made."
-elif explanation.n_eff is None:
-    answer = f"It is **{explanation.status}** by `{method}`, which uses no weighted anchors."
+elif explanation.n_eff is None or not explanation.anchors:
+    answer = f"It is **{explanation.status}** by `{method}`, which draws it without anchors."
+elif explanation.anchors_for_90_percent is None:
+    answer = f"It is **initialised** by `{method}`; its {len(explanation.anchors)} heaviest anchors are kept."
 else:
     answer = (
         f"It is **initialised** by `{method}`: {number(explanation.anchors_for_90_percent)} of "
@@ -94,7 +100,7 @@ with card.container(border=True):
         cell.markdown(plain(str(value)))
 with picture:
     if explanation and explanation.anchors:
-        shown = [vocabulary.shown(anchor.id) for anchor in explanation.anchors]
+        shown = [vocabulary.shown(a.id) if a.id is not None else a.token for a in explanation.anchors]
         st.plotly_chart(
             anchor_bars(explanation, shown),
             key="anchors",

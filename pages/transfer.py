@@ -1,20 +1,22 @@
 """Which method, and what did it do?"""
 
-import json
-
 import pandas as pd
 import streamlit as st
 
+from clp_core.auto import AUTO
+from clp_core.figures import methods_chart
 from clp_core.initializers import INITIALIZERS
 from clp_core.jobs import JobStore
 from clp_core.jobs.submit import command_of, submit_compare, submit_transfer
 from clp_core.options import help_of
 from clp_core.overlap import MATCHES
+from clp_core.rows import GUARDS
 from clp_core.transfer import TransferOptions
 from components.jobs import follow
-from components.messages import cards, command, number, plain, question, share
-from components.models import folder_of, models, pair_bar, vocabulary_or_stop, workspace
+from components.messages import command, plain, question
+from components.models import folder_of, pair_bar, vocabulary_or_stop, workspace
 from components.navigation import opened_by_app, put
+from components.report import show_report
 
 NO_TEXT = "(none)"
 
@@ -49,11 +51,13 @@ if vocabulary_or_stop(pair.source).has_chat_template:
 form, comparison = st.columns([3, 2], gap="large")
 with form:
     st.subheader("Write a target")
-    names = list(INITIALIZERS)
-    best = next(iter(scores), "linear")
+    names = [AUTO, *(name for name in INITIALIZERS if name != "static-vectors")]
+    best = AUTO
 
     def described(name: str) -> str:
         """Return a method with its line of explanation and its held-out score."""
+        if name == AUTO:
+            return "**auto**: the best of linear and two-view on hidden anchors of this pair"
         held = scores.get(name, {}).get("heldout", {}).get("centred_cosine")
         told = f" · held-out cosine {held:.3f}" if held is not None else ""
         return f"**{name}**: {INITIALIZERS[name].summary}{told}"
@@ -76,10 +80,19 @@ with form:
     name = st.text_input(
         "Name of the target", suggested, key=f"name_{suggested}", help="a folder of this name in the workspace's models"
     )
+    with st.expander("More"):
+        guard = st.selectbox("Guard", GUARDS, index=1, help=help_of(TransferOptions, "guard")) or GUARDS[1]
+        match_norms = st.checkbox("Match norms", help=help_of(TransferOptions, "match_norms"))
+        overrides = st.text_area(
+            "Overrides", height=80, placeholder="ĠSchloss=Ġcastle", help="one TOKEN=TEXT a line: see --override"
+        )
     overwrite = st.checkbox("Replace it if it exists", help=help_of(TransferOptions, "overwrite"))
     bad_name = not name.strip() or "/" in name or "\\" in name or name.startswith(".") or "\0" in name
+    bad_line = next((line for line in overrides.splitlines() if line.strip() and "=" not in line.strip()[1:]), None)
     if bad_name:
         st.error("Give the target a plain name without slashes.", icon=":material/error:")
+    elif bad_line is not None:
+        st.error(plain(f"The override {bad_line!r} is not TOKEN=TEXT."), icon=":material/error:")
     else:
         options = TransferOptions(
             str(source),
@@ -89,7 +102,10 @@ with form:
             match,
             int(seed),
             text,
-            overwrite,
+            override=tuple(line.strip() for line in overrides.splitlines() if line.strip()),
+            guard=guard,
+            match_norms=match_norms,
+            overwrite=overwrite,
         )
         command(command_of("transfer", options))
         exists = (space.models / name.strip()).exists() and not overwrite
@@ -138,6 +154,14 @@ with comparison:
             },
             alt="Methods by held-out score, bits per byte before training and seconds",
         )
+        st.plotly_chart(
+            methods_chart(list(scores.values())),
+            key="methods_chart",
+            alt="Methods by held-out cosine and bits per byte before training",
+        )
+        for row in scores.values():
+            if row.get("note"):
+                st.caption(plain(f"{row['method']}: {row['note']}"))
     if compared:
         told = compared.spec["arguments"]
         st.caption(f"Match {told['match']}, seed {told['seed']}.")
@@ -152,49 +176,4 @@ with comparison:
 
 written = next((job for job in transfers if job.status().is_over), None)
 if written:
-    st.divider()
-    state = written.status()
-    if state.state != "finished":
-        st.error(plain(f"The last transfer {state.state}: {state.reason}"), icon=":material/error:")
-    else:
-        report = written.result()
-        st.subheader(f"Report of {plain(written.name)}")
-        for warning in report["warnings"]:
-            st.warning(plain(warning), icon=":material/warning:")
-        zero = report.get("zero_step") or {}
-        cards(
-            {
-                "Copied": (number(report["overlap"]), f"{share(report['share_of_target'])} of the target vocabulary"),
-                "Initialised": (number(report["missing"]), "missing tokens"),
-                "Rows at risk": (number(report["health"]["rows_at_risk"]), "too long, cancelled or collapsed"),
-                "Held-out cosine": (number(report["heldout"]["centred_cosine"], 3), "on hidden anchors"),
-                "Bits per byte": (
-                    number(zero.get("bits_per_byte"), 3),
-                    "of the target on the text, before any training",
-                ),
-            }
-        )
-        if zero.get("sample"):
-            st.markdown("**What it says before any training** (60 tokens, temperature 0.8)")
-            st.text(zero["sample"])
-        with st.expander("Files and full report"):
-            folder = space.models / written.name
-            st.code(str(report["output"]), language="text")
-            if folder.is_dir():
-                st.dataframe(
-                    pd.DataFrame(
-                        [(path.name, path.stat().st_size) for path in sorted(folder.iterdir())],
-                        columns=["file", "bytes"],
-                    ),
-                    hide_index=True,
-                    alt="Files of the target",
-                )
-            st.json(json.dumps(report), expanded=False)
-        st.caption(f"Written in {number(report['seconds'], 1, 's')}.")
-        if any(entry.folder == folder for entry in models()):
-            st.page_link(
-                "pages/train.py",
-                label="Next: train it",
-                icon=":material/model_training:",
-                query_params={"model": written.name},
-            )
+    show_report(written, space)

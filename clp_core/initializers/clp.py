@@ -6,8 +6,9 @@ from functools import cached_property
 
 import numpy as np
 
-from clp_core.initializers.base import Context, Fitted, Initializer
-from clp_core.tensors import Subset, mean_row, row_blocks
+from clp_core.initializers.base import Context, Initializer, Mix
+from clp_core.initializers.smoother import Smoother
+from clp_core.tensors import Subset
 
 
 def lengths(rows: np.ndarray) -> np.ndarray:
@@ -40,75 +41,32 @@ class Clp(Initializer):
         return FittedClp(context)
 
 
-class FittedClp(Fitted):
-    """The published rule for one pair and one embedding matrix."""
+class FittedClp(Smoother):
+    """The published rule for one pair and one embedding matrix; its points are the anchors' normalised helper rows."""
 
     def __init__(self, context: Context) -> None:
-        """Sum ``W`` and ``z`` over the anchors, block by block."""
-        self._context = context
+        """Take the anchors; the sums over them are made when they are first asked for."""
         self._anchors = Subset(context.helper_rows, context.anchor_ids)
-        width = self._anchors.shape[1]
-        source = context.anchor_rows
-        self._sum = np.zeros(width)
-        product = np.zeros((width, source.shape[1])) if source is not None else None
-        for part, block in row_blocks(self._anchors):
-            wide = block.astype(np.float64)
-            inverse = 1 / lengths(wide)
-            self._sum += inverse @ wide
-            if source is not None and product is not None:
-                unit = block * inverse[:, None].astype(np.float32)
-                product += unit.T @ source.take(np.arange(part.start, part.stop))
-        self._product = None if product is None else product.astype(np.float32)
+        super().__init__(context, context.anchor_rows, context.n_anchors, self._anchors.shape[1])
+
+    def points(self, positions: np.ndarray) -> np.ndarray:
+        """Return normalised helper rows, float64 ``[m, d]``."""
+        wide = self._anchors.take(positions).astype(np.float64)
+        wide /= lengths(wide)[:, None]
+        return wide
 
     @cached_property
-    def _gram(self) -> np.ndarray:
-        """The Gram matrix of the anchors' normalised helper rows, float64 ``[d, d]``."""
-        gram = np.zeros((len(self._sum), len(self._sum)))
-        for _, block in row_blocks(self._anchors):
-            wide = block.astype(np.float64)
-            wide /= lengths(wide)[:, None]
-            gram += wide.T @ wide
-        return gram
+    def point_sum(self) -> np.ndarray:
+        """The sum ``z`` of the anchors' normalised helper rows, float64 ``[d]``."""
+        return super().point_sum
 
-    @cached_property
-    def _mean(self) -> np.ndarray:
-        """The mean of the anchors' source rows, float32 ``[D]``, for tokens whose denominator is 0."""
-        return mean_row(self._context.needed_anchor_rows()).astype(np.float32)
-
-    def rows(self, ids: np.ndarray) -> np.ndarray:
-        """Return the new rows, float32 ``[len(ids), D]``."""
-        if self._product is None:
-            raise ValueError("fitted without source rows: only weights can be asked for")
-        block = self._context.helper_rows.take(ids)
+    def mix(self, ids: np.ndarray) -> Mix:
+        """Return ``cos / sum cos`` as queries ``h^ / (h^ z)``."""
+        block = self.context.helper_rows.take(ids).astype(np.float64)
         # The length of h_v cancels: (h^ / (h^ z)) = h / (h z).
-        denominator = block.astype(np.float64) @ self._sum
+        denominator = block @ self.point_sum
         defined = denominator != 0
         scale = np.divide(1, denominator, out=np.zeros_like(denominator), where=defined)
-        # In float64 first: h may be long and the scale tiny, or the other way round.
-        rows = (block * scale[:, None]).astype(np.float32) @ self._product
-        if not defined.all():
-            rows[~defined] = self._mean
-        return rows
-
-    def _units(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the normalised helper rows ``[b, d]`` and their denominators ``[b]``, both float64."""
-        wide = self._context.helper_rows.take(ids).astype(np.float64)
-        wide /= lengths(wide)[:, None]
-        return wide, wide @ self._sum
-
-    def weights(self, ids: np.ndarray) -> np.ndarray:
-        """Return ``cos / sum cos``, float64 ``[len(ids), n]``."""
-        unit, denominator = self._units(ids)
-        anchors = self._anchors.take(np.arange(self._context.n_anchors)).astype(np.float64)
-        anchors /= lengths(anchors)[:, None]
-        defined = denominator != 0
-        weights = np.full((len(ids), self._context.n_anchors), 1 / max(self._context.n_anchors, 1))
-        weights[defined] = (unit[defined] @ anchors.T) / denominator[defined, None]
-        return weights
-
-    def n_eff(self, ids: np.ndarray) -> np.ndarray:
-        """Return ``(h^ z)^2 / (h^' G h^)`` with the Gram matrix G of the anchors."""
-        unit, denominator = self._units(ids)
-        squares = np.einsum("bi,bi->b", unit @ self._gram, unit)
-        count = np.full(len(ids), float(self._context.n_anchors))
-        return np.divide(denominator**2, squares, out=count, where=(denominator != 0) & (squares > 0))
+        constants = np.where(defined, 0.0, 1 / max(self.n_columns, 1))
+        # In float64 here: h may be long and the scale tiny, or the other way round.
+        return Mix(ids, block * scale[:, None], None if defined.all() else constants)

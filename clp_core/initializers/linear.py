@@ -2,104 +2,130 @@
 
 from __future__ import annotations
 
-import numpy as np
+from functools import cached_property
 
-from clp_core.initializers.base import Context, Fitted, Initializer
-from clp_core.tensors import RowSource, Subset, mean_row, row_blocks
+import numpy as np
+from scipy import sparse
+
+from clp_core.initializers.base import Context, Initializer, Mix, Setting
+from clp_core.initializers.smoother import Smoother
+from clp_core.initializers.topk import Nearest, softmax
+from clp_core.tensors import RowSource, Subset, block_ranges, mean_row, row_blocks
 
 LAMBDA_STEPS = np.logspace(-6, 3, 55)
-"""Candidates for lambda, as multiples of the mean variance that the anchors' helper rows have per direction."""
+"""Candidates for lambda, as multiples of the mean variance that the anchors' features have per direction."""
 
 PROJECTIONS = 48
 """Random directions of the source rows on which lambda is chosen, where the rows are wider than this."""
+
+RESIDUAL_SETTINGS = (
+    Setting("temperature", 0.1, "of the softmax over the nearest anchors' centred cosines", minimum=1e-3),
+    Setting("strength", 0.5, "share of the nearest anchors' residual that is added", maximum=1.0),
+)
 
 
 class Linear(Initializer):
     """Ridge regression with an unpenalised intercept; lambda by leave-one-out in closed form.
 
-    With X the centred helper rows of the n anchors, m their mean and E the anchors' source rows,
+    With X the centred features of the n anchors (here their helper rows), m their mean and E the anchors' source rows,
 
-        e_v = mean(E) + (h_v - m) (X'X + lambda I)^-1 X'E,
+        e_v = mean(E) + (x_v - m) (X'X + lambda I)^-1 X'E,
 
-    which is a linear smoother with the weights ``w_u = 1/n + (h_v - m) (X'X + lambda I)^-1 x_u``. The error on an
-    anchor left out of the fit is its residual over ``1 - H_uu`` with the hat matrix H (Allen's PRESS), so every lambda
-    is judged from one eigendecomposition. For wide rows it is judged on random projections of E.
+    which is a linear smoother with the weights ``w_u = 1/n + (x_v - m) (X'X + lambda I)^-1 x_u``. The error on an
+    anchor left out of the fit is its residual over ``1 - H_uu`` with the hat matrix H (Allen 1974, PRESS), so every
+    lambda is judged from one eigendecomposition. For wide rows it is judged on random projections of E.
+
+    With ``neighbours`` k above 0 the weighted residuals of the k nearest anchors are added: with s the softmax of
+    their centred cosines times ``strength``, ``e_v + sum_u s_u (e_u - fit_u)``. This too is a linear smoother.
     """
 
     name = "linear"
     summary = "ridge regression from helper rows to source rows, lambda by leave-one-out"
-    dense = False
+    settings = (
+        Setting("neighbours", 0, "nearest anchors whose residual is added; 0: none", whole=True),
+        *RESIDUAL_SETTINGS,
+    )
 
     def fit(self, context: Context) -> FittedLinear:
         """Fit on the anchors; lambda is taken from the context's parameters where it is there."""
-        return FittedLinear(context)
+        return FittedLinear(context, self.resolve(context.settings), context.helper_rows)
 
 
-class FittedLinear(Fitted):
-    """A ridge regression for one pair and one embedding matrix."""
+class FittedLinear(Smoother):
+    """A ridge regression for one pair and one embedding matrix.
 
-    def __init__(self, context: Context) -> None:
-        """Decompose the anchors' helper rows, choose lambda, and solve for the coefficients."""
-        self._context = context
-        helper = Subset(context.helper_rows, context.anchor_ids)
-        self._mean, second = moments(helper)
+    Its points are the anchors' centred features, turned into the basis of the eigenvectors of ``X'X``.
+    """
+
+    def __init__(self, context: Context, settings: dict[str, float], features: RowSource) -> None:
+        """Decompose the anchors' features and choose lambda.
+
+        Args:
+            context: the anchors.
+            settings: all settings of the method.
+            features: by target id, ``[n_target, p]``.
+        """
+        super().__init__(context, context.anchor_rows, context.n_anchors, features.shape[1])
+        self._features = features
+        self._settings = settings
+        self._mean, second = moments(Subset(features, context.anchor_ids))
         eigenvalues, self._directions = np.linalg.eigh(second)
         self._variances = np.clip(eigenvalues, 0, None)
-        scale = float(self._variances.sum()) / max(len(self._variances), 1) or 1.0
+        self.scale = float(self._variances.sum()) / max(len(self._variances), 1) or 1.0
         if "lambda" in context.parameters:
             chosen = float(context.parameters["lambda"])
         else:
-            candidates = LAMBDA_STEPS * scale
+            candidates = LAMBDA_STEPS * self.scale
             errors = leave_one_out_errors(self, context.needed_anchor_rows(), candidates)
             chosen = float(candidates[int(np.argmin(errors))])
         self.parameters = {"lambda": chosen}
-        self._shrunk = 1 / (self._variances + chosen)
-        if context.anchor_rows is not None:
-            self._solve(context.anchor_rows)
-
-    def _solve(self, source: RowSource) -> None:
-        """Solve for the intercept ``[D]`` and the coefficients ``[d, D]``."""
-        product = np.zeros((len(self._mean), source.shape[1]))
-        total = np.zeros(source.shape[1])
-        for part, rows in row_blocks(source):
-            turned = self.turned(self._context.anchor_ids[part])
-            product += turned.T @ rows
-            total += rows.sum(axis=0, dtype=np.float64)
-        self._source_mean = total / max(self._context.n_anchors, 1)
-        self._coefficients = (self._shrunk[:, None] * product).astype(np.float32)
+        self._shrunk = self.shrinkage(chosen)
 
     def turned(self, ids: np.ndarray) -> np.ndarray:
-        """Return centred helper rows in the basis of the eigenvectors, float64 ``[len(ids), d]``."""
-        return (self._context.helper_rows.take(ids).astype(np.float64) - self._mean) @ self._directions
+        """Return centred features in the basis of the eigenvectors, float64 ``[len(ids), p]``."""
+        return (self._features.take(ids).astype(np.float64) - self._mean) @ self._directions
 
-    def hat_diagonal(self, turned: np.ndarray, ridge: float) -> np.ndarray:
-        """Return the diagonal of the hat matrix for rows of anchors, ``[b]``."""
-        return 1 / self._context.n_anchors + (turned**2) @ (1 / (self._variances + ridge))
+    def points(self, positions: np.ndarray) -> np.ndarray:
+        """Return the turned features of anchors, float64 ``[m, p]``."""
+        return self.turned(self.context.anchor_ids[positions])
 
     @property
-    def context(self) -> Context:
-        """What it was fitted to."""
-        return self._context
+    def gram(self) -> np.ndarray:
+        """The diagonal of the turned ``X'X``, float64 ``[p]``."""
+        return self._variances
+
+    @property
+    def point_sum(self) -> np.ndarray:
+        """Zeros: the anchors' features are centred."""
+        return np.zeros(self.width)
 
     def shrinkage(self, ridge: float) -> np.ndarray:
-        """Return ``1 / (s^2 + lambda)`` for every direction, ``[d]``."""
-        return 1 / (self._variances + ridge)
+        """Return ``1 / (s^2 + lambda)`` for every direction, ``[p]``; 0 where both are 0."""
+        total = self._variances + ridge
+        return np.divide(1, total, out=np.zeros_like(total), where=total > 0)
 
-    def rows(self, ids: np.ndarray) -> np.ndarray:
-        """Return the new rows, float32 ``[len(ids), D]``."""
-        rows = self.turned(ids).astype(np.float32) @ self._coefficients
-        return rows + self._source_mean.astype(np.float32)
-
-    def weights(self, ids: np.ndarray) -> np.ndarray:
-        """Return the smoother's weights, float64 ``[len(ids), n]``; each row sums to 1."""
-        anchors = self.turned(self._context.anchor_ids)
-        return 1 / self._context.n_anchors + (self.turned(ids) * self._shrunk) @ anchors.T
-
-    def n_eff(self, ids: np.ndarray) -> np.ndarray:
-        """Return ``1 / sum w^2``; the weights sum to 1 because the anchors are centred."""
+    def mix(self, ids: np.ndarray) -> Mix:
+        """Return the smoother's weights; each row sums to 1."""
         turned = self.turned(ids)
-        squares = 1 / self._context.n_anchors + (turned * self._shrunk) ** 2 @ self._variances
-        return 1 / squares
+        constants = np.full(len(ids), 1 / max(self.n_columns, 1))
+        if not self._settings["neighbours"]:
+            return Mix(ids, turned * self._shrunk, constants)
+        cosines, found = self._nearest.of(ids, int(self._settings["neighbours"]))
+        shares = self._settings["strength"] * softmax(cosines, self._settings["temperature"])
+        near = sparse.csr_array(
+            (shares.ravel(), found.ravel(), np.arange(len(ids) + 1) * found.shape[1]), (len(ids), self.n_columns)
+        )
+        used, local = np.unique(near.indices, return_inverse=True)
+        by_used = sparse.csr_array((near.data, local, near.indptr), (len(ids), len(used)))
+        fitted_part = np.zeros_like(turned)
+        for part in block_ranges(len(used), self.width):
+            fitted_part += by_used.tocsc()[:, part] @ self.points(used[part])
+        taken = shares.sum(axis=1)
+        return Mix(ids, (turned - fitted_part) * self._shrunk, constants * (1 - taken), near)
+
+    @cached_property
+    def _nearest(self) -> Nearest:
+        return Nearest(self.context, centred=True)
 
 
 def moments(rows: RowSource) -> tuple[np.ndarray, np.ndarray]:
@@ -114,25 +140,33 @@ def moments(rows: RowSource) -> tuple[np.ndarray, np.ndarray]:
 
 
 def leave_one_out_errors(fitted: FittedLinear, source: RowSource, candidates: np.ndarray) -> np.ndarray:
-    """Return the summed squared leave-one-out error of every candidate lambda, ``[len(candidates)]``.
+    """Return the summed squared leave-one-out error of every candidate lambda, ``[c]``.
+
+    Memory grows with the anchors by ``PROJECTIONS`` numbers each, not by the width of either side.
 
     Args:
-        fitted: a regression whose helper side is decomposed.
+        fitted: a regression whose features are decomposed.
         source: the anchors' source rows, ``[n, D]``.
         candidates: lambdas, ``[c]``.
     """
-    width = source.shape[1]
+    n_anchors, width = source.shape
     generator = np.random.default_rng(fitted.context.seed)
     project = generator.standard_normal((width, PROJECTIONS)) if width > PROJECTIONS else np.eye(width)
     targets = np.concatenate([rows.astype(np.float64) @ project for _, rows in row_blocks(source)])
     targets -= targets.mean(axis=0)
-    turned = fitted.turned(fitted.context.anchor_ids)
-    product = turned.T @ targets
-    errors = np.empty(len(candidates))
-    for i, ridge in enumerate(candidates):
-        residuals = targets - turned @ (fitted.shrinkage(ridge)[:, None] * product)
-        left = 1 - fitted.hat_diagonal(turned, ridge)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            error = float(((residuals / left[:, None]) ** 2).sum())
-        errors[i] = error if np.isfinite(error) and (left > 1e-12).all() else np.inf
-    return errors
+    blocks = list(block_ranges(n_anchors, max(fitted.width, project.shape[1] * len(candidates))))
+    product = np.zeros((fitted.width, project.shape[1]))
+    for part in blocks:
+        product += fitted.points(np.arange(part.start, part.stop)).T @ targets[part]
+    shrunk = np.stack([fitted.shrinkage(ridge) for ridge in candidates])
+    coefficients = (shrunk[:, :, None] * product).transpose(1, 0, 2).reshape(fitted.width, -1)
+    errors, least_left = np.zeros(len(candidates)), np.ones(len(candidates))
+    for part in blocks:
+        points = fitted.points(np.arange(part.start, part.stop))
+        predicted = (points @ coefficients).reshape(len(points), len(candidates), -1)
+        left = 1 - 1 / n_anchors - points**2 @ shrunk.T
+        least_left = np.minimum(least_left, left.min(axis=0, initial=1.0))
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            errors += (((targets[part, None, :] - predicted) / left[:, :, None]) ** 2).sum(axis=(0, 2))
+    # An anchor that decides its own fit tells nothing about lambda.
+    return np.where(np.isfinite(errors) & (least_left > 1e-12), errors, np.inf)

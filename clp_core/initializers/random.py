@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from clp_core.initializers.base import Context, Fitted, Initializer
-from clp_core.tensors import mean_row, row_blocks
+from clp_core.initializers.base import Context, Fitted, Initializer, Mix, Top
+from clp_core.tensors import RowSource, mean_row, row_blocks
 
 
 class Random(Initializer):
@@ -17,7 +17,6 @@ class Random(Initializer):
 
     name = "random"
     summary = "random rows with the anchors' mean and spread per dimension"
-    dense = False
 
     def fit(self, context: Context) -> FittedRandom:
         """Take the mean and the standard deviation of every dimension."""
@@ -31,26 +30,41 @@ class FittedRandom(Fitted):
         """Measure mean and spread block by block, in float64."""
         self._seed = context.seed
         self._mean = self._std = np.zeros(0)
-        source = context.anchor_rows
-        if source is not None:
-            n_rows, width = source.shape
-            squares = np.zeros(width)
-            self._mean = mean_row(source)
-            for _, rows in row_blocks(source):
-                squares += ((rows - self._mean) ** 2).sum(axis=0)
-            self._std = np.sqrt(squares / max(n_rows, 1))
+        if context.anchor_rows is not None:
+            self._mean, self._std = mean_and_spread(context.anchor_rows)
 
-    def rows(self, ids: np.ndarray) -> np.ndarray:
-        """Return one random row an id, float32 ``[len(ids), D]``."""
-        rows = np.empty((len(ids), len(self._mean)), dtype=np.float32)
-        for i, token_id in enumerate(ids):
-            generator = np.random.Generator(np.random.Philox(key=[self._seed, int(token_id)]))
-            rows[i] = self._mean + self._std * generator.standard_normal(len(self._mean))
-        return rows
-
-    def weights(self, ids: np.ndarray) -> None:
+    def mix(self, ids: np.ndarray) -> None:
         """Return nothing: a random row is no mean of anchors."""
 
-    def n_eff(self, ids: np.ndarray) -> np.ndarray:
+    def rows(self, ids: np.ndarray, mix: Mix | None = None) -> np.ndarray:  # noqa: ARG002
+        """Return one random row an id, float32 ``[len(ids), D]``."""
+        return drawn_rows(self._mean, self._std, self._seed, ids)
+
+    def n_eff(self, ids: np.ndarray, mix: Mix | None = None) -> np.ndarray:  # noqa: ARG002
         """Return NaN: there are no weights."""
         return np.full(len(ids), np.nan)
+
+    def weights(self, ids: np.ndarray) -> None:
+        """Return nothing."""
+
+    def top(self, mix: Mix, k: int) -> Top:  # noqa: ARG002
+        """Refuse: there are no weights."""
+        raise ValueError("a random row has no anchors")
+
+
+def mean_and_spread(rows: RowSource) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and standard deviation of every dimension, float64 ``[D]`` each."""
+    mean = mean_row(rows)
+    squares = np.zeros(rows.shape[1])
+    for _, block in row_blocks(rows):
+        squares += ((block - mean) ** 2).sum(axis=0)
+    return mean, np.sqrt(squares / max(rows.shape[0], 1))
+
+
+def drawn_rows(mean: np.ndarray, std: np.ndarray, seed: int, ids: np.ndarray) -> np.ndarray:
+    """Return rows of N(mean, std), each from a stream keyed by seed and token id, float32 ``[len(ids), D]``."""
+    rows = np.empty((len(ids), len(mean)), dtype=np.float32)
+    for i, token_id in enumerate(ids):
+        generator = np.random.Generator(np.random.Philox(key=[seed, int(token_id)]))
+        rows[i] = mean + std * generator.standard_normal(len(mean))
+    return rows

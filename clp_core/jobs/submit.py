@@ -8,12 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from clp_core.checkpoint import check_disk
+from clp_core.folders import check_disk, fingerprint
 from clp_core.jobs.launchers import start
 from clp_core.jobs.store import Job, JobStore
 from clp_core.locate import is_hub_id, locate
 from clp_core.options import arguments_of
-from clp_core.prepared import fingerprint
 from clp_core.projection import ProjectOptions
 from clp_core.training_plan import TrainOptions, TrainPlan, find_device, plan
 from clp_core.transfer import TransferOptions

@@ -1,0 +1,65 @@
+"""Where large matrix products are done: numpy on the CPU, torch on a GPU. Everything else stays numpy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from clp_core.errors import InputError
+
+DEVICES = ("auto", "cpu", "cuda")
+
+
+class Device:
+    """The CPU."""
+
+    name = "cpu"
+
+    def hold(self, array: np.ndarray) -> Any:
+        """Return an array in the form in which ``product`` takes it again and again."""
+        return array
+
+    def product(self, left: np.ndarray, right: Any) -> np.ndarray:
+        """Return ``left @ right`` in the arrays' precision, for a right side that ``hold`` gave."""
+        return np.asarray(left @ right)
+
+
+class TorchDevice(Device):
+    """A device of torch's; products are float32 or float64 as their inputs are, never TF32."""
+
+    def __init__(self, name: str) -> None:
+        """Take the device of this name."""
+        import torch
+
+        self._torch = torch
+        self.name = name
+        if name.startswith("cuda"):
+            torch.backends.cuda.matmul.allow_tf32 = False
+
+    def hold(self, array: np.ndarray) -> Any:
+        """Move an array to the device."""
+        return self._torch.from_numpy(np.ascontiguousarray(array)).to(self.name)
+
+    def product(self, left: np.ndarray, right: Any) -> np.ndarray:
+        """Return ``left @ right``, computed on the device."""
+        return np.asarray((self.hold(left) @ right).cpu().numpy())
+
+
+def device_named(name: str) -> Device:
+    """Return a device: ``cpu``, ``cuda``, or ``auto`` for a GPU where there is one.
+
+    Raises:
+        InputError: there is no such device here.
+    """
+    if name not in DEVICES:
+        raise InputError(f"--device {name!r} is unknown; use one of {', '.join(DEVICES)}")
+    if name == "cpu":
+        return Device()
+    import torch
+
+    if torch.cuda.is_available():
+        return TorchDevice("cuda")
+    if name == "cuda":
+        raise InputError("there is no GPU that torch can use; use --device cpu")
+    return Device()

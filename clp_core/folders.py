@@ -1,0 +1,50 @@
+"""Folders on disk: what is in one, whether one may be written, whether there is room."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+
+from clp_core.errors import InputError
+
+
+def fingerprint(folder: Path) -> str:
+    """Return a name for the present content of a model folder, from paths, sizes and times of its files."""
+    digest = hashlib.blake2b(str(folder.resolve()).encode(), digest_size=12)
+    for path in sorted(folder.glob("*")):
+        if path.suffix in {".safetensors", ".bin", ".json", ".model", ".txt", ".jinja"} and path.is_file():
+            status = path.stat()
+            digest.update(f"\n{path.name}\0{status.st_size}\0{status.st_mtime_ns}".encode())
+    return digest.hexdigest()
+
+
+def refuse_if_inside(output: Path, *inputs: Path) -> None:
+    """Refuse an output that is one of the inputs or a folder above one.
+
+    Raises:
+        InputError: it is.
+    """
+    wanted = output.expanduser().resolve()
+    for folder in inputs:
+        resolved = folder.resolve()
+        if wanted == resolved or wanted in resolved.parents:
+            raise InputError(f"{output} holds {folder}, which is read here; choose another output folder")
+
+
+def check_disk(folder: Path, needed: int) -> None:
+    """Refuse to start writing what the disk cannot hold.
+
+    Args:
+        folder: where it goes; its nearest existing parent is asked.
+        needed: bytes.
+
+    Raises:
+        InputError: fewer bytes are free.
+    """
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    if needed > free:
+        raise InputError(
+            f"{folder} needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB free; make room or choose another folder"
+        )

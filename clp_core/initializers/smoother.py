@@ -1,0 +1,274 @@
+"""What all linear smoothers share: rows, effective counts and heaviest anchors from the same description of weights."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+from clp_core.initializers.base import Context, Fitted, Mix, Top
+from clp_core.neighbors import largest_products
+from clp_core.tensors import BLOCK_BYTES, RowSource, block_ranges
+
+CACHE_BYTES = 512 << 20
+"""Points are kept in memory up to this size, and read again block by block beyond it."""
+
+
+class Smoother(Fitted):
+    """A method whose rows are weighted sums of source rows.
+
+    A subclass says what its points are (``points``, ``width``) and how a token's weights read (``mix``); its columns
+    are the context's anchors unless it names others.
+    """
+
+    def __init__(self, context: Context, columns: RowSource | None, n_columns: int, width: int = 0) -> None:
+        """Take a context.
+
+        Args:
+            context: what the method may look at.
+            columns: the rows that are summed, ``[n, D]``; ``None`` when only weights are asked for.
+            n_columns: their number n.
+            width: width p of the points, 0 for methods without.
+        """
+        self.context = context
+        self.columns = columns
+        self.n_columns = n_columns
+        self.width = width
+
+    @abstractmethod
+    def mix(self, ids: np.ndarray) -> Mix:
+        """Return the weights of these target ids."""
+
+    def points(self, positions: np.ndarray) -> np.ndarray:
+        """Return the points of these columns, float64 ``[m, p]``."""
+        return np.zeros((len(positions), 0))
+
+    def rows(self, ids: np.ndarray, mix: Mix | None = None) -> np.ndarray:
+        """Return the weighted sums, float32 ``[len(ids), D]``, without forming the weights."""
+        found = self.mix(ids) if mix is None else mix
+        columns = self.needed_columns()
+        rows = np.zeros((len(found.ids), columns.shape[1]), dtype=np.float32)
+        if found.queries is not None:
+            rows += self.context.device.product(found.queries.astype(np.float32), self._held_product)
+        if found.constants is not None and found.constants.any():
+            rows += (found.constants[:, None] * self.total).astype(np.float32)
+        if found.near is not None:
+            rows += sparse_product(found.near, columns)
+        return rows
+
+    def n_eff(self, ids: np.ndarray, mix: Mix | None = None) -> np.ndarray:
+        """Return ``(sum w)^2 / sum w^2`` in closed form; NaN for a token without weights."""
+        total, squares = self._moments(self.mix(ids) if mix is None else mix)
+        undefined = np.full(len(total), np.nan)
+        return np.divide(total**2, squares, out=undefined, where=squares > 0)
+
+    def _moments(self, found: Mix) -> tuple[np.ndarray, np.ndarray]:
+        """Return ``sum w`` and ``sum w^2`` of every token, in closed form."""
+        total, squares = np.zeros(len(found.ids)), np.zeros(len(found.ids))
+        if found.is_dense:
+            constants = found.constants if found.constants is not None else np.zeros(len(found.ids))
+            total += self.n_columns * constants
+            squares += self.n_columns * constants**2
+            if found.queries is not None:
+                across = found.queries @ self.point_sum
+                total += across
+                squares += 2 * constants * across + self._quadratic(found.queries)
+        if found.near is not None:
+            total += found.near.sum(axis=1)
+            squares += found.near.power(2).sum(axis=1)
+            if found.is_dense:
+                squares += 2 * self._crossed(found)
+        return total, squares
+
+    def _quadratic(self, queries: np.ndarray) -> np.ndarray:
+        gram = self.gram
+        turned = queries * gram if gram.ndim == 1 else queries @ gram
+        return np.einsum("bi,bi->b", turned, queries)
+
+    def _crossed(self, mix: Mix) -> np.ndarray:
+        """Return ``sum_k near_k (q x_k + c)`` for every token."""
+        near = mix.near
+        assert near is not None
+        out = np.zeros(len(mix.ids))
+        for part in block_ranges(len(mix.ids), 1 << 15):
+            some = near[part]
+            used, local = np.unique(some.indices, return_inverse=True)
+            dense = np.zeros((some.shape[0], len(used)))
+            if mix.queries is not None:
+                dense += mix.queries[part] @ self.points(used).T
+            if mix.constants is not None:
+                dense += mix.constants[part, None]
+            again = sparse.csr_array((some.data, local, some.indptr), shape=dense.shape)
+            out[part] = again.multiply(dense).sum(axis=1)
+        return out
+
+    def weights(self, ids: np.ndarray) -> np.ndarray:
+        """Return the weights multiplied out in float32, as float64 ``[len(ids), n]``."""
+        found = self.mix(ids)
+        weights = np.zeros((len(ids), self.n_columns))
+        if found.queries is not None:
+            queries = found.queries.astype(np.float32)
+            for part in block_ranges(self.n_columns, max(self.width, 1)):
+                weights[:, part] = queries @ self._points(part).T
+        if found.constants is not None:
+            weights += found.constants[:, None]
+        if found.near is not None:
+            weights += found.near.toarray()
+        return weights
+
+    def top(self, mix: Mix, k: int) -> Top:
+        """Return the k heaviest columns; where all take part, by products in blocks (FAISS)."""
+        if not mix.is_dense:
+            assert mix.near is not None
+            return heaviest(mix.near, k, np.abs(mix.near).sum(axis=1), mix.near.sum(axis=1))
+        queries = mix.queries if mix.queries is not None else np.zeros((len(mix.ids), self.width))
+        constants = mix.constants if mix.constants is not None else np.zeros(len(mix.ids))
+        wide = np.column_stack([queries, constants]).astype(np.float32)
+        more = min(self.n_columns, k + (0 if mix.near is None else int(np.diff(mix.near.indptr).max(initial=0))))
+        found: list[np.ndarray] = []
+        total = np.zeros(len(mix.ids))
+        for part in block_ranges(self.n_columns, self.width + 1, CACHE_BYTES // 2):
+            block = np.column_stack([self._points(part), np.ones(part.stop - part.start, dtype=np.float32)])
+            found.extend(largest_products(sign * wide, block, more)[1] + part.start for sign in (1, -1))
+            total += self._absolute_sums(wide, block)
+        columns = np.concatenate(found, axis=1)
+        rows = np.repeat(np.arange(len(mix.ids)), columns.shape[1])
+        flat = columns.ravel()
+        if mix.near is not None:
+            near = mix.near.tocoo()
+            rows, flat = np.concatenate([rows, near.row]), np.concatenate([flat, near.col])
+        candidates = sparse.csr_array((np.ones(len(flat)), (rows, flat)), shape=(len(mix.ids), self.n_columns))
+        candidates.sum_duplicates()
+        exact = self._exact(mix, candidates)
+        if mix.near is not None:
+            dense_part = self._exact(Mix(mix.ids, mix.queries, mix.constants), pattern(mix.near))
+            total += np.abs(dense_part + mix.near).sum(axis=1) - np.abs(dense_part).sum(axis=1)
+        return heaviest(exact, k, total, self._moments(mix)[0])
+
+    def _absolute_sums(self, wide: np.ndarray, block: np.ndarray) -> np.ndarray:
+        held = self.context.device.hold(np.ascontiguousarray(block.T))
+        sums = np.zeros(len(wide))
+        for part in block_ranges(len(wide), len(block)):
+            product = self.context.device.product(wide[part], held)
+            sums[part] = np.abs(product, out=product).sum(axis=1, dtype=np.float64)
+        return sums
+
+    def _exact(self, mix: Mix, where: sparse.csr_array) -> sparse.csr_array:
+        """Return a mix's weights in float64 at the places of a pattern."""
+        out = where.astype(np.float64)
+        for part in block_ranges(where.shape[0], 1 << 15):
+            low, high = where.indptr[part.start], where.indptr[part.stop]
+            used, local = np.unique(where.indices[low:high], return_inverse=True)
+            lines = np.repeat(np.arange(part.stop - part.start), np.diff(where.indptr[part.start : part.stop + 1]))
+            values = np.zeros(high - low)
+            if mix.queries is not None:
+                values += (mix.queries[part] @ self.points(used).T)[lines, local]
+            if mix.constants is not None:
+                values += mix.constants[part][lines]
+            out.data[low:high] = values
+        if mix.near is not None:
+            out = sparse.csr_array(out + mix.near)
+        return out
+
+    def needed_columns(self) -> RowSource:
+        """Return the rows that are summed."""
+        if self.columns is None:
+            raise ValueError("fitted without source rows: only weights can be asked for")
+        return self.columns
+
+    def _points(self, part: slice) -> np.ndarray:
+        """Return the points of a run of columns, from memory where all of them fit there."""
+        if 4 * self.width * self.n_columns <= CACHE_BYTES:
+            return self._all_points[part]
+        return self.points(np.arange(part.start, part.stop)).astype(np.float32)
+
+    @cached_property
+    def _all_points(self) -> np.ndarray:
+        parts = [
+            self.points(np.arange(part.start, part.stop)).astype(np.float32)
+            for part in block_ranges(self.n_columns, max(self.width, 1))
+        ]
+        return np.concatenate(parts) if parts else np.zeros((0, self.width), dtype=np.float32)
+
+    @cached_property
+    def _sums(self) -> tuple[np.ndarray, np.ndarray]:
+        """``points' @ columns`` ``[p, D]`` and the sum of the columns ``[D]``, both summed in float64."""
+        columns = self.needed_columns()
+        product = np.zeros((self.width, columns.shape[1]))
+        total = np.zeros(columns.shape[1])
+        device = self.context.device
+        for part in block_ranges(self.n_columns, max(self.width, columns.shape[1])):
+            rows = columns.take(np.arange(part.start, part.stop))
+            total += rows.sum(axis=0, dtype=np.float64)
+            if self.width:
+                points = self.points(np.arange(part.start, part.stop)).astype(np.float32)
+                product += device.product(np.ascontiguousarray(points.T), device.hold(rows))
+        return product, total
+
+    @property
+    def product(self) -> np.ndarray:
+        """``points' @ columns`` over all columns, float64 ``[p, D]``."""
+        return self._sums[0]
+
+    @property
+    def total(self) -> np.ndarray:
+        """The sum of all columns, float64 ``[D]``."""
+        return self._sums[1]
+
+    @cached_property
+    def _held_product(self) -> Any:
+        return self.context.device.hold(self.product.astype(np.float32))
+
+    @cached_property
+    def gram(self) -> np.ndarray:
+        """``points' @ points``, float64 ``[p, p]``, or its diagonal ``[p]`` where it is diagonal."""
+        gram = np.zeros((self.width, self.width))
+        for part in block_ranges(self.n_columns, max(self.width, 1)):
+            points = self.points(np.arange(part.start, part.stop))
+            gram += points.T @ points
+        return gram
+
+    @cached_property
+    def point_sum(self) -> np.ndarray:
+        """The sum of all points, float64 ``[p]``."""
+        total = np.zeros(self.width)
+        for part in block_ranges(self.n_columns, max(self.width, 1)):
+            total += self.points(np.arange(part.start, part.stop)).sum(axis=0)
+        return total
+
+
+def pattern(weights: sparse.csr_array) -> sparse.csr_array:
+    """Return a matrix with ones in the same places."""
+    return sparse.csr_array((np.ones(weights.nnz), weights.indices, weights.indptr), shape=weights.shape)
+
+
+def sparse_product(weights: sparse.csr_array, rows: RowSource) -> np.ndarray:
+    """Return ``weights @ rows`` as float32 ``[b, D]``, reading only the rows that take part, block by block."""
+    used, local = np.unique(weights.indices, return_inverse=True)
+    by_column = sparse.csr_array((weights.data, local, weights.indptr), shape=(weights.shape[0], len(used))).tocsc()
+    out = np.zeros((weights.shape[0], rows.shape[1]))
+    for part in block_ranges(len(used), rows.shape[1]):
+        out += by_column[:, part] @ rows.take(used[part]).astype(np.float64)
+    return out.astype(np.float32)
+
+
+def heaviest(weights: sparse.csr_array, k: int, total: np.ndarray, signed: np.ndarray) -> Top:
+    """Return the k largest absolute entries of each row; equal ones by their column."""
+    n_rows = weights.shape[0]
+    lines = np.repeat(np.arange(n_rows), np.diff(weights.indptr))
+    order = np.lexsort((weights.indices, -np.abs(weights.data), lines))
+    rank = np.arange(len(order)) - np.repeat(weights.indptr[:-1], np.diff(weights.indptr))
+    kept = rank < k
+    columns = np.full((n_rows, k), -1, dtype=np.int64)
+    values = np.zeros((n_rows, k))
+    columns[lines[kept], rank[kept]] = weights.indices[order][kept]
+    values[lines[kept], rank[kept]] = weights.data[order][kept]
+    return Top(columns, values, np.asarray(total, dtype=np.float64), np.asarray(signed, dtype=np.float64))
+
+
+def blocks_of_products(n_rows: int, n_columns: int) -> list[slice]:
+    """Cut rows so that a float32 matrix against all columns stays within the stated bound (64 MiB)."""
+    return list(block_ranges(n_rows, max(n_columns, 1), BLOCK_BYTES))

@@ -1,0 +1,59 @@
+"""Each missing token gets the mean of the source's own pieces for its text."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import sparse
+
+from clp_core.initializers.base import Context, Initializer, Mix
+from clp_core.initializers.smoother import Smoother
+from clp_core.tensors import mean_row
+
+
+class SubwordMean(Initializer):
+    """The mean of the source tokenizer's pieces (FVT, Gee et al. 2022); no helper row takes part.
+
+        e_v = mean of e_s over the pieces s of the text of v
+
+    A token's own match in the source is never among its pieces, so that hidden anchors are split at their last merge. A
+    token without pieces gets the mean of the anchors' rows.
+    """
+
+    name = "subword-mean"
+    summary = "mean of the rows of the source tokenizer's pieces for the token's text"
+    from_helper = False
+
+    def fit(self, context: Context) -> FittedSubwordMean:
+        """Take the pieces and all source rows."""
+        return FittedSubwordMean(context)
+
+
+class FittedSubwordMean(Smoother):
+    """Means of pieces; its columns are all source tokens."""
+
+    basis = "source"
+
+    def __init__(self, context: Context) -> None:
+        """Take a context that has pieces and source rows."""
+        self._pieces = context.needed_pieces()
+        rows = context.source_rows
+        super().__init__(context, rows, rows.shape[0] if rows is not None else 0)
+
+    def mix(self, ids: np.ndarray) -> Mix:
+        """Return equal weights on each token's pieces."""
+        return Mix(ids, near=self._pieces.of(ids))
+
+    def rows(self, ids: np.ndarray, mix: Mix | None = None) -> np.ndarray:
+        """Return the means, and the anchors' mean where a token has no pieces."""
+        found = self.mix(ids) if mix is None else mix
+        rows = super().rows(ids, found)
+        empty = pieceless(found.near)
+        if empty.any():
+            rows[empty] = mean_row(self.context.needed_anchor_rows()).astype(np.float32)
+        return rows
+
+
+def pieceless(near: sparse.csr_array | None) -> np.ndarray:
+    """Return which rows of sparse weights are empty, ``[b]`` of bool."""
+    assert near is not None
+    return np.diff(near.indptr) == 0

@@ -1,0 +1,176 @@
+"""A source and a helper, opened and checked against each other: what every transfer and comparison starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from clp_core.checkpoint import Checkpoint
+from clp_core.devices import Device
+from clp_core.errors import InputError
+from clp_core.initializers import INITIALIZERS, Context, Vectors
+from clp_core.overlap import Overlap
+from clp_core.overrides import resolve_overrides
+from clp_core.pieces import SourcePieces
+from clp_core.rows import RowPlan
+from clp_core.tensors import JoinedRows, RowSource, Subset
+from clp_core.vocabulary import Vocabulary
+
+SPARE_SHARE = 0.1
+NAMES_SHOWN = 5
+
+
+@dataclass
+class Pair:
+    """Source and helper.
+
+    Attributes:
+        source: the source model.
+        helper: the helper model.
+        overlap: their vocabularies and what is copied; overridden tokens are not.
+        overrides: source ids whose mean is the row, by target id.
+        vectors: static word vectors of the tokens, where the user gave any.
+        device: where large products are done.
+        warnings: what a user should know.
+    """
+
+    source: Checkpoint
+    helper: Checkpoint
+    overlap: Overlap
+    overrides: Mapping[int, np.ndarray] = field(default_factory=dict)
+    vectors: Vectors | None = None
+    device: Device = field(default_factory=Device)
+    warnings: list[str] = field(default_factory=list)
+
+    @classmethod
+    def open(
+        cls,
+        source: str | Path,
+        helper: str | Path,
+        match: str = "raw",
+        special: str = "auto",
+        overrides: Sequence[tuple[str, str]] = (),
+        device: Device | None = None,
+    ) -> Pair:
+        """Open both checkpoints and match their vocabularies.
+
+        Rows beyond a tokenizer's ids are left out and counted. Source tokens beyond the source's rows do not overlap,
+        and are counted.
+
+        Args:
+            source: folder or Hub id of the source.
+            helper: folder or Hub id of the helper.
+            match: see ``Overlap.of``.
+            special: see ``Overlap.of``.
+            overrides: pairs of target token and text, see ``resolve_overrides``.
+            device: where large products are done; the CPU by default.
+
+        Raises:
+            InputError: one cannot be opened, the helper has fewer rows than tokens, or nothing overlaps.
+        """
+        a, b = Checkpoint.open(source), Checkpoint.open(helper)
+        overlap = Overlap.of(Vocabulary.open(a.folder), Vocabulary.open(b.folder), match, special)
+        n_source, n_helper = a.rows("input").shape[0], b.rows("input").shape[0]
+        if n_helper < overlap.target.n_ids:
+            raise InputError(
+                f"{b.folder} has {n_helper} embedding rows but its tokenizer has ids up to "
+                f"{overlap.target.n_ids - 1}; is this its own tokenizer?"
+            )
+        beyond = np.flatnonzero(overlap.source_ids >= n_source)
+        overlap = overlap.without(beyond.tolist()) if len(beyond) else overlap
+        by_hand = resolve_overrides(overrides, overlap.source, overlap.target, n_source)
+        warnings = pair_warnings(overlap, n_source, n_helper, len(beyond))
+        overlap = overlap.without(by_hand) if by_hand else overlap
+        if not overlap.size:
+            hint = "; try --match canonical" if match == "raw" else "; CLP needs tokens in common"
+            raise InputError(f"{a.folder.name} and {b.folder.name} have no token in common{hint}")
+        return cls(a, b, overlap, by_hand, device=device or Device(), warnings=warnings)
+
+    def plan(self, multiple: int = 1) -> RowPlan:
+        """Return what becomes of every target row, the number of rows filled up to a multiple."""
+        n_ids = self.overlap.target.n_ids
+        return RowPlan(self.overlap, self.overrides, -(-n_ids // multiple) * multiple)
+
+    @property
+    def biased_side(self) -> str:
+        """The side with whose rows the output layer's bias goes."""
+        return self.source.sides[-1]
+
+    @cached_property
+    def pieces(self) -> SourcePieces:
+        """The target's tokens in source tokens."""
+        return SourcePieces(self.overlap, self.source.rows("input").shape[0])
+
+    def context(self, side: str, seed: int, settings: Mapping[str, float] | None = None, bias: bool = False) -> Context:
+        """Return what an initializer sees of one side; input and output draw from different random streams.
+
+        Args:
+            side: ``input`` or ``output``.
+            seed: seed of the transfer.
+            settings: what the user has chosen for the method.
+            bias: whether the output layer's bias is one more column of the rows.
+        """
+        rows: RowSource = self.source.rows(side)
+        column = self.source.output_bias() if bias and side == self.biased_side else None
+        if column is not None:
+            rows = JoinedRows(rows, column)
+        return Context(
+            self.helper.rows("input"),
+            self.overlap.ids,
+            Subset(rows, self.overlap.source_ids[self.overlap.ids]),
+            seed + (side == "output"),
+            settings=settings or {},
+            source_rows=rows,
+            pieces=self.pieces,
+            vectors=self.vectors,
+            device=self.device,
+        )
+
+    def usable_methods(self) -> list[str]:
+        """Return the names of the methods that have what they need."""
+        return [name for name in INITIALIZERS if name != "static-vectors" or self.vectors is not None]
+
+
+def pair_warnings(overlap: Overlap, n_source: int, n_helper: int, beyond: int) -> list[str]:
+    """Return what a user should know of a pair before anything is written."""
+    source, target = overlap.source, overlap.target
+    warnings = []
+    if source.has_chat_template:
+        warnings.append(
+            "the source has a chat template; it and its special tokens are not carried over, "
+            "so the target is no chat model"
+        )
+    dropped = [i for i in sorted(source.added_ids - source.special_ids) if i not in set(overlap.source_ids.tolist())]
+    if dropped:
+        warnings.append(f"{len(dropped)} added tokens of the source are not in the target: {named(source, dropped)}")
+    if beyond:
+        warnings.append(f"{beyond} tokens in common lie beyond the source's {n_source} rows; they count as missing")
+    for vocabulary, rows in ((source, n_source), (target, n_helper)):
+        spare = rows - vocabulary.n_ids
+        if spare > 0:
+            warnings.append(f"{vocabulary.name} has {spare} padded rows beyond its tokens; they are left out")
+        if spare > max(SPARE_SHARE * vocabulary.n_ids, 1024):
+            warnings.append(
+                f"{vocabulary.name} has {rows} rows for {vocabulary.n_ids} ids: "
+                "is this the tokenizer it was trained with?"
+            )
+    gaps = target.n_ids - target.size
+    if gaps:
+        warnings.append(f"the helper's ids have {gaps} gaps; their rows are the mean of the copied rows")
+    if overlap.role_conflicts:
+        shown = ", ".join(repr(token) for token in overlap.role_conflicts[:NAMES_SHOWN])
+        warnings.append(
+            f"{len(overlap.role_conflicts)} copied tokens have another special role in the source ({shown}); "
+            "with --special-tokens role they are matched by role"
+        )
+    return warnings
+
+
+def named(vocabulary: Vocabulary, ids: Sequence[int]) -> str:
+    """Return the first few tokens of a list."""
+    shown = ", ".join(repr(vocabulary.tokens[i]) for i in ids[:NAMES_SHOWN])
+    return shown + (", ..." if len(ids) > NAMES_SHOWN else "")

@@ -1,0 +1,153 @@
+"""Weights that come as pickles (``pytorch_model.bin``): read without running code, written again as safetensors."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock
+
+from clp_core.errors import InputError
+from clp_core.folders import check_disk, fingerprint
+from clp_core.locate import read_json
+from clp_core.progress import report_progress
+from clp_core.tensors import write_header
+
+if TYPE_CHECKING:
+    import torch
+
+PICKLE = "pytorch_model.bin"
+PICKLE_INDEX = "pytorch_model.bin.index.json"
+FORMAT_NAMES = {
+    "torch.float64": "F64",
+    "torch.float32": "F32",
+    "torch.float16": "F16",
+    "torch.bfloat16": "BF16",
+    "torch.int64": "I64",
+    "torch.int32": "I32",
+    "torch.int16": "I16",
+    "torch.int8": "I8",
+    "torch.uint8": "U8",
+    "torch.bool": "BOOL",
+}
+
+
+def pickled_files(folder: Path) -> tuple[Path, ...]:
+    """Return the pickled weight files of a folder, in the order of their names.
+
+    Raises:
+        InputError: the index names a file that is not there.
+    """
+    index = read_json(folder / PICKLE_INDEX)
+    if not index:
+        return (folder / PICKLE,) if (folder / PICKLE).is_file() else ()
+    names = sorted(set(index.get("weight_map", {}).values()))
+    absent = [name for name in names if not (folder / name).is_file()]
+    if absent:
+        raise InputError(f"{folder} lacks {absent[0]}, which its index names; fetch the model again")
+    return tuple(folder / name for name in names)
+
+
+def converted(folder: Path, cache: Path) -> Path:
+    """Return a folder with the same weights as safetensors; made once, one file after the other.
+
+    Raises:
+        InputError: a file is no whole pickle of weights, or holds code, or the disk is too full.
+    """
+    name = f"converted-{fingerprint(folder)}"
+    done = cache / name
+    if done.is_dir():
+        return done
+    cache.mkdir(parents=True, exist_ok=True)
+    files = pickled_files(folder)
+    with FileLock(cache / f"{name}.lock"):
+        if done.is_dir():
+            return done
+        check_disk(cache, sum(path.stat().st_size for path in files))
+        part = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=cache))
+        try:
+            weight_map: dict[str, str] = {}
+            for i, path in enumerate(files):
+                report_progress("converting pickled weights", i / len(files))
+                single = len(files) == 1
+                target = "model.safetensors" if single else f"model-{i + 1:05d}-of-{len(files):05d}.safetensors"
+                weight_map |= dict.fromkeys(convert(path, part / target), target)
+            if len(files) > 1:
+                (part / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+            os.replace(part, done)
+        except BaseException:
+            shutil.rmtree(part, ignore_errors=True)
+            raise
+    return done
+
+
+def convert(path: Path, target: Path) -> list[str]:
+    """Write the tensors of one pickle as a safetensors file, one at a time, and return their names.
+
+    A tensor that is stored twice (tied embeddings) is written twice.
+    """
+    tensors = load_weights(path)
+    header: dict[str, Any] = {}
+    offset = 0
+    for name, tensor in tensors.items():
+        n_bytes = tensor.numel() * tensor.element_size()
+        header[name] = {
+            "dtype": FORMAT_NAMES[str(tensor.dtype)],
+            "shape": list(tensor.shape),
+            "data_offsets": [offset, offset + n_bytes],
+        }
+        offset += n_bytes
+    with open(target, "wb") as writer:
+        write_header(writer, {"__metadata__": {"format": "pt"}, **header})
+        for tensor in tensors.values():
+            write_tensor(writer, tensor)
+        writer.flush()
+        os.fsync(writer.fileno())
+    return list(tensors)
+
+
+def write_tensor(writer: Any, tensor: torch.Tensor, step_bytes: int = 64 << 20) -> None:
+    """Write a tensor's values in row-major order, some rows at a time."""
+    import torch
+
+    flat = tensor.reshape(1, -1) if tensor.dim() < 2 else tensor
+    step = max(1, step_bytes // max(flat[:1].numel() * flat.element_size(), 1))
+    for start in range(0, flat.shape[0], step):
+        writer.write(flat[start : start + step].contiguous().view(torch.uint8).numpy().tobytes())
+
+
+def load_weights(path: Path) -> Mapping[str, Any]:
+    """Return the tensors of a pickle, mapped from the file where its format allows; no code in it is run.
+
+    Raises:
+        InputError: it is cut short, no dictionary of weights, or holds more than weights.
+    """
+    import torch
+
+    try:
+        try:
+            found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except RuntimeError as error:
+            if "mmap" not in str(error):
+                raise
+            found = torch.load(path, map_location="cpu", weights_only=True)  # the format before torch 1.6
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"{path} holds more than weights (code could run from it), so it is not opened; "
+            "save the model as safetensors where you trust it"
+        ) from error
+    except (RuntimeError, EOFError, ValueError, LookupError, OSError) as error:
+        first_line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise InputError(f"{path} cannot be read as weights ({first_line}); fetch the file again") from error
+    if not isinstance(found, Mapping):
+        raise InputError(f"{path} holds a {type(found).__name__}, not a dictionary of weights")
+    odd = [name for name, value in found.items() if str(getattr(value, "dtype", "")) not in FORMAT_NAMES]
+    if odd:
+        raise InputError(f"{path} holds {odd[0]}, which is no tensor of plain numbers")
+    return found
