@@ -169,7 +169,7 @@ def compare_command(
             ]
             for m in found["methods"]
         ]
-        columns = ["method", "centred cosine", "relative error", "bits per byte", "seconds", "memory MB"]
+        columns = ["method", "cosine", "error", "bits/byte", "seconds", "MB"]
         print_table("Methods", columns, rows)
         for m in found["methods"]:
             if m["note"]:

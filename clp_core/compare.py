@@ -191,35 +191,30 @@ def reset_peak() -> int | None:
     return None
 
 
-def sort_key(score: MethodScore) -> tuple[float, float]:
-    """Order by held-out cosine, then by bits per byte; what was not measured last."""
+def sort_key(score: MethodScore) -> tuple[bool, float, float]:
+    """Order by bits per byte where it was measured, then by held-out cosine; what has neither last."""
     bits = score.zero_step_bits_per_byte
     held = score.heldout.centred_cosine if score.heldout else float("-inf")
-    return (-held, bits if bits is not None else float("inf"))
+    return (bool(score.note), bits if bits is not None else float("inf"), -held)
 
 
 def advice(scores: Sequence[MethodScore]) -> str:
-    """Return one sentence that names the best method and by what measure."""
+    """Return one sentence that names the best method and by what measure, and the other measure's where it differs."""
     usable = [score for score in scores if not score.note and not initializer(score.method).whole_model]
     if not usable:
         return "No method could be scored on this pair."
     if len(usable) == 1:
         return f"Only {usable[0].method} was scored; name more methods to compare."
-    held = [score for score in usable if score.heldout is not None]
-    scored = [score for score in usable if score.zero_step_bits_per_byte is not None]
-    by_bits = min(scored, key=lambda score: score.zero_step_bits_per_byte or 0.0) if scored else None
-    if not held:
-        if by_bits is None:
+    cosines = {score.method: score.heldout.centred_cosine for score in usable if score.heldout}
+    bits = {s.method: s.zero_step_bits_per_byte for s in usable if s.zero_step_bits_per_byte is not None}
+    finder = max(cosines, key=lambda name: cosines[name]) if cosines else None
+    if not bits:
+        if finder is None:
             return "There are too few tokens in common to hide any; train and compare."
-        return f"Use {by_bits.method}: {by_bits.zero_step_bits_per_byte:.2f} bits per byte before training."
-    best = held[0]
-    cosine = best.heldout.centred_cosine if best.heldout else 0.0
-    text = f"Use {best.method}: it finds hidden anchors best (centred cosine {cosine:.3f})"
-    if by_bits is None:
-        return text + "."
-    if by_bits.method == best.method:
-        return f"{text} and starts at the fewest bits per byte ({by_bits.zero_step_bits_per_byte:.3f})."
-    return (
-        f"{text}; {by_bits.method} starts at fewer bits per byte ({by_bits.zero_step_bits_per_byte:.3f} against "
-        f"{best.zero_step_bits_per_byte:.3f}), which a few steps of training even out."
-    )
+        return f"Use {finder}: it finds hidden anchors best (centred cosine {cosines[finder]:.3f})."
+    best = min(bits, key=lambda name: bits[name])
+    text = f"Use {best}: it starts at the fewest bits per byte ({bits[best]:.3f})"
+    if finder is None or finder == best or best not in cosines:
+        return f"{text} and finds hidden anchors best." if finder == best else f"{text}."
+    against = f"centred cosine {cosines[finder]:.3f} against {cosines[best]:.3f}"
+    return f"{text}; {finder} finds hidden anchors better ({against})."

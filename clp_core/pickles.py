@@ -79,7 +79,9 @@ def converted(folder: Path, cache: Path) -> Path:
                 target = "model.safetensors" if single else f"model-{i + 1:05d}-of-{len(files):05d}.safetensors"
                 weight_map |= dict.fromkeys(convert(path, part / target), target)
             if len(files) > 1:
-                (part / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+                size = sum(path.stat().st_size for path in part.glob("*.safetensors"))
+                index = {"metadata": {"total_size": size}, "weight_map": weight_map}
+                (part / "model.safetensors.index.json").write_text(json.dumps(index))
             os.replace(part, done)
         except BaseException:
             shutil.rmtree(part, ignore_errors=True)

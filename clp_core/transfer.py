@@ -203,6 +203,8 @@ class Transfer:
         )
 
     def _settings(self, name: str) -> dict[str, float]:
+        if self.chosen is not None and name == self.chosen.method:
+            return dict(self.chosen.settings)
         return self.options.settings if name == self.options.method else {}
 
     def _maker(self, side: str) -> Maker:

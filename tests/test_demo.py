@@ -13,6 +13,7 @@ from clp_core.compare import compare_methods
 from clp_core.corpus import read_documents
 from clp_core.demo import DATA
 from clp_core.demo.build import count_near_duplicates, line_hash, normalise, split_lines
+from clp_core.initializers import INITIALIZERS
 from clp_core.jobs.submit import submit_train
 from clp_core.training_plan import TrainOptions
 from clp_core.transfer import TransferOptions, transfer
@@ -62,7 +63,9 @@ def test_demo_is_small_and_its_card_tells_the_measured_figures():
 
 
 def test_linear_beats_random_rows_before_training_and_clp_is_reported_as_it_is(demo, record_property):
-    scores, advice = compare_methods(str(demo["source"]), str(demo["helper"]), text=str(demo["eval_text"]))
+    options = TransferOptions(str(demo["source"]), str(demo["helper"]), "(none)", eval_text=str(demo["eval_text"]))
+    scores, advice = compare_methods(options)
+    assert {score.method for score in scores} == set(INITIALIZERS) - {"static-vectors"}
     found = {score.method: score for score in scores}
     for name, score in found.items():
         record_property(name, score.as_json())
@@ -70,6 +73,7 @@ def test_linear_beats_random_rows_before_training_and_clp_is_reported_as_it_is(d
     bits = {name: score.zero_step_bits_per_byte for name, score in found.items()}
     assert bits["linear"] < bits["random"] - 0.2
     assert bits["linear"] < bits["mean"]
+    assert bits["scratch"] > bits["linear"]
     assert found["linear"].heldout.centred_cosine > 0.3
     assert advice.startswith("Use linear")
 

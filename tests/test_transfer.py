@@ -2,10 +2,8 @@ import hashlib
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pandas as pd
@@ -100,9 +98,10 @@ def test_sharded_source_stays_sharded_and_right(tmp_path, tokenizers, pair):
     )
 
 
-def test_same_seed_gives_the_same_bytes_in_another_process(tmp_path, pair):
+@pytest.mark.parametrize("method", ["random", "two-view"])
+def test_same_seed_gives_the_same_bytes_in_another_process(tmp_path, pair, method):
     for name, hash_seed in (("a", "1"), ("b", "2")):
-        command = [sys.executable, "-m", "clp_core", "transfer", "--method", "random"]
+        command = [sys.executable, "-m", "clp_core", "transfer", "--method", method]
         command += ["--source", str(pair[0]), "--helper", str(pair[1]), "--output", str(tmp_path / name)]
         subprocess.run(command, check=True, env=os.environ | {"PYTHONHASHSEED": hash_seed}, capture_output=True)
     for file in ("model.safetensors", "clp_provenance.parquet", "config.json"):
@@ -201,51 +200,6 @@ def test_folder_that_is_no_model_is_never_replaced(tmp_path, pair):
     assert (output / "thesis.txt").read_text() == "years of work"
 
 
-def test_truncated_and_missing_weights_are_refused(tmp_path, pair):
-    source = shutil.copytree(pair[0], tmp_path / "source")
-    weights = source / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1000])
-    with pytest.raises(InputError, match="cut short"):
-        run(source, pair[1], tmp_path / "target")
-    weights.unlink()
-    with pytest.raises(InputError, match="holds no weights"):
-        run(source, pair[1], tmp_path / "target")
-    (source / "pytorch_model.bin").write_bytes(b"\x80\x04.")
-    with pytest.raises(InputError, match="pickles"):
-        run(source, pair[1], tmp_path / "target")
-    assert not (tmp_path / "target").exists()
-
-
-def test_source_with_nan_rows_leaves_nothing_behind(tmp_path, tokenizers, pair):
-    source = make_model(tmp_path / "source", tokenizers["byte-level", "en"])
-    model = AutoModelForCausalLM.from_pretrained(source)
-    model.get_input_embeddings().weight.data[5] = float("nan")
-    model.save_pretrained(source)
-    with pytest.raises(InputError, match="not finite"):
-        run(source, pair[1], tmp_path / "target", method="mean")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["source"]
-
-
-@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
-def test_interrupted_transfer_leaves_nothing_behind(tmp_path, pair, signal_number):
-    command = [sys.executable, "-m", "clp_core", "transfer", "--source", str(pair[0]), "--helper", str(pair[1])]
-    process = subprocess.Popen([*command, "--output", str(tmp_path / "out" / "target")], stderr=subprocess.DEVNULL)
-    deadline = time.time() + 60
-    while not list((tmp_path / "out").glob(".target.partial-*")) and process.poll() is None and time.time() < deadline:
-        time.sleep(0.01)
-    process.send_signal(signal_number)
-    process.wait(60)
-    assert process.returncode != 0
-    assert list((tmp_path / "out").iterdir()) == []
-
-
-def test_full_disk_is_told_before_the_first_byte(tmp_path, pair, monkeypatch):
-    usage = shutil.disk_usage(tmp_path)._replace(free=10)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(InputError, match=r"needs .* GB, 0\.0 GB free"):
-        run(*pair, tmp_path / "target")
-
-
 def test_chat_template_of_the_source_is_dropped_and_told(tmp_path, pair):
     source = shutil.copytree(pair[0], tmp_path / "source")
     (source / "chat_template.jinja").write_text("{{ messages }}")
@@ -319,18 +273,203 @@ def test_unsound_rows_are_told_with_the_better_method(tmp_path, tokenizers):
     assert run(source, helper, tmp_path / "better", method="linear")["health"]["rows_at_risk"] == 0
 
 
-def test_explanation_equals_the_written_row(tmp_path, pair):
-    run(*pair, tmp_path / "target", method="linear")
-    explainer = Explainer.open(tmp_path / "target")
-    source = load_file(pair[0] / "model.safetensors")["model.embed_tokens.weight"].double().numpy()
-    target = load_file(tmp_path / "target" / "model.safetensors")["model.embed_tokens.weight"].double().numpy()
-    token_id = int(explainer.table.index[explainer.table["status"] == "initialised"][3])
-    found = explainer.explain(token_id, k=10_000)
-    assert len(found.anchors) == found.n_anchors
-    row = sum(anchor.weight * source[anchor.source_id] for anchor in found.anchors)
-    np.testing.assert_allclose(row, target[token_id], atol=1e-6)
-    weights = np.array([anchor.weight for anchor in found.anchors])
-    np.testing.assert_allclose(found.n_eff, weights.sum() ** 2 / (weights**2).sum(), rtol=1e-6)
-    np.testing.assert_allclose(found.cancellation, 1 - abs(weights.sum()) / np.abs(weights).sum(), rtol=1e-6)
-    copied = explainer.explain(int(explainer.anchor_ids[0]))
-    assert (copied.status, copied.anchors, copied.n_eff) == ("copied", (), None)
+def rows_of(folder, name="model.embed_tokens.weight"):
+    return load_file(folder / "model.safetensors")[name].double().numpy()
+
+
+def test_report_names_the_hash_of_every_source_file(tmp_path, pair):
+    report = run(*pair, tmp_path / "target", method="mean")
+    assert report["source_files"] == {"model.safetensors": digest_of(pair[0])["model.safetensors"]}
+    assert report["source_files"]["model.safetensors"] in (tmp_path / "target" / "README.md").read_text()
+
+
+def test_rows_fill_up_to_a_multiple(tmp_path, pair, tokenizers):
+    report = run(*pair, tmp_path / "target", method="mean", pad_to_multiple_of=64)
+    n_ids = len(tokenizers["byte-level", "de"])
+    assert report["rows"] == -(-n_ids // 64) * 64 > n_ids
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "target")
+    assert model.get_input_embeddings().weight.shape[0] == model.config.vocab_size == report["rows"]
+    table = pd.read_parquet(tmp_path / "target" / "clp_provenance.parquet")
+    assert (table["status"][n_ids:] == "padding").all()
+    assert report["statuses"]["padding"] == report["rows"] - n_ids
+    rows, copied = rows_of(tmp_path / "target"), table["status"] == "copied"
+    np.testing.assert_allclose(rows[n_ids:], np.tile(rows[copied].mean(axis=0), (report["rows"] - n_ids, 1)), atol=1e-6)
+
+
+def test_source_tokens_beyond_the_sources_rows_count_as_missing(tmp_path, tokenizers, pair):
+    tokenizer = tokenizers["byte-level", "en"]
+    source = make_model(tmp_path / "source", tokenizer, rows=len(tokenizer) - 40)
+    full = run(*pair, tmp_path / "full", method="mean")
+    report = run(source, pair[1], tmp_path / "target", method="mean")
+    assert 0 < report["overlap"] < full["overlap"]
+    gone = full["overlap"] - report["overlap"]
+    assert any(w.startswith(f"{gone} tokens in common lie beyond the source's") for w in report["warnings"])
+
+
+def test_special_tokens_are_copied_by_role_when_asked(tmp_path, tokenizers, pair):
+    helper = make_model(tmp_path / "helper", tokenizers["unigram", "de"], "gpt2", width=16)
+    found = {}
+    for rule in ("string", "role"):
+        run(pair[0], helper, tmp_path / rule, method="mean", special_tokens=rule)
+        found[rule] = pd.read_parquet(tmp_path / rule / "clp_provenance.parquet").set_index("token")
+    assert found["string"].loc["</s>", "status"] == "initialised"
+    record = found["role"].loc["</s>"]
+    source = Vocabulary.open(pair[0])
+    assert (record["status"], record["source_id"]) == ("special", source.roles["eos"])
+    assert np.array_equal(rows_of(tmp_path / "role")[record["id"]], rows_of(pair[0])[source.roles["eos"]])
+
+
+def test_same_string_with_another_role_is_told(tmp_path, tokenizers, pair):
+    helper = shutil.copytree(pair[1], tmp_path / "helper")
+    english = tokenizers["byte-level", "en"].get_vocab()
+    token = next(t for t in tokenizers["byte-level", "de"].get_vocab() if t in english)
+    config = json.loads((helper / "tokenizer_config.json").read_text())
+    (helper / "tokenizer_config.json").write_text(json.dumps(config | {"pad_token": token}))
+    report = run(pair[0], helper, tmp_path / "target", method="mean")
+    assert any("have another special role in the source" in warning for warning in report["warnings"])
+
+
+def test_overrides_are_the_mean_of_the_named_rows(tmp_path, pair):
+    source, target = Vocabulary.open(pair[0]), Vocabulary.open(pair[1])
+    overlap = Overlap.of(source, target)
+    missing, copied = int(overlap.missing_ids[7]), int(overlap.ids[40])
+    named = [t for t in source.tokens if t and t.startswith("Ġ")][:3]
+    (tmp_path / "more.tsv").write_text(f"#{copied}\tquick fox\n")
+    override = (f"#{missing}={' '.join(named)}",)
+    report = run(
+        *pair, tmp_path / "target", method="linear", override=override, override_file=str(tmp_path / "more.tsv")
+    )
+    assert report["overlap"] == overlap.size - 1
+    assert report["statuses"]["override"] == 2
+    rows, before = rows_of(tmp_path / "target"), rows_of(pair[0])
+    np.testing.assert_allclose(rows[missing], before[[source.ids[t] for t in named]].mean(axis=0), atol=1e-6)
+    np.testing.assert_allclose(rows[copied], before[source.encode("quick fox")].mean(axis=0), atol=1e-6)
+    found = Explainer.open(tmp_path / "target").explain(missing)
+    assert (found.status, [anchor.token for anchor in found.anchors]) == ("override", named)
+    assert "tokens overridden by hand | 2" in (tmp_path / "target" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("nothing", "is not TOKEN=TEXT"),
+        ("#3=", "is not TOKEN=TEXT"),
+        ("no such token at all=fox", "is no token of"),
+    ],
+)
+def test_bad_overrides_are_refused(tmp_path, pair, override, told):
+    with pytest.raises(InputError, match=told):
+        run(*pair, tmp_path / "target", override=(override,))
+    assert not (tmp_path / "target").exists()
+
+
+def test_token_overridden_twice_is_refused(tmp_path, pair):
+    with pytest.raises(InputError, match="overridden twice"):
+        run(*pair, tmp_path / "target", override=("#300=fox", "#300=dog"))
+
+
+def anisotropic(tmp_path, tokenizers):
+    """A helper whose rows share one strong direction, so that the published rule collapses."""
+    helper = make_model(tmp_path / "helper", tokenizers["byte-level", "de"], "gpt2", width=24, seed=2)
+    model = AutoModelForCausalLM.from_pretrained(helper)
+    model.get_input_embeddings().weight.data[:, 20] = 5.0
+    model.save_pretrained(helper)
+    return helper
+
+
+def test_guard_is_silent_tells_or_takes_over(tmp_path, tokenizers, pair):
+    helper = anisotropic(tmp_path, tokenizers)
+    reports = {g: run(pair[0], helper, tmp_path / g, method="clp", guard=g) for g in ("none", "warn", "fallback")}
+    linear = run(pair[0], helper, tmp_path / "linear", method="linear")
+    assert reports["none"]["warnings"] == []
+    assert "collapse to the mean" in reports["warn"]["warnings"][0]
+    files = {name: (tmp_path / name / "model.safetensors").read_bytes() for name in ("none", "warn", "fallback")}
+    assert files["none"] == files["warn"]  # the published result is untouched
+    taken = reports["fallback"]["guard"]["taken_over"]
+    assert taken["linear"] + taken["mean"] == reports["warn"]["health"]["rows_at_risk"]
+    table = pd.read_parquet(tmp_path / "fallback" / "clp_provenance.parquet")
+    by_linear = table["id"][table["method"] == "linear"].to_numpy()
+    assert len(by_linear) == taken["linear"] > 0
+    rows, expected = rows_of(tmp_path / "fallback")[by_linear], rows_of(tmp_path / "linear")[by_linear]
+    np.testing.assert_allclose(rows, expected, atol=1e-6)
+    assert linear["health"]["rows_at_risk"] == taken["mean"]
+    assert Explainer.open(tmp_path / "fallback").explain(int(by_linear[0])).method == "linear"
+
+
+def test_matched_norms_make_every_new_row_as_long_as_copied_ones(tmp_path, pair):
+    plain = run(*pair, tmp_path / "plain", method="linear")
+    run(*pair, tmp_path / "matched", method="linear", match_norms=True)
+    table = pd.read_parquet(tmp_path / "matched" / "clp_provenance.parquet")
+    made = (table["status"] == "initialised").to_numpy()
+    np.testing.assert_allclose(table["norm_ratio"][made], 1, rtol=1e-5)
+    before, after = rows_of(tmp_path / "plain")[made], rows_of(tmp_path / "matched")[made]
+    np.testing.assert_allclose(after, before * table["scale"][made].to_numpy()[:, None], atol=1e-6)
+    assert plain["health"]["norm_ratio_max"] != 1
+
+
+def test_scratch_keeps_nothing_of_the_source_but_its_shape(tmp_path, pair):
+    report = run(*pair, tmp_path / "target", method="scratch")
+    again = run(*pair, tmp_path / "again", method="scratch")
+    other = run(*pair, tmp_path / "other", method="scratch", seed=7)
+    old, new = (AutoModelForCausalLM.from_pretrained(folder) for folder in (pair[0], tmp_path / "target"))
+    shared = [n for n, p in old.named_parameters() if p.dim() == 2 and "embed" not in n]
+    assert shared
+    assert not any(torch.equal(old.get_parameter(n), new.get_parameter(n)) for n in shared)
+    assert (report["overlap"], report["statuses"]["copied"]) == (0, 0)
+    assert report["missing"] == again["missing"] == other["missing"] > 0
+    files = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("target", "again", "other")]
+    assert files[0] == files[1] != files[2]
+    assert "drawn at random" in (tmp_path / "target" / "README.md").read_text()
+
+
+def test_auto_takes_the_plain_method_unless_the_other_is_clearly_better(tmp_path, pair, monkeypatch):
+    from clp_core import auto
+
+    report = run(*pair, tmp_path / "plain", method="auto")
+    assert report["method"] == "linear"
+    assert report["settings"]["linear"]["neighbours"] == 16
+    assert set(report["auto"]["scores"]) == {"linear", "two-view"}
+    assert report["auto"]["reason"] in (tmp_path / "plain" / "README.md").read_text()
+    monkeypatch.setattr(auto, "MARGIN", -2.0)
+    assert run(*pair, tmp_path / "richer", method="auto")["method"] == "two-view"
+
+
+def test_settings_of_the_method_are_used_and_reported(tmp_path, pair):
+    report = run(*pair, tmp_path / "target", method="clp-topk", setting=("k=3", "temperature=0.5"))
+    assert report["settings"]["clp-topk"] == {"k": 3, "temperature": 0.5, "centred": 1}
+    table = pd.read_parquet(tmp_path / "target" / "clp_provenance.parquet")
+    assert (table["anchor_ids"][table["status"] == "initialised"].map(len) == 3).all()
+    with pytest.raises(InputError, match="clp-topk has no setting 'kk'"):
+        run(*pair, tmp_path / "other", method="clp-topk", setting=("kk=3",))
+
+
+def write_vec(path, words, vectors):
+    lines = [f"{len(words)} {vectors.shape[1]}"]
+    lines += [f"{word} {' '.join(f'{x:.5f}' for x in vector)}" for word, vector in zip(words, vectors, strict=True)]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def test_static_vectors_of_words_make_rows_by_either_rule(tmp_path, pair):
+    r = np.random.default_rng(0)
+    german = ["Fuchs", "Hund", "Wald", "Haus", "Fluss", "und", *[f"Wort{i}" for i in range(60)]]
+    english = ["fox", "dog", "forest", "house", "river", "and", *[f"word{i}" for i in range(60)]]
+    turn = np.linalg.qr(r.standard_normal((6, 6)))[0]
+    meaning = r.standard_normal((len(english), 6))
+    write_vec(tmp_path / "de.vec", german, meaning @ turn)
+    write_vec(tmp_path / "en.vec", english, meaning)
+    pairs = [f"{a}\t{b}" for a, b in zip(german, english, strict=True)]
+    (tmp_path / "pairs.tsv").write_text("\n".join(pairs) + "\n", encoding="utf-8")
+    focus = run(*pair, tmp_path / "focus", method="static-vectors", target_vectors=str(tmp_path / "de.vec"))
+    wechsel = run(
+        *pair, tmp_path / "wechsel", method="static-vectors", target_vectors=str(tmp_path / "de.vec"),
+        source_vectors=str(tmp_path / "en.vec"), dictionary=str(tmp_path / "pairs.tsv"),
+    )  # fmt: skip
+    assert focus["missing"] == wechsel["missing"]
+    source, target = Vocabulary.open(pair[0]), Vocabulary.open(pair[1])
+    fox = target.find(" Fuchs")
+    found = Explainer.open(tmp_path / "wechsel").explain(fox)
+    assert found.anchors[0].token in [source.tokens[i] for i in source.encode(" fox") + source.encode("fox")]
+    with pytest.raises(InputError, match="needs both --source-vectors and --dictionary"):
+        run(*pair, tmp_path / "x", method="static-vectors", target_vectors="de.vec", source_vectors="en.vec")
+    with pytest.raises(InputError, match=r"static-vectors needs word vectors .* --target-vectors"):
+        run(*pair, tmp_path / "x", method="static-vectors")
