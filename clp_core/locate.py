@@ -13,6 +13,7 @@ log = logging.getLogger(__name__)
 
 TOKENIZER_PATTERNS = ["*.json", "*.model", "*.txt", "*.tiktoken", "*.jinja"]
 WEIGHT_PATTERNS = ["*.safetensors"]
+PICKLE_PATTERNS = ["pytorch_model*.bin", "pytorch_model.bin.index.json"]
 
 
 def locate(reference: str | Path, *, weights: bool = True) -> Path:
@@ -65,7 +66,10 @@ def fetch_from_hub(repo_id: str, *, weights: bool) -> Path:
 
     patterns = TOKENIZER_PATTERNS + (WEIGHT_PATTERNS if weights else [])
     try:
-        return Path(snapshot_download(repo_id, allow_patterns=patterns))
+        folder = Path(snapshot_download(repo_id, allow_patterns=patterns))
+        if weights and not any(folder.glob("*.safetensors")):
+            folder = Path(snapshot_download(repo_id, allow_patterns=patterns + PICKLE_PATTERNS))
+        return folder
     except GatedRepoError as error:
         raise InputError(f"{repo_id} is gated: accept its terms on the Hub and run `hf auth login`") from error
     except RepositoryNotFoundError as error:

@@ -1,0 +1,112 @@
+"""Weights in pickles: read without running code, converted once, and the same target comes out."""
+
+import pickle
+import shutil
+import zipfile
+
+import pytest
+import torch
+from conftest import make_model
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from clp_core.checkpoint import Checkpoint
+from clp_core.errors import InputError
+from clp_core.transfer import TransferOptions, transfer
+
+
+def as_pickle(folder, **options):
+    state = AutoModelForCausalLM.from_pretrained(folder).state_dict()
+    (folder / "model.safetensors").unlink()
+    torch.save(state, folder / "pytorch_model.bin", **options)
+    return state
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "before torch 1.6"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_target_of_a_pickle_is_that_of_the_same_weights_in_safetensors(tmp_path, tokenizers, pair, tied, zipped):
+    source = make_model(tmp_path / "source", tokenizers["byte-level", "en"], tied=tied, dtype="bfloat16")
+    options = [str(source), str(pair[1])]
+    transfer(TransferOptions(*options, str(tmp_path / "expected"), "linear"))
+    as_pickle(source, _use_new_zipfile_serialization=zipped)
+    transfer(TransferOptions(*options, str(tmp_path / "target"), "linear"))
+    expected, found = (load_file(tmp_path / name / "model.safetensors") for name in ("expected", "target"))
+    assert set(found) == set(expected)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert sorted(path.name for path in source.glob("*.bin")) == ["pytorch_model.bin"]
+
+
+def test_pickle_is_converted_once_and_again_when_it_changes(tmp_path, tokenizers, workspace):
+    source = make_model(tmp_path / "source", tokenizers["byte-level", "en"])
+    state = as_pickle(source)
+    first = Checkpoint.open(source).weights
+    assert first.is_relative_to(workspace.cache)
+    assert Checkpoint.open(source).weights == first
+    state["model.norm.weight"] += 1
+    torch.save(state, source / "pytorch_model.bin")
+    assert Checkpoint.open(source).weights != first
+
+
+class Evil:
+    def __reduce__(self):
+        return print, ("code ran",)
+
+
+def test_code_in_a_pickle_is_refused_and_not_run(tmp_path, tokenizers, pair, capsys, workspace):
+    source = make_model(tmp_path / "source", tokenizers["byte-level", "en"])
+    state = as_pickle(source)
+    torch.save(dict(state) | {"x": Evil()}, source / "pytorch_model.bin")
+    with pytest.raises(InputError, match=r"holds more than weights \(code could run from it\)"):
+        transfer(TransferOptions(str(source), str(pair[1]), str(tmp_path / "target")))
+    (source / "pytorch_model.bin").write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(InputError, match="more than weights|cannot be read as weights"):
+        Checkpoint.open(source)
+    assert "code ran" not in capsys.readouterr().out
+    assert not (tmp_path / "target").exists()
+    assert not [path for path in workspace.cache.iterdir() if path.is_dir()]
+
+
+def test_cut_pickle_and_one_that_is_no_dictionary_are_refused(tmp_path, tokenizers):
+    source = make_model(tmp_path / "source", tokenizers["byte-level", "en"])
+    as_pickle(source)
+    whole = (source / "pytorch_model.bin").read_bytes()
+    (source / "pytorch_model.bin").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match="cannot be read as weights .* fetch the file again"):
+        Checkpoint.open(source)
+    torch.save([torch.zeros(3)], source / "pytorch_model.bin")
+    with pytest.raises(InputError, match="holds a list, not a dictionary of weights"):
+        Checkpoint.open(source)
+    torch.save({"a": torch.zeros(3), "b": 4}, source / "pytorch_model.bin")
+    with pytest.raises(InputError, match="holds b, which is no tensor"):
+        Checkpoint.open(source)
+    (source / "pytorch_model.bin").write_bytes(b"\x80\x04.")
+    with pytest.raises(InputError, match="cannot be read as weights"):
+        Checkpoint.open(source)
+
+
+def test_safetensors_are_taken_where_both_are_there(tmp_path, tokenizers):
+    source = make_model(tmp_path / "source", tokenizers["byte-level", "en"])
+    (source / "pytorch_model.bin").write_bytes(b"never looked at")
+    assert Checkpoint.open(source).weights == source
+    shutil.copyfile(source / "model.safetensors", tmp_path / "kept")
+    assert not zipfile.is_zipfile(source / "pytorch_model.bin")
+
+
+def test_hub_model_without_safetensors_is_fetched_as_pickle(tmp_path, tokenizers, monkeypatch):
+    import huggingface_hub
+
+    from clp_core.locate import locate
+
+    source = make_model(tmp_path / "hub", tokenizers["byte-level", "en"])
+    as_pickle(source)
+    asked = []
+
+    def snapshot_download(repo_id, allow_patterns):
+        asked.append(allow_patterns)
+        return str(source)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    monkeypatch.chdir(tmp_path)
+    assert locate("some/model") == source
+    assert not any("bin" in pattern for pattern in asked[0])
+    assert "pytorch_model*.bin" in asked[1]
