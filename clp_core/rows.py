@@ -129,8 +129,8 @@ class Maker:
             self._fitted[name] = self._fit(name)
         return self._fitted[name]
 
-    def make(self, ids: np.ndarray) -> Made:
-        """Make the rows of these target ids."""
+    def make(self, ids: np.ndarray, measure: bool = True) -> Made:
+        """Make the rows of these target ids; n_eff is left out where nothing asks for it."""
         n = len(ids)
         made = Made(np.zeros((n, 0), np.float32), np.full(n, np.nan), np.zeros(n, np.int8), np.ones(n), [])
         rows: np.ndarray | None = None
@@ -138,19 +138,25 @@ class Maker:
         for index in range(len(self.methods)):
             method = self.fitted(index)
             mix = method.mix(ids[left])
-            new, n_eff = method.rows(ids[left], mix), method.n_eff(ids[left], mix)
+            new = method.rows(ids[left], mix)
             rows = new if rows is None else rows
-            rows[left], made.n_eff[left], made.method[left] = new, n_eff, index
+            rows[left], made.method[left] = new, index
             made.parts.append((index, left, mix))
-            with np.errstate(over="ignore", invalid="ignore"):
-                lengths = np.linalg.norm(new.astype(np.float64), axis=1)
+            guarded = len(self.methods) > 1
+            if not (measure or guarded):
+                break
+            n_eff = method.n_eff(ids[left], mix)
+            made.n_eff[left] = n_eff
+            if not guarded:
+                break
+            lengths = lengths_of(new)
             risk = at_risk(n_eff, lengths / self._usual, self._n_anchors, dense=self._dense[index])
             left = left[risk | ~np.isfinite(lengths)]
             if not len(left):
                 break
         assert rows is not None
         if self._match_norms:
-            lengths = np.linalg.norm(rows.astype(np.float64), axis=1)
+            lengths = lengths_of(rows)
             made.scale[:] = np.divide(self._usual, lengths, out=np.ones(n), where=lengths > 0)
             rows = rows * made.scale[:, None].astype(np.float32)
         return Made(rows, made.n_eff, made.method, made.scale, made.parts)
@@ -229,7 +235,7 @@ class NewRows:
                 block[copied] = self.source.take_exact(plan.source_ids[ids[copied]])
             missing = np.flatnonzero(status == INITIALISED)
             if len(missing):
-                made = self._maker.make(ids[missing])
+                made = self._maker.make(ids[missing], measure=self._measured is not None)
                 with np.errstate(over="ignore"):
                     block[missing] = made.rows[:, self._columns].astype(self.source.dtype)
                 if self._measured is not None:
@@ -240,7 +246,7 @@ class NewRows:
             if (status == PADDING).any():
                 block[status == PADDING] = self._mean_copied_row
             if self._measured is not None:
-                self._measured.norms[part] = np.linalg.norm(block.astype(np.float64), axis=1)
+                self._measured.norms[part] = lengths_of(block)
             yield block
             report_progress("writing rows", part.stop / plan.n_rows)
 
@@ -289,9 +295,16 @@ class NewRows:
         return np.asarray((total / overlap.size).astype(self.source.dtype))
 
 
+def lengths_of(rows: np.ndarray) -> np.ndarray:
+    """Return the length of each row, float64 ``[b]``; infinite where it is beyond float32."""
+    wide = rows.astype(np.float32, copy=False)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.sqrt(np.einsum("ij,ij->i", wide, wide).astype(np.float64))
+
+
 def mean_length(rows: RowSource) -> float:
     """Return the mean length of rows, NaN where there are none."""
     total = 0.0
     for part in block_ranges(*rows.shape):
-        total += float(np.linalg.norm(rows.take(np.arange(part.start, part.stop)).astype(np.float64), axis=1).sum())
+        total += float(lengths_of(rows.take(np.arange(part.start, part.stop))).sum())
     return total / rows.shape[0] if rows.shape[0] else float("nan")

@@ -18,7 +18,7 @@ from clp_core.locate import read_json
 from clp_core.prepared import max_positions
 from clp_core.progress import report_progress
 from clp_core.rows import RowPlan
-from clp_core.tensors import TensorRows, block_ranges, tensor_digest
+from clp_core.tensors import TensorRows, all_finite, block_ranges, tensor_digest
 from clp_core.vocabulary import TOKENIZER_FILES, Vocabulary
 
 TOKENIZER_COMPANIONS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt")
@@ -179,7 +179,7 @@ def check_rows(new: TensorRows, old: TensorRows, plan: RowPlan, side: str) -> No
     """
     for part in block_ranges(plan.n_rows, new.shape[1]):
         rows = new.read(part.start, part.stop)
-        if not np.isfinite(rows.astype(np.float32)).all():
+        if not all_finite(rows):
             raise ClpError(f"the written {side} embedding holds NaN or infinity")
         copied = np.flatnonzero(plan.source_ids[part] >= 0)
         wanted = old.take_exact(plan.source_ids[part][copied])

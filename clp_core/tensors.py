@@ -277,20 +277,21 @@ def write_copy(
         for entry in entries.values():
             for data in chunks(reader, position, entry.start - position):  # the header, and what no tensor claims
                 whole.update(data)
+            position = entry.stop
+            if entry.name in changed:
+                whole.update_range(entry)  # hashed beside the making of the new rows
+                if entry.name in replaced:
+                    write_blocks(writer, entry.name, replaced[entry.name])
+                on_bytes(entry.n_bytes)
+                continue
             digest = xxhash.xxh3_128()
-            as_it_is = entry.name not in changed
             for data in chunks(reader, entry.start, entry.n_bytes):
                 whole.update(data)
+                digest.update(data)
+                if not cloned:
+                    writer.write(data)
                 on_bytes(len(data))
-                if as_it_is:
-                    digest.update(data)
-                    if not cloned:
-                        writer.write(data)
-            if as_it_is:
-                digests[entry.name] = digest.hexdigest()
-            elif entry.name in replaced:
-                write_blocks(writer, entry.name, replaced[entry.name])
-            position = entry.stop
+            digests[entry.name] = digest.hexdigest()
         for data in chunks(reader, position, source.stat().st_size - position):
             whole.update(data)
         writer.flush()
@@ -320,8 +321,9 @@ class Sha256Thread:
     def __init__(self) -> None:
         """Start with nothing hashed."""
         self._digest = hashlib.sha256()
-        self._queue: queue.Queue[bytes | None] = queue.Queue(maxsize=4)
+        self._queue: queue.Queue[bytes | TensorEntry | None] = queue.Queue(maxsize=4)
         self._thread = threading.Thread(target=self._work, daemon=True)
+        self._error: Exception | None = None
 
     def __enter__(self) -> Sha256Thread:
         """Start the thread."""
@@ -335,14 +337,36 @@ class Sha256Thread:
 
     def _work(self) -> None:
         while (data := self._queue.get()) is not None:
+            try:
+                if self._error is None:
+                    self._take(data)
+            except (OSError, InputError) as error:
+                self._error = error
+
+    def _take(self, data: bytes | TensorEntry) -> None:
+        if isinstance(data, bytes):
             self._digest.update(data)
+            return
+        with open(data.path, "rb") as reader:
+            for piece in chunks(reader, data.start, data.n_bytes):
+                self._digest.update(piece)
 
     def update(self, data: bytes) -> None:
         """Hash data, in the order in which it comes."""
         self._queue.put(data)
 
+    def update_range(self, entry: TensorEntry) -> None:
+        """Read a tensor's bytes in the thread and hash them, in their turn."""
+        self._queue.put(entry)
+
     def hexdigest(self) -> str:
-        """Return the hash; to be asked once the block is left."""
+        """Return the hash; to be asked once the block is left.
+
+        Raises:
+            InputError: a range could not be read.
+        """
+        if self._error is not None:
+            raise self._error
         return self._digest.hexdigest()
 
 
@@ -371,6 +395,14 @@ def tensor_digest(entry: TensorEntry) -> str:
     return digest.hexdigest()
 
 
+def all_finite(values: np.ndarray) -> bool:
+    """Say whether no value of a contiguous array is NaN or infinite; 16-bit ones are judged by their exponents."""
+    exponent = {np.dtype(np.float16): 0x7C00, np.dtype(ml_dtypes.bfloat16): 0x7F80}.get(values.dtype)
+    if exponent is None:
+        return bool(np.isfinite(values).all())
+    return not bool(((values.view(np.uint16) & exponent) == exponent).any())
+
+
 def write_blocks(writer: Any, name: str, new: Replacement) -> None:
     """Write the blocks of a replaced tensor in its data type.
 
@@ -382,9 +414,9 @@ def write_blocks(writer: Any, name: str, new: Replacement) -> None:
     for block in new.blocks:
         with np.errstate(over="ignore"):
             data = np.ascontiguousarray(block).astype(dtype, copy=False)
-        if not np.isfinite(data.astype(np.float32)).all():
+        if not all_finite(data):
             raise InputError(f"a new row of {name} is not finite as {dtype}; choose another method (--method linear)")
-        writer.write(data.tobytes())
+        writer.write(data.view(np.uint8))
         written += data.nbytes
     if written != new.n_bytes:
         raise ValueError(f"{name}: {written} bytes came, {new.n_bytes} were announced")

@@ -59,7 +59,7 @@ def test_code_in_a_pickle_is_refused_and_not_run(tmp_path, tokenizers, pair, cap
     with pytest.raises(InputError, match=r"holds more than weights \(code could run from it\)"):
         transfer(TransferOptions(str(source), str(pair[1]), str(tmp_path / "target")))
     (source / "pytorch_model.bin").write_bytes(pickle.dumps(Evil()))
-    with pytest.raises(InputError, match="more than weights|cannot be read as weights"):
+    with pytest.raises(InputError, match=r"more than weights|cannot be read as weights"):
         Checkpoint.open(source)
     assert "code ran" not in capsys.readouterr().out
     assert not (tmp_path / "target").exists()
@@ -71,7 +71,7 @@ def test_cut_pickle_and_one_that_is_no_dictionary_are_refused(tmp_path, tokenize
     as_pickle(source)
     whole = (source / "pytorch_model.bin").read_bytes()
     (source / "pytorch_model.bin").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(InputError, match="cannot be read as weights .* fetch the file again"):
+    with pytest.raises(InputError, match=r"cannot be read as weights .* fetch the file again"):
         Checkpoint.open(source)
     torch.save([torch.zeros(3)], source / "pytorch_model.bin")
     with pytest.raises(InputError, match="holds a list, not a dictionary of weights"):
