@@ -17,7 +17,7 @@ from clp_core.overlap import Overlap
 from clp_core.overrides import resolve_overrides
 from clp_core.pieces import SourcePieces
 from clp_core.rows import RowPlan
-from clp_core.tensors import JoinedRows, RowSource, Subset
+from clp_core.tensors import JoinedRows, RowSource, Subset, block_ranges
 from clp_core.vocabulary import Vocabulary
 
 SPARE_SHARE = 0.1
@@ -80,6 +80,7 @@ class Pair:
                 f"{b.folder} has {n_helper} embedding rows but its tokenizer has ids up to "
                 f"{overlap.target.n_ids - 1}; is this its own tokenizer?"
             )
+        check_finite(b, n_helper)
         beyond = np.flatnonzero(overlap.source_ids >= n_source)
         overlap = overlap.without(beyond.tolist()) if len(beyond) else overlap
         by_hand = resolve_overrides(overrides, overlap.source, overlap.target, n_source)
@@ -133,6 +134,22 @@ class Pair:
     def usable_methods(self) -> list[str]:
         """Return the names of the methods that have what they need."""
         return [name for name in INITIALIZERS if name != "static-vectors" or self.vectors is not None]
+
+
+def check_finite(helper: Checkpoint, n_rows: int) -> None:
+    """Refuse a helper whose rows hold NaN or infinity: all weights come from them.
+
+    Raises:
+        InputError: they do; the first such row is named.
+    """
+    rows = helper.rows("input")
+    for part in block_ranges(n_rows, rows.shape[1]):
+        bad = np.flatnonzero(~np.isfinite(rows.take(np.arange(part.start, part.stop))).all(axis=1))
+        if len(bad):
+            raise InputError(
+                f"row {part.start + int(bad[0])} of the helper {helper.folder} is not finite (NaN or infinity); "
+                "its training has gone wrong, or the file is damaged"
+            )
 
 
 def pair_warnings(overlap: Overlap, n_source: int, n_helper: int, beyond: int) -> list[str]:

@@ -415,7 +415,10 @@ def write_blocks(writer: Any, name: str, new: Replacement) -> None:
         with np.errstate(over="ignore"):
             data = np.ascontiguousarray(block).astype(dtype, copy=False)
         if not all_finite(data):
-            raise InputError(f"a new row of {name} is not finite as {dtype}; choose another method (--method linear)")
+            raise InputError(
+                f"a row of {name} is not finite as {dtype}: the source's own rows are not, or the method overflows "
+                "(then choose another, such as --method linear)"
+            )
         writer.write(data.view(np.uint8))
         written += data.nbytes
     if written != new.n_bytes:

@@ -190,7 +190,10 @@ def test_disk_that_fills_up_while_writing_leaves_nothing_behind(tmp_path, tokeni
 
 
 def test_memory_does_not_grow_with_the_checkpoint(tmp_path, tokenizers, pair):
-    """A body of 1.2 GB goes through a process that may not hold half of it beside what its libraries need."""
+    """A body of 1.2 GB goes through a process that may not hold half of it beside what its libraries need.
+
+    The limit counts the map of the whole file, too, with which transformers looks at the result.
+    """
     from transformers import LlamaConfig, LlamaForCausalLM
 
     tokenizer = tokenizers["byte-level", "en"]
@@ -208,7 +211,7 @@ def test_memory_does_not_grow_with_the_checkpoint(tmp_path, tokenizers, pair):
     size = (source / "model.safetensors").stat().st_size
     assert size > 1.2e9
     idle = limited_run(tmp_path, pair[0], pair[1], "small", None)["peak_rss_bytes"]
-    found = limited_run(tmp_path, source, pair[1], "large", int(idle + 0.5 * size))
+    found = limited_run(tmp_path, source, pair[1], "large", int(idle + 1.5 * size))
     assert found["peak_rss_bytes"] < idle + 0.4 * size
 
 

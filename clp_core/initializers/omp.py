@@ -37,12 +37,13 @@ class Omp(Initializer):
         Raises:
             InputError: k was asked for and is more than half the helper's width.
         """
-        k, most = int(self.resolve(context.settings)["k"]), max(1, context.helper_rows.shape[1] // 2)
-        if "k" in context.settings and k > most:
+        most = max(1, context.helper_rows.shape[1] // 2)
+        k = int(context.parameters.get("k", min(self.resolve(context.settings)["k"], context.n_anchors or 1)))
+        if "k" in context.settings and "k" not in context.parameters and k > most:
             raise InputError(
                 f"k={k} is more than half the helper's width for omp, which is singular; give {most} or less"
             )
-        return FittedOmp(context, min(k, most, max(context.n_anchors, 1)))
+        return FittedOmp(context, min(k, most))
 
 
 class FittedOmp(Smoother):
@@ -52,6 +53,7 @@ class FittedOmp(Smoother):
         """Take a context and the number of steps."""
         super().__init__(context, context.anchor_rows, context.n_anchors)
         self._k = k
+        self.parameters = {"k": k}
         self._anchors = Subset(context.helper_rows, context.anchor_ids)
 
     @cached_property
