@@ -51,3 +51,21 @@ def test_files_that_the_readme_names_are_there(link):
 )
 def test_places_that_the_readme_names_are_there(name):
     assert (ROOT / name).exists() or (ROOT / "clp_core" / name).exists()
+
+
+def test_methods_page_lists_every_method_with_its_settings():
+    from clp_core.initializers import INITIALIZERS
+
+    page = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `([\w-]+)` \| .* \| (.*) \|$", page, re.MULTILINE))
+    assert set(rows) == set(INITIALIZERS)
+    for name, method in INITIALIZERS.items():
+        expected = ", ".join(f"`{s.name}` {s.default:g}" for s in method.settings) or "none"
+        assert rows[name] == expected, name
+
+
+def test_readme_points_to_files_that_exist():
+    for link in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (ROOT / link).exists(), link
+    for script in re.findall(r"python (benchmarks/\w+\.py)", README):
+        assert (ROOT / script).is_file(), script

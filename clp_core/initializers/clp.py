@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
-
 import numpy as np
 
 from clp_core.initializers.base import Context, Initializer, Mix
@@ -52,16 +50,11 @@ class FittedClp(Smoother):
     def points(self, positions: np.ndarray) -> np.ndarray:
         """Return normalised helper rows, float64 ``[m, d]``."""
         wide = self._anchors.take(positions).astype(np.float64)
-        wide /= lengths(wide)[:, None]
+        wide *= (1 / lengths(wide))[:, None]
         return wide
 
-    @cached_property
-    def point_sum(self) -> np.ndarray:
-        """The sum ``z`` of the anchors' normalised helper rows, float64 ``[d]``."""
-        return super().point_sum
-
     def mix(self, ids: np.ndarray) -> Mix:
-        """Return ``cos / sum cos`` as queries ``h^ / (h^ z)``."""
+        """Return ``cos / sum cos`` as queries ``h^ / (h^ z)``, z the sum of the points."""
         block = self.context.helper_rows.take(ids).astype(np.float64)
         # The length of h_v cancels: (h^ / (h^ z)) = h / (h z).
         denominator = block @ self.point_sum
@@ -69,4 +62,5 @@ class FittedClp(Smoother):
         scale = np.divide(1, denominator, out=np.zeros_like(denominator), where=defined)
         constants = np.where(defined, 0.0, 1 / max(self.n_columns, 1))
         # In float64 here: h may be long and the scale tiny, or the other way round.
-        return Mix(ids, block * scale[:, None], None if defined.all() else constants)
+        block *= scale[:, None]
+        return Mix(ids, block, None if defined.all() else constants)

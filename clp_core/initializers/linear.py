@@ -116,10 +116,10 @@ class FittedLinear(Smoother):
             (shares.ravel(), found.ravel(), np.arange(len(ids) + 1) * found.shape[1]), (len(ids), self.n_columns)
         )
         used, local = np.unique(near.indices, return_inverse=True)
-        by_used = sparse.csr_array((near.data, local, near.indptr), (len(ids), len(used)))
+        by_column = sparse.csr_array((near.data, local, near.indptr), (len(ids), len(used))).tocsc()
         fitted_part = np.zeros_like(turned)
         for part in block_ranges(len(used), self.width):
-            fitted_part += by_used.tocsc()[:, part] @ self.points(used[part])
+            fitted_part += by_column[:, part] @ self.points_at(used[part])
         taken = shares.sum(axis=1)
         return Mix(ids, (turned - fitted_part) * self._shrunk, constants * (1 - taken), near)
 

@@ -13,7 +13,7 @@ from clp_core.initializers.base import Context, Fitted, Mix, Top
 from clp_core.neighbors import largest_products
 from clp_core.tensors import BLOCK_BYTES, RowSource, block_ranges
 
-CACHE_BYTES = 512 << 20
+CACHE_BYTES = 1 << 30
 """Points are kept in memory up to this size, and read again block by block beyond it."""
 
 
@@ -50,9 +50,10 @@ class Smoother(Fitted):
         """Return the weighted sums, float32 ``[len(ids), D]``, without forming the weights."""
         found = self.mix(ids) if mix is None else mix
         columns = self.needed_columns()
-        rows = np.zeros((len(found.ids), columns.shape[1]), dtype=np.float32)
         if found.queries is not None:
-            rows += self.context.device.product(found.queries.astype(np.float32), self._held_product)
+            rows = self.context.device.product(found.queries.astype(np.float32), self._held_product)
+        else:
+            rows = np.zeros((len(found.ids), columns.shape[1]), dtype=np.float32)
         if found.constants is not None and found.constants.any():
             rows += (found.constants[:, None] * self.total).astype(np.float32)
         if found.near is not None:
@@ -98,7 +99,7 @@ class Smoother(Fitted):
             used, local = np.unique(some.indices, return_inverse=True)
             dense = np.zeros((some.shape[0], len(used)))
             if mix.queries is not None:
-                dense += mix.queries[part] @ self.points(used).T
+                dense += mix.queries[part] @ self.points_at(used).T
             if mix.constants is not None:
                 dense += mix.constants[part, None]
             again = sparse.csr_array((some.data, local, some.indptr), shape=dense.shape)
@@ -130,7 +131,7 @@ class Smoother(Fitted):
         more = min(self.n_columns, k + (0 if mix.near is None else int(np.diff(mix.near.indptr).max(initial=0))))
         found: list[np.ndarray] = []
         total = np.zeros(len(mix.ids))
-        for part in block_ranges(self.n_columns, self.width + 1, CACHE_BYTES // 2):
+        for part in block_ranges(self.n_columns, self.width + 1, CACHE_BYTES // 4):
             block = np.column_stack([self._points(part), np.ones(part.stop - part.start, dtype=np.float32)])
             found.extend(largest_products(sign * wide, block, more)[1] + part.start for sign in (1, -1))
             total += self._absolute_sums(wide, block)
@@ -165,7 +166,7 @@ class Smoother(Fitted):
             lines = np.repeat(np.arange(part.stop - part.start), np.diff(where.indptr[part.start : part.stop + 1]))
             values = np.zeros(high - low)
             if mix.queries is not None:
-                values += (mix.queries[part] @ self.points(used).T)[lines, local]
+                values += (mix.queries[part] @ self.points_at(used).T)[lines, local]
             if mix.constants is not None:
                 values += mix.constants[part][lines]
             out.data[low:high] = values
@@ -179,9 +180,19 @@ class Smoother(Fitted):
             raise ValueError("fitted without source rows: only weights can be asked for")
         return self.columns
 
+    def points_at(self, positions: np.ndarray) -> np.ndarray:
+        """Return the points of single columns, float64 ``[m, p]``, from float32 in memory where all fit there."""
+        if self._is_cached:
+            return self._all_points[positions].astype(np.float64)
+        return self.points(positions)
+
+    @property
+    def _is_cached(self) -> bool:
+        return 4 * self.width * self.n_columns <= CACHE_BYTES
+
     def _points(self, part: slice) -> np.ndarray:
         """Return the points of a run of columns, from memory where all of them fit there."""
-        if 4 * self.width * self.n_columns <= CACHE_BYTES:
+        if self._is_cached:
             return self._all_points[part]
         return self.points(np.arange(part.start, part.stop)).astype(np.float32)
 
@@ -194,19 +205,21 @@ class Smoother(Fitted):
         return np.concatenate(parts) if parts else np.zeros((0, self.width), dtype=np.float32)
 
     @cached_property
-    def _sums(self) -> tuple[np.ndarray, np.ndarray]:
-        """``points' @ columns`` ``[p, D]`` and the sum of the columns ``[D]``, both summed in float64."""
+    def _sums(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Sums over all columns in one pass: ``points' @ columns`` ``[p, D]``, columns ``[D]``, points ``[p]``."""
         columns = self.needed_columns()
         product = np.zeros((self.width, columns.shape[1]))
         total = np.zeros(columns.shape[1])
+        point_sum = np.zeros(self.width)
         device = self.context.device
         for part in block_ranges(self.n_columns, max(self.width, columns.shape[1])):
             rows = columns.take(np.arange(part.start, part.stop))
             total += rows.sum(axis=0, dtype=np.float64)
             if self.width:
-                points = self.points(np.arange(part.start, part.stop)).astype(np.float32)
-                product += device.product(np.ascontiguousarray(points.T), device.hold(rows))
-        return product, total
+                points = self.points(np.arange(part.start, part.stop))
+                point_sum += points.sum(axis=0)
+                product += device.product(points.astype(np.float32).T, device.hold(rows))
+        return product, total, point_sum
 
     @property
     def product(self) -> np.ndarray:
@@ -234,6 +247,8 @@ class Smoother(Fitted):
     @cached_property
     def point_sum(self) -> np.ndarray:
         """The sum of all points, float64 ``[p]``."""
+        if self.columns is not None:
+            return self._sums[2]
         total = np.zeros(self.width)
         for part in block_ranges(self.n_columns, max(self.width, 1)):
             total += self.points(np.arange(part.start, part.stop)).sum(axis=0)
