@@ -47,6 +47,7 @@ class Heart:
         """Start silent."""
         self._last = -MIN_INTERVAL_S
         self._phase = ""
+        self._phase_began = boot_clock()
         self.listener: Listener | None = None
 
     def beat(
@@ -77,6 +78,8 @@ class Heart:
         if is_new and self.listener is None:
             log.info("%s", phase)
         now = boot_clock()
+        if is_new:
+            self._phase_began = now
         folder = os.environ.get(JOB_ENVIRONMENT)
         if folder and (is_new or force or now - self._last >= MIN_INTERVAL_S):
             self._last = now
@@ -86,6 +89,7 @@ class Heart:
                 "phase": phase,
                 "fraction": fraction,
                 "step": step,
+                "phase_seconds": now - self._phase_began,
                 "bytes_done": bytes_done,
                 "bytes_total": bytes_total,
                 "expect_next_s": expect_next_s,

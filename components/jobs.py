@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from clp_core.jobs import Job
-from components.messages import plain
+from components.messages import number, plain
 
 STATE_COLOURS = {
     "queued": "gray",
@@ -18,6 +18,7 @@ STATE_COLOURS = {
     "lost": "red",
 }
 REFRESH_S = 1.0
+ESTIMATE_AFTER_S = 3.0
 
 
 def badge(job: Job) -> None:
@@ -31,8 +32,14 @@ def badge(job: Job) -> None:
 def progress(job: Job) -> None:
     """Show what a job is doing and how much of it is done."""
     heartbeat = job.heartbeat()
-    fraction = heartbeat.get("fraction")
-    st.progress(min(max(float(fraction or 0.0), 0.0), 1.0), text=plain(str(heartbeat.get("phase") or "starting")))
+    fraction = min(max(float(heartbeat.get("fraction") or 0.0), 0.0), 1.0)
+    told = [str(heartbeat.get("phase") or "starting")]
+    if heartbeat.get("bytes_total"):
+        told.append(f"{heartbeat['bytes_done'] / 1e9:.1f} of {number(heartbeat['bytes_total'] / 1e9, 1, 'GB')}")
+    elapsed = float(heartbeat.get("phase_seconds") or 0.0)
+    if fraction > 0 and elapsed > ESTIMATE_AFTER_S:
+        told.append(f"about {number(elapsed * (1 - fraction) / fraction, 0, 's')} left")
+    st.progress(fraction, text=plain(" · ".join(told)))
 
 
 @st.fragment(run_every=REFRESH_S)

@@ -473,3 +473,21 @@ def test_static_vectors_of_words_make_rows_by_either_rule(tmp_path, pair):
         run(*pair, tmp_path / "x", method="static-vectors", target_vectors="de.vec", source_vectors="en.vec")
     with pytest.raises(InputError, match=r"static-vectors needs word vectors .* --target-vectors"):
         run(*pair, tmp_path / "x", method="static-vectors")
+
+
+@pytest.mark.parametrize("match", ["raw", "canonical"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_published_formula_holds_for_every_family(tmp_path, tokenizers, family, match):
+    source = make_model(tmp_path / "source", tokenizers[family, "en"], "llama", tied=False, seed=3)
+    helper = make_model(tmp_path / "helper", tokenizers[family, "de"], "gpt2", width=16, seed=4)
+    run(source, helper, tmp_path / "target", method="clp", match=match)
+    overlap = Overlap.of(Vocabulary.open(source), Vocabulary.open(helper), match)
+    h = load_file(helper / "model.safetensors")["transformer.wte.weight"].double().numpy()
+    h /= np.linalg.norm(h, axis=1, keepdims=True)
+    cosines = h[overlap.missing_ids] @ h[overlap.ids].T
+    weights = cosines / cosines.sum(axis=1, keepdims=True)
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        anchors = rows_of(source, name)[overlap.source_ids[overlap.ids]]
+        bound = np.abs(weights) @ np.linalg.norm(anchors, axis=1)
+        found = rows_of(tmp_path / "target", name)[overlap.missing_ids]
+        assert (np.linalg.norm(found - weights @ anchors, axis=1) <= 1e-5 * bound).all()
