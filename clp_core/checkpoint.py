@@ -19,7 +19,7 @@ from clp_core.errors import InputError
 from clp_core.locate import locate, read_json
 from clp_core.pickles import converted, pickled_files
 from clp_core.progress import report_progress
-from clp_core.tensors import DTYPES, Replacement, TensorEntry, TensorRows, read_header, write_copy
+from clp_core.tensors import DTYPES, Replacement, TensorEntry, TensorRows, read_header, tensor_digest, write_copy
 from clp_core.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,8 @@ class EmbeddingNames:
         output_bias: the output layer's bias, if it has one.
         prefix: prefix of the base model, which files may leave out or carry.
         aliases: other names of the input embedding, where it is tied.
-        shapes: shape of each of these by name.
+        shapes: shape of each parameter by name.
+        others: further tables by token id, which a transfer does not know how to fill.
     """
 
     input: str
@@ -47,6 +48,7 @@ class EmbeddingNames:
     prefix: str
     aliases: tuple[str, ...] = ()
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    others: tuple[str, ...] = ()
 
     @property
     def tied(self) -> bool:
@@ -115,8 +117,23 @@ class Checkpoint:
 
     @cached_property
     def names(self) -> EmbeddingNames:
-        """Names of the embeddings, asked of the model's class on the meta device (imports transformers)."""
-        return embedding_names(self.folder)
+        """Names of the embeddings, asked of the model's class on the meta device (imports transformers).
+
+        Where the class ties them but the files hold an output matrix with other values, they are untied, as
+        transformers loads them.
+        """
+        names = embedding_names(self.folder)
+        held = {self._spelling(name, names) for name in (names.input, *names.aliases)} - {None}
+        if not names.tied or len(held) < 2:
+            return names
+        entry = self.entries[self._spelling(names.input, names) or ""]
+        for alias in names.aliases:
+            spelled = self._spelling(alias, names)
+            other = self.entries[spelled] if spelled else entry
+            if other.name != entry.name and tensor_digest(other) != tensor_digest(entry):
+                log.warning("%s holds an output matrix of its own, though it is said to be tied", self.folder)
+                return replace(names, output=alias, aliases=())
+        return names
 
     def in_files(self, parameter: str) -> str | None:
         """Return the name under which the files hold a parameter.
@@ -124,13 +141,16 @@ class Checkpoint:
         Files may leave out the base model's prefix or carry it; else the one tensor is taken whose name ends alike and
         whose shape is the class's (old files have other prefixes). That the target loads is the proof.
         """
-        prefix = f"{self.names.prefix}." if self.names.prefix else ""
+        return self._spelling(parameter, self.names)
+
+    def _spelling(self, parameter: str, names: EmbeddingNames) -> str | None:
+        prefix = f"{names.prefix}." if names.prefix else ""
         spellings = [parameter, parameter.removeprefix(prefix), prefix + parameter]
         found = next((name for name in spellings if name in self.entries), None)
         if found is not None:
             return found
         ending = "." + ".".join(parameter.split(".")[-2:])
-        shape = self.names.shapes.get(parameter)
+        shape = names.shapes.get(parameter)
         alike = [name for name, entry in self.entries.items() if name.endswith(ending) and entry.shape == shape]
         return alike[0] if len(alike) == 1 else None
 
@@ -226,7 +246,9 @@ def checkpoint_files(folder: Path) -> tuple[Path, ...]:
     """
     index = read_json(folder / INDEX_FILE)
     if index:
-        names = sorted(set(index.get("weight_map", {}).values()))
+        if not isinstance(index.get("weight_map"), dict):
+            raise InputError(f"{folder / INDEX_FILE} holds no weight_map; fetch the file again")
+        names = sorted(set(index["weight_map"].values()))
         absent = [name for name in names if not (folder / name).is_file()]
         if absent:
             raise InputError(f"{folder} lacks {absent[0]}, which its index names; fetch the model again")
@@ -266,6 +288,13 @@ def embedding_names(folder: Path) -> EmbeddingNames:
     if input_name is None or output_name is None:
         raise InputError(f"{type(model).__name__} in {folder} has no input or output embedding")
     bias = getattr(output_layer, "bias", None)
+    text = config.get_text_config()
+    heights = {input_weight.shape[0], getattr(text, "vocab_size_per_layer_input", None)}
+    tables = [
+        f"{name}.weight"
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Embedding) and module.num_embeddings in heights
+    ]
     return EmbeddingNames(
         input=input_name,
         output=output_name,
@@ -273,4 +302,5 @@ def embedding_names(folder: Path) -> EmbeddingNames:
         prefix=model.base_model_prefix or "",
         aliases=tuple(names_of(input_weight)[1:]),
         shapes={name: tuple(parameter.shape) for name, parameter in parameters},
+        others=tuple(name for name in tables if name not in names_of(input_weight)),
     )

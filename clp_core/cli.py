@@ -118,7 +118,7 @@ def compare_command(
     source: Annotated[str, typer.Option(help="source model: a folder or a Hub id")],
     helper: Annotated[str, typer.Option(help="helper model: a folder or a Hub id")],
     methods: Annotated[
-        str, typer.Option(help="methods, separated by commas; empty: all that have what they need")
+        str, typer.Option(help="methods, by commas, maybe with settings (clp-topk:k=8); empty: all")
     ] = "",
     text: Annotated[str, typer.Option(help="text on which to score each target before any training")] = "",
     match: Annotated[str, typer.Option(help="raw or canonical")] = "raw",

@@ -14,7 +14,7 @@ import numpy as np
 
 from clp_core import heldout
 from clp_core.errors import InputError
-from clp_core.initializers import Initializer, initializer
+from clp_core.initializers import Initializer, initializer, parse_settings
 from clp_core.pair import Pair
 from clp_core.prepared import max_positions
 from clp_core.progress import report_progress
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from clp_core.evaluation import EvaluationText
+
+
+AS_AUTO = "linear:neighbours=16"
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,8 @@ def compare_methods(
 
     Args:
         options: pair, match, seed, text and so on; its output and method are not used.
-        methods: names; all that have what they need by default.
+        methods: names, with settings as in ``clp-topk:k=8:temperature=0.2``; by default all that have what they need,
+            and ``linear`` as ``auto`` takes it.
         folds: how often another tenth of the anchors is hidden.
 
     Returns:
@@ -75,17 +79,31 @@ def compare_methods(
     Raises:
         InputError: a method is unknown, or the pair cannot be opened.
     """
-    chosen = [initializer(name) for name in methods]
+    chosen = [parse_method(name) for name in methods]
     pair = options.open_pair()
     if not chosen:
-        chosen = [initializer(name) for name in pair.usable_methods()]
+        chosen = [parse_method(name) for name in (*pair.usable_methods(), AS_AUTO)]
     bench = Bench.open(pair, options) if options.eval_text else None
     scores = []
-    for i, method in enumerate(chosen):
-        report_progress(f"scoring {method.name}", i / len(chosen))
-        scores.append(score_method(pair, replace(options, method=method.name, setting=()), method, bench, folds))
+    for i, (name, method, settings) in enumerate(chosen):
+        report_progress(f"scoring {name}", i / len(chosen))
+        own = replace(options, method=method.name, setting=settings)
+        score = score_method(pair, own, method, bench, folds)
+        scores.append(replace(score, method=name))
     scores.sort(key=sort_key)
     return scores, advice(scores)
+
+
+def parse_method(text: str) -> tuple[str, Initializer, tuple[str, ...]]:
+    """Return what a method is called here, the method, and its settings, from ``NAME`` or ``NAME:SETTING=NUMBER:...``.
+
+    Raises:
+        InputError: there is no such method or setting.
+    """
+    name, *settings = text.split(":")
+    method = initializer(name)
+    method.resolve(parse_settings(settings))
+    return text, method, tuple(settings)
 
 
 def score_method(
@@ -100,7 +118,7 @@ def score_method(
         rows = target_rows(pair, options, method)
         seconds = time.perf_counter() - started
         peak = peak_rss_bytes()
-        held = heldout.score(method, pair.context("input", options.seed), options.seed, folds=folds)
+        held = heldout.score(method, pair.context("input", options.seed, options.settings), options.seed, folds=folds)
         if bench is not None:
             bits = bench.scratch_bits(options) if method.whole_model else bench.bits(rows)
     except (InputError, np.linalg.LinAlgError) as error:
@@ -121,7 +139,7 @@ def target_rows(pair: Pair, options: TransferOptions, method: Initializer) -> di
         return {}
     work = Transfer(options, pair, pair.plan(options.pad_to_multiple_of))
     found = {}
-    for kind, new in work.new_rows().items():
+    for kind, new in work.new_rows(measure=False).items():
         found[kind] = np.concatenate([block.astype(np.float32) for block in new])
         if not np.isfinite(found[kind]).all():
             raise InputError(f"a new row of the {kind} embedding is not finite in the source's data type")
@@ -178,7 +196,7 @@ class Bench:
 
         with tempfile.TemporaryDirectory() as folder:
             output = Path(folder) / "target"
-            transfer(replace(options, output=str(output), eval_text="", no_heldout=True))
+            transfer(replace(options, output=str(output), eval_text="", no_heldout=True, target_vectors=""))
             found = score(load_model(output), self.text).bits_per_byte
         return float(found) if np.isfinite(found) else None
 
@@ -200,7 +218,7 @@ def sort_key(score: MethodScore) -> tuple[bool, float, float]:
 
 def advice(scores: Sequence[MethodScore]) -> str:
     """Return one sentence that names the best method and by what measure, and the other measure's where it differs."""
-    usable = [score for score in scores if not score.note and not initializer(score.method).whole_model]
+    usable = [score for score in scores if not score.note and not parse_method(score.method)[1].whole_model]
     if not usable:
         return "No method could be scored on this pair."
     if len(usable) == 1:

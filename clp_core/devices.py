@@ -15,6 +15,7 @@ class Device:
     """The CPU."""
 
     name = "cpu"
+    is_gpu = False
 
     def hold(self, array: np.ndarray) -> Any:
         """Return an array in the form in which ``product`` takes it again and again."""
@@ -34,7 +35,8 @@ class TorchDevice(Device):
 
         self._torch = torch
         self.name = name
-        if name.startswith("cuda"):
+        self.is_gpu = name.startswith("cuda")
+        if self.is_gpu:
             torch.backends.cuda.matmul.allow_tf32 = False
 
     def hold(self, array: np.ndarray) -> Any:

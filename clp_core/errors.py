@@ -13,5 +13,10 @@ class InputError(ClpError):
     exit_code = 2
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text that says anything, else the error's kind."""
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
 class JobError(ClpError):
     """A job that could not be started, found or finished."""

@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from typing import Any
+
 import faiss
 import numpy as np
+
+MOST_ON_GPU = 2048
+"""Neighbours that FAISS finds on a GPU at the most; more are found on the CPU."""
+
+
+@lru_cache(1)
+def gpu_resources() -> Any:
+    """Return FAISS's scratch memory on the GPU, made once."""
+    return faiss.StandardGpuResources()
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
@@ -47,9 +59,9 @@ def largest_products(
     """
     k = min(k, len(base))
     queries, base = np.ascontiguousarray(queries), np.ascontiguousarray(base)
-    if use_gpu and k and faiss.get_num_gpus() > 0:  # the import says nothing: the GPU build runs without one too
-        resources = faiss.StandardGpuResources()
-        products, ids = faiss.knn_gpu(resources, queries, base, k, metric=faiss.METRIC_INNER_PRODUCT)
+    # The import says nothing: the GPU build runs without one too.
+    if use_gpu and 0 < k <= MOST_ON_GPU and faiss.get_num_gpus() > 0:
+        products, ids = faiss.knn_gpu(gpu_resources(), queries, base, k, metric=faiss.METRIC_INNER_PRODUCT)
     else:
         products, ids = faiss.knn(queries, base, k, metric=faiss.METRIC_INNER_PRODUCT)
     return products, ids.astype(np.int64)

@@ -73,6 +73,7 @@ class Pair:
             InputError: one cannot be opened, the helper has fewer rows than tokens, or nothing overlaps.
         """
         a, b = Checkpoint.open(source), Checkpoint.open(helper)
+        check_source(a)
         overlap = Overlap.of(Vocabulary.open(a.folder), Vocabulary.open(b.folder), match, special)
         n_source, n_helper = a.rows("input").shape[0], b.rows("input").shape[0]
         if n_helper < overlap.target.n_ids:
@@ -80,7 +81,7 @@ class Pair:
                 f"{b.folder} has {n_helper} embedding rows but its tokenizer has ids up to "
                 f"{overlap.target.n_ids - 1}; is this its own tokenizer?"
             )
-        check_finite(b, n_helper)
+        check_finite(b, overlap.target.n_ids)
         beyond = np.flatnonzero(overlap.source_ids >= n_source)
         overlap = overlap.without(beyond.tolist()) if len(beyond) else overlap
         by_hand = resolve_overrides(overrides, overlap.source, overlap.target, n_source)
@@ -128,12 +129,29 @@ class Pair:
             source_rows=rows,
             pieces=self.pieces,
             vectors=self.vectors,
+            source_ids=self.overlap.source_ids,
             device=self.device,
         )
 
     def usable_methods(self) -> list[str]:
         """Return the names of the methods that have what they need."""
         return [name for name in INITIALIZERS if name != "static-vectors" or self.vectors is not None]
+
+
+def check_source(source: Checkpoint) -> None:
+    """Refuse a source whose weights or tables a transfer cannot carry over.
+
+    Raises:
+        InputError: it is quantised, or has further tables by token id.
+    """
+    if source.config.get("quantization_config"):
+        kind = source.config["quantization_config"].get("quant_method", "unknown")
+        raise InputError(f"{source.folder} is quantised ({kind}); take the model before quantisation")
+    if source.names.others:
+        raise InputError(
+            f"{source.folder} has a further table by token id ({source.names.others[0]}), whose rows no method here "
+            "makes; this architecture is not supported"
+        )
 
 
 def check_finite(helper: Checkpoint, n_rows: int) -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 PICKLE = "pytorch_model.bin"
 PICKLE_INDEX = "pytorch_model.bin.index.json"
+PICKLE_MAGIC = (b"PK", b"\x80")  # a zip archive, or a pickle since its second protocol
 FORMAT_NAMES = {
     "torch.float64": "F64",
     "torch.float32": "F32",
@@ -47,7 +48,9 @@ def pickled_files(folder: Path) -> tuple[Path, ...]:
     index = read_json(folder / PICKLE_INDEX)
     if not index:
         return (folder / PICKLE,) if (folder / PICKLE).is_file() else ()
-    names = sorted(set(index.get("weight_map", {}).values()))
+    if not isinstance(index.get("weight_map"), dict):
+        raise InputError(f"{folder / PICKLE_INDEX} holds no weight_map; fetch the file again")
+    names = sorted(set(index["weight_map"].values()))
     absent = [name for name in names if not (folder / name).is_file()]
     if absent:
         raise InputError(f"{folder} lacks {absent[0]}, which its index names; fetch the model again")
@@ -132,6 +135,9 @@ def load_weights(path: Path) -> Mapping[str, Any]:
     """
     import torch
 
+    with open(path, "rb") as file:
+        if not file.read(4).startswith(PICKLE_MAGIC):
+            raise InputError(f"{path} is no weight file (a pointer of Git LFS, or a web page?); fetch the file itself")
     try:
         try:
             found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -18,7 +17,7 @@ from filelock import FileLock
 from clp_core.checkpoint import Checkpoint
 from clp_core.folders import check_disk, fingerprint
 from clp_core.locate import read_json
-from clp_core.tensors import DTYPES, ArrayRows, TensorRows, block_ranges
+from clp_core.tensors import DTYPES, ArrayRows, TensorRows, block_ranges, content_of
 from clp_core.vocabulary import Vocabulary
 from clp_core.workspace import Workspace
 
@@ -78,7 +77,8 @@ def prepare(folder: Path, cache: Path) -> Prepared:
         check_disk(cache, sum(rows.entry.n_bytes for rows in matrices.values()))
         part = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=cache))
         try:
-            digests = {side: save_rows(rows, part / f"{side}.npy") for side, rows in matrices.items()}
+            for side, rows in matrices.items():
+                save_rows(rows, part / f"{side}.npy")
             (part / "tokenizer.json").write_text(vocabulary.serialized, encoding="utf-8")
             roles = {f"{role}_token": vocabulary.tokens[i] for role, i in vocabulary.roles.items()}
             (part / "roles.json").write_text(json.dumps(roles | {"chat_template": vocabulary.has_chat_template}))
@@ -93,7 +93,7 @@ def prepare(folder: Path, cache: Path) -> Prepared:
                 "width": matrices["input"].shape[1],
                 "n_parameters": checkpoint.n_parameters,
                 "positions": max_positions(config),
-                "content": digests["input"],
+                "content": content_of(matrices["input"]),
             }
             (part / META_FILE).write_text(json.dumps(meta, indent=1))
             os.replace(part, cache / name)
@@ -110,18 +110,14 @@ def leave_prepared(workspace: Workspace, output: str, *others: str) -> None:
             prepare(Path(folder), workspace.cache)
 
 
-def save_rows(rows: TensorRows, path: Path) -> str:
-    """Write rows as a ``.npy`` file block by block (bfloat16 as 16-bit words); return the hash of their bytes."""
+def save_rows(rows: TensorRows, path: Path) -> None:
+    """Write rows as a ``.npy`` file block by block (bfloat16 as 16-bit words)."""
     width = rows.dtype.itemsize
     plain = np.dtype(np.uint16) if rows.entry.dtype == "BF16" else rows.dtype
     array = np.lib.format.open_memmap(path, mode="w+", dtype=plain, shape=rows.shape)
-    digest = hashlib.blake2b(digest_size=16)
     for part in block_ranges(rows.shape[0], rows.shape[1] * width // 4 or 1):
-        block = rows.read(part.start, part.stop)
-        digest.update(block.tobytes())
-        array[part] = block.view(plain)
+        array[part] = rows.read(part.start, part.stop).view(plain)
     array.flush()
-    return digest.hexdigest()
 
 
 def max_positions(config: dict[str, Any]) -> int | None:

@@ -19,7 +19,7 @@ from clp_core.initializers import Context, Fitted, initializer
 from clp_core.locate import read_json
 from clp_core.neighbors import unit
 from clp_core.overlap import Overlap
-from clp_core.tensors import RowSource
+from clp_core.tensors import RowSource, TensorRows, content_of
 from clp_core.vocabulary import Vocabulary
 from clp_core.workspace import REPORT_FILE
 
@@ -167,6 +167,7 @@ def write_provenance(
     scale: np.ndarray,
     health: Health,
     anchors: Anchors | None,
+    output: tuple[np.ndarray, Health] | None = None,
 ) -> None:
     """Write one row a target row, in groups of rows, as a parquet file.
 
@@ -182,6 +183,8 @@ def write_provenance(
         scale: ``[n_rows]``.
         health: figures of each row.
         anchors: the heaviest anchors, or ``None``.
+        output: method and figures of the output rows, where they are not tied; columns ``output_method``,
+            ``output_n_eff``, ``output_norm_ratio`` and ``output_at_risk``.
     """
     target, n_rows = overlap.target, len(status)
     special = np.zeros(n_rows, dtype=bool)
@@ -208,6 +211,13 @@ def write_provenance(
                 "norm_ratio": pa.array(health.norm_ratio[part]),
                 "at_risk": pa.array(health.at_risk[part]),
             }
+            if output is not None:
+                columns |= {
+                    "output_method": pa.array([name or None for name in output[0][part]], pa.string()),
+                    "output_n_eff": pa.array(output[1].n_eff[part]),
+                    "output_norm_ratio": pa.array(output[1].norm_ratio[part]),
+                    "output_at_risk": pa.array(output[1].at_risk[part]),
+                }
             columns |= anchor_columns(anchors, part)
             table = pa.table(columns)
             writer = writer or pq.ParquetWriter(path, table.schema, compression="zstd")
@@ -323,19 +333,25 @@ class Explainer:
     helper_rows: RowSource | None
 
     @classmethod
-    def open(cls, folder: Path, helper_rows: RowSource | None = None) -> Explainer:
+    def open(cls, folder: Path, helper_rows: RowSource | None = None, content: str = "") -> Explainer:
         """Open a folder that a transfer wrote.
+
+        A helper that is gone, or whose rows are no longer those of the transfer, is not used: the anchors that were
+        kept serve then.
 
         Args:
             folder: the target model.
             helper_rows: the helper's input rows, if they are at hand; otherwise they are read from the helper's folder.
+            content: what ``content_of`` said of these rows; rows without it are taken as they are.
 
         Raises:
             InputError: no transfer wrote this folder.
         """
         report = read_report(folder)
-        if helper_rows is None and Path(report["helper"]).is_dir():
-            helper_rows = Checkpoint.open(report["helper"]).rows("input")
+        if helper_rows is None:
+            helper_rows, content = helper_of(report)
+        if content and content != report.get("helper_content", content):
+            helper_rows = None
         columns = [
             name for name in pq.read_schema(folder / PROVENANCE_FILE).names if name not in (*ANCHOR_COLUMNS, "bytes")
         ]
@@ -424,8 +440,8 @@ class Explainer:
         if not record["anchor_ids"]:
             if record["anchor_share"] is None and not pd.isna(self.table["n_eff"].iloc[token_id]):
                 raise InputError(
-                    f"the helper {self.report['helper']} is gone, and no anchors were kept with {self.folder.name}; "
-                    "put the helper back, or write the target with --provenance full"
+                    f"the helper {self.report['helper']} is gone or changed, and no anchors were kept with "
+                    f"{self.folder.name}; put it back as it was, or write the target with --provenance full"
                 )
             return Weighed()
         weights = np.array(record["anchor_weights"])
@@ -466,6 +482,15 @@ class Explainer:
             return self.vocabulary.tokens[target_id] or ""
         source = self._source_vocabulary
         return (source.tokens[source_id] or "") if source is not None else f"#{source_id}"
+
+
+def helper_of(report: Mapping[str, Any]) -> tuple[TensorRows | None, str]:
+    """Return the helper's input rows and their content, ``None`` where it cannot be opened."""
+    try:
+        rows = Checkpoint.open(report["helper"]).rows("input")
+        return rows, content_of(rows)
+    except InputError:
+        return None, ""
 
 
 def read_report(folder: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from clp_core.initializers import Fitted, Mix
+from clp_core.initializers import Fitted, Mix, initializer
 from clp_core.neighbors import unit
 from clp_core.overlap import Overlap
 from clp_core.progress import report_progress
@@ -100,6 +100,7 @@ class Maker:
         n_anchors: int,
         usual_length: float,
         width: int,
+        helper_width: int = 1,
         match_norms: bool = False,
     ) -> None:
         """Take the method, and those that take over its rows at risk.
@@ -110,7 +111,8 @@ class Maker:
             dense: for each name, whether it uses all anchors (see ``Initializer``).
             n_anchors: number of anchors.
             usual_length: mean length of the copied rows.
-            width: width of the rows that are made.
+            width: width D of the matrix; a bias is one more column of what is made.
+            helper_width: width of the helper's rows.
             match_norms: whether each row is scaled to the usual length.
         """
         self.methods = methods
@@ -119,6 +121,7 @@ class Maker:
         self._n_anchors = n_anchors
         self._usual = usual_length
         self.width = width
+        self.block_width = max(width, 2 * helper_width, MIN_BLOCK_WIDTH)
         self._match_norms = match_norms
         self._fitted: dict[str, Fitted] = {}
 
@@ -128,6 +131,13 @@ class Maker:
         if name not in self._fitted:
             self._fitted[name] = self._fit(name)
         return self._fitted[name]
+
+    def blocks(self, ids: np.ndarray) -> Iterator[np.ndarray]:
+        """Cut target ids so that what is held of a block at a time, weights included, stays bounded."""
+        forms_weights = any(initializer(name).forms_weights for name in self.methods)
+        widest = max(self.block_width, 4 * self._n_anchors if forms_weights else 0)
+        for part in block_ranges(len(ids), widest):
+            yield ids[part]
 
     def make(self, ids: np.ndarray, measure: bool = True) -> Made:
         """Make the rows of these target ids; n_eff is left out where nothing asks for it."""
@@ -149,16 +159,16 @@ class Maker:
             made.n_eff[left] = n_eff
             if not guarded:
                 break
-            lengths = lengths_of(new)
+            lengths = lengths_of(new[:, : self.width])
             risk = at_risk(n_eff, lengths / self._usual, self._n_anchors, dense=self._dense[index])
             left = left[risk | ~np.isfinite(lengths)]
             if not len(left):
                 break
         assert rows is not None
         if self._match_norms:
-            lengths = lengths_of(rows)
+            lengths = lengths_of(rows[:, : self.width])
             made.scale[:] = np.divide(self._usual, lengths, out=np.ones(n), where=lengths > 0)
-            rows = rows * made.scale[:, None].astype(np.float32)
+            rows[:, : self.width] *= made.scale[:, None].astype(np.float32)
         return Made(rows, made.n_eff, made.method, made.scale, made.parts)
 
 
@@ -226,7 +236,7 @@ class NewRows:
     def __iter__(self) -> Iterator[np.ndarray]:
         """Yield blocks of rows in the source's data type; copied rows are the source's bits."""
         plan, width = self.plan, self.source.shape[1]
-        for part in block_ranges(plan.n_rows, max(self._maker.width, MIN_BLOCK_WIDTH)):
+        for part in block_ranges(plan.n_rows, self._maker.block_width):
             ids = np.arange(part.start, part.stop)
             status = plan.status[part]
             block = np.zeros((len(ids), width), dtype=self.source.dtype)
@@ -234,12 +244,12 @@ class NewRows:
             if copied.any():
                 block[copied] = self.source.take_exact(plan.source_ids[ids[copied]])
             missing = np.flatnonzero(status == INITIALISED)
-            if len(missing):
-                made = self._maker.make(ids[missing], measure=self._measured is not None)
+            for some in self._maker.blocks(ids[missing]):
+                made = self._maker.make(some, measure=self._measured is not None)
                 with np.errstate(over="ignore"):
-                    block[missing] = made.rows[:, self._columns].astype(self.source.dtype)
+                    block[some - part.start] = made.rows[:, self._columns].astype(self.source.dtype)
                 if self._measured is not None:
-                    self._note(ids[missing], made)
+                    self._note(some, made)
             for position in np.flatnonzero(status == OVERRIDE):
                 named = self.source.take(plan.overrides[int(ids[position])])
                 block[position] = named.mean(axis=0, dtype=np.float64).astype(self.source.dtype)

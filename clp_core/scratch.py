@@ -15,7 +15,7 @@ from clp_core.progress import report_progress
 TORCH_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
-def write_random_model(folder: Path, config: Mapping[str, Any], dtype: str, seed: int) -> np.ndarray:
+def write_random_model(folder: Path, config: Mapping[str, Any], dtype: str, seed: int) -> dict[str, np.ndarray]:
     """Write weights and config.json of a model whose weights are all drawn anew; the same for one seed.
 
     Args:
@@ -25,7 +25,7 @@ def write_random_model(folder: Path, config: Mapping[str, Any], dtype: str, seed
         seed: of torch's generator.
 
     Returns:
-        Length of each row of the input embedding, ``[rows]``.
+        Length of each row of the ``input`` and the ``output`` embedding, ``[rows]``.
 
     Raises:
         InputError: the model does not fit in memory.
@@ -55,4 +55,7 @@ def write_random_model(folder: Path, config: Mapping[str, Any], dtype: str, seed
     model.to(getattr(torch, TORCH_NAMES[dtype]))
     model.save_pretrained(folder)
     (folder / "config.json").write_text(content)
-    return np.asarray(model.get_input_embeddings().weight.detach().double().norm(dim=1).numpy())
+    layers = {"input": model.get_input_embeddings(), "output": model.get_output_embeddings()}
+    if layers["output"].weight is layers["input"].weight:
+        layers.pop("output")
+    return {side: np.asarray(layer.weight.detach().double().norm(dim=1).numpy()) for side, layer in layers.items()}

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from clp_core.checkpoint import Checkpoint, Written
-from clp_core.errors import ClpError
+from clp_core.errors import ClpError, first_line
 from clp_core.initializers import initializer
 from clp_core.locate import read_json
 from clp_core.prepared import max_positions
@@ -52,9 +52,13 @@ class SpecialIds:
         return {"bos_token_id": self.bos, "eos_token_id": self.eos, "pad_token_id": self.pad}
 
 
-def target_config(config: Mapping[str, Any], n_rows: int, ids: SpecialIds, key: str = "") -> dict[str, Any]:
-    """Return the source's config.json with the target's vocabulary size and special ids, nested ones too."""
+def target_config(
+    config: Mapping[str, Any], n_rows: int, ids: SpecialIds, *, tied: bool, key: str = ""
+) -> dict[str, Any]:
+    """Return the source's config.json with the target's vocabulary size, special ids and tying, nested ones too."""
     changed = dict(config)
+    if not key or "tie_word_embeddings" in changed:
+        changed["tie_word_embeddings"] = tied
     if not key or "vocab_size" in changed:
         changed["vocab_size"] = n_rows
     for name, value in ids.as_config().items():
@@ -66,7 +70,7 @@ def target_config(config: Mapping[str, Any], n_rows: int, ids: SpecialIds, key: 
         changed["padding_idx"] = ids.pad
     for name in ("text_config", "decoder"):
         if isinstance(changed.get(name), dict):
-            changed[name] = target_config(changed[name], n_rows, ids, name)
+            changed[name] = target_config(changed[name], n_rows, ids, tied=tied, key=name)
     return changed
 
 
@@ -96,6 +100,8 @@ def copy_tokenizer(helper: Path, target: Path, vocabulary: Vocabulary, source_co
     if not (target / "tokenizer.json").is_file():
         (target / "tokenizer.json").write_text(vocabulary.serialized, encoding="utf-8")
     config = read_json(target / "tokenizer_config.json")
+    if config.pop("auto_map", None) is not None:  # code of the helper's own, which is not run
+        config["tokenizer_class"] = "PreTrainedTokenizerFast"
     positions = max_positions(dict(source_config))
     if positions is not None:
         config["model_max_length"] = positions
@@ -118,7 +124,10 @@ def lines_read_otherwise(folder: Path, vocabulary: Vocabulary) -> int:
     """Count the check lines that ``AutoTokenizer`` on a folder encodes otherwise than its tokenizer.json."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+    except Exception as error:  # transformers raises many kinds here
+        raise ClpError(f"AutoTokenizer cannot open the helper's tokenizer: {first_line(error)}") from error
     lines = check_lines(vocabulary)
     theirs = tokenizer(lines, add_special_tokens=False)["input_ids"]
     ours = vocabulary.tokenizer.encode_batch(lines, add_special_tokens=False)
@@ -191,13 +200,17 @@ def check_loading(folder: Path, ids: SpecialIds) -> None:
     """Let transformers load the folder, on the meta device, and compare keys, shapes and ids.
 
     Raises:
-        ClpError: a weight is missing, left over or misshapen, or an id differs.
+        ClpError: it does not load, a weight is missing or misshapen, or an id differs. Weights that the class does not
+            know are the source's own and stay.
     """
     from transformers import AutoModelForCausalLM, GenerationConfig
 
-    model, info = AutoModelForCausalLM.from_pretrained(
-        str(folder), device_map="meta", dtype="auto", output_loading_info=True, trust_remote_code=False
-    )
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            str(folder), device_map="meta", dtype="auto", output_loading_info=True, trust_remote_code=False
+        )
+    except Exception as error:  # transformers raises many kinds here
+        raise ClpError(f"transformers cannot load the written model: {first_line(error)}") from error
     for kind in ("missing_keys", "mismatched_keys", "error_msgs"):
         if info.get(kind):
             raise ClpError(

@@ -32,6 +32,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }
 COPY_BYTES = 8 << 20
+READ_BYTES = 1 << 30  # Linux reads less than 2 GiB at once
 BLOCK_BYTES = 64 << 20
 CLONE_REQUEST = 0x40049409  # FICLONE of Linux
 
@@ -177,9 +178,14 @@ class TensorRows:
 
     def _run(self, descriptor: int, first: int, count: int) -> np.ndarray:
         row_bytes = self.shape[1] * self.dtype.itemsize
-        data = os.pread(descriptor, count * row_bytes, self.entry.start + first * row_bytes)
-        if len(data) != count * row_bytes:
-            raise InputError(f"{self.entry.path} ends before {self.entry.name} does; fetch the file again")
+        start, wanted = self.entry.start + first * row_bytes, count * row_bytes
+        parts, done = [], 0
+        while done < wanted:
+            parts.append(os.pread(descriptor, min(wanted - done, READ_BYTES), start + done))
+            if not parts[-1]:
+                raise InputError(f"{self.entry.path} ends before {self.entry.name} does; fetch the file again")
+            done += len(parts[-1])
+        data = parts[0] if len(parts) == 1 else b"".join(parts)
         return np.frombuffer(data, dtype=self.dtype).reshape(count, self.shape[1])
 
 
@@ -196,16 +202,25 @@ def read_header(path: Path) -> tuple[dict[str, TensorEntry], dict[str, str]]:
             if length > size - 8:
                 raise ValueError("the header is longer than the file")
             header = json.loads(file.read(length))
-    except (struct.error, ValueError) as error:
+        metadata = header.pop("__metadata__", {})
+        found = [
+            TensorEntry(
+                path,
+                name,
+                item["dtype"],
+                tuple(item["shape"]),
+                *(8 + length + offset for offset in item["data_offsets"]),
+            )
+            for name, item in header.items()
+        ]
+    except (struct.error, ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(f"{path} is no whole safetensors file ({error}); fetch it again") from error
-    metadata = header.pop("__metadata__", {})
-    entries = {}
-    for name, item in sorted(header.items(), key=lambda pair: pair[1]["data_offsets"][0]):
-        start, stop = (8 + length + offset for offset in item["data_offsets"])
-        if stop > size:
-            raise InputError(f"{path} is cut short: {name} ends at byte {stop} of {size}; fetch the file again")
-        entries[name] = TensorEntry(path, name, item["dtype"], tuple(item["shape"]), start, stop)
-    return entries, metadata
+    for entry in found:
+        if entry.stop > size:
+            raise InputError(
+                f"{path} is cut short: {entry.name} ends at byte {entry.stop} of {size}; fetch the file again"
+            )
+    return {entry.name: entry for entry in sorted(found, key=lambda entry: entry.start)}, metadata
 
 
 @dataclass(frozen=True)
@@ -384,6 +399,15 @@ def chunks(reader: Any, start: int, n_bytes: int) -> Iterator[bytes]:
             raise InputError(f"{reader.name} ended while it was read; fetch the file again")
         yield data
         left -= len(data)
+
+
+def content_of(rows: TensorRows) -> str:
+    """Return the BLAKE2 hash of a matrix's bytes, by which caches and reports know it again."""
+    digest = hashlib.blake2b(digest_size=16)
+    with open(rows.entry.path, "rb") as reader:
+        for data in chunks(reader, rows.entry.start, rows.entry.n_bytes):
+            digest.update(data)
+    return digest.hexdigest()
 
 
 def tensor_digest(entry: TensorEntry) -> str:

@@ -42,12 +42,13 @@ from clp_core.target_files import (
     target_generation_config,
     verify,
 )
-from clp_core.tensors import Replacement, Subset
+from clp_core.tensors import Replacement, Subset, content_of
 from clp_core.workspace import REPORT_FILE
 
 log = logging.getLogger(__name__)
 
 LOCK_FILE = ".writing"
+MOST_UNKNOWN = 0.05
 PROVENANCE_KINDS = ("full", "light")
 PROVENANCE_BYTES = 400
 """Bytes of provenance a token, at the most, for the check of the disk."""
@@ -115,8 +116,8 @@ class TransferOptions:
             if getattr(self, name) not in choices:
                 flag = name.replace("_", "-")
                 raise InputError(f"--{flag} {getattr(self, name)!r} is unknown; use one of {', '.join(choices)}")
-        if self.seed < 0:
-            raise InputError("--seed must not be negative")
+        if not 0 <= self.seed < 2**63:
+            raise InputError("--seed must not be negative, nor 2^63 or more")
         if self.pad_to_multiple_of < 1:
             raise InputError("--pad-to-multiple-of must be 1 or more")
         if self.method == "static-vectors" and not self.target_vectors:
@@ -153,6 +154,8 @@ def transfer(options: TransferOptions) -> dict[str, Any]:
     """
     started = time.perf_counter()
     output = Path(options.output).expanduser().absolute()
+    check_unused(options)
+    restore_replaced(output)
     check_output(output, options.overwrite)
     report_progress("opening the models")
     pair = options.open_pair()
@@ -169,6 +172,12 @@ def transfer(options: TransferOptions) -> dict[str, Any]:
             report_progress("scoring the target")
             report["zero_step"] = zero_step(part, options.eval_text)
             report["warnings"] += report["zero_step"].pop("warnings")
+            unknown = report["zero_step"]["unknown_share"]
+            if unknown > MOST_UNKNOWN:
+                report["warnings"].append(
+                    f"{100 * unknown:.0f} % of the text's tokens are unknown to the helper's tokenizer: "
+                    "is it this language's, and the helper's own?"
+                )
         report["seconds"] = round(time.perf_counter() - started, 3)
         report["peak_rss_bytes"] = peak_rss_bytes()
         (part / REPORT_FILE).write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
@@ -192,7 +201,10 @@ class Transfer:
         self.methods = (self.method.name, *(takes_over if options.guard == "fallback" else ()))
         self.parameters: dict[str, dict[str, dict[str, float]]] = {}
         self.makers = {side: self._maker(side) for side in pair.source.sides}
-        self.measured = Measured.empty(plan.n_rows, KEPT_ANCHORS if any(self._keeps) else 0)
+        self.measured = {
+            side: Measured.empty(plan.n_rows, KEPT_ANCHORS if any(self._keeps) and side == "input" else 0)
+            for side in pair.source.sides
+        }
 
     @property
     def _keeps(self) -> tuple[bool, ...]:
@@ -208,7 +220,6 @@ class Transfer:
         return self.options.settings if name == self.options.method else {}
 
     def _maker(self, side: str) -> Maker:
-        context = self.pair.context(side, self.options.seed, bias=True)
         plain = Subset(self.pair.source.rows(side), self.pair.overlap.source_ids[self.pair.overlap.ids])
         self.parameters[side] = {}
 
@@ -219,7 +230,6 @@ class Transfer:
             self.parameters[side][name] = dict(fitted.parameters)
             return fitted
 
-        rows = context.needed_anchor_rows()
         needs_length = self.options.guard == "fallback" or self.options.match_norms
         return Maker(
             self.methods,
@@ -227,7 +237,8 @@ class Transfer:
             dense=tuple(initializer(name).dense for name in self.methods),
             n_anchors=self.pair.overlap.size,
             usual_length=mean_length(plain) if needs_length else 1.0,
-            width=rows.shape[1],
+            width=plain.shape[1],
+            helper_width=self.pair.helper.rows("input").shape[1],
             match_norms=self.options.match_norms,
         )
 
@@ -236,7 +247,7 @@ class Transfer:
         pair, options = self.pair, self.options
         scores = {} if options.no_heldout else self._heldout()
         ids = SpecialIds.of(pair.overlap.target, pair.helper.config)
-        config = target_config(pair.source.config, self.plan.n_rows, ids)
+        config = target_config(pair.source.config, self.plan.n_rows, ids, tied=pair.source.names.tied)
         written = self._write_weights(part, config)
         generation, dropped = target_generation_config(read_json(pair.source.folder / "generation_config.json"), ids)
         (part / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")
@@ -247,8 +258,11 @@ class Transfer:
         check_seconds = time.perf_counter() - started
         if dropped:
             warnings.append(f"generation_config.json names ids of the source's tokens; left out: {', '.join(dropped)}")
-        health = self._write_provenance(part)
-        summary = health.summary()
+        health = self._health()
+        self._write_provenance(part, health)
+        summary = health["input"].summary()
+        if "output" in health:
+            summary["output"] = health["output"].summary()
         if options.guard != "none":
             warnings += self._health_warnings(summary, scores.get("input"))
         return self._report(output, scores, summary, warnings) | {
@@ -269,7 +283,8 @@ class Transfer:
         source = self.pair.source
         if self.method.whole_model:
             norms = write_random_model(part, config, source.rows("input").entry.dtype, self.options.seed)
-            self.measured.norms[:] = norms
+            for side, lengths in norms.items():
+                self.measured[side].norms[:] = lengths
             return None
         replaced = {}
         for kind, new in self.new_rows().items():
@@ -281,8 +296,12 @@ class Transfer:
                 replaced[entry.name] = Replacement(entry.dtype, (self.plan.n_rows, entry.shape[1]), new)
         return source.write(part, replaced, config)
 
-    def new_rows(self) -> dict[str, NewRows]:
-        """Return the target's tensors by what they are: ``input``, ``output`` and ``bias``, as far as they exist."""
+    def new_rows(self, *, measure: bool = True) -> dict[str, NewRows]:
+        """Return the target's tensors by what they are: ``input``, ``output`` and ``bias``, as far as they exist.
+
+        Args:
+            measure: whether lengths, n_eff and anchors are noted while they are made.
+        """
         source = self.pair.source
         found = {}
         for side, maker in self.makers.items():
@@ -293,33 +312,48 @@ class Transfer:
                 maker,
                 columns=slice(0, rows.shape[1]),
                 helper_rows=self.pair.helper.rows("input"),
-                measured=self.measured if side == "input" else None,
+                measured=self.measured[side] if measure else None,
                 keeps=self._keeps,
             )
         bias = source.output_bias()
         if bias is not None:
             maker = self.makers[self.pair.biased_side]
-            found["bias"] = NewRows(self.plan, bias, maker, columns=slice(maker.width - 1, None))
+            found["bias"] = NewRows(self.plan, bias, maker, columns=slice(maker.width, None))
         return found
 
-    def _write_provenance(self, part: Path) -> Health:
-        plan, measured = self.plan, self.measured
+    def _health(self) -> dict[str, Health]:
+        """Return the health figures of each side's rows."""
+        dense = np.array([initializer(name).dense for name in self.methods])
+        made, copied = self.plan.status == INITIALISED, self.plan.source_ids >= 0
+        n_anchors = self.pair.overlap.size
+        return {
+            side: Health(found.n_eff, found.norms, made, copied, n_anchors, dense[found.method])
+            for side, found in self.measured.items()
+        }
+
+    def _write_provenance(self, part: Path, health: Mapping[str, Health]) -> None:
+        plan, measured = self.plan, self.measured["input"]
         made = plan.status == INITIALISED
-        dense = np.array([initializer(name).dense for name in self.methods])[measured.method]
-        copied = plan.source_ids >= 0
-        health = Health(measured.n_eff, measured.norms, made, copied, self.pair.overlap.size, dense)
-        names = np.where(made, np.array(self.methods, dtype=object)[measured.method], "")
+        names = {
+            side: np.where(made, np.array(self.methods, dtype=object)[found.method], "")
+            for side, found in self.measured.items()
+        }
         anchors = measured.anchors.scaled(measured.scale) if measured.anchors is not None else None
         status = np.array(STATUSES, dtype=object)[plan.status]
         path = part / PROVENANCE_FILE
-        write_provenance(path, plan.overlap, status, names, measured.scale, health, anchors)
-        return health
+        output = (names["output"], health["output"]) if "output" in health else None
+        write_provenance(path, plan.overlap, status, names["input"], measured.scale, health["input"], anchors, output)
 
-    def _health_warnings(self, summary: Mapping[str, Any], score: heldout.HeldOut | None) -> list[str]:
+    def _health_warnings(
+        self, summary: Mapping[str, Any], score: heldout.HeldOut | None, side: str = "input"
+    ) -> list[str]:
         """Say plainly when rows are unsound, and name ``linear`` where it finds hidden anchors better."""
+        warnings = []
+        if summary.get("output"):
+            warnings = self._health_warnings(summary["output"], None, "output")
         at_risk, missing = summary["rows_at_risk"], len(self.plan.missing_ids)
         if not at_risk:
-            return []
+            return warnings
         kinds = [
             f"{summary[key]:,} {meaning}"
             for key, meaning in (
@@ -329,7 +363,8 @@ class Transfer:
             )
             if summary[key]
         ]
-        text = f"{at_risk:,} of {missing:,} new rows are at risk under {self.method.name}: {'; '.join(kinds)}"
+        text = f"{at_risk:,} of {missing:,} new {side} rows are at risk under {self.method.name}: {'; '.join(kinds)}"
+        text = text.replace(" input rows", " rows")
         if score is not None and self.method.name != "linear":
             seed = self.options.seed
             better = heldout.score(initializer("linear"), self.pair.context("input", seed), seed)
@@ -338,7 +373,7 @@ class Transfer:
                     f". On held-out anchors linear is better (centred cosine {better.centred_cosine:.2f} "
                     f"against {score.centred_cosine:.2f}): use --method linear, or auto"
                 )
-        return [text]
+        return [text, *warnings]
 
     def _report(
         self,
@@ -350,12 +385,15 @@ class Transfer:
         pair, options, plan = self.pair, self.options, self.plan
         score = scores.get("input")
         empty = {"centred_cosine": None, "relative_error": None}
-        used = np.bincount(self.measured.method[plan.missing_ids], minlength=len(self.methods))
-        taken_over = {name: int(n) for name, n in zip(self.methods[1:], used[1:], strict=True)}
+        taken_over = {}
+        for side, measured in self.measured.items():
+            used = np.bincount(measured.method[plan.missing_ids], minlength=len(self.methods))
+            taken_over[side] = {name: int(n) for name, n in zip(self.methods[1:], used[1:], strict=True)}
         return {
             "output": str(output),
             "source": str(pair.source.folder),
             "helper": str(pair.helper.folder),
+            "helper_content": content_of(pair.helper.rows("input")),
             "method": self.method.name,
             "auto": self.chosen.as_json() if self.chosen else None,
             "match": options.match,
@@ -364,7 +402,11 @@ class Transfer:
             "device": pair.device.name,
             "settings": {name: initializer(name).resolve(self._settings(name)) for name in self.methods},
             "parameters": self.parameters,
-            "guard": {"policy": options.guard, "taken_over": taken_over},
+            "guard": {
+                "policy": options.guard,
+                "taken_over": taken_over["input"],
+                **({"output_taken_over": taken_over["output"]} if "output" in taken_over else {}),
+            },
             "match_norms": options.match_norms,
             "provenance": options.provenance,
             "tied": pair.source.names.tied,
@@ -381,6 +423,32 @@ class Transfer:
             "warnings": warnings,
             "version": __version__,
         }
+
+
+def check_unused(options: TransferOptions) -> None:
+    """Refuse options that would have no effect.
+
+    Raises:
+        InputError: overrides for a model of random weights, or word vectors for a method that takes none.
+    """
+    if (
+        options.method != AUTO
+        and initializer(options.method).whole_model
+        and (options.override or options.override_file)
+    ):
+        raise InputError(f"{options.method} draws every row, so --override has no effect; leave it out")
+    if options.target_vectors and options.method != "static-vectors":
+        raise InputError(f"{options.method} takes no word vectors; use --method static-vectors, or leave them out")
+
+
+def restore_replaced(output: Path) -> None:
+    """Put back a model that an overwriting transfer had moved aside when it was killed."""
+    for aside in output.parent.glob(f".{output.name}.replaced-*"):
+        if (aside / "old").is_dir() and not output.exists():
+            log.warning("%s was moved aside by a transfer that was killed; it is put back", output)
+            os.rename(aside / "old", output)
+        with contextlib.suppress(OSError):
+            aside.rmdir()
 
 
 def check_output(output: Path, overwrite: bool) -> None:
@@ -467,9 +535,12 @@ def take_name(part: Path, output: Path, overwrite: bool) -> None:
     os.rename(output, aside / "old")
     try:
         os.rename(part, output)
-    except OSError as error:
-        os.rename(aside / "old", output)
-        raise ClpError(f"{output} could not take its name: {error}") from error
+    except BaseException as error:  # an interrupt, too, must not lose the old model
+        if not output.exists():
+            os.rename(aside / "old", output)
+        if isinstance(error, OSError):
+            raise ClpError(f"{output} could not take its name: {error}") from error
+        raise
     finally:
         if (aside / "old").exists() and output.exists():
             shutil.rmtree(aside, ignore_errors=True)

@@ -83,7 +83,10 @@ class Vocabulary:
         if not any((folder / file).is_file() for file in TOKENIZER_FILES) and not any(folder.glob("*.tiktoken")):
             raise InputError(f"{folder} holds no tokenizer (tokenizer.json or another vocabulary file)")
         serialized_file = folder / "tokenizer.json"
-        serialized = serialized_file.read_text(encoding="utf-8") if serialized_file.is_file() else convert(folder)
+        try:
+            serialized = serialized_file.read_text(encoding="utf-8") if serialized_file.is_file() else convert(folder)
+        except UnicodeDecodeError as error:
+            raise InputError(f"{serialized_file} is no UTF-8 text ({error}); fetch the file again") from error
         config = read_json(folder / "special_tokens_map.json") | read_json(folder / "tokenizer_config.json")
         return cls.parse(serialized, config, name or folder.name, (folder / "chat_template.jinja").is_file())
 

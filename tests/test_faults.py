@@ -65,6 +65,51 @@ def test_truncated_or_missing_shard_is_named(tmp_path, tokenizers, pair, shard):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["source"]
 
 
+@pytest.mark.parametrize("header", [b"[1]", b'{"a": 3}', b'{"a": {"dtype": "F32", "shape": [1]}}', b"\xff\xfe"])
+def test_header_of_another_form_is_refused(tmp_path, pair, header):
+    source = shutil.copytree(pair[0], tmp_path / "source")
+    (source / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(InputError, match="is no whole safetensors file"):
+        run(source, pair[1], tmp_path / "target")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors.index.json", "pytorch_model.bin.index.json"])
+def test_index_of_another_form_is_refused(tmp_path, pair, name):
+    source = shutil.copytree(pair[0], tmp_path / "source")
+    (source / "model.safetensors").unlink()
+    (source / name).write_text('{"weight_map": []}')
+    with pytest.raises(InputError, match="holds no weight_map"):
+        run(source, pair[1], tmp_path / "target")
+
+
+def test_interrupt_between_the_two_renames_keeps_the_old_model(tmp_path, pair, monkeypatch):
+    run(*pair, tmp_path / "target", method="mean")
+    before = content(tmp_path / "target")
+    rename = os.rename
+
+    def interrupted(old, new):
+        if str(new) == str(tmp_path / "target") and "partial" in str(old):
+            raise SystemExit(143)
+        rename(old, new)
+
+    monkeypatch.setattr(os, "rename", interrupted)
+    with pytest.raises(SystemExit):
+        run(*pair, tmp_path / "target", method="random", overwrite=True)
+    assert content(tmp_path / "target") == before
+    assert [path.name for path in tmp_path.iterdir()] == ["target"]
+
+
+def test_model_that_a_killed_transfer_had_moved_aside_is_put_back(tmp_path, pair):
+    run(*pair, tmp_path / "target", method="mean")
+    before = content(tmp_path / "target")
+    (tmp_path / ".target.replaced-abc").mkdir()
+    (tmp_path / "target").rename(tmp_path / ".target.replaced-abc" / "old")
+    with pytest.raises(InputError, match="exists and is kept"):
+        run(*pair, tmp_path / "target", method="random")
+    assert content(tmp_path / "target") == before
+    assert [path.name for path in tmp_path.iterdir()] == ["target"]
+
+
 @pytest.mark.parametrize("where", ["source", "helper"])
 def test_nan_rows_leave_nothing_behind(tmp_path, tokenizers, pair, where):
     folders = {"source": pair[0], "helper": pair[1]}
@@ -82,10 +127,10 @@ def test_source_that_shrinks_while_it_is_read_is_told(tmp_path, tokenizers, pair
     source = big_source(tmp_path / "source", tokenizers["byte-level", "en"])
     write = module.target_config
 
-    def shrink(*arguments):
+    def shrink(*arguments, **options):
         with open(source / "model.safetensors", "r+b") as file:
             file.truncate(file.seek(0, 2) - 4096)
-        return write(*arguments)
+        return write(*arguments, **options)
 
     monkeypatch.setattr(module, "target_config", shrink)
     with pytest.raises(InputError, match=r"cut short|ended while it was read|ends before"):

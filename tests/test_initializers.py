@@ -331,6 +331,40 @@ def test_wechsel_equals_a_softmax_over_the_ten_nearest_source_tokens():
             np.testing.assert_allclose(rows[i], expected, atol=1e-4)
 
 
+def test_hidden_tokens_own_source_row_is_out_of_reach_of_every_method():
+    """Rows that are noise cannot be found again; a method that scores here has seen the answer."""
+    r = np.random.default_rng(4)
+    context, h, e, _ = make(n_target=300, n_anchors=200, width=30, seed=4)
+    source = np.concatenate([e, r.standard_normal((30, 30))]).astype(np.float32)
+    source_ids = np.full(len(h), -1)
+    source_ids[context.anchor_ids] = np.arange(200)
+    vectors = r.standard_normal((len(h), 7)).astype(np.float32)
+    of_source = r.standard_normal((230, 7)).astype(np.float32)
+    of_source[:200] = vectors[context.anchor_ids]
+    pieces = FixedPieces(r, len(h), 230)
+    for i, s in zip(context.anchor_ids, range(200), strict=True):
+        pieces.matrix[[i], [s]] = 0
+    pieces.matrix.eliminate_zeros()
+    context = replace(
+        context,
+        source_rows=ArrayRows(source),
+        source_ids=source_ids,
+        pieces=pieces,
+        vectors=Vectors(vectors, of_source),
+    )
+    for name in INITIALIZERS:
+        score = heldout.score(initializer(name), context, 1, folds=3)
+        assert abs(score.centred_cosine) < 0.12, name
+
+
+def test_omp_gives_a_zero_helper_row_the_mean():
+    context, h, e, missing = make(seed=1)
+    h[missing[0]] = 0
+    fitted = initializer("omp").fit(context)
+    np.testing.assert_allclose(fitted.rows(missing[:2])[0], e.mean(axis=0), atol=1e-6)
+    np.testing.assert_allclose(fitted.n_eff(missing[:2])[0], context.n_anchors)
+
+
 def naive_ridge(x, e, queries, ridge):
     m, c = x.mean(axis=0), e.mean(axis=0)
     b = np.linalg.solve((x - m).T @ (x - m) + ridge * np.eye(x.shape[1]), (x - m).T @ (e - c))

@@ -79,6 +79,9 @@ def test_cut_pickle_and_one_that_is_no_dictionary_are_refused(tmp_path, tokenize
     torch.save({"a": torch.zeros(3), "b": 4}, source / "pytorch_model.bin")
     with pytest.raises(InputError, match="holds b, which is no tensor"):
         Checkpoint.open(source)
+    (source / "pytorch_model.bin").write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(InputError, match="is no weight file"):
+        Checkpoint.open(source)
     (source / "pytorch_model.bin").write_bytes(b"\x80\x04.")
     with pytest.raises(InputError, match="cannot be read as weights"):
         Checkpoint.open(source)

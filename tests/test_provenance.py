@@ -81,14 +81,45 @@ def test_kept_anchors_serve_when_the_helper_is_gone(tmp_path, tokenizers, pair):
         run(pair[0], helper, tmp_path / kind, method="linear", provenance=kind)
     run(pair[0], helper, tmp_path / "two", method="two-view", provenance="light")
     before = Explainer.open(tmp_path / "full")
+    assert before.helper_rows is not None
     token_id = int(before.table.index[before.table["status"] == "initialised"][9])
     expected = before.explain(token_id, 5).anchors
     shutil.rmtree(helper)
     found = Explainer.open(tmp_path / "full").explain(token_id, 5).anchors
     assert [anchor.id for anchor in found] == [anchor.id for anchor in expected]
     assert len(Explainer.open(tmp_path / "two").explain(token_id, 5).anchors) == 5
-    with pytest.raises(InputError, match=r"is gone, and no anchors were kept .* --provenance full"):
+    with pytest.raises(InputError, match=r"is gone or changed, and no anchors were kept .* --provenance full"):
         Explainer.open(tmp_path / "light").explain(token_id)
+
+
+def test_helper_that_was_changed_in_place_is_not_used(tmp_path, tokenizers, pair):
+    helper = make_model(tmp_path / "helper", tokenizers["byte-level", "de"], "gpt2", width=16, seed=2)
+    run(pair[0], helper, tmp_path / "target", method="clp-topk")
+    before = Explainer.open(tmp_path / "target")
+    token_id = int(before.table.index[before.table["status"] == "initialised"][9])
+    expected = before.explain(token_id, 5)
+    make_model(helper, tokenizers["byte-level", "de"], "gpt2", width=16, seed=77)
+    after = Explainer.open(tmp_path / "target")
+    assert after.helper_rows is None
+    assert [a.id for a in after.explain(token_id, 5).anchors] == [a.id for a in expected.anchors]
+
+
+def test_two_view_rows_are_the_weighted_sum_that_its_provenance_counts(tmp_path, pair, monkeypatch):
+    """All anchors are kept here, so that the whole sum can be made."""
+    from clp_core import transfer as module
+
+    overlap = Overlap.of(Vocabulary.open(pair[0]), Vocabulary.open(pair[1]))
+    monkeypatch.setattr(module, "KEPT_ANCHORS", overlap.size)
+    run(*pair, tmp_path / "target", method="two-view")
+    explainer = Explainer.open(tmp_path / "target")
+    source, target = rows_of(pair[0]), rows_of(tmp_path / "target")
+    for token_id in map(int, explainer.table.index[explainer.table["status"] == "initialised"][[3, 60]]):
+        found = explainer.explain(token_id, k=overlap.size)
+        row = sum(anchor.weight * source[anchor.source_id] for anchor in found.anchors)
+        np.testing.assert_allclose(row, target[token_id], atol=1e-5)
+        weights = np.array([anchor.weight for anchor in found.anchors])
+        np.testing.assert_allclose(found.n_eff, weights.sum() ** 2 / (weights**2).sum(), rtol=1e-3)
+        np.testing.assert_allclose(found.cancellation, 1 - abs(weights.sum()) / np.abs(weights).sum(), atol=1e-4)
 
 
 def test_pieces_are_named_as_source_tokens(tmp_path, pair):
@@ -98,8 +129,11 @@ def test_pieces_are_named_as_source_tokens(tmp_path, pair):
     overlap = Overlap.of(source, Vocabulary.open(pair[1]))
     token_id = next(int(i) for i in overlap.missing_ids if len(overlap.target.token_bytes[i]) > 4)
     found = explainer.explain(token_id)
-    text = b"".join(source.token_bytes[anchor.source_id] for anchor in found.anchors)
-    assert sorted(text) == sorted(overlap.target.token_bytes[token_id]) or len(found.anchors) < len(text)
+    n_pieces = len(source.tokenizer.model.tokenize(overlap.target.tokens[token_id]))
+    assert n_pieces > 1
+    # Anchors come by weight, and equal ones by id, so the bytes of the text come in another order.
+    text = b"".join(round(anchor.weight * n_pieces) * source.token_bytes[anchor.source_id] for anchor in found.anchors)
+    assert sorted(text) == sorted(overlap.target.token_bytes[token_id])
     assert all(anchor.id is None and anchor.cosine is None for anchor in found.anchors)
     assert [source.tokens[anchor.source_id] for anchor in found.anchors] == [a.token for a in found.anchors]
 

@@ -74,7 +74,7 @@ def test_target_opens_as_it_is_with_the_rows_it_should_have(tmp_path, tokenizers
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_tokenizer_family_can_be_the_helpers(tmp_path, tokenizers, pair, family):
     helper = make_model(tmp_path / "helper", tokenizers[family, "de"], "gpt2", width=16)
-    report = run(pair[0], helper, tmp_path / "target", method="linear", match="canonical")
+    report = run(pair[0], helper, tmp_path / "target", method="linear", match="canonical", guard="none")
     text = "Der Fuchs läuft."
     expected = tokenizers[family, "de"](text)["input_ids"]
     assert AutoTokenizer.from_pretrained(tmp_path / "target")(text)["input_ids"] == expected
@@ -368,17 +368,20 @@ def test_token_overridden_twice_is_refused(tmp_path, pair):
         run(*pair, tmp_path / "target", override=("#300=fox", "#300=dog"))
 
 
-def anisotropic(tmp_path, tokenizers):
-    """A helper whose rows share one strong direction, so that the published rule collapses."""
-    helper = make_model(tmp_path / "helper", tokenizers["byte-level", "de"], "gpt2", width=24, seed=2)
-    model = AutoModelForCausalLM.from_pretrained(helper)
-    model.get_input_embeddings().weight.data[:, 20] = 5.0
+def anisotropic(tmp_path, tokenizers, source):
+    """A helper that holds the source's rows, so linear finds them, and one strong direction, so the rule collapses."""
+    helper = make_model(tmp_path / "helper", tokenizers["byte-level", "de"], "gpt2", width=48, seed=2)
+    overlap = Overlap.of(Vocabulary.open(source), Vocabulary.open(helper))
+    model, rows = AutoModelForCausalLM.from_pretrained(helper), torch.from_numpy(rows_of(source)).float()
+    h = model.get_input_embeddings().weight.data
+    h[overlap.ids, :32] = rows[overlap.source_ids[overlap.ids]]
+    h[:, 40] = 5.0
     model.save_pretrained(helper)
     return helper
 
 
 def test_guard_is_silent_tells_or_takes_over(tmp_path, tokenizers, pair):
-    helper = anisotropic(tmp_path, tokenizers)
+    helper = anisotropic(tmp_path, tokenizers, pair[0])
     reports = {g: run(pair[0], helper, tmp_path / g, method="clp", guard=g) for g in ("none", "warn", "fallback")}
     linear = run(pair[0], helper, tmp_path / "linear", method="linear")
     assert reports["none"]["warnings"] == []
@@ -491,3 +494,135 @@ def test_published_formula_holds_for_every_family(tmp_path, tokenizers, family, 
         bound = np.abs(weights) @ np.linalg.norm(anchors, axis=1)
         found = rows_of(tmp_path / "target", name)[overlap.missing_ids]
         assert (np.linalg.norm(found - weights @ anchors, axis=1) <= 1e-5 * bound).all()
+
+
+def gptj(folder, tokenizer, tied):
+    """A model whose output layer has a bias far from zero."""
+    from transformers import GPTJConfig, GPTJForCausalLM
+
+    torch.manual_seed(0)
+    config = GPTJConfig(
+        vocab_size=len(tokenizer), n_embd=32, n_layer=1, n_head=2, n_positions=64, rotary_dim=8,
+        tie_word_embeddings=tied, bos_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+    model = GPTJForCausalLM(config)
+    torch.nn.init.normal_(model.lm_head.bias, mean=-5.0, std=0.3)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_output_bias_is_made_like_its_row_and_never_scaled_or_judged(tmp_path, tokenizers, pair, tied):
+    source = gptj(tmp_path / "source", tokenizers["byte-level", "en"], tied)
+    for name, options in (("plain", {}), ("matched", {"match_norms": True}), ("guarded", {"guard": "fallback"})):
+        run(source, pair[1], tmp_path / name, method="clp-topk", **options)
+    models = {n: AutoModelForCausalLM.from_pretrained(tmp_path / n) for n in ("plain", "matched", "guarded")}
+    biases = {name: model.lm_head.bias.detach() for name, model in models.items()}
+    assert torch.equal(biases["plain"], biases["matched"])
+    assert torch.equal(biases["plain"], biases["guarded"])
+    overlap = Overlap.of(Vocabulary.open(source), Vocabulary.open(pair[1]))
+    assert (biases["plain"][overlap.missing_ids] < -4).all()
+    copied, made = (
+        models["matched"].lm_head.weight[ids].detach().norm(dim=1) for ids in (overlap.ids, overlap.missing_ids)
+    )
+    torch.testing.assert_close(made, copied.mean().expand_as(made), rtol=1e-4, atol=0)
+
+
+def test_output_matrix_with_values_of_its_own_is_kept_though_the_config_says_tied(tmp_path, tokenizers, pair):
+    from safetensors.torch import save_file
+
+    source = make_model(tmp_path / "source", tokenizers["byte-level", "en"], "llama", tied=True)
+    tensors = load_file(source / "model.safetensors")
+    tensors["lm_head.weight"] = torch.randn_like(tensors["model.embed_tokens.weight"])
+    save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
+    report = run(source, pair[1], tmp_path / "target", method="mean")
+    assert report["tied"] is False
+    overlap = Overlap.of(Vocabulary.open(source), Vocabulary.open(pair[1]))
+    new = AutoModelForCausalLM.from_pretrained(tmp_path / "target")
+    expected = tensors["lm_head.weight"][overlap.source_ids[overlap.ids]]
+    assert torch.equal(new.get_output_embeddings().weight[overlap.ids], expected)
+    assert new.config.tie_word_embeddings is False
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()  # a second copy is a copy
+    save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
+    assert run(source, pair[1], tmp_path / "again", method="mean")["tied"] is True
+    assert "lm_head.weight" not in load_file(tmp_path / "again" / "model.safetensors")
+
+
+def test_source_with_a_further_table_by_token_is_refused(tmp_path, tokenizers, pair):
+    from transformers import AutoConfig
+
+    tokenizer = tokenizers["byte-level", "en"]
+    config = AutoConfig.for_model(
+        "gemma3n_text", vocab_size=len(tokenizer), vocab_size_per_layer_input=len(tokenizer), hidden_size=32,
+        intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1, head_dim=16,
+        hidden_size_per_layer_input=8, num_kv_shared_layers=0, laurel_rank=4, layer_types=["full_attention"],
+        activation_sparsity_pattern=[0.0],
+    )  # fmt: skip
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "source")
+    tokenizer.save_pretrained(tmp_path / "source")
+    with pytest.raises(InputError, match=r"further table by token id \(.*per_layer.* is not supported"):
+        run(tmp_path / "source", pair[1], tmp_path / "target")
+
+
+def test_quantised_source_is_refused_before_anything_is_written(tmp_path, pair):
+    source = shutil.copytree(pair[0], tmp_path / "source")
+    config = json.loads((source / "config.json").read_text())
+    quantised = config | {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}
+    (source / "config.json").write_text(json.dumps(quantised))
+    with pytest.raises(InputError, match=r"is quantised \(bitsandbytes\)|is no causal language model"):
+        run(source, pair[1], tmp_path / "target")
+    assert not (tmp_path / "target").exists()
+
+
+def test_helpers_own_tokenizer_code_is_left_behind(tmp_path, pair):
+    helper = shutil.copytree(pair[1], tmp_path / "helper")
+    config = json.loads((helper / "tokenizer_config.json").read_text())
+    custom = config | {"tokenizer_class": "MyTokenizer", "auto_map": {"AutoTokenizer": ["my.MyTokenizer", None]}}
+    (helper / "tokenizer_config.json").write_text(json.dumps(custom))
+    run(pair[0], helper, tmp_path / "target", method="mean")
+    written = json.loads((tmp_path / "target" / "tokenizer_config.json").read_text())
+    assert "auto_map" not in written
+    text = "Der alte Fuchs"
+    expected = Vocabulary.open(pair[1]).encode(text)
+    assert AutoTokenizer.from_pretrained(tmp_path / "target")(text)["input_ids"] == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"method": "scratch", "override": ("#300=fox",)}, "--override has no effect"),
+        ({"method": "linear", "target_vectors": "de.vec"}, "linear takes no word vectors"),
+        ({"method": "clp-topk", "setting": ("k=inf",)}, "is not NAME=NUMBER"),
+        ({"method": "auto", "setting": ("k=3",)}, "name the method"),
+        ({"seed": 2**64}, "2\\^63 or more"),
+        ({"guard": "maybe"}, "--guard 'maybe' is unknown"),
+        ({"device": "tpu"}, "--device 'tpu' is unknown"),
+    ],
+)
+def test_options_without_effect_or_sense_are_refused(tmp_path, pair, options, told):
+    with pytest.raises(InputError, match=told):
+        run(*pair, tmp_path / "target", **options)
+    assert not (tmp_path / "target").exists()
+
+
+def test_health_of_untied_output_rows_is_reported_too(tmp_path, tokenizers, pair):
+    source = make_model(tmp_path / "source", tokenizers["byte-level", "en"], tied=False)
+    report = run(source, pair[1], tmp_path / "target", method="clp")
+    table = pd.read_parquet(tmp_path / "target" / "clp_provenance.parquet")
+    assert report["health"]["output"]["rows_at_risk"] == table["output_at_risk"].sum()
+    rows = rows_of(tmp_path / "target", "lm_head.weight")
+    lengths = np.linalg.norm(rows, axis=1)
+    usual = lengths[table["status"] == "copied"].mean()
+    np.testing.assert_allclose(table["output_norm_ratio"], lengths / usual, rtol=1e-5)
+    assert any("new output rows are at risk" in w for w in report["warnings"])
+
+
+def test_large_matrices_are_read_in_several_reads(tmp_path, pair, monkeypatch):
+    from clp_core import tensors
+
+    run(*pair, tmp_path / "once", method="linear")
+    monkeypatch.setattr(tensors, "READ_BYTES", 1000)
+    run(*pair, tmp_path / "often", method="linear")
+    files = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("once", "often")]
+    assert files[0] == files[1]

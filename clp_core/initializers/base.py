@@ -93,6 +93,7 @@ class Context:
         source_rows: all source rows by source id, ``[n_source, D]``, for methods that look beyond the anchors.
         pieces: the target's tokens in source tokens, for the same.
         vectors: static word vectors, where the user gave any.
+        source_ids: each target id's match in the source, -1 where it has none, ``[n_target]``; hidden anchors too.
         device: where large products are done.
     """
 
@@ -105,6 +106,7 @@ class Context:
     source_rows: RowSource | None = None
     pieces: Pieces | None = None
     vectors: Vectors | None = None
+    source_ids: np.ndarray | None = None
     device: Device = field(default_factory=Device)
 
     @property
@@ -202,9 +204,9 @@ class Initializer(ABC):
     Class attributes:
         name: how users call it.
         summary: one line that says what it does.
-        dense: whether every anchor takes part with a weight of its own kind, so that n_eff near their number means
-            collapse to the mean.
+        dense: whether every anchor takes part, so that n_eff near their number means collapse to the mean.
         settings: the numbers a user may choose.
+        forms_weights: whether the weights themselves are formed, so that blocks must be short.
         from_helper: whether a row's weights can be found again from the helper's rows alone.
         whole_model: whether the body of the model is drawn at random too.
     """
@@ -213,6 +215,7 @@ class Initializer(ABC):
     summary: ClassVar[str]
     dense: ClassVar[bool] = False
     settings: ClassVar[tuple[Setting, ...]] = ()
+    forms_weights: ClassVar[bool] = False
     from_helper: ClassVar[bool] = True
     whole_model: ClassVar[bool] = False
 
@@ -245,6 +248,7 @@ def parse_settings(pairs: Iterable[str]) -> dict[str, float]:
         name, equals, value = pair.partition("=")
         try:
             found[name.strip()] = float(value)
+            equals = equals if np.isfinite(float(value)) else ""
         except ValueError:
             equals = ""
         if not equals or not name.strip():

@@ -41,6 +41,7 @@ class Linear(Initializer):
 
     name = "linear"
     summary = "ridge regression from helper rows to source rows, lambda by leave-one-out"
+    dense = True
     settings = (
         Setting("neighbours", 0, "nearest anchors whose residual is added; 0: none", whole=True),
         *RESIDUAL_SETTINGS,

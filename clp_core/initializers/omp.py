@@ -69,7 +69,11 @@ class FittedOmp(Smoother):
         targets = self.context.helper_rows.take(ids)
         widest = max(self.n_columns, 2 * self._k * targets.shape[1])
         parts = [self._pursue(targets[part]) for part in block_ranges(len(ids), widest)]
-        return Mix(ids, near=stacked(parts, self.n_columns))
+        near = stacked(parts, self.n_columns)
+        near.eliminate_zeros()
+        empty = ~targets.any(axis=1)  # nothing to pursue: such a token gets the mean
+        constants = np.where(empty, 1 / max(self.n_columns, 1), 0.0)
+        return Mix(ids, constants=constants if empty.any() else None, near=near)
 
     def _pursue(self, targets: np.ndarray) -> sparse.csr_array:
         """Pursue a block of helper rows ``[b, d]``: products in float32, least squares in float64."""

@@ -133,7 +133,10 @@ class Smoother(Fitted):
         total = np.zeros(len(mix.ids))
         for part in block_ranges(self.n_columns, self.width + 1, CACHE_BYTES // 4):
             block = np.column_stack([self._points(part), np.ones(part.stop - part.start, dtype=np.float32)])
-            found.extend(largest_products(sign * wide, block, more)[1] + part.start for sign in (1, -1))
+            found.extend(
+                largest_products(sign * wide, block, more, use_gpu=self.context.device.is_gpu)[1] + part.start
+                for sign in (1, -1)
+            )
             total += self._absolute_sums(wide, block)
         columns = np.concatenate(found, axis=1)
         rows = np.repeat(np.arange(len(mix.ids)), columns.shape[1])

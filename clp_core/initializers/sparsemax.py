@@ -25,6 +25,7 @@ class ClpSparse(Initializer):
 
     name = "clp-sparse"
     summary = "CLP+: sparsemax over the cosines, so that far anchors take no part"
+    forms_weights = True
 
     def fit(self, context: Context) -> FittedSparse:
         """Take the anchors' helper rows."""

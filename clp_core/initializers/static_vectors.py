@@ -27,6 +27,7 @@ class StaticVectors(Initializer):
     name = "static-vectors"
     summary = "FOCUS or WECHSEL over word vectors that you give as .vec text"
     from_helper = False
+    forms_weights = True
     settings = (
         Setting("k", 10, "WECHSEL: nearest source tokens that take part", minimum=1, whole=True),
         Setting("temperature", 0.1, "WECHSEL: of the softmax over cosines", minimum=1e-3),
@@ -56,6 +57,8 @@ class FittedVectors(Smoother):
         super().__init__(context, rows, 0 if rows is None else rows.shape[0])
         self._target = unit(context.vectors.target)
         base = unit(context.vectors.source) if context.vectors.source is not None else self._target[context.anchor_ids]
+        if rows is not None:
+            base = base[: rows.shape[0]]  # a tokenizer may have ids beyond the source's rows
         self._usable = np.flatnonzero(base.any(axis=1))
         self._base = base[self._usable]
         self._mean, self._std = np.zeros(0), np.zeros(0)
@@ -66,7 +69,7 @@ class FittedVectors(Smoother):
         """Return the weights; a token without a vector has none."""
         queries = self._target[ids]
         known = np.flatnonzero(queries.any(axis=1)) if len(self._usable) else np.zeros(0, dtype=np.int64)
-        near = self._wechsel(queries[known]) if self.is_wechsel else self._focus(queries[known])
+        near = self._wechsel(ids[known], queries[known]) if self.is_wechsel else self._focus(queries[known])
         spread = near.tocoo()
         places = (known[spread.row], self._usable[spread.col])
         return Mix(ids, near=sparse.csr_array((spread.data, places), (len(ids), self.n_columns)))
@@ -75,8 +78,14 @@ class FittedVectors(Smoother):
         parts = [sparsemax(queries[part] @ self._base.T) for part in blocks_of_products(len(queries), len(self._base))]
         return stacked(parts, len(self._base))
 
-    def _wechsel(self, queries: np.ndarray) -> sparse.csr_array:
-        cosines, found = largest_products(queries, self._base, int(self._settings["k"]))
+    def _wechsel(self, ids: np.ndarray, queries: np.ndarray) -> sparse.csr_array:
+        """Return the softmax over the nearest source tokens; a hidden token's own match is never among them."""
+        k = int(self._settings["k"])
+        cosines, found = largest_products(queries, self._base, k + 1, use_gpu=self.context.device.is_gpu)
+        if self.context.source_ids is not None:
+            cosines[self._usable[found] == self.context.source_ids[ids, None]] = -np.inf
+        order = np.argsort(-cosines, axis=1, kind="stable")[:, :k]
+        cosines, found = np.take_along_axis(cosines, order, 1), np.take_along_axis(found, order, 1)
         shares = softmax(cosines.astype(np.float64), self._settings["temperature"]) if len(queries) else cosines
         starts = np.arange(len(queries) + 1) * found.shape[1]
         return sparse.csr_array((shares.ravel(), found.ravel(), starts), (len(queries), len(self._base)))

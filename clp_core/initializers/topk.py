@@ -62,6 +62,7 @@ class Nearest:
         self._rows = context.helper_rows
         self._anchors = Subset(context.helper_rows, context.anchor_ids)
         self._centred = centred
+        self._use_gpu = context.device.is_gpu
 
     @cached_property
     def _centre(self) -> np.ndarray:
@@ -80,7 +81,9 @@ class Nearest:
 
     def of(self, ids: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Return cosines ``[b, k]`` float64 and positions ``[b, k]`` of the nearest anchors, at most all of them."""
-        cosines, found = largest_products(self.units(self._rows, ids), self._base, min(k, self._anchors.shape[0]))
+        cosines, found = largest_products(
+            self.units(self._rows, ids), self._base, min(k, self._anchors.shape[0]), use_gpu=self._use_gpu
+        )
         return cosines.astype(np.float64), found
 
 

@@ -23,6 +23,7 @@ class TwoView(Initializer):
 
     name = "two-view"
     summary = "ridge regression on the helper row and on the rows of the source's pieces, plus the nearest residuals"
+    dense = True
     from_helper = False
     settings = (
         Setting("neighbours", 16, "nearest anchors whose residual is added; 0: none", whole=True),
