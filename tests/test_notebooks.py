@@ -19,4 +19,4 @@ def test_notebook_runs_top_to_bottom(path, tmp_path, monkeypatch):
     assert "Use linear" in text
     summaries = [output["data"].get("text/plain", "") for output in outputs if "data" in output]
     assert any("'state': 'finished'" in summary for summary in summaries)
-    assert sum("application/vnd.plotly.v1+json" in output.get("data", {}) for output in outputs) == 3
+    assert sum("application/vnd.plotly.v1+json" in output.get("data", {}) for output in outputs) == 4

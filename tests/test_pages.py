@@ -148,7 +148,7 @@ def test_projection_marks_the_searched_token(target):
 def test_transfer_page_runs_the_command_it_shows_once(space):
     app = check(open_page("transfer"))
     shown = next(code.value for code in app.code if code.value.startswith("clp transfer"))
-    assert "--method linear" in shown
+    assert "--method auto" in shown
     button = next(button for button in app.button if button.label == "Write the target")
     button.click().run()
     (job,) = JobStore(space.jobs).jobs()
@@ -160,6 +160,30 @@ def test_transfer_page_runs_the_command_it_shows_once(space):
     after = check(open_page("transfer"))
     assert any(metric.label == "Held-out cosine" for metric in after.metric)
     assert any("What it says before any training" in markdown.value for markdown in after.markdown)
+    assert any("auto chose" in info.value for info in after.info)
+
+
+def test_transfer_page_takes_overrides_and_refuses_bad_ones(space):
+    app = check(open_page("transfer"))
+    app.text_area[0].set_value("Ġauch=Ġalso").run()
+    shown = next(code.value for code in app.code if code.value.startswith("clp transfer"))
+    assert "--override 'Ġauch=Ġalso'" in shown
+    app.text_area[0].set_value("nothing to see").run()
+    assert any("is not TOKEN=TEXT" in error.value.replace("\\", "") for error in app.error)
+    assert not any(code.value.startswith("clp transfer") for code in app.code)
+
+
+def test_transfer_page_shows_the_comparison_of_methods(space):
+    app = check(open_page("transfer"))
+    app.radio[0].set_value("mean").run()
+    next(button for button in app.button if button.label == "Compare the methods").click().run()
+    (job,) = [job for job in JobStore(space.jobs).jobs() if job.kind == "compare-methods"]
+    assert end_of(job, 400).state == "finished", job.log_tail()
+    after = check(open_page("transfer"))
+    table = after.dataframe[0].value
+    assert {"clp", "two-view", "omp", "scratch", "linear:neighbours=16"} <= set(table["method"])
+    assert table["centred cosine"].notna().all()
+    assert after.get("plotly_chart")
 
 
 def test_transfer_page_warns_of_a_chat_template(space):
