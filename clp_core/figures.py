@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
 from clp_core.provenance import MAX_NORM_RATIO, Explanation
 
@@ -27,7 +28,6 @@ COLOURS = {
     "punctuation": "#D55E00",
 }
 SERIES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C8C8C", "#B8A800")
-SYMBOLS = ("circle", "diamond")
 MARK = "#D55E00"
 HEIGHT = 380
 TOP_MARGIN = 48
@@ -78,57 +78,67 @@ def anchor_bars(explanation: Explanation, shown: Sequence[str]) -> go.Figure:
         shown: the anchors as text, in the same order; the number after it is the source row.
     """
     anchors = explanation.anchors
+    marker: dict[str, Any] = {"color": COLOURS["copied"]}
+    told = "%{y}: weight %{x:.5f}"
+    if all(anchor.cosine is not None for anchor in anchors):
+        told += ", cosine %{marker.color:.3f}"
+        marker = {
+            "color": np.array([anchor.cosine for anchor in anchors]),
+            "colorscale": "RdBu_r",
+            "cmin": -1,
+            "cmax": 1,
+            "colorbar": {"title": "cosine", "thickness": 10},
+            "line": {"color": "#8C8C8C", "width": 0.5},
+        }
     figure = go.Figure(
         go.Bar(
             y=[f"{text}  #{anchor.source_id}" for text, anchor in zip(shown, anchors, strict=True)],
             x=np.array([anchor.weight for anchor in anchors]),
             orientation="h",
-            marker={
-                "color": np.array([anchor.cosine if anchor.cosine is not None else 0.0 for anchor in anchors]),
-                "colorscale": "RdBu_r",
-                "cmin": -1,
-                "cmax": 1,
-                "colorbar": {"title": "cosine", "thickness": 10},
-                "line": {"color": "#8C8C8C", "width": 0.5},
-            },
-            hovertemplate="%{y}: weight %{x:.5f}, cosine %{marker.color:.3f}<extra></extra>",
+            marker=marker,
+            hovertemplate=told + "<extra></extra>",
         )
     )
     figure.update_layout(yaxis={"autorange": "reversed", "type": "category"})
-    return titled(figure, f"The {len(anchors)} heaviest anchors", "weight", "", max(220, 60 + 26 * len(anchors)))
+    title = f"The {len(anchors)} heaviest anchors" if len(anchors) > 1 else "The only anchor"
+    return titled(figure, title, "weight", "", max(220, 60 + 26 * len(anchors)))
 
 
 def methods_chart(methods: Sequence[Mapping[str, Any]]) -> go.Figure:
-    """Show methods by held-out cosine (right is better), and by bits per byte before training (down is better).
+    """Show methods one below the other, in the order given: held-out cosine, and bits per byte before training.
 
     Args:
         methods: as ``clp compare-methods --json`` prints them.
     """
     known = [m for m in methods if m["heldout"]["centred_cosine"] is not None]
-    scored = [m for m in known if m["zero_step_bits_per_byte"] is not None]
-    figure = go.Figure()
-    if not scored:
-        known = known[::-1]
-        figure.add_bar(
-            y=[m["method"] for m in known],
-            x=np.array([m["heldout"]["centred_cosine"] for m in known]),
-            orientation="h",
-            marker_color=SERIES[0],
-            hovertemplate="%{y}: %{x:.3f}<extra></extra>",
-        )
-        return titled(figure, "Held-out anchors: centred cosine", "centred cosine")
-    for i, m in enumerate(scored):
-        figure.add_scatter(
-            x=np.array([m["heldout"]["centred_cosine"]]),
-            y=np.array([m["zero_step_bits_per_byte"]]),
-            name=m["method"],
-            mode="markers",
-            marker={"size": 13, "color": SERIES[i % len(SERIES)], "symbol": SYMBOLS[i // len(SERIES)]},
-            hovertemplate=m["method"] + ": cosine %{x:.3f}, %{y:.3f} bits per byte<extra></extra>",
-        )
-    return titled(
-        figure, "Right and low is good", "centred cosine on hidden anchors", "bits per byte before training", 420
+    names = [m["method"] for m in known]
+    bits = [m["zero_step_bits_per_byte"] for m in known]
+    scored = any(value is not None for value in bits)
+    panels = ("centred cosine<br>right is better", "bits per byte<br>left is better")[: 2 if scored else 1]
+    figure = make_subplots(cols=len(panels), shared_yaxes=True, subplot_titles=panels, horizontal_spacing=0.06)
+    figure.add_bar(
+        y=names,
+        x=np.array([m["heldout"]["centred_cosine"] for m in known]),
+        orientation="h",
+        marker_color=SERIES[0],
+        hovertemplate="%{y}: %{x:.3f}<extra></extra>",
+        row=1,
+        col=1,
     )
+    if scored:
+        figure.add_scatter(
+            y=names,
+            x=np.array([np.nan if value is None else value for value in bits]),
+            mode="markers",
+            marker={"size": 11, "color": SERIES[1]},
+            hovertemplate="%{y}: %{x:.3f} bits per byte<extra></extra>",
+            row=1,
+            col=2,
+        )
+    figure.update_yaxes(autorange="reversed", type="category")
+    figure.update_annotations(font_size=12)
+    figure.update_layout(showlegend=False)
+    return titled(figure, "", height=90 + 24 * len(known))
 
 
 def scatter(points: pd.DataFrame, colour: str, marked: int | None = None, title: str = "") -> go.Figure:

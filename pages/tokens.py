@@ -56,7 +56,8 @@ method = explanation.method if explanation else None
 if status == "special":
     answer = f"It is **copied by role**: source row {number(source_id)}, bit for bit."
 elif status == "override" and explanation is not None:
-    answer = f"It is **overridden** by hand: the mean of {number(len(explanation.anchors))} source rows."
+    named = ", ".join(plain(anchor.token) for anchor in explanation.anchors)
+    answer = f"It is **overridden** by hand: made of the source's {named}."
 elif status == "copied" or (explanation is None and source_id is not None):
     answer = f"It is **copied**: source row {number(source_id)}, bit for bit."
 elif explanation is None:

@@ -48,7 +48,7 @@ if vocabulary_or_stop(pair.source).has_chat_template:
         icon=":material/warning:",
     )
 
-form, comparison = st.columns([3, 2], gap="large")
+form, comparison = st.columns(2, gap="large")
 with form:
     st.subheader("Write a target")
     names = [AUTO, *(name for name in INITIALIZERS if name != "static-vectors")]
@@ -131,14 +131,14 @@ with comparison:
             (
                 row["method"],
                 row["heldout"]["centred_cosine"],
-                row["heldout"]["relative_error"],
                 row["zero_step_bits_per_byte"],
                 row["seconds"],
+                row["heldout"]["relative_error"],
             )
             for row in scores.values()
         ]
         st.dataframe(
-            pd.DataFrame(rows, columns=["method", "centred cosine", "relative error", "bits per byte", "seconds"]),
+            pd.DataFrame(rows, columns=["method", "centred cosine", "bits per byte", "seconds", "relative error"]),
             hide_index=True,
             column_config={
                 "centred cosine": st.column_config.NumberColumn(
