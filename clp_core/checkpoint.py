@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from clp_core.errors import InputError
+from clp_core.folders import weight_files
 from clp_core.locate import locate, read_json
 from clp_core.pickles import converted, pickled_files
 from clp_core.progress import report_progress
@@ -242,19 +243,9 @@ def checkpoint_files(folder: Path) -> tuple[Path, ...]:
     """Return the safetensors files of a folder, in the order of their names; none where it has none.
 
     Raises:
-        InputError: the index names a file that is not there.
+        InputError: the index is no index, or names a file that is not there.
     """
-    index = read_json(folder / INDEX_FILE)
-    if index:
-        if not isinstance(index.get("weight_map"), dict):
-            raise InputError(f"{folder / INDEX_FILE} holds no weight_map; fetch the file again")
-        names = sorted(set(index["weight_map"].values()))
-        absent = [name for name in names if not (folder / name).is_file()]
-        if absent:
-            raise InputError(f"{folder} lacks {absent[0]}, which its index names; fetch the model again")
-        return tuple(folder / name for name in names)
-    single = folder / "model.safetensors"
-    return (single,) if single.is_file() else ()
+    return weight_files(folder, "model.safetensors", INDEX_FILE)
 
 
 def embedding_names(folder: Path) -> EmbeddingNames:

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 from clp_core.errors import InputError
+from clp_core.locate import read_json
 
 
 def fingerprint(folder: Path) -> str:
@@ -17,6 +18,24 @@ def fingerprint(folder: Path) -> str:
             status = path.stat()
             digest.update(f"\n{path.name}\0{status.st_size}\0{status.st_mtime_ns}".encode())
     return digest.hexdigest()
+
+
+def weight_files(folder: Path, single: str, index_name: str) -> tuple[Path, ...]:
+    """Return the weight files of a folder: those that its index names, in order, else the single one, else none.
+
+    Raises:
+        InputError: the index is no index, or names a file that is not there.
+    """
+    index = read_json(folder / index_name)
+    if not index:
+        return (folder / single,) if (folder / single).is_file() else ()
+    if not isinstance(index.get("weight_map"), dict):
+        raise InputError(f"{folder / index_name} holds no weight_map; fetch the file again")
+    names = sorted(set(index["weight_map"].values()))
+    absent = [name for name in names if not (folder / name).is_file()]
+    if absent:
+        raise InputError(f"{folder} lacks {absent[0]}, which its index names; fetch the model again")
+    return tuple(folder / name for name in names)
 
 
 def refuse_if_inside(output: Path, *inputs: Path) -> None:

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from clp_core.errors import InputError
-from clp_core.folders import check_disk, fingerprint
-from clp_core.locate import read_json
+from clp_core.folders import check_disk, fingerprint, weight_files
 from clp_core.progress import report_progress
 from clp_core.tensors import write_header
 
@@ -40,21 +39,12 @@ FORMAT_NAMES = {
 
 
 def pickled_files(folder: Path) -> tuple[Path, ...]:
-    """Return the pickled weight files of a folder, in the order of their names.
+    """Return the pickled weight files of a folder, in the order of their names; none where it has none.
 
     Raises:
-        InputError: the index names a file that is not there.
+        InputError: the index is no index, or names a file that is not there.
     """
-    index = read_json(folder / PICKLE_INDEX)
-    if not index:
-        return (folder / PICKLE,) if (folder / PICKLE).is_file() else ()
-    if not isinstance(index.get("weight_map"), dict):
-        raise InputError(f"{folder / PICKLE_INDEX} holds no weight_map; fetch the file again")
-    names = sorted(set(index["weight_map"].values()))
-    absent = [name for name in names if not (folder / name).is_file()]
-    if absent:
-        raise InputError(f"{folder} lacks {absent[0]}, which its index names; fetch the model again")
-    return tuple(folder / name for name in names)
+    return weight_files(folder, PICKLE, PICKLE_INDEX)
 
 
 def converted(folder: Path, cache: Path) -> Path:
