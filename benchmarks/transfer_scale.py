@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -24,7 +25,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-from clp_core.tensors import write_header
+from clp_core.shards import write_header
 
 VOCABULARY, WIDTH = 250_880, 4096
 TARGET, HELPER_WIDTH = 50_257, 768
@@ -166,7 +167,9 @@ def main() -> None:
         "--folder", type=Path, default=None, help="where the models are made (default: a temporary one)"
     )
     parser.add_argument("--method", default="clp")
-    parser.add_argument("--repeats", type=int, default=2, help="copies and transfers, taken in turn; the best counts")
+    parser.add_argument(
+        "--repeats", type=int, default=3, help="copies and transfers, taken in turn; each ratio is of neighbours"
+    )
     args = parser.parse_args()
     root = Path(tempfile.mkdtemp(prefix="transfer-scale-", dir=args.folder))
     try:
@@ -189,20 +192,21 @@ def main() -> None:
             runs.append(json.loads(done.stdout.splitlines()[-1]))
             written = sum(path.stat().st_size for path in (root / "t").glob("*.safetensors"))
             shutil.rmtree(root / "t")
-        best = min(runs, key=lambda run: run["seconds"] - run["check_seconds"])
-        seconds = best["seconds"] - best["check_seconds"]
+        times = [run["seconds"] - run["check_seconds"] for run in runs]
+        ratios = [seconds / copy for seconds, copy in zip(times, copies, strict=True)]
         result = {
             "source_bytes": size,
             "target_bytes": written,
             "source_vocabulary": [VOCABULARY, WIDTH],
             "target_vocabulary": [TARGET, HELPER_WIDTH],
-            "overlap": best["overlap"],
+            "overlap": runs[0]["overlap"],
             "method": args.method,
             "cold_cache": cold,
             "copy_s": [round(value, 1) for value in copies],
-            "transfer_s": [round(run["seconds"] - run["check_seconds"], 1) for run in runs],
+            "transfer_s": [round(value, 1) for value in times],
             "check_s": [round(run["check_seconds"], 1) for run in runs],
-            "transfer_over_copy": round(seconds / min(copies), 2),
+            "transfer_over_copy": [round(ratio, 2) for ratio in ratios],
+            "transfer_over_copy_median": round(statistics.median(ratios), 2),
             "peak_memory_gib": round(max(run["peak_rss_bytes"] for run in runs) / 2**30, 2),
         }
         print(json.dumps(result, indent=1))

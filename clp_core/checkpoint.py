@@ -20,7 +20,8 @@ from clp_core.folders import weight_files
 from clp_core.locate import locate, read_json
 from clp_core.pickles import converted, pickled_files
 from clp_core.progress import report_progress
-from clp_core.tensors import DTYPES, Replacement, TensorEntry, TensorRows, read_header, tensor_digest, write_copy
+from clp_core.shards import Replacement, read_ahead, write_copy
+from clp_core.tensors import DTYPES, TensorEntry, TensorRows, read_header, tensor_digest
 from clp_core.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -217,7 +218,10 @@ class Checkpoint:
             done += n_bytes
             report_progress("writing the weights", done / whole, bytes_done=done, bytes_total=whole)
 
-        for path in self.files:
+        for path, following in zip(self.files, (*self.files[1:], None), strict=True):
+            read_ahead(path)
+            if following is not None:
+                read_ahead(following)
             copied = write_copy(path, target / path.name, replaced, dropped, on_bytes)
             total += copied.n_bytes
             files[path.name] = copied.sha256

@@ -18,7 +18,8 @@ from clp_core.initializers import Initializer, initializer, parse_settings
 from clp_core.pair import Pair
 from clp_core.prepared import max_positions
 from clp_core.progress import report_progress
-from clp_core.transfer import Transfer, TransferOptions, peak_rss_bytes, transfer
+from clp_core.transfer import Transfer, peak_rss_bytes, transfer
+from clp_core.transfer_options import TransferOptions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

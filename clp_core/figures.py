@@ -13,7 +13,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from clp_core.provenance import MAX_NORM_RATIO, Explanation
+from clp_core.explain import Explanation
+from clp_core.provenance import MAX_NORM_RATIO
 
 COLOURS = {
     "copied": "#0072B2",

@@ -16,7 +16,7 @@ from filelock import FileLock
 from clp_core.errors import InputError
 from clp_core.folders import check_disk, fingerprint, weight_files
 from clp_core.progress import report_progress
-from clp_core.tensors import write_header
+from clp_core.shards import write_header
 
 if TYPE_CHECKING:
     import torch

@@ -1,20 +1,17 @@
-"""Safetensors files by rows: read some rows of one tensor, write a file whose tensors come in pieces.
+"""Safetensors files by rows: read some rows of one tensor, hash a tensor.
 
-The library's own reader maps the file and its writer wants all tensors in memory; both count against the process. Here
-rows are read with ``pread`` and a file is written front to back, so memory does not grow with the checkpoint.
+The library's own reader maps the file, which counts against the process. Here rows are read with ``pread``, so memory
+does not grow with the checkpoint; ``shards`` writes files the same way.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import itertools
 import json
 import os
-import queue
 import struct
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -34,7 +31,6 @@ DTYPES: dict[str, np.dtype[Any]] = {
 COPY_BYTES = 8 << 20
 READ_BYTES = 1 << 30  # Linux reads less than 2 GiB at once
 BLOCK_BYTES = 64 << 20
-CLONE_REQUEST = 0x40049409  # FICLONE of Linux
 
 
 class RowSource(Protocol):
@@ -223,184 +219,6 @@ def read_header(path: Path) -> tuple[dict[str, TensorEntry], dict[str, str]]:
     return {entry.name: entry for entry in sorted(found, key=lambda entry: entry.start)}, metadata
 
 
-@dataclass(frozen=True)
-class Replacement:
-    """A tensor that is written anew: its data type and shape, and its rows in order."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    blocks: Iterable[np.ndarray]
-
-    @property
-    def n_bytes(self) -> int:
-        """Size of the data in bytes."""
-        return int(np.prod(self.shape)) * DTYPES[self.dtype].itemsize
-
-
-@dataclass(frozen=True)
-class Copied:
-    """What was seen while a file was copied.
-
-    Attributes:
-        n_bytes: tensor data written, in bytes.
-        sha256: of the whole source file.
-        digests: xxh3 of every tensor that was copied as it is, by its name.
-    """
-
-    n_bytes: int
-    sha256: str
-    digests: dict[str, str]
-
-
-def write_copy(
-    source: Path,
-    target: Path,
-    replaced: Mapping[str, Replacement],
-    dropped: frozenset[str] = frozenset(),
-    on_bytes: Callable[[int], None] = lambda _: None,
-) -> Copied:
-    """Write a safetensors file with some tensors replaced and some dropped; all other bytes are copied as they are.
-
-    The source is read once, front to back, and hashed on the way. A file that stays as it is is cloned where the file
-    system can do that (never linked: an edit of the copy must not reach the source), and then only read.
-
-    Args:
-        source: the file.
-        target: the file to write.
-        replaced: new tensors by name.
-        dropped: names of tensors that are left out.
-        on_bytes: called with the number of source bytes of each step.
-    """
-    entries, metadata = read_header(source)
-    kept = [entry for name, entry in entries.items() if name not in dropped]
-    header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
-    offset = 0
-    for entry in kept:
-        new = replaced.get(entry.name)
-        dtype, shape, n_bytes = (
-            (new.dtype, new.shape, new.n_bytes) if new else (entry.dtype, entry.shape, entry.n_bytes)
-        )
-        header[entry.name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [offset, offset + n_bytes]}
-        offset += n_bytes
-    changed = dropped | set(replaced)
-    with open(source, "rb") as reader, open(target, "wb") as writer, Sha256Thread() as whole:
-        cloned = not changed & set(entries) and clone(reader, writer)
-        if not cloned:
-            write_header(writer, header)
-        digests = {}
-        position = 0
-        for entry in entries.values():
-            for data in chunks(reader, position, entry.start - position):  # the header, and what no tensor claims
-                whole.update(data)
-            position = entry.stop
-            if entry.name in changed:
-                whole.update_range(entry)  # hashed beside the making of the new rows
-                if entry.name in replaced:
-                    write_blocks(writer, entry.name, replaced[entry.name])
-                on_bytes(entry.n_bytes)
-                continue
-            digest = xxhash.xxh3_128()
-            for data in chunks(reader, entry.start, entry.n_bytes):
-                whole.update(data)
-                digest.update(data)
-                if not cloned:
-                    writer.write(data)
-                on_bytes(len(data))
-            digests[entry.name] = digest.hexdigest()
-        for data in chunks(reader, position, source.stat().st_size - position):
-            whole.update(data)
-        writer.flush()
-        os.fsync(writer.fileno())
-    return Copied(offset, whole.hexdigest(), digests)
-
-
-def write_header(writer: Any, header: Mapping[str, Any]) -> None:
-    """Write the header of a safetensors file, filled up with blanks to a multiple of 8 bytes."""
-    encoded = json.dumps(header, separators=(",", ":")).encode()
-    encoded += b" " * (-len(encoded) % 8)
-    writer.write(struct.pack("<Q", len(encoded)) + encoded)
-
-
-def clone(reader: Any, writer: Any) -> bool:
-    """Make an empty file share another one's blocks until one of them is written; say whether that worked."""
-    try:
-        fcntl.ioctl(writer.fileno(), CLONE_REQUEST, reader.fileno())
-    except OSError:
-        return False
-    return True
-
-
-class Sha256Thread:
-    """A SHA-256 that is computed beside the reading and writing."""
-
-    def __init__(self) -> None:
-        """Start with nothing hashed."""
-        self._digest = hashlib.sha256()
-        self._queue: queue.Queue[bytes | TensorEntry | None] = queue.Queue(maxsize=4)
-        self._thread = threading.Thread(target=self._work, daemon=True)
-        self._error: Exception | None = None
-
-    def __enter__(self) -> Sha256Thread:
-        """Start the thread."""
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """End the thread once all is hashed."""
-        self._queue.put(None)
-        self._thread.join()
-
-    def _work(self) -> None:
-        while (data := self._queue.get()) is not None:
-            try:
-                if self._error is None:
-                    self._take(data)
-            except (OSError, InputError) as error:
-                self._error = error
-
-    def _take(self, data: bytes | TensorEntry) -> None:
-        if isinstance(data, bytes):
-            self._digest.update(data)
-            return
-        with open(data.path, "rb") as reader:
-            for piece in chunks(reader, data.start, data.n_bytes):
-                self._digest.update(piece)
-
-    def update(self, data: bytes) -> None:
-        """Hash data, in the order in which it comes."""
-        self._queue.put(data)
-
-    def update_range(self, entry: TensorEntry) -> None:
-        """Read a tensor's bytes in the thread and hash them, in their turn."""
-        self._queue.put(entry)
-
-    def hexdigest(self) -> str:
-        """Return the hash; to be asked once the block is left.
-
-        Raises:
-            InputError: a range could not be read.
-        """
-        if self._error is not None:
-            raise self._error
-        return self._digest.hexdigest()
-
-
-def chunks(reader: Any, start: int, n_bytes: int) -> Iterator[bytes]:
-    """Read a range of an open file in pieces.
-
-    Raises:
-        InputError: the file ends before the range does.
-    """
-    reader.seek(start)
-    left = n_bytes
-    while left:
-        data = reader.read(min(COPY_BYTES, left))
-        if not data:
-            raise InputError(f"{reader.name} ended while it was read; fetch the file again")
-        yield data
-        left -= len(data)
-
-
 def content_of(rows: TensorRows) -> str:
     """Return the BLAKE2 hash of a matrix's bytes, by which caches and reports know it again."""
     digest = hashlib.blake2b(digest_size=16)
@@ -427,23 +245,17 @@ def all_finite(values: np.ndarray) -> bool:
     return not bool(((values.view(np.uint16) & exponent) == exponent).any())
 
 
-def write_blocks(writer: Any, name: str, new: Replacement) -> None:
-    """Write the blocks of a replaced tensor in its data type.
+def chunks(reader: Any, start: int, n_bytes: int) -> Iterator[bytes]:
+    """Read a range of an open file in pieces.
 
     Raises:
-        InputError: a value is not finite in that data type.
+        InputError: the file ends before the range does.
     """
-    dtype = DTYPES[new.dtype]
-    written = 0
-    for block in new.blocks:
-        with np.errstate(over="ignore"):
-            data = np.ascontiguousarray(block).astype(dtype, copy=False)
-        if not all_finite(data):
-            raise InputError(
-                f"a row of {name} is not finite as {dtype}: the source's own rows are not, or the method overflows "
-                "(then choose another, such as --method linear)"
-            )
-        writer.write(data.view(np.uint8))
-        written += data.nbytes
-    if written != new.n_bytes:
-        raise ValueError(f"{name}: {written} bytes came, {new.n_bytes} were announced")
+    reader.seek(start)
+    left = n_bytes
+    while left:
+        data = reader.read(min(COPY_BYTES, left))
+        if not data:
+            raise InputError(f"{reader.name} ended while it was read; fetch the file again")
+        yield data
+        left -= len(data)

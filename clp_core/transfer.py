@@ -5,35 +5,26 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
-import shutil
-import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from clp_core import __version__, heldout
 from clp_core.auto import AUTO, Choice, choose
 from clp_core.checkpoint import Written
-from clp_core.devices import DEVICES, device_named
-from clp_core.errors import ClpError, InputError
 from clp_core.folders import check_disk, refuse_if_inside
-from clp_core.initializers import INITIALIZERS, Fitted, initializer, parse_settings
+from clp_core.initializers import Fitted, initializer
 from clp_core.locate import read_json
-from clp_core.options import option
-from clp_core.overlap import MATCHES, SPECIAL_RULES
-from clp_core.overrides import read_overrides
+from clp_core.output_folder import check_output, partial_folder, restore_replaced, take_name
 from clp_core.pair import Pair
 from clp_core.progress import report_progress
 from clp_core.provenance import KEPT_ANCHORS, PROVENANCE_FILE, Health, write_provenance
-from clp_core.rows import FALLBACKS, GUARDS, INITIALISED, STATUSES, Maker, Measured, NewRows, RowPlan, mean_length
+from clp_core.rows import FALLBACKS, INITIALISED, STATUSES, Maker, Measured, NewRows, RowPlan, mean_length
 from clp_core.scratch import write_random_model
-from clp_core.static_vectors import read_vectors
+from clp_core.shards import Replacement
 from clp_core.target_files import (
     SpecialIds,
     copy_tokenizer,
@@ -42,105 +33,15 @@ from clp_core.target_files import (
     target_generation_config,
     verify,
 )
-from clp_core.tensors import Replacement, Subset, content_of
+from clp_core.tensors import Subset, content_of
+from clp_core.transfer_options import TransferOptions, check_unused
 from clp_core.workspace import REPORT_FILE
 
 log = logging.getLogger(__name__)
 
-LOCK_FILE = ".writing"
 MOST_UNKNOWN = 0.05
-PROVENANCE_KINDS = ("full", "light")
 PROVENANCE_BYTES = 400
 """Bytes of provenance a token, at the most, for the check of the disk."""
-
-
-@dataclass(frozen=True)
-class TransferOptions:
-    """What a transfer is asked to do."""
-
-    source: str = option(help="source model: a folder or a Hub id")
-    helper: str = option(help="helper model in the target language: a folder or a Hub id")
-    output: str = option(help="folder to write the target model to")
-    method: str = option(
-        "clp",
-        help="method that fills the missing rows; auto: the best on held-out anchors",
-        choices=(*INITIALIZERS, AUTO),
-    )
-    match: str = option(
-        "raw", help="how tokens are compared: their strings, or the bytes they stand for", choices=MATCHES
-    )
-    seed: int = option(42, help="seed of random rows and of the held-out choice", minimum=0)
-    eval_text: str = option("", help="text in the target language on which to score the target before any training")
-    setting: tuple[str, ...] = option((), help="a setting of the method, NAME=NUMBER; may be given again")
-    override: tuple[str, ...] = option(
-        (), help="TOKEN=TEXT: the token's row is the mean of these source tokens; may be given again"
-    )
-    override_file: str = option("", help="file of overrides, a line each: TOKEN, a tab, TEXT")
-    special_tokens: str = option(
-        "auto", help="how special tokens are matched; auto: by string under raw, by role under canonical",
-        choices=SPECIAL_RULES,
-    )  # fmt: skip
-    guard: str = option(
-        "warn", help="rows at risk: none says nothing, warn tells, fallback makes them by linear, else mean",
-        choices=GUARDS,
-    )  # fmt: skip
-    match_norms: bool = option(False, help="scale each new row to the mean length of the copied rows")
-    pad_to_multiple_of: int = option(1, help="fill the rows up to a multiple of this number", minimum=1)
-    provenance: str = option(
-        "full", help="light leaves out each token's anchors where they can be found again", choices=PROVENANCE_KINDS
-    )
-    no_heldout: bool = option(False, help="leave out the score on held-out anchors")
-    device: str = option("auto", help="where large products are done; auto: a GPU where there is one", choices=DEVICES)
-    target_vectors: str = option("", help="static-vectors: .vec text of the target language")
-    source_vectors: str = option("", help="static-vectors, rule of WECHSEL: .vec text of the source language")
-    dictionary: str = option("", help="static-vectors, rule of WECHSEL: word pairs of both languages, a line each")
-    overwrite: bool = option(False, help="replace an output folder that exists")
-
-    def __post_init__(self) -> None:
-        """Refuse bad values by naming the field."""
-        for name in ("source", "helper", "output"):
-            if not str(getattr(self, name)).strip():
-                raise InputError(f"--{name} is empty; name a folder")
-        settings = parse_settings(self.setting)
-        if self.method != AUTO:
-            initializer(self.method).resolve(settings)
-        elif settings:
-            raise InputError("--setting belongs to one method, and --method auto chooses; name the method")
-        for name, choices in (
-            ("match", MATCHES),
-            ("special_tokens", SPECIAL_RULES),
-            ("guard", GUARDS),
-            ("provenance", PROVENANCE_KINDS),
-            ("device", DEVICES),
-        ):
-            if getattr(self, name) not in choices:
-                flag = name.replace("_", "-")
-                raise InputError(f"--{flag} {getattr(self, name)!r} is unknown; use one of {', '.join(choices)}")
-        if not 0 <= self.seed < 2**63:
-            raise InputError("--seed must not be negative, nor 2^63 or more")
-        if self.pad_to_multiple_of < 1:
-            raise InputError("--pad-to-multiple-of must be 1 or more")
-        if self.method == "static-vectors" and not self.target_vectors:
-            raise InputError("static-vectors needs word vectors of the target language: --target-vectors FILE.vec")
-
-    @property
-    def settings(self) -> dict[str, float]:
-        """The method's settings that were given."""
-        return parse_settings(self.setting)
-
-    def open_pair(self) -> Pair:
-        """Open source and helper as these options say.
-
-        Raises:
-            InputError: one of the files they name cannot be used.
-        """
-        overrides = read_overrides(self.override, self.override_file)
-        device = device_named(self.device)
-        pair = Pair.open(self.source, self.helper, self.match, self.special_tokens, overrides, device)
-        pair.vectors = read_vectors(
-            self.target_vectors, self.source_vectors, self.dictionary, pair.overlap.source, pair.overlap.target
-        )
-        return pair
 
 
 def transfer(options: TransferOptions) -> dict[str, Any]:
@@ -425,70 +326,6 @@ class Transfer:
         }
 
 
-def check_unused(options: TransferOptions) -> None:
-    """Refuse options that would have no effect.
-
-    Raises:
-        InputError: overrides for a model of random weights, or word vectors for a method that takes none.
-    """
-    if (
-        options.method != AUTO
-        and initializer(options.method).whole_model
-        and (options.override or options.override_file)
-    ):
-        raise InputError(f"{options.method} draws every row, so --override has no effect; leave it out")
-    if options.target_vectors and options.method != "static-vectors":
-        raise InputError(f"{options.method} takes no word vectors; use --method static-vectors, or leave them out")
-
-
-def restore_replaced(output: Path) -> None:
-    """Put back a model that an overwriting transfer had moved aside when it was killed."""
-    for aside in output.parent.glob(f".{output.name}.replaced-*"):
-        if (aside / "old").is_dir() and not output.exists():
-            log.warning("%s was moved aside by a transfer that was killed; it is put back", output)
-            os.rename(aside / "old", output)
-        with contextlib.suppress(OSError):
-            aside.rmdir()
-
-
-def check_output(output: Path, overwrite: bool) -> None:
-    """Refuse an output that would lose something.
-
-    Raises:
-        InputError: it exists and ``overwrite`` is off, or it is a file, or holds something else than a model.
-    """
-    if output.exists() and not overwrite:
-        raise InputError(f"{output} exists and is kept; choose another --output, or add --overwrite")
-    if output.exists() and not output.is_dir():
-        raise InputError(f"{output} is a file; choose another --output")
-    if output.exists() and any(output.iterdir()) and not (output / "config.json").is_file():
-        raise InputError(f"{output} holds files but no model, so it is not replaced; choose another --output")
-
-
-@contextlib.contextmanager
-def partial_folder(output: Path) -> Iterator[Path]:
-    """Give a temporary folder beside the output, locked while it is written and removed unless it takes its name.
-
-    Folders of that kind whose writer was killed are removed first.
-    """
-    for old in output.parent.glob(f".{output.name}.partial-*"):
-        if (old / LOCK_FILE).is_file():
-            with contextlib.suppress(Timeout, OSError), FileLock(old / LOCK_FILE, timeout=0):
-                shutil.rmtree(old, ignore_errors=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{output.name}.partial-", dir=output.parent))
-    lock = FileLock(part / LOCK_FILE)
-    lock.acquire()
-    try:
-        part.chmod(0o755)
-        yield part
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
-    finally:
-        lock.release()
-        (output / LOCK_FILE).unlink(missing_ok=True)
-
-
 def zero_step(folder: Path, text: str) -> dict[str, Any]:
     """Score a target model on a text before any training, with a sample of what it says."""
     from clp_core.evaluation import evaluate, sample
@@ -514,38 +351,6 @@ def expected_bytes(pair: Pair, plan: RowPlan) -> int:
         entry = pair.source.entry(side)
         total += (plan.n_rows - entry.shape[0]) * entry.n_bytes // entry.shape[0]
     return total
-
-
-def take_name(part: Path, output: Path, overwrite: bool) -> None:
-    """Give a finished folder its name; one that may be replaced is moved aside first and removed last.
-
-    Raises:
-        InputError: another one has taken the name in the meantime.
-    """
-    if not overwrite:
-        try:
-            os.rename(part, output)
-        except OSError as error:
-            raise InputError(f"{output} came to be in the meantime and is kept; choose another name") from error
-        return
-    if not output.exists():
-        os.rename(part, output)
-        return
-    aside = Path(tempfile.mkdtemp(prefix=f".{output.name}.replaced-", dir=output.parent))
-    os.rename(output, aside / "old")
-    try:
-        os.rename(part, output)
-    except BaseException as error:  # an interrupt, too, must not lose the old model
-        if not output.exists():
-            os.rename(aside / "old", output)
-        if isinstance(error, OSError):
-            raise ClpError(f"{output} could not take its name: {error}") from error
-        raise
-    finally:
-        if (aside / "old").exists() and output.exists():
-            shutil.rmtree(aside, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            aside.rmdir()
 
 
 def peak_rss_bytes() -> int | None:

@@ -7,9 +7,9 @@ from typing import Any
 
 import streamlit as st
 
+from clp_core.explain import Explainer, read_report
 from clp_core.folders import fingerprint
 from clp_core.prepared import Prepared
-from clp_core.provenance import Explainer, read_report
 from clp_core.workspace import ModelEntry
 from components.models import Pair, folder_of, models
 

@@ -11,7 +11,7 @@ from clp_core.jobs.submit import command_of, submit_compare, submit_transfer
 from clp_core.options import help_of
 from clp_core.overlap import MATCHES
 from clp_core.rows import GUARDS
-from clp_core.transfer import TransferOptions
+from clp_core.transfer_options import TransferOptions
 from components.jobs import follow
 from components.messages import command, plain, question
 from components.models import folder_of, pair_bar, vocabulary_or_stop, workspace

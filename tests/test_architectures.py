@@ -15,7 +15,8 @@ import transformers
 from transformers import AutoModelForCausalLM
 
 from clp_core.overlap import Overlap
-from clp_core.transfer import TransferOptions, transfer
+from clp_core.transfer import transfer
+from clp_core.transfer_options import TransferOptions
 from clp_core.vocabulary import Vocabulary
 
 TABLE = Path(__file__).parent.parent / "docs" / "architectures.md"

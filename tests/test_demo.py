@@ -16,7 +16,8 @@ from clp_core.demo.build import count_near_duplicates, line_hash, normalise, spl
 from clp_core.initializers import INITIALIZERS
 from clp_core.jobs.submit import submit_train
 from clp_core.training_plan import TrainOptions
-from clp_core.transfer import TransferOptions, transfer
+from clp_core.transfer import transfer
+from clp_core.transfer_options import TransferOptions
 from clp_core.workspace import Workspace
 
 

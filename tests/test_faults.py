@@ -16,7 +16,8 @@ from transformers import AutoModelForCausalLM
 
 from clp_core import transfer as module
 from clp_core.errors import ClpError, InputError
-from clp_core.transfer import TransferOptions, transfer
+from clp_core.transfer import transfer
+from clp_core.transfer_options import TransferOptions
 
 
 def run(source, helper, output, **options):
@@ -194,7 +195,7 @@ def test_killed_transfer_leaves_no_target_and_its_rest_goes_with_the_next_one(tm
 
 
 def test_part_of_a_living_transfer_is_left_alone(tmp_path, pair):
-    from clp_core.transfer import partial_folder
+    from clp_core.output_folder import partial_folder
 
     with partial_folder(tmp_path / "target") as part:
         (part / "file").write_text("being written")
@@ -262,7 +263,7 @@ def test_memory_does_not_grow_with_the_checkpoint(tmp_path, tokenizers, pair):
 
 def write_zeros(path, shapes):
     """A sparse file of bfloat16 zeros with ones in the embedding: no disk is used for the holes."""
-    from clp_core.tensors import write_header
+    from clp_core.shards import write_header
 
     header, offset = {}, 0
     for name, shape in shapes.items():

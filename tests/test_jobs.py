@@ -22,7 +22,7 @@ from clp_core.jobs.store import MetricsReader
 from clp_core.jobs.submit import submit_train, submit_transfer
 from clp_core.progress import write_json
 from clp_core.training_plan import TrainOptions
-from clp_core.transfer import TransferOptions
+from clp_core.transfer_options import TransferOptions
 
 
 @pytest.fixture

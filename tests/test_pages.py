@@ -11,7 +11,8 @@ from test_jobs import end_of
 
 from clp_core.demo import HELPER, SOURCE
 from clp_core.jobs import JobStore
-from clp_core.transfer import TransferOptions, transfer
+from clp_core.transfer import transfer
+from clp_core.transfer_options import TransferOptions
 from clp_core.workspace import Workspace
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM
 
 from clp_core.checkpoint import Checkpoint
 from clp_core.errors import InputError
-from clp_core.transfer import TransferOptions, transfer
+from clp_core.transfer import transfer
+from clp_core.transfer_options import TransferOptions
 
 
 def as_pickle(folder, **options):

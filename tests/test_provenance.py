@@ -11,10 +11,12 @@ from conftest import make_model
 from safetensors.torch import load_file
 
 from clp_core.errors import InputError
+from clp_core.explain import Explainer
 from clp_core.initializers import INITIALIZERS
 from clp_core.overlap import Overlap
-from clp_core.provenance import KEPT_ANCHORS, PROVENANCE_FILE, Anchors, Explainer, Health, write_provenance
-from clp_core.transfer import TransferOptions, transfer
+from clp_core.provenance import KEPT_ANCHORS, PROVENANCE_FILE, Anchors, Health, write_provenance
+from clp_core.transfer import transfer
+from clp_core.transfer_options import TransferOptions
 from clp_core.vocabulary import Vocabulary
 
 METHODS = [name for name in INITIALIZERS if name not in ("random", "scratch", "static-vectors")]

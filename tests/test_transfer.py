@@ -14,9 +14,10 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from clp_core.errors import InputError
+from clp_core.explain import Explainer
 from clp_core.overlap import Overlap
-from clp_core.provenance import Explainer
-from clp_core.transfer import TransferOptions, transfer
+from clp_core.transfer import transfer
+from clp_core.transfer_options import TransferOptions
 from clp_core.vocabulary import Vocabulary
 
 

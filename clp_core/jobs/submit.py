@@ -15,7 +15,7 @@ from clp_core.locate import is_hub_id, locate
 from clp_core.options import arguments_of
 from clp_core.projection import ProjectOptions
 from clp_core.training_plan import TrainOptions, TrainPlan, find_device, plan
-from clp_core.transfer import TransferOptions
+from clp_core.transfer_options import TransferOptions
 from clp_core.workspace import Workspace
 
 

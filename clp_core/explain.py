@@ -1,0 +1,291 @@
+"""Where one row of a target comes from: its anchors, found again from the helper's rows or read as they were kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+
+from clp_core.checkpoint import Checkpoint
+from clp_core.errors import InputError
+from clp_core.initializers import Context, Fitted, initializer
+from clp_core.locate import read_json
+from clp_core.neighbors import unit
+from clp_core.provenance import ANCHOR_COLUMNS, PROVENANCE_FILE, ROW_GROUP
+from clp_core.tensors import RowSource, TensorRows, content_of
+from clp_core.vocabulary import Vocabulary
+from clp_core.workspace import REPORT_FILE
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """One anchor of a token.
+
+    Attributes:
+        token: the overlapping token, or the source token where it is a source token alone.
+        id: its target id, or ``None``.
+        source_id: its source row.
+        weight: what its source row is multiplied with.
+        cosine: to the token, in the helper, or ``None``.
+    """
+
+    token: str
+    id: int | None
+    source_id: int
+    weight: float
+    cosine: float | None
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """How one row of a target model came about.
+
+    Attributes:
+        token: raw token.
+        id: target id.
+        status: ``copied``, ``initialised``, ``override``, ``special`` (copied by role) or ``padding``.
+        method: the method that made the row, ``None`` for one that no method made.
+        source_id: the source row that was copied, or ``None``.
+        n_eff: effective count of anchors, or ``None`` for a copied row and for methods without weights.
+        cancellation: ``1 - |sum w| / sum |w|``, 0 where all weights have one sign, or ``None``.
+        norm_ratio: length of the row over the mean length of copied rows.
+        at_risk: whether a health figure is out of bounds.
+        anchors: the anchors with the largest weights, by absolute value, largest first.
+        anchors_for_90_percent: how many anchors carry 90 % of the absolute weight; ``None`` where too few are kept.
+        n_anchors: number of all anchors.
+    """
+
+    token: str
+    id: int
+    status: str
+    method: str | None
+    source_id: int | None
+    n_eff: float | None
+    cancellation: float | None
+    norm_ratio: float | None
+    at_risk: bool
+    anchors: tuple[Anchor, ...]
+    anchors_for_90_percent: int | None
+    n_anchors: int
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the figures of the command line."""
+        shown = ("token", "id", "status", "method", "source_id", "n_eff", "cancellation", "norm_ratio", "at_risk")
+        keys = ("token", "id", "weight", "cosine", "source_id")
+        anchors = [{key: getattr(anchor, key) for key in keys} for anchor in self.anchors]
+        return {key: getattr(self, key) for key in shown} | {"anchors": anchors}
+
+
+@dataclass(frozen=True)
+class Weighed:
+    """The anchors of one token with the sums over all of them; see ``Anchor`` and ``Explanation``."""
+
+    anchors: tuple[Anchor, ...] = ()
+    cancellation: float | None = None
+    carriers: int | None = None
+
+
+@dataclass(frozen=True)
+class Explainer:
+    """Explains single rows of a target model, from the helper's rows or from the anchors that were kept.
+
+    Attributes:
+        folder: the target model.
+        report: the transfer's report.
+        table: the stored provenance, without the lists of anchors.
+        vocabulary: the target's vocabulary.
+        helper_rows: input embeddings of the helper, ``[n_target, d]``, or ``None`` where the helper is gone.
+    """
+
+    folder: Path
+    report: Mapping[str, Any]
+    table: pd.DataFrame
+    vocabulary: Vocabulary
+    helper_rows: RowSource | None
+
+    @classmethod
+    def open(cls, folder: Path, helper_rows: RowSource | None = None, content: str = "") -> Explainer:
+        """Open a folder that a transfer wrote.
+
+        A helper that is gone, or whose rows are no longer those of the transfer, is not used: the anchors that were
+        kept serve then.
+
+        Args:
+            folder: the target model.
+            helper_rows: the helper's input rows, if they are at hand; otherwise they are read from the helper's folder.
+            content: what ``content_of`` said of these rows; rows without it are taken as they are.
+
+        Raises:
+            InputError: no transfer wrote this folder.
+        """
+        report = read_report(folder)
+        if helper_rows is None:
+            helper_rows, content = helper_of(report)
+        if content and content != report.get("helper_content", content):
+            helper_rows = None
+        columns = [
+            name for name in pq.read_schema(folder / PROVENANCE_FILE).names if name not in (*ANCHOR_COLUMNS, "bytes")
+        ]
+        table = pd.read_parquet(folder / PROVENANCE_FILE, columns=columns)
+        return cls(folder, report, table, Vocabulary.open(folder), helper_rows)
+
+    @cached_property
+    def anchor_ids(self) -> np.ndarray:
+        """Target ids of the anchors."""
+        return np.flatnonzero(self.table["status"].isin(("copied", "special")).to_numpy())
+
+    @cached_property
+    def _fitted(self) -> dict[str, Fitted]:
+        return {}
+
+    def fitted(self, method: str) -> Fitted:
+        """Return a method, fitted again with the parameters that the transfer chose."""
+        if method not in self._fitted:
+            assert self.helper_rows is not None
+            parameters = self.report["parameters"]["input"].get(method, {})
+            settings = self.report["settings"].get(method, {})
+            context = Context(self.helper_rows, self.anchor_ids, None, self.report["seed"], parameters, settings)
+            self._fitted[method] = initializer(method).fit(context)
+        return self._fitted[method]
+
+    def explain(self, token_id: int, k: int = 10) -> Explanation:
+        """Explain the row of one target id with its k largest weights.
+
+        Where a method's weights cannot be found again from the helper's rows, at most the anchors that were kept with
+        the model are shown.
+
+        Raises:
+            InputError: the helper is gone, and no anchors were kept.
+        """
+        record = self.table.iloc[token_id]
+        status = str(record["status"])
+        method = None if pd.isna(record["method"]) else str(record["method"])
+        weighed = Weighed()
+        if status == "override":
+            weighed = self._overridden(token_id, k)
+        elif method is not None:
+            again = initializer(method).from_helper and self.helper_rows is not None
+            weighed = self._weighed(token_id, method, k) if again else self._kept(token_id, k)
+        source_id = record["source_id"]
+        return Explanation(
+            token=self.vocabulary.tokens[token_id] or "",
+            id=token_id,
+            status=status,
+            method=method,
+            source_id=None if pd.isna(source_id) else int(source_id),
+            n_eff=finite(record["n_eff"]),
+            cancellation=weighed.cancellation,
+            norm_ratio=finite(record["norm_ratio"]),
+            at_risk=bool(record["at_risk"]),
+            anchors=weighed.anchors,
+            anchors_for_90_percent=weighed.carriers,
+            n_anchors=len(self.anchor_ids),
+        )
+
+    def _weighed(self, token_id: int, method: str, k: int) -> Weighed:
+        """Find a token's weights again from the helper's rows."""
+        found = self.fitted(method).weights(np.array([token_id]))
+        if found is None or not found.shape[1]:
+            return Weighed()
+        assert self.helper_rows is not None
+        weights = found[0] * float(self.table["scale"].iloc[token_id])
+        size = np.abs(weights)
+        order = np.argsort(-size, kind="stable")
+        ids = self.anchor_ids[order[:k]]
+        cosines = unit(self.helper_rows.take(ids)) @ unit(self.helper_rows.take(np.array([token_id])))[0]
+        sources = self.table["source_id"].iloc[ids].to_numpy(dtype=np.int64)
+        anchors = self._anchors(ids, sources, weights[order[:k]], cosines)
+        total = float(size.sum())
+        carriers = int(np.searchsorted(np.cumsum(size[order]), 0.9 * total)) + 1
+        used = int(np.count_nonzero(size))
+        return Weighed(
+            anchors[: min(k, used)], float(1 - abs(weights.sum()) / total) if total else None, min(carriers, used)
+        )
+
+    def _kept(self, token_id: int, k: int) -> Weighed:
+        """Read the anchors that were kept with the model."""
+        file = pq.ParquetFile(self.folder / PROVENANCE_FILE)
+        columns = [*ANCHOR_COLUMNS, "anchor_share", "cancellation"]
+        group = file.read_row_group(token_id // ROW_GROUP, columns=columns)
+        record = group.slice(token_id % ROW_GROUP, 1).to_pylist()[0]
+        if not record["anchor_ids"]:
+            if record["anchor_share"] is None and not pd.isna(self.table["n_eff"].iloc[token_id]):
+                raise InputError(
+                    f"the helper {self.report['helper']} is gone or changed, and no anchors were kept with "
+                    f"{self.folder.name}; put it back as it was, or write the target with --provenance full"
+                )
+            return Weighed()
+        weights = np.array(record["anchor_weights"])
+        share, cancellation = record["anchor_share"], record["cancellation"]
+        parts = np.cumsum(np.abs(weights)) / np.abs(weights).sum() * share
+        carriers = int(np.searchsorted(parts, 0.9)) + 1 if share >= 0.9 else None
+        columns_of = (record[name][:k] for name in ANCHOR_COLUMNS)
+        return Weighed(self._anchors(*columns_of), cancellation, carriers)
+
+    def _overridden(self, token_id: int, k: int) -> Weighed:
+        """Return the source tokens whose mean an overridden row is."""
+        sources = self.report["overrides"][str(token_id)]
+        shares = np.full(len(sources), 1 / len(sources))
+        none = np.full(len(sources), -1)
+        return Weighed(self._anchors(none, sources, shares, np.full(len(sources), np.nan))[:k], 0.0, len(sources))
+
+    @cached_property
+    def _source_vocabulary(self) -> Vocabulary | None:
+        folder = Path(self.report["source"])
+        return Vocabulary.open(folder) if folder.is_dir() else None
+
+    def _anchors(
+        self, ids: Iterable[int], sources: Iterable[int], weights: Iterable[float], cosines: Iterable[float]
+    ) -> tuple[Anchor, ...]:
+        return tuple(
+            Anchor(
+                token=self._token(int(i), int(source)),
+                id=int(i) if i >= 0 else None,
+                source_id=int(source),
+                weight=float(weight),
+                cosine=finite(cosine),
+            )
+            for i, source, weight, cosine in zip(ids, sources, weights, cosines, strict=True)
+        )
+
+    def _token(self, target_id: int, source_id: int) -> str:
+        if target_id >= 0:
+            return self.vocabulary.tokens[target_id] or ""
+        source = self._source_vocabulary
+        return (source.tokens[source_id] or "") if source is not None else f"#{source_id}"
+
+
+def helper_of(report: Mapping[str, Any]) -> tuple[TensorRows | None, str]:
+    """Return the helper's input rows and their content, ``None`` where it cannot be opened."""
+    try:
+        rows = Checkpoint.open(report["helper"]).rows("input")
+        return rows, content_of(rows)
+    except InputError:
+        return None, ""
+
+
+def read_report(folder: Path) -> dict[str, Any]:
+    """Return the report of a transfer.
+
+    Raises:
+        InputError: no transfer wrote this folder.
+    """
+    report = read_json(folder / REPORT_FILE)
+    if not report or not (folder / PROVENANCE_FILE).is_file():
+        raise InputError(
+            f"{folder} was not written by a transfer (no {REPORT_FILE}); name the output of `clp transfer`"
+        )
+    return report
+
+
+def finite(value: Any) -> float | None:
+    """Return a number as a float, or ``None`` where it is missing or not finite."""
+    if value is None or pd.isna(value) or not np.isfinite(value):
+        return None
+    return float(value)

@@ -1,0 +1,123 @@
+"""What a transfer is asked to do; one definition makes the command line, the page's form and the job's spec."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from clp_core.auto import AUTO
+from clp_core.devices import DEVICES, device_named
+from clp_core.errors import InputError
+from clp_core.initializers import INITIALIZERS, initializer, parse_settings
+from clp_core.options import option
+from clp_core.overlap import MATCHES, SPECIAL_RULES
+from clp_core.overrides import read_overrides
+from clp_core.pair import Pair
+from clp_core.rows import GUARDS
+from clp_core.static_vectors import read_vectors
+
+PROVENANCE_KINDS = ("full", "light")
+
+
+@dataclass(frozen=True)
+class TransferOptions:
+    """What a transfer is asked to do."""
+
+    source: str = option(help="source model: a folder or a Hub id")
+    helper: str = option(help="helper model in the target language: a folder or a Hub id")
+    output: str = option(help="folder to write the target model to")
+    method: str = option(
+        "clp",
+        help="method that fills the missing rows; auto: the best on held-out anchors",
+        choices=(*INITIALIZERS, AUTO),
+    )
+    match: str = option(
+        "raw", help="how tokens are compared: their strings, or the bytes they stand for", choices=MATCHES
+    )
+    seed: int = option(42, help="seed of random rows and of the held-out choice", minimum=0)
+    eval_text: str = option("", help="text in the target language on which to score the target before any training")
+    setting: tuple[str, ...] = option((), help="a setting of the method, NAME=NUMBER; may be given again")
+    override: tuple[str, ...] = option(
+        (), help="TOKEN=TEXT: the token's row is the mean of these source tokens; may be given again"
+    )
+    override_file: str = option("", help="file of overrides, a line each: TOKEN, a tab, TEXT")
+    special_tokens: str = option(
+        "auto", help="how special tokens are matched; auto: by string under raw, by role under canonical",
+        choices=SPECIAL_RULES,
+    )  # fmt: skip
+    guard: str = option(
+        "warn", help="rows at risk: none says nothing, warn tells, fallback makes them by linear, else mean",
+        choices=GUARDS,
+    )  # fmt: skip
+    match_norms: bool = option(False, help="scale each new row to the mean length of the copied rows")
+    pad_to_multiple_of: int = option(1, help="fill the rows up to a multiple of this number", minimum=1)
+    provenance: str = option(
+        "full", help="light leaves out each token's anchors where they can be found again", choices=PROVENANCE_KINDS
+    )
+    no_heldout: bool = option(False, help="leave out the score on held-out anchors")
+    device: str = option("auto", help="where large products are done; auto: a GPU where there is one", choices=DEVICES)
+    target_vectors: str = option("", help="static-vectors: .vec text of the target language")
+    source_vectors: str = option("", help="static-vectors, rule of WECHSEL: .vec text of the source language")
+    dictionary: str = option("", help="static-vectors, rule of WECHSEL: word pairs of both languages, a line each")
+    overwrite: bool = option(False, help="replace an output folder that exists")
+
+    def __post_init__(self) -> None:
+        """Refuse bad values by naming the field."""
+        for name in ("source", "helper", "output"):
+            if not str(getattr(self, name)).strip():
+                raise InputError(f"--{name} is empty; name a folder")
+        settings = parse_settings(self.setting)
+        if self.method != AUTO:
+            initializer(self.method).resolve(settings)
+        elif settings:
+            raise InputError("--setting belongs to one method, and --method auto chooses; name the method")
+        for name, choices in (
+            ("match", MATCHES),
+            ("special_tokens", SPECIAL_RULES),
+            ("guard", GUARDS),
+            ("provenance", PROVENANCE_KINDS),
+            ("device", DEVICES),
+        ):
+            if getattr(self, name) not in choices:
+                flag = name.replace("_", "-")
+                raise InputError(f"--{flag} {getattr(self, name)!r} is unknown; use one of {', '.join(choices)}")
+        if not 0 <= self.seed < 2**63:
+            raise InputError("--seed must not be negative, nor 2^63 or more")
+        if self.pad_to_multiple_of < 1:
+            raise InputError("--pad-to-multiple-of must be 1 or more")
+        if self.method == "static-vectors" and not self.target_vectors:
+            raise InputError("static-vectors needs word vectors of the target language: --target-vectors FILE.vec")
+
+    @property
+    def settings(self) -> dict[str, float]:
+        """The method's settings that were given."""
+        return parse_settings(self.setting)
+
+    def open_pair(self) -> Pair:
+        """Open source and helper as these options say.
+
+        Raises:
+            InputError: one of the files they name cannot be used.
+        """
+        overrides = read_overrides(self.override, self.override_file)
+        device = device_named(self.device)
+        pair = Pair.open(self.source, self.helper, self.match, self.special_tokens, overrides, device)
+        pair.vectors = read_vectors(
+            self.target_vectors, self.source_vectors, self.dictionary, pair.overlap.source, pair.overlap.target
+        )
+        return pair
+
+
+def check_unused(options: TransferOptions) -> None:
+    """Refuse options that would have no effect.
+
+    Raises:
+        InputError: overrides for a model of random weights, or word vectors for a method that takes none.
+    """
+    if (
+        options.method != AUTO
+        and initializer(options.method).whole_model
+        and (options.override or options.override_file)
+    ):
+        raise InputError(f"{options.method} draws every row, so --override has no effect; leave it out")
+    if options.target_vectors and options.method != "static-vectors":
+        raise InputError(f"{options.method} takes no word vectors; use --method static-vectors, or leave them out")
