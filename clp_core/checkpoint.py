@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +21,7 @@ from clp_core.folders import weight_files
 from clp_core.locate import locate, read_json
 from clp_core.pickles import converted, pickled_files
 from clp_core.progress import report_progress
-from clp_core.shards import Replacement, read_ahead, write_copy
+from clp_core.shards import Replacement, flush, read_ahead, write_copy
 from clp_core.tensors import DTYPES, TensorEntry, TensorRows, read_header, tensor_digest
 from clp_core.workspace import Workspace
 
@@ -218,14 +219,18 @@ class Checkpoint:
             done += n_bytes
             report_progress("writing the weights", done / whole, bytes_done=done, bytes_total=whole)
 
-        for path, following in zip(self.files, (*self.files[1:], None), strict=True):
-            read_ahead(path)
-            if following is not None:
-                read_ahead(following)
-            copied = write_copy(path, target / path.name, replaced, dropped, on_bytes)
-            total += copied.n_bytes
-            files[path.name] = copied.sha256
-            digests |= copied.digests
+        with ThreadPoolExecutor(1) as flusher:  # one file goes to the disk while the next is read
+            flushed = []
+            for path, following in zip(self.files, (*self.files[1:], None), strict=True):
+                if following is not None:
+                    read_ahead(following)
+                copied = write_copy(path, target / path.name, replaced, dropped, on_bytes)
+                flushed.append(flusher.submit(flush, target / path.name))
+                total += copied.n_bytes
+                files[path.name] = copied.sha256
+                digests |= copied.digests
+            for done_one in flushed:
+                done_one.result()
         index = read_json(self.weights / INDEX_FILE)
         if index:
             weight_map = {name: file for name, file in index["weight_map"].items() if name not in dropped}

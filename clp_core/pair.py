@@ -17,6 +17,7 @@ from clp_core.overlap import Overlap
 from clp_core.overrides import resolve_overrides
 from clp_core.pieces import SourcePieces
 from clp_core.rows import RowPlan
+from clp_core.shards import read_ahead
 from clp_core.tensors import JoinedRows, RowSource, Subset, block_ranges
 from clp_core.vocabulary import Vocabulary
 
@@ -73,6 +74,7 @@ class Pair:
             InputError: one cannot be opened, the helper has fewer rows than tokens, or nothing overlaps.
         """
         a, b = Checkpoint.open(source), Checkpoint.open(helper)
+        read_ahead(a.files[0])
         check_source(a)
         overlap = Overlap.of(Vocabulary.open(a.folder), Vocabulary.open(b.folder), match, special)
         n_source, n_helper = a.rows("input").shape[0], b.rows("input").shape[0]

@@ -61,7 +61,7 @@ def write_copy(
 ) -> Copied:
     """Write a safetensors file with some tensors replaced and some dropped; all other bytes are copied as they are.
 
-    The source is read once, front to back, and hashed on the way. A file that stays as it is is cloned where the file
+    The source is read once, front to back, and hashed on the way; the copy is still to be flushed to the disk. A file that stays as it is is cloned where the file
     system can do that (never linked: an edit of the copy must not reach the source), and then only read.
 
     Args:
@@ -109,8 +109,6 @@ def write_copy(
             digests[entry.name] = digest.hexdigest()
         for data in chunks(reader, position, source.stat().st_size - position):
             whole.update(data)
-        writer.flush()
-        os.fsync(writer.fileno())
     return Copied(offset, whole.hexdigest(), digests)
 
 
@@ -128,6 +126,12 @@ def clone(reader: Any, writer: Any) -> bool:
     except OSError:
         return False
     return True
+
+
+def flush(path: Path) -> None:
+    """Wait until a file is on the disk."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
 
 
 def read_ahead(path: Path) -> None:
