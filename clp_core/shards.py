@@ -61,8 +61,9 @@ def write_copy(
 ) -> Copied:
     """Write a safetensors file with some tensors replaced and some dropped; all other bytes are copied as they are.
 
-    The source is read once, front to back, and hashed on the way; the copy is still to be flushed to the disk. A file that stays as it is is cloned where the file
-    system can do that (never linked: an edit of the copy must not reach the source), and then only read.
+    The source is read once, front to back, and hashed on the way. A file that stays as it is is cloned where the file
+    system can do that (never linked: an edit of the copy must not reach the source), and then only read. The copy is
+    still to be flushed to the disk.
 
     Args:
         source: the file.
