@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -91,8 +90,3 @@ def score_fold(method: Initializer, context: Context, visible: Context, hidden: 
         cosines += float(np.divide(products, lengths, out=np.zeros_like(products), where=has_direction).sum())
     relative = float(np.sqrt(error / spread)) if spread > 0 else float("nan")
     return HeldOut(cosines / len(hidden), relative, len(hidden))
-
-
-def ranking(scores: Mapping[str, HeldOut | None]) -> list[str]:
-    """Return the methods from best to worst by centred cosine; those without a score last."""
-    return sorted(scores, key=lambda name: -(found.centred_cosine if (found := scores[name]) else -np.inf))

@@ -181,9 +181,10 @@ def pair_warnings(overlap: Overlap, n_source: int, n_helper: int, beyond: int) -
             "the source has a chat template; it and its special tokens are not carried over, "
             "so the target is no chat model"
         )
-    dropped = [i for i in sorted(source.added_ids - source.special_ids) if i not in set(overlap.source_ids.tolist())]
+    matched = set(overlap.source_ids.tolist())
+    dropped = [source.tokens[i] for i in sorted(source.added_ids - source.special_ids) if i not in matched]
     if dropped:
-        warnings.append(f"{len(dropped)} added tokens of the source are not in the target: {named(source, dropped)}")
+        warnings.append(f"{len(dropped)} added tokens of the source are not in the target: {named(dropped)}")
     if beyond:
         warnings.append(f"{beyond} tokens in common lie beyond the source's {n_source} rows; they count as missing")
     for vocabulary, rows in ((source, n_source), (target, n_helper)):
@@ -199,7 +200,7 @@ def pair_warnings(overlap: Overlap, n_source: int, n_helper: int, beyond: int) -
     if gaps:
         warnings.append(f"the helper's ids have {gaps} gaps; their rows are the mean of the copied rows")
     if overlap.role_conflicts:
-        shown = ", ".join(repr(token) for token in overlap.role_conflicts[:NAMES_SHOWN])
+        shown = named(overlap.role_conflicts)
         warnings.append(
             f"{len(overlap.role_conflicts)} copied tokens have another special role in the source ({shown}); "
             "with --special-tokens role they are matched by role"
@@ -207,7 +208,7 @@ def pair_warnings(overlap: Overlap, n_source: int, n_helper: int, beyond: int) -
     return warnings
 
 
-def named(vocabulary: Vocabulary, ids: Sequence[int]) -> str:
+def named(tokens: Sequence[str | None]) -> str:
     """Return the first few tokens of a list."""
-    shown = ", ".join(repr(vocabulary.tokens[i]) for i in ids[:NAMES_SHOWN])
-    return shown + (", ..." if len(ids) > NAMES_SHOWN else "")
+    shown = ", ".join(repr(token) for token in tokens[:NAMES_SHOWN])
+    return shown + (", ..." if len(tokens) > NAMES_SHOWN else "")

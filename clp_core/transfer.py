@@ -255,6 +255,7 @@ class Transfer:
         at_risk, missing = summary["rows_at_risk"], len(self.plan.missing_ids)
         if not at_risk:
             return warnings
+        rows = "rows" if side == "input" else f"{side} rows"
         kinds = [
             f"{summary[key]:,} {meaning}"
             for key, meaning in (
@@ -264,8 +265,7 @@ class Transfer:
             )
             if summary[key]
         ]
-        text = f"{at_risk:,} of {missing:,} new {side} rows are at risk under {self.method.name}: {'; '.join(kinds)}"
-        text = text.replace(" input rows", " rows")
+        text = f"{at_risk:,} of {missing:,} new {rows} are at risk under {self.method.name}: {'; '.join(kinds)}"
         if score is not None and self.method.name != "linear":
             seed = self.options.seed
             better = heldout.score(initializer("linear"), self.pair.context("input", seed), seed)
