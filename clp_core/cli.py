@@ -6,7 +6,6 @@ exit code is 0 on success, 1 where a job failed, 2 on bad arguments or bad input
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import os
 import signal
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clp_core.cli_compare import compare_command
+from clp_core.cli_explore import agreement_command, near_duplicates_command, neighbors_command, project_command
 from clp_core.cli_jobs import jobs_app
 from clp_core.cli_output import Json, emit, options_command, print_table, terminal_progress, written
 from clp_core.errors import ClpError, InputError
@@ -39,6 +39,10 @@ app = typer.Typer(
 )
 app.add_typer(jobs_app, name="jobs")
 app.command("compare-methods")(compare_command)
+app.command("neighbors")(neighbors_command)
+app.command("agreement")(agreement_command)
+app.command("near-duplicates")(near_duplicates_command)
+options_command(app, ProjectOptions, "project", positional="model")(project_command)
 
 FOLLOW_S = 0.5
 
@@ -54,6 +58,7 @@ def overlap(
     from clp_core.corpus import check_texts, read_documents
     from clp_core.locate import locate
     from clp_core.overlap import MATCHES, overlap_pairs
+    from clp_core.text_overlap import measure_text
     from clp_core.vocabulary import Vocabulary
 
     if len(tokenizers) < 2:
@@ -75,7 +80,7 @@ def overlap(
             "share_of_target": found.share_of_target,
         }
         if text is not None:
-            pair["text"] = dataclasses.asdict(found.on_text("\n".join(read_documents([text]))))
+            pair["text"] = measure_text(found, "\n".join(read_documents([text]))).figures
         pairs.append(pair)
     columns = ["source", "target", "source_size", "target_size", "overlap", "share_of_source", "share_of_target"]
 
@@ -146,68 +151,6 @@ def inspect_(
 
 
 app.registered_commands[-1].name = "inspect"
-
-
-@app.command()
-def neighbors(
-    model: Annotated[str, typer.Argument(help="model: a folder or a Hub id")],
-    tokens: Annotated[
-        list[str], typer.Argument(help="tokens: the string, a text that is one token, or #id", metavar="TOKEN")
-    ],
-    k: Annotated[int, typer.Option("-k", help="neighbours to show", min=1)] = 10,
-    as_json: Json = False,
-) -> None:
-    """Show the nearest tokens of tokens by the cosine of their input embeddings."""
-    import numpy as np
-
-    from clp_core.checkpoint import Checkpoint
-    from clp_core.neighbors import nearest
-    from clp_core.vocabulary import Vocabulary
-
-    checkpoint = Checkpoint.open(model)
-    vocabulary = Vocabulary.open(checkpoint.folder)
-    ids = [vocabulary.find(token) for token in tokens]
-    rows = checkpoint.rows("input")
-    base = np.array([i for i, token in enumerate(vocabulary.tokens) if token is not None and i < rows.shape[0]])
-    cosines, found = nearest(rows.take(np.array(ids)), rows.take(base), k + 1)
-    result = []
-    for token_id, row, near in zip(ids, cosines, base[found], strict=True):
-        pairs = [(int(i), float(c)) for i, c in zip(near, row, strict=True) if i != token_id][:k]
-        listed = [{"token": vocabulary.tokens[i], "id": i, "cosine": c} for i, c in pairs]
-        result.append({"token": vocabulary.tokens[token_id], "id": token_id, "neighbors": listed})
-
-    def show(result: dict[str, Any]) -> None:
-        for token in result["tokens"]:
-            print_table(
-                f"{token['token']!r} (id {token['id']})",
-                ["token", "id", "cosine"],
-                [list(n.values()) for n in token["neighbors"]],
-            )
-
-    emit({"tokens": result}, as_json, show)
-
-
-@options_command(app, ProjectOptions, "project", positional="model")
-def project_command(options: ProjectOptions, as_json: Json = False) -> None:
-    """Lay out a model's input embeddings in two dimensions."""
-    from clp_core.locate import locate
-    from clp_core.prepared import prepare
-    from clp_core.projection import project
-
-    started = time.perf_counter()
-    cache = Workspace.current().cache
-    output = Path(options.output)
-    if not output.absolute().parent.is_dir():
-        raise InputError(f"there is no folder {output.absolute().parent}; make it first")
-    table, cached = project(prepare(locate(options.model), cache), options.method, cache, options.seed)
-    table.to_parquet(output, index=False)
-    seconds = round(time.perf_counter() - started, 3)
-    result = {"output": str(output), "points": len(table), "seconds": seconds, "cached": cached}
-    emit(
-        result,
-        as_json,
-        lambda found: typer.echo(f"{found['points']:,} points in {found['seconds']} s: {found['output']}"),
-    )
 
 
 @app.command()

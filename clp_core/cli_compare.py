@@ -10,6 +10,7 @@ import typer
 from clp_core.cli_output import Json, emit, print_table, terminal_progress
 from clp_core.errors import InputError
 from clp_core.transfer_options import TransferOptions
+from clp_core.workspace import Workspace
 
 
 def compare_command(
@@ -26,6 +27,9 @@ def compare_command(
     target_vectors: Annotated[str, typer.Option(help="for static-vectors, as in transfer")] = "",
     source_vectors: Annotated[str, typer.Option(help="for static-vectors, as in transfer")] = "",
     dictionary: Annotated[str, typer.Option(help="for static-vectors, as in transfer")] = "",
+    keep_rows: Annotated[
+        bool, typer.Option("--keep-rows", help="keep each method's new rows in the workspace, for the page on tokens")
+    ] = False,
     figure: Annotated[Path | None, typer.Option(help="write the figure to this .html file")] = None,
     as_json: Json = False,
 ) -> None:
@@ -47,8 +51,9 @@ def compare_command(
     )
     if figure is not None and not figure.absolute().parent.is_dir():
         raise InputError(f"there is no folder {figure.absolute().parent}; make it first")
+    cache = Workspace.current().cache if keep_rows else None
     with terminal_progress():
-        scores, advice = compare_methods(options, names, folds)
+        scores, advice = compare_methods(options, names, folds, cache)
     result: dict[str, Any] = {"methods": [score.as_json() for score in scores], "advice": advice}
     if figure is not None:
         from clp_core.figures import methods_chart

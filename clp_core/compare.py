@@ -15,6 +15,7 @@ import numpy as np
 from clp_core import heldout
 from clp_core.errors import InputError
 from clp_core.initializers import Initializer, initializer, parse_settings
+from clp_core.method_rows import KEPT, MethodRows
 from clp_core.pair import Pair
 from clp_core.prepared import max_positions
 from clp_core.progress import report_progress
@@ -64,34 +65,41 @@ class MethodScore:
 
 
 def compare_methods(
-    options: TransferOptions, methods: Sequence[str] = (), folds: int = 1
+    options: TransferOptions, methods: Sequence[str] = (), folds: int = 1, cache: Path | None = None
 ) -> tuple[list[MethodScore], str]:
-    """Score methods on one pair; nothing is written, the source model is given each method's rows in memory.
+    """Score methods on one pair; no model is written, the source model is given each method's rows in memory.
 
     Args:
         options: pair, match, seed, text and so on; its output and method are not used.
         methods: names, with settings as in ``clp-topk:k=8:temperature=0.2``; by default all that have what they need,
             and ``linear`` as ``auto`` takes it.
         folds: how often another tenth of the anchors is hidden.
+        cache: where the new input rows of every method are kept for the page on tokens; nowhere by default.
 
     Returns:
         The scores, best first, and one sentence of advice.
 
     Raises:
-        InputError: a method is unknown, or the pair cannot be opened.
+        InputError: a method is unknown, the pair cannot be opened, or the disk is too full to keep the rows.
     """
     chosen = [parse_method(name) for name in methods]
     pair = options.open_pair()
     if not chosen:
         chosen = [parse_method(name) for name in (*pair.usable_methods(), AS_AUTO)]
     bench = Bench.open(pair, options) if options.eval_text else None
+    kept = None
+    if cache is not None:
+        kept = MethodRows.of(cache, pair.source.folder, pair.helper.folder, options.match, options.seed)
+        kept.start(pair.plan().missing_ids, pair.source.rows("input").shape[1], len(chosen))
     scores = []
     for i, (name, method, settings) in enumerate(chosen):
         report_progress(f"scoring {name}", i / len(chosen))
         own = replace(options, method=method.name, setting=settings)
-        score = score_method(pair, own, method, bench, folds)
+        score = score_method(pair, own, method, bench, folds, (kept, name) if kept else None)
         scores.append(replace(score, method=name))
     scores.sort(key=sort_key)
+    if kept is not None:
+        kept.finish([score.method for score in scores if kept.file(score.method, "figures").is_file()])
     return scores, advice(scores)
 
 
@@ -108,17 +116,26 @@ def parse_method(text: str) -> tuple[str, Initializer, tuple[str, ...]]:
 
 
 def score_method(
-    pair: Pair, options: TransferOptions, method: Initializer, bench: Bench | None, folds: int
+    pair: Pair,
+    options: TransferOptions,
+    method: Initializer,
+    bench: Bench | None,
+    folds: int,
+    keep: tuple[MethodRows, str] | None = None,
 ) -> MethodScore:
-    """Score one method; what it cannot do on this pair is noted."""
+    """Score one method, and keep its rows where asked; what it cannot do on this pair is noted."""
     held, bits, note = None, None, ""
     before = reset_peak()
     started = time.perf_counter()
     seconds = 0.0
     try:
-        rows = target_rows(pair, options, method)
+        # With full provenance the heaviest anchors are noted, where rows are made once more to be kept.
+        work = Transfer(replace(options, provenance="full"), pair, pair.plan(options.pad_to_multiple_of))
+        rows = target_rows(work)
         seconds = time.perf_counter() - started
         peak = peak_rss_bytes()
+        if keep is not None and rows:
+            keep_rows(work, *keep)
         held = heldout.score(method, pair.context("input", options.seed, options.settings), options.seed, folds=folds)
         if bench is not None:
             bits = bench.scratch_bits(options) if method.whole_model else bench.bits(rows)
@@ -128,7 +145,7 @@ def score_method(
     return MethodScore(method.name, held, bits, seconds, used, note)
 
 
-def target_rows(pair: Pair, options: TransferOptions, method: Initializer) -> dict[str, np.ndarray]:
+def target_rows(work: Transfer) -> dict[str, np.ndarray]:
     """Return the target's tensors by what they are (``input``, ``output``, ``bias``), as a transfer would write them.
 
     Values are float32 widened from the source's data type. A method that draws the whole model has none.
@@ -136,15 +153,30 @@ def target_rows(pair: Pair, options: TransferOptions, method: Initializer) -> di
     Raises:
         InputError: a row is not finite in the source's data type.
     """
-    if method.whole_model:
+    if work.method.whole_model:
         return {}
-    work = Transfer(options, pair, pair.plan(options.pad_to_multiple_of))
     found = {}
     for kind, new in work.new_rows(measure=False).items():
         found[kind] = np.concatenate([block.astype(np.float32) for block in new])
         if not np.isfinite(found[kind]).all():
             raise InputError(f"a new row of the {kind} embedding is not finite in the source's data type")
     return found
+
+
+def keep_rows(work: Transfer, kept: MethodRows, name: str) -> None:
+    """Make the missing input rows of a method with their figures, and keep them."""
+    rows = np.concatenate([block.astype(np.float32) for block in work.new_rows()["input"]])
+    ids, measured = work.plan.missing_ids, work.measured["input"]
+    copied = measured.norms[work.plan.source_ids >= 0]
+    assert measured.anchors is not None
+    anchors = measured.anchors.scaled(measured.scale)
+    figures = {
+        "n_eff": measured.n_eff[ids],
+        "norm_ratio": measured.norms[ids] / (copied.mean() if len(copied) else np.nan),
+        "sources": anchors.sources[ids, :KEPT],
+        "weights": anchors.weights[ids, :KEPT],
+    }
+    kept.keep(name, rows[ids], figures)
 
 
 @dataclass

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import faiss
 import numpy as np
 
+from clp_core.tensors import RowSource, block_ranges
+
 MOST_ON_GPU = 2048
 """Neighbours that FAISS finds on a GPU at the most; more are found on the CPU."""
+
+
+SPARE = 16
+"""Candidates beyond the neighbours asked for that are scored again from the full rows."""
 
 
 @lru_cache(1)
@@ -65,3 +73,64 @@ def largest_products(
     else:
         products, ids = faiss.knn(queries, base, k, metric=faiss.METRIC_INNER_PRODUCT)
     return products, ids.astype(np.int64)
+
+
+def write_index(rows: RowSource, ids: np.ndarray, path: Path) -> None:
+    """Write the rows of some tokens, scaled to length 1 in half precision, as a FAISS index that can be mapped.
+
+    Args:
+        rows: ``[n_rows, d]``.
+        ids: which of them, ``[n]``; the index knows them by their place in this array.
+        path: the file.
+    """
+    index = faiss.IndexScalarQuantizer(rows.shape[1], faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
+    for part in block_ranges(len(ids), rows.shape[1]):
+        index.add(unit(rows.take(ids[part])))
+    faiss.write_index(index, str(path))
+
+
+@dataclass(frozen=True)
+class RowIndex:
+    """The rows of a model's tokens, ready to be searched for one token without reading them into memory.
+
+    Half precision finds the candidates; their cosines and order are those of the full rows.
+
+    Attributes:
+        index: FAISS's index over unit rows in half precision, mapped from its file.
+        ids: the token of each of its rows, ascending, ``[n]``.
+        rows: the full rows by token id, ``[n_rows, d]``.
+    """
+
+    index: Any
+    ids: np.ndarray
+    rows: RowSource
+
+    @classmethod
+    def open(cls, path: Path, ids: np.ndarray, rows: RowSource) -> RowIndex:
+        """Map the file that ``write_index`` has written for these ids and rows."""
+        return cls(faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC), ids, rows)
+
+    def nearest(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the k tokens whose rows have the largest cosine to each query, best first.
+
+        Args:
+            queries: ``[q, d]``.
+            k: how many; at most n are returned.
+
+        Returns:
+            Cosines ``[q, k]`` float32 and token ids ``[q, k]`` int64.
+        """
+        k = min(k, len(self.ids))
+        queries = unit(queries)
+        _, places = self.index.search(queries, min(k + SPARE, len(self.ids)))
+        found = self.ids[places]
+        rows = unit(self.rows.take(found.ravel())).reshape(*found.shape, -1)
+        cosines = np.einsum("qkd,qd->qk", rows, queries)
+        order = np.argsort(-cosines, axis=1, kind="stable")[:, :k]
+        return np.take_along_axis(cosines, order, 1), np.take_along_axis(found, order, 1)
+
+    def neighbours(self, token_id: int, k: int) -> list[tuple[int, float]]:
+        """Return the k nearest tokens of a token, itself left out: id and cosine, best first."""
+        cosines, found = self.nearest(self.rows.take(np.array([token_id])), k + 1)
+        pairs = zip(found[0].tolist(), cosines[0].tolist(), strict=True)
+        return [(i, cosine) for i, cosine in pairs if i != token_id][:k]

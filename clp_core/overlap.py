@@ -1,9 +1,8 @@
-"""What two vocabularies have in common, and what that means on a text."""
+"""What two vocabularies have in common, where it lives, and the same for many as a matrix."""
 
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,14 +12,17 @@ import numpy as np
 import pandas as pd
 
 from clp_core.errors import InputError
+from clp_core.progress import report_progress
 from clp_core.vocabulary import CATEGORIES, ROLES, Vocabulary
 
 Match = Literal["raw", "canonical"]
 MATCHES: tuple[str, ...] = get_args(Match)
 SPECIAL_RULES = ("auto", "string", "role")
-MIN_ANCHORS = 300
-MIN_COVERAGE = 0.3
-WORD = re.compile(r"\w+")
+FIELDS = ("category", "script", "length", "word start", "rank")
+"""What the tokens of an overlap can be grouped by."""
+
+LONGEST = 12
+N_RANKS = 10
 
 
 @dataclass(frozen=True)
@@ -121,26 +123,53 @@ class Overlap:
         status[[i for i in self.target.special_ids if i < len(status)]] = "special"
         return status
 
-    def by_category(self) -> pd.DataFrame:
-        """Return counts by category: columns category, copied, missing, share (of the category that is copied)."""
-        categories = self.target.categories
-        rows = []
-        for category in CATEGORIES:
-            of_category = categories == category
-            copied = int((of_category & (self.source_ids >= 0)).sum())
-            total = int(of_category.sum())
-            if total:
-                rows.append((category, copied, total - copied, copied / total))
-        return pd.DataFrame(rows, columns=["category", "copied", "missing", "share"])
+    def groups(self, field: str, most: int = 12) -> np.ndarray:
+        """Return the group of each target id as text, ``[target.n_ids]``.
 
-    def by_script(self, most: int = 12) -> pd.DataFrame:
-        """Return counts of the most frequent scripts: columns script, copied, missing, share."""
-        frame = pd.DataFrame({"script": self.target.scripts, "copied": self.source_ids >= 0})[self.is_token]
-        table = frame.groupby("script")["copied"].agg(copied="sum", total="size").sort_values("total", ascending=False)
-        table = table.head(most).reset_index()
+        Args:
+            field: ``category``, ``script`` (the most frequent ones, the rest as ``other``), ``length`` in bytes,
+                ``word start`` (or inside a word), or ``rank``: tenths of the ids, which a trained vocabulary lists
+                about by falling frequency.
+            most: scripts to tell apart.
+
+        Raises:
+            InputError: there is no such field.
+        """
+        target = self.target
+        if field == "category":
+            return target.categories
+        if field == "script":
+            scripts = pd.Series(target.scripts)
+            frequent = scripts[self.is_token].value_counts().head(most).index
+            return scripts.where(scripts.isin(frequent), "other").to_numpy(dtype=object)
+        if field == "length":
+            names = np.array([*map(str, range(LONGEST)), f"{LONGEST} or more"], dtype=object)
+            return names[np.minimum(target.lengths, LONGEST)]
+        if field == "word start":
+            return np.where(target.word_starts, "word start", "inside a word").astype(object)
+        if field == "rank":
+            bounds = np.linspace(0, target.n_ids, N_RANKS + 1).astype(int)
+            names = np.array([f"{a:,} to {b - 1:,}" for a, b in itertools.pairwise(bounds)], dtype=object)
+            return names[np.searchsorted(bounds, np.arange(target.n_ids), "right") - 1]
+        raise InputError(f"tokens cannot be grouped by {field!r}; use one of {', '.join(FIELDS)}")
+
+    def by(self, field: str) -> pd.DataFrame:
+        """Return counts by group: columns group, copied, missing, share (of the group that is copied).
+
+        Args:
+            field: see ``groups``; categories, lengths and ranks come in their own order, scripts by falling number.
+        """
+        frame = pd.DataFrame({"group": self.groups(field), "copied": self.source_ids >= 0})[self.is_token]
+        table = frame.groupby("group", sort=False)["copied"].agg(copied="sum", total="size").reset_index()
         table["missing"] = table["total"] - table["copied"]
         table["share"] = table["copied"] / table["total"]
-        return table[["script", "copied", "missing", "share"]]
+        if field == "category":
+            order = table["group"].map({name: i for i, name in enumerate(CATEGORIES)})
+        elif field in ("length", "rank"):
+            order = table["group"].str.replace(",", "").str.extract(r"(\d+)")[0].astype(int)
+        else:
+            order = -table["total"]
+        return table.iloc[order.argsort(kind="stable")][["group", "copied", "missing", "share"]].reset_index(drop=True)
 
     def table(self) -> pd.DataFrame:
         """Return one row a target token: id, token, shown, status, category, script, bytes, source_id."""
@@ -158,61 +187,6 @@ class Overlap:
                 "source_id": pd.array(np.where(self.source_ids[keep] >= 0, self.source_ids[keep], -1)).astype("Int64"),
             }
         ).assign(source_id=lambda frame: frame["source_id"].mask(frame["source_id"] < 0))
-
-    def on_text(self, text: str) -> TextOverlap:
-        """Measure the overlap on a running text.
-
-        Raises:
-            InputError: the text is empty.
-        """
-        if not text.strip():
-            raise InputError("the text is empty; give some text of the target language")
-        ids = np.asarray(self.target.encode(text), dtype=np.int64)
-        words = len(WORD.findall(text)) or 1
-        n_bytes = len(text.encode("utf-8"))
-        n_source = len(self.source.encode(text))
-        unknown = self.target.roles.get("unk")
-        return TextOverlap(
-            tokens=len(ids),
-            coverage=float((self.source_ids[ids] >= 0).mean()) if len(ids) else 0.0,
-            source_fertility=n_source / words,
-            target_fertility=len(ids) / words,
-            source_bytes_per_token=n_bytes / max(n_source, 1),
-            target_bytes_per_token=n_bytes / max(len(ids), 1),
-            unknown_share=float((ids == unknown).mean()) if unknown is not None and len(ids) else 0.0,
-        )
-
-
-@dataclass(frozen=True)
-class TextOverlap:
-    """An overlap on a text.
-
-    Attributes:
-        tokens: running tokens of the text under the target tokenizer.
-        coverage: share of these that are overlap.
-        source_fertility: source tokens a word (a word is a run of letters, digits and underscores).
-        target_fertility: target tokens a word.
-        source_bytes_per_token: UTF-8 bytes of the text per source token.
-        target_bytes_per_token: UTF-8 bytes of the text per target token.
-        unknown_share: share of the running target tokens that are the unknown token.
-    """
-
-    tokens: int
-    coverage: float
-    source_fertility: float
-    target_fertility: float
-    source_bytes_per_token: float
-    target_bytes_per_token: float
-    unknown_share: float
-
-
-def is_fit(overlap: Overlap, on_text: TextOverlap) -> bool:
-    """Say whether a pair has enough in common for a transfer: a rule of thumb, not a measurement.
-
-    Fewer than 300 anchors leave little to fit a method to; with less than 30 % of the running text covered, most of
-    what the target reads at first are rows that were made up.
-    """
-    return overlap.size >= MIN_ANCHORS and on_text.coverage >= MIN_COVERAGE
 
 
 def canonical_matches(source: Vocabulary, target: Vocabulary) -> list[int]:
@@ -243,3 +217,54 @@ def role_match(source: Vocabulary, target: Vocabulary, token_id: int) -> int:
 def overlap_pairs(vocabularies: Sequence[Vocabulary], match: str = "raw") -> list[Overlap]:
     """Return the overlap of every pair of vocabularies, each pair once, in the order given."""
     return [Overlap.of(a, b, match) for a, b in itertools.combinations(vocabularies, 2)]
+
+
+@dataclass(frozen=True)
+class OverlapMatrix:
+    """The overlap of every vocabulary with every other, as in the paper's Table 1.
+
+    Attributes:
+        names: of the vocabularies, told apart where two are called alike.
+        sizes: number of tokens of each, ``[n]``.
+        counts: target tokens that overlap, by source (row) and target (column), ``[n, n]``.
+        share_of_source: share of the source vocabulary (row) that the overlap uses, ``[n, n]``.
+        share_of_target: share of the target vocabulary (column) that overlaps, ``[n, n]``.
+        match: the match mode.
+    """
+
+    names: tuple[str, ...]
+    sizes: np.ndarray
+    counts: np.ndarray
+    share_of_source: np.ndarray
+    share_of_target: np.ndarray
+    match: str
+
+    @classmethod
+    def of(cls, vocabularies: Sequence[Vocabulary], match: str = "raw") -> OverlapMatrix:
+        """Match every vocabulary with every other, in both directions.
+
+        Raises:
+            InputError: fewer than two vocabularies, or an unknown match mode.
+        """
+        if len(vocabularies) < 2:
+            raise InputError("a matrix needs two tokenizers or more")
+        n = len(vocabularies)
+        sizes = np.array([vocabulary.size for vocabulary in vocabularies])
+        counts, of_source, of_target = np.diag(sizes), np.eye(n), np.eye(n)
+        for i, j in itertools.permutations(range(n), 2):
+            found = Overlap.of(vocabularies[i], vocabularies[j], match)
+            counts[i, j], of_source[i, j], of_target[i, j] = found.size, found.share_of_source, found.share_of_target
+            report_progress("matching the vocabularies", (i * n + j + 1) / n**2)
+        names = [vocabulary.name for vocabulary in vocabularies]
+        names = [f"{name} ({i + 1})" if names.count(name) > 1 else name for i, name in enumerate(names)]
+        return cls(tuple(names), sizes, counts, of_source, of_target, match)
+
+    def table(self) -> pd.DataFrame:
+        """Return one row an ordered pair: source, target, their sizes, overlap, share_of_source, share_of_target."""
+        rows = [
+            (self.names[i], self.names[j], int(self.sizes[i]), int(self.sizes[j]), int(self.counts[i, j]),
+             float(self.share_of_source[i, j]), float(self.share_of_target[i, j]))
+            for i, j in itertools.permutations(range(len(self.names)), 2)
+        ]  # fmt: skip
+        columns = ["source", "target", "source_size", "target_size", "overlap", "share_of_source", "share_of_target"]
+        return pd.DataFrame(rows, columns=columns)

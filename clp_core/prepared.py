@@ -14,14 +14,19 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
+from clp_core.axes import Axes
 from clp_core.checkpoint import Checkpoint
 from clp_core.folders import check_disk, fingerprint
 from clp_core.locate import read_json
+from clp_core.neighbors import RowIndex, write_index
+from clp_core.progress import report_progress
 from clp_core.tensors import DTYPES, ArrayRows, TensorRows, block_ranges, content_of
 from clp_core.vocabulary import Vocabulary
 from clp_core.workspace import Workspace
 
 META_FILE = "meta.json"
+VERSION = 2
+"""Raised where the files of a prepared model change; what an older version left is made again."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,7 @@ class Prepared:
         """Return what was prepared for the present content of a folder, or ``None``."""
         path = cache / fingerprint(folder)
         meta = read_json(path / META_FILE)
-        return cls(path, meta) if meta else None
+        return cls(path, meta) if meta.get("version") == VERSION else None
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
@@ -54,6 +59,36 @@ class Prepared:
         file = "output.npy" if side == "output" and not self.meta["tied"] else "input.npy"
         array = np.load(self.path / file, mmap_mode="r")
         return ArrayRows(array.view(DTYPES[self.meta["dtype"]]))
+
+    @cached_property
+    def token_ids(self) -> np.ndarray:
+        """Ids that hold a token and have a row, ascending."""
+        return token_ids(self.vocabulary, self.meta["rows"])
+
+    @cached_property
+    def norms(self) -> np.ndarray:
+        """Length of every input row, float32 ``[rows]``."""
+        return np.load(self.path / "norms.npy")
+
+    @cached_property
+    def pca(self) -> np.ndarray:
+        """Every input row on the first two principal axes, float32 ``[rows, 2]``."""
+        return np.load(self.path / "pca.npy")
+
+    @cached_property
+    def axes(self) -> Axes:
+        """The first two principal axes of the input rows."""
+        return Axes(np.load(self.path / "axes.npy"))
+
+    @cached_property
+    def index(self) -> RowIndex:
+        """The input rows, ready for nearest neighbours."""
+        return RowIndex.open(self.path / "index.faiss", self.token_ids, self.rows("input"))
+
+
+def token_ids(vocabulary: Vocabulary, n_rows: int) -> np.ndarray:
+    """Return the ids that hold a token and have a row, ascending."""
+    return np.array([i for i, token in enumerate(vocabulary.tokens[:n_rows]) if token is not None], dtype=np.int64)
 
 
 def prepare(folder: Path, cache: Path) -> Prepared:
@@ -74,28 +109,34 @@ def prepare(folder: Path, cache: Path) -> Prepared:
         checkpoint = Checkpoint.open(folder)
         vocabulary = Vocabulary.open(folder)
         matrices = {side: checkpoint.rows(side) for side in checkpoint.sides}
-        check_disk(cache, sum(rows.entry.n_bytes for rows in matrices.values()))
+        width = matrices["input"].shape[1]
+        check_disk(cache, sum(rows.entry.n_bytes for rows in matrices.values()) + 2 * vocabulary.n_ids * width)
         part = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=cache))
         try:
             for side, rows in matrices.items():
+                report_progress(f"reading the {side} rows", 0.1)
                 save_rows(rows, part / f"{side}.npy")
+            derive(matrices["input"], token_ids(vocabulary, matrices["input"].shape[0]), part)
             (part / "tokenizer.json").write_text(vocabulary.serialized, encoding="utf-8")
             roles = {f"{role}_token": vocabulary.tokens[i] for role, i in vocabulary.roles.items()}
             (part / "roles.json").write_text(json.dumps(roles | {"chat_template": vocabulary.has_chat_template}))
             config = checkpoint.config
             meta = {
+                "version": VERSION,
                 "folder": str(folder.resolve()),
                 "name": folder.name,
                 "model_type": config.get("model_type"),
                 "tied": checkpoint.names.tied,
                 "dtype": matrices["input"].entry.dtype,
                 "rows": matrices["input"].shape[0],
-                "width": matrices["input"].shape[1],
+                "width": width,
                 "n_parameters": checkpoint.n_parameters,
                 "positions": max_positions(config),
                 "content": content_of(matrices["input"]),
             }
             (part / META_FILE).write_text(json.dumps(meta, indent=1))
+            if (cache / name).exists():
+                shutil.rmtree(cache / name)
             os.replace(part, cache / name)
         except BaseException:
             shutil.rmtree(part, ignore_errors=True)
@@ -108,6 +149,22 @@ def leave_prepared(workspace: Workspace, output: str, *others: str) -> None:
     if workspace.contains(Path(output)):
         for folder in (output, *others):
             prepare(Path(folder), workspace.cache)
+
+
+def derive(rows: TensorRows, ids: np.ndarray, folder: Path) -> None:
+    """Write what pages ask of input rows: an index for neighbours, principal axes, and each row's length and place."""
+    report_progress("making the neighbours' index", 0.4)
+    write_index(rows, ids, folder / "index.faiss")
+    report_progress("finding the principal axes", 0.7)
+    axes = Axes.of(rows, ids)
+    norms = np.zeros(rows.shape[0], dtype=np.float32)
+    places = np.zeros((rows.shape[0], 2), dtype=np.float32)
+    for part in block_ranges(*rows.shape):
+        block = rows.take(np.arange(part.start, part.stop))
+        norms[part] = np.linalg.norm(block, axis=1)
+        places[part] = axes.place(block)
+    for name, array in (("norms", norms), ("pca", places), ("axes", axes.values)):
+        np.save(folder / f"{name}.npy", array)
 
 
 def save_rows(rows: TensorRows, path: Path) -> None:

@@ -1,9 +1,11 @@
-"""Pictures of an embedding matrix in two dimensions: PCA at once, UMAP from exact neighbours."""
+"""Pictures of an embedding matrix in two dimensions: PCA at once, UMAP from exact neighbours; what is drawn of them."""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,15 +13,35 @@ import numpy as np
 import pandas as pd
 
 from clp_core.errors import InputError
+from clp_core.graph import check_same_tokens
 from clp_core.neighbors import nearest_unit, unit
 from clp_core.options import option
 from clp_core.prepared import Prepared
 from clp_core.progress import report_progress
+from clp_core.tensors import block_ranges
 
 METHODS = ("umap", "pca")
 REDUCED_WIDTH = 50
-N_NEIGHBORS = 15
-MIN_DIST = 0.1
+NEGATIVE_SAMPLES = 1
+"""Points pushed away for each one pulled near; umap-learn takes 5, which costs 2.5 times the time for no better layout
+(``benchmarks/projection.py``)."""
+
+MOST_POINTS = 100_000
+
+
+@dataclass(frozen=True)
+class UmapSettings:
+    """What a UMAP layout depends on beside the rows.
+
+    Attributes:
+        neighbors: neighbours of each token.
+        min_dist: how close dots may lie.
+        seed: of the random numbers.
+    """
+
+    neighbors: int = 15
+    min_dist: float = 0.1
+    seed: int = 42
 
 
 @dataclass(frozen=True)
@@ -29,7 +51,9 @@ class ProjectOptions:
     model: str = option(help="model: a folder or a Hub id")
     output: str = option(help="parquet file to write")
     method: str = option("umap", help="layout", choices=METHODS)
-    seed: int = option(42, help="seed of the layout", minimum=0)
+    seed: int = option(42, help="seed of the UMAP layout", minimum=0)
+    neighbors: int = option(15, help="UMAP: neighbours of each token; more show the large structure", minimum=2)
+    min_dist: float = option(0.1, help="UMAP: how close dots may lie, from 0 (tight clusters) to 1", minimum=0)
 
     def __post_init__(self) -> None:
         """Refuse bad values by naming the field."""
@@ -37,42 +61,67 @@ class ProjectOptions:
             raise InputError(f"--method {self.method!r} is unknown; use one of {', '.join(METHODS)}")
         if not self.output.endswith(".parquet"):
             raise InputError("--output must end in .parquet")
+        if self.neighbors < 2:
+            raise InputError(f"--neighbors {self.neighbors} is too small; give 2 or more")
+        if not 0 <= self.min_dist <= 1:
+            raise InputError(f"--min-dist {self.min_dist:g} is out of bounds; give a number from 0 to 1")
+
+    @property
+    def settings(self) -> UmapSettings:
+        """The settings of a UMAP layout."""
+        return UmapSettings(self.neighbors, self.min_dist, self.seed)
 
 
-def pca_layout(rows: np.ndarray, seed: int = 42) -> np.ndarray:
-    """Return the first two principal components of the rows scaled to length 1, float32 ``[n, 2]``."""
-    return reduced(unit(rows), 2, seed)
+def n_epochs_of(n: int) -> int:
+    """Return the passes of UMAP over its graph for so many points, as umap-learn chooses them."""
+    return 500 if n <= 10_000 else 200
 
 
-def umap_layout(rows: np.ndarray, seed: int = 42) -> np.ndarray:
-    """Return the UMAP layout of rows by cosine, float32 ``[n, 2]``.
+def umap_layout(rows: np.ndarray, settings: UmapSettings | None = None, epochs: int | None = None) -> np.ndarray:
+    """Return the UMAP layout of rows ``[n, d]`` by cosine, float32 ``[n, 2]``; the same every time.
 
-    The rows are scaled to length 1 and reduced to 50 principal components; the neighbours are FAISS's exact ones, and
-    the start is the first two components.
+    The rows are scaled to length 1 and reduced to 50 principal components; the neighbours are FAISS's exact ones among
+    these, and the start is the first two components.
     """
     import umap
 
-    report_progress("reducing the rows to 50 components", 0.1)
-    components = reduced(unit(rows), REDUCED_WIDTH, seed)
-    k = min(N_NEIGHBORS, len(rows) - 1)
-    report_progress("finding exact neighbours", 0.2)
+    chosen = settings or UmapSettings()
+    report_progress("reducing the rows to 50 components", 0.05)
+    components = reduced(unit(rows), REDUCED_WIDTH, chosen.seed)
+    k = min(chosen.neighbors, len(rows) - 1)
+    report_progress("finding exact neighbours", 0.1)
     scaled = unit(components)
     cosines, ids = nearest_unit(scaled, scaled, k)
     distances = np.clip(1 - cosines, 0, None)
-    report_progress("laying out the picture", 0.4)
+    report_progress("laying out the picture", 0.2)
     start = components[:, :2] / max(float(components[:, :2].std()), 1e-12)
+    bar = UmapProgress()
     with warnings.catch_warnings():
         # A seed means one thread, which is intended; the neighbours come without a search index, which none needs.
         warnings.filterwarnings("ignore", message=".*n_jobs value|.*precomputed_knn")
         layout = umap.UMAP(
             n_neighbors=k,
-            min_dist=MIN_DIST,
+            min_dist=chosen.min_dist,
+            n_epochs=epochs or n_epochs_of(len(rows)),
+            negative_sample_rate=NEGATIVE_SAMPLES,
             metric="cosine",
             init=start.astype(np.float32),
-            random_state=seed,
+            random_state=chosen.seed,
             precomputed_knn=(ids.astype(np.int32), distances.astype(np.float32)),
+            tqdm_kwds={"file": bar, "disable": False, "bar_format": "{percentage:.0f} ", "mininterval": 0.5},
         ).fit_transform(components)
     return np.asarray(layout, dtype=np.float32)
+
+
+class UmapProgress(io.StringIO):
+    """Takes what umap-learn writes as its progress bar, and reports it as progress."""
+
+    def write(self, text: str) -> int:
+        """Report the per cent that a bar shows."""
+        share = text.strip()
+        if share.isdecimal():
+            report_progress("laying out the picture", 0.2 + 0.75 * int(share) / 100)
+        return len(text)
 
 
 def reduced(rows: np.ndarray, width: int, seed: int) -> np.ndarray:
@@ -83,43 +132,121 @@ def reduced(rows: np.ndarray, width: int, seed: int) -> np.ndarray:
     return np.asarray(PCA(components, random_state=seed).fit_transform(rows), dtype=np.float32)
 
 
-def layout_file(prepared: Prepared, method: str, seed: int, cache: Path) -> Path:
-    """Return where the layout of a matrix is kept: named by the hash of its rows and the settings."""
-    settings = f"{method}-{seed}-{REDUCED_WIDTH}-{N_NEIGHBORS}-{MIN_DIST}"
-    digest = hashlib.blake2b(f"{prepared.meta['content']}-{settings}".encode(), digest_size=12).hexdigest()
-    return cache / "projections" / f"{digest}.npy"
+def layout_file(prepared: Prepared, settings: UmapSettings, cache: Path) -> Path:
+    """Return where a UMAP layout is kept: named by the hash of the rows, their tokens and the settings."""
+    told = f"{settings.neighbors}-{settings.min_dist:g}-{settings.seed}-{REDUCED_WIDTH}-{NEGATIVE_SAMPLES}"
+    digest = hashlib.blake2b(f"{prepared.meta['content']}-{told}".encode(), digest_size=12)
+    digest.update(prepared.token_ids.tobytes())
+    return cache / "projections" / f"{digest.hexdigest()}.npy"
 
 
-def find_layout(prepared: Prepared, method: str, cache: Path, seed: int = 42) -> np.ndarray | None:
-    """Return a layout that was made before, ``[n_ids, 2]``, or ``None``."""
-    file = layout_file(prepared, method, seed, cache)
+def find_layout(
+    prepared: Prepared, method: str, cache: Path, settings: UmapSettings | None = None
+) -> np.ndarray | None:
+    """Return the layout of a model's tokens, float32 ``[n, 2]``, or ``None`` where a UMAP was not made before."""
+    if method == "pca":
+        return prepared.pca[prepared.token_ids]
+    file = layout_file(prepared, settings or UmapSettings(), cache)
     return np.load(file) if file.is_file() else None
 
 
-def project(prepared: Prepared, method: str, cache: Path, seed: int = 42) -> tuple[pd.DataFrame, bool]:
+def project(
+    prepared: Prepared, method: str, cache: Path, settings: UmapSettings | None = None
+) -> tuple[pd.DataFrame, bool]:
     """Lay out the tokens of a model; a layout of the same rows and settings is taken from the cache.
 
     Returns:
-        One row a token with id, token, x, y; and whether it came from the cache.
+        One row a token with id, token, text (as shown to eyes), x, y, category, script and norm; and whether it came
+        from the cache (where PCA always lies).
 
     Raises:
         InputError: the model has fewer than three tokens.
     """
-    vocabulary = prepared.vocabulary
-    ids = np.array([i for i, token in enumerate(vocabulary.tokens) if token is not None])
+    vocabulary, ids = prepared.vocabulary, prepared.token_ids
     if len(ids) < 3:
         raise InputError(f"{vocabulary.name} has only {len(ids)} tokens; there is nothing to lay out")
-    found = find_layout(prepared, method, cache, seed)
-    if found is None:
-        rows = prepared.rows("input").take(ids)
-        layout = umap_layout(rows, seed) if method == "umap" else pca_layout(rows, seed)
-        file = layout_file(prepared, method, seed, cache)
+    layout = find_layout(prepared, method, cache, settings)
+    is_cached = layout is not None
+    if layout is None:
+        chosen = settings or UmapSettings()
+        layout = umap_layout(prepared.rows("input").take(ids), chosen)
+        file = layout_file(prepared, chosen, cache)
         file.parent.mkdir(parents=True, exist_ok=True)
         part = file.with_suffix(".part.npy")
         np.save(part, layout)
         part.replace(file)
-    else:
-        layout = found
-    tokens = [vocabulary.tokens[i] for i in ids]
-    table = pd.DataFrame({"id": ids, "token": tokens, "x": layout[:, 0], "y": layout[:, 1]})
-    return table, found is not None
+    table = pd.DataFrame(
+        {
+            "id": ids,
+            "token": [vocabulary.tokens[i] for i in ids.tolist()],
+            "text": [vocabulary.shown(i) for i in ids.tolist()],
+            "x": layout[:, 0],
+            "y": layout[:, 1],
+            "category": vocabulary.categories[ids],
+            "script": vocabulary.scripts[ids],
+            "norm": prepared.norms[ids],
+        }
+    )
+    return table, is_cached
+
+
+def sampled(groups: np.ndarray, most: int = MOST_POINTS, always: Sequence[int] = (), seed: int = 42) -> np.ndarray:
+    """Choose which of n points are drawn, stratified by group, ascending places ``[at most about most]``.
+
+    Every group keeps its share of the points, and at least one; the draw is the same every time.
+
+    Args:
+        groups: name of each point's group, ``[n]``.
+        most: how many are drawn.
+        always: places that are never left out.
+        seed: of the draw.
+    """
+    n = len(groups)
+    if n <= most:
+        return np.arange(n)
+    generator = np.random.default_rng(seed)
+    names, inverse, counts = np.unique(groups.astype(str), return_inverse=True, return_counts=True)
+    kept = [np.asarray(always, dtype=np.int64)]
+    for group in range(len(names)):
+        size = max(1, int(most * counts[group] / n))
+        kept.append(generator.choice(np.flatnonzero(inverse == group), size, replace=False))
+    return np.unique(np.concatenate(kept))
+
+
+@dataclass(frozen=True)
+class Movement:
+    """How far the rows of a model moved in training.
+
+    Attributes:
+        cosines: between each token's row before and after, ``[n]``.
+        places: x before, y before, x after, y after on the principal axes of the rows before, float32 ``[n, 4]``.
+        norm_ratio: length after over length before, ``[n]``.
+    """
+
+    cosines: np.ndarray
+    places: np.ndarray
+    norm_ratio: np.ndarray
+
+    @classmethod
+    def of(cls, before: Prepared, after: Prepared) -> Movement:
+        """Compare the input rows of two models of one tokenizer, token by token.
+
+        Raises:
+            InputError: their tokenizers or widths differ.
+        """
+        check_same_tokens(before.vocabulary, after.vocabulary)
+        if before.meta["width"] != after.meta["width"]:
+            raise InputError(f"{before.meta['name']} and {after.meta['name']} have rows of different widths")
+        ids, rows = before.token_ids, [prepared.rows("input") for prepared in (before, after)]
+        cosines, places = np.zeros(len(ids)), np.zeros((len(ids), 4), np.float32)
+        places[:, :2] = before.pca[ids]
+        for part in block_ranges(len(ids), before.meta["width"]):
+            old, new = (found.take(ids[part]) for found in rows)
+            cosines[part] = np.einsum("nd,nd->n", unit(old), unit(new))
+            places[part, 2:] = before.axes.place(new)
+        ratio = after.norms[ids] / np.maximum(before.norms[ids], 1e-12)
+        return cls(cosines, places, ratio)
+
+    def furthest(self, n: int) -> np.ndarray:
+        """Return the places of the n tokens that turned most, furthest first."""
+        return np.argsort(self.cosines, kind="stable")[:n]

@@ -27,7 +27,7 @@ from clp_core.progress import HEARTBEAT_FILE, boot_clock, write_json
 from clp_core.workspace import MANIFEST_FILE
 
 SCHEMA_VERSION = 1
-KINDS = ("demo", "prepare", "transfer", "compare-methods", "train", "project")
+KINDS = ("demo", "prepare", "transfer", "compare-methods", "train", "project", "agreement", "near-duplicates")
 TERMINAL = ("finished", "stopped", "failed", "lost")
 ACTIVE = ("queued", "starting", "running", "stopping")
 START_GRACE_S = 60.0

@@ -56,6 +56,7 @@ def submit_compare(
     """Start a comparison of all methods on a pair as a job."""
     arguments = {"source": source, "helper": helper, "text": text, "match": match, "seed": seed}
     argv = ["compare-methods", "--source", source, "--helper", helper, "--match", match, "--seed", str(seed)]
+    argv += ["--keep-rows"]
     argv += ["--text", text] if text else []
     return submit(
         workspace,
@@ -77,6 +78,26 @@ def submit_project(workspace: Workspace, options: ProjectOptions) -> Job:
     return submit_command(
         workspace, "project", options, [options.model], f"{options.method} of {Path(options.model).name}"
     )
+
+
+def submit_plain(workspace: Workspace, kind: str, arguments: Sequence[str], name: str) -> Job:
+    """Start a job that runs a ``clp`` command with these arguments."""
+    argv = [kind, *arguments]
+    command = shlex.join(["clp", *argv])
+    return submit(
+        workspace, kind, {"arguments": list(arguments)}, ["-m", "clp_core", *argv, "--json"], command=command, name=name
+    )
+
+
+def submit_agreement(workspace: Workspace, first: str, second: str) -> Job:
+    """Start comparing the neighbours in two models as a job."""
+    name = f"neighbours in {Path(first).name} and {Path(second).name}"
+    return submit_plain(workspace, "agreement", [first, second], name)
+
+
+def submit_near_duplicates(workspace: Workspace, model: str) -> Job:
+    """Start looking for near-duplicates among a model's rows as a job."""
+    return submit_plain(workspace, "near-duplicates", [model], f"near-duplicates in {Path(model).name}")
 
 
 def submit_prepare(workspace: Workspace, model: str) -> Job:

@@ -1,0 +1,132 @@
+"""The commands that look at embeddings: ``clp neighbors``, ``agreement``, ``near-duplicates`` and ``project``."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from clp_core.cli_output import Json, emit, print_table, terminal_progress, written
+from clp_core.errors import InputError
+from clp_core.projection import ProjectOptions
+from clp_core.workspace import Workspace
+
+
+def neighbors_command(
+    model: Annotated[str, typer.Argument(help="model: a folder or a Hub id")],
+    tokens: Annotated[
+        list[str], typer.Argument(help="tokens: the string, a text that is one token, or #id", metavar="TOKEN")
+    ],
+    k: Annotated[int, typer.Option("-k", help="neighbours to show", min=1)] = 10,
+    as_json: Json = False,
+) -> None:
+    """Show the nearest tokens of tokens by the cosine of their input embeddings."""
+    import numpy as np
+
+    from clp_core.checkpoint import Checkpoint
+    from clp_core.neighbors import nearest
+    from clp_core.vocabulary import Vocabulary
+
+    checkpoint = Checkpoint.open(model)
+    vocabulary = Vocabulary.open(checkpoint.folder)
+    ids = [vocabulary.find(token) for token in tokens]
+    rows = checkpoint.rows("input")
+    base = np.array([i for i, token in enumerate(vocabulary.tokens) if token is not None and i < rows.shape[0]])
+    cosines, found = nearest(rows.take(np.array(ids)), rows.take(base), k + 1)
+    result = []
+    for token_id, row, near in zip(ids, cosines, base[found], strict=True):
+        pairs = [(int(i), float(c)) for i, c in zip(near, row, strict=True) if i != token_id][:k]
+        listed = [{"token": vocabulary.tokens[i], "id": i, "cosine": c} for i, c in pairs]
+        result.append({"token": vocabulary.tokens[token_id], "id": token_id, "neighbors": listed})
+
+    def show(result: dict[str, Any]) -> None:
+        for token in result["tokens"]:
+            print_table(
+                f"{token['token']!r} (id {token['id']})",
+                ["token", "id", "cosine"],
+                [list(n.values()) for n in token["neighbors"]],
+            )
+
+    emit({"tokens": result}, as_json, show)
+
+
+def project_command(options: ProjectOptions, as_json: Json = False) -> None:
+    """Lay out a model's input embeddings in two dimensions."""
+    from clp_core.locate import locate
+    from clp_core.prepared import prepare
+    from clp_core.projection import project
+
+    started = time.perf_counter()
+    cache = Workspace.current().cache
+    output = Path(options.output)
+    if not output.absolute().parent.is_dir():
+        raise InputError(f"there is no folder {output.absolute().parent}; make it first")
+    table, cached = project(prepare(locate(options.model), cache), options.method, cache, options.settings)
+    table.to_parquet(output, index=False)
+    seconds = round(time.perf_counter() - started, 3)
+    result = {"output": str(output), "points": len(table), "seconds": seconds, "cached": cached}
+    emit(
+        result,
+        as_json,
+        lambda found: typer.echo(f"{found['points']:,} points in {found['seconds']} s: {found['output']}"),
+    )
+
+
+def agreement_command(
+    first: Annotated[str, typer.Argument(help="model: a folder or a Hub id")],
+    second: Annotated[str, typer.Argument(help="another model with the same tokenizer")],
+    k: Annotated[int, typer.Option("-k", help="neighbours of each token", min=1, max=100)] = 10,
+    as_json: Json = False,
+) -> None:
+    """Say how far two models of one tokenizer agree on every token's nearest neighbours (the paper's Figure 1)."""
+    from clp_core.graph import make_agreement
+    from clp_core.locate import locate
+    from clp_core.prepared import prepare
+
+    cache = Workspace.current().cache
+    with terminal_progress():
+        found = make_agreement(prepare(locate(first), cache), prepare(locate(second), cache), cache, k)
+
+    def show(result: dict[str, Any]) -> None:
+        typer.echo(
+            f"{result['tokens']:,} tokens have on average {written(100 * result['mean'])} % of their {result['k']} "
+            f"nearest neighbours in common (by chance {written(100 * result['by_chance'])} %)"
+        )
+        print_table("", ["in common", "tokens"], [[i, count] for i, count in enumerate(result["histogram"])])
+
+    emit({"first": first, "second": second, **found.as_json()}, as_json, show)
+
+
+def near_duplicates_command(
+    model: Annotated[str, typer.Argument(help="model: a folder or a Hub id")],
+    above: Annotated[float, typer.Option(help="least cosine to the nearest other row", min=-1, max=1)] = 0.999,
+    as_json: Json = False,
+) -> None:
+    """List the tokens whose row is nearly that of another token; the pages show them among the rows at risk."""
+    from clp_core.graph import make_graph
+    from clp_core.locate import locate
+    from clp_core.prepared import prepare
+
+    cache = Workspace.current().cache
+    prepared = prepare(locate(model), cache)
+    with terminal_progress():
+        graph = make_graph(prepared, cache)
+    vocabulary = prepared.vocabulary
+    rows = [
+        {
+            "token": vocabulary.tokens[int(graph.ids[place])],
+            "id": int(graph.ids[place]),
+            "nearest": vocabulary.tokens[int(graph.near[place, 0])],
+            "nearest_id": int(graph.near[place, 0]),
+            "cosine": float(graph.cosines[place, 0]),
+        }
+        for place in (graph.cosines[:, 0] >= above).nonzero()[0].tolist()
+    ]
+
+    def show(result: dict[str, Any]) -> None:
+        print_table("", ["token", "id", "nearest", "its id", "cosine"], [list(r.values()) for r in result["tokens"]])
+        typer.echo(f"{len(result['tokens']):,} of {result['of']:,} tokens")
+
+    emit({"model": model, "above": above, "of": len(graph.ids), "tokens": rows}, as_json, show)

@@ -1,0 +1,24 @@
+"""Plotly figures, shared by pages and notebooks."""
+
+from clp_core.figures.methods import methods_chart
+from clp_core.figures.overlap import matrix_heatmap, overlap_bars
+from clp_core.figures.projection import scatter
+from clp_core.figures.runs import AXES, MEASURES, curves, spark
+from clp_core.figures.style import COLOURS, SERIES
+from clp_core.figures.tokens import agreement_bars, anchor_bars, health_histograms
+
+__all__ = [
+    "AXES",
+    "COLOURS",
+    "MEASURES",
+    "SERIES",
+    "agreement_bars",
+    "anchor_bars",
+    "curves",
+    "health_histograms",
+    "matrix_heatmap",
+    "methods_chart",
+    "overlap_bars",
+    "scatter",
+    "spark",
+]

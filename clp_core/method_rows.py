@@ -1,0 +1,114 @@
+"""The new rows of one pair under every method, kept so that one token can be looked at under all of them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from clp_core.folders import check_disk, fingerprint
+from clp_core.locate import read_json
+from clp_core.progress import write_json
+
+KEPT = 3
+"""Heaviest anchors kept of each row."""
+
+FIGURES = ("n_eff", "norm_ratio")
+
+
+@dataclass(frozen=True)
+class TokenRow:
+    """The row of one token under one method.
+
+    Attributes:
+        method: as it was named, with settings.
+        row: of the input embedding, float32 ``[D]``.
+        n_eff: effective anchors, NaN for methods without weights.
+        norm_ratio: length over the mean length of copied rows.
+        anchors: source ids of the heaviest anchors with their weights, heaviest first.
+    """
+
+    method: str
+    row: np.ndarray
+    n_eff: float
+    norm_ratio: float
+    anchors: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True)
+class MethodRows:
+    """A folder with the missing input rows of a pair, one set of files a method.
+
+    Attributes:
+        folder: in the workspace's cache.
+    """
+
+    folder: Path
+
+    @classmethod
+    def of(cls, cache: Path, source: Path, helper: Path, match: str, seed: int) -> MethodRows:
+        """Return the place for a pair in its present content."""
+        key = f"{fingerprint(source)}-{fingerprint(helper)}-{match}-{seed}"
+        return cls(cache / "methods" / hashlib.blake2b(key.encode(), digest_size=12).hexdigest())
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The methods kept, best first as they were scored."""
+        return tuple(read_json(self.folder / "methods.json").get("methods", ()))
+
+    @cached_property
+    def ids(self) -> np.ndarray:
+        """The missing tokens, ascending."""
+        return np.load(self.folder / "ids.npy")
+
+    def file(self, method: str, what: str) -> Path:
+        """Return the file of a method's ``rows`` or ``figures``."""
+        digest = hashlib.blake2b(method.encode(), digest_size=6).hexdigest()
+        return self.folder / f"{digest}-{what}.npy"
+
+    def start(self, ids: np.ndarray, width: int, n_methods: int) -> None:
+        """Make room for the rows of these tokens.
+
+        Raises:
+            InputError: the disk is too full.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        check_disk(self.folder, 2 * len(ids) * width * n_methods)
+        (self.folder / "methods.json").unlink(missing_ok=True)
+        np.save(self.folder / "ids.npy", ids)
+
+    def keep(self, method: str, rows: np.ndarray, figures: Mapping[str, np.ndarray]) -> None:
+        """Keep the rows of one method.
+
+        Args:
+            method: its name, with settings.
+            rows: of the missing tokens, ``[n_missing, D]``; kept in half precision.
+            figures: ``n_eff`` and ``norm_ratio`` ``[n_missing]``, ``sources`` and ``weights`` of the heaviest anchors
+                ``[n_missing, 3]`` (source -1 where there are fewer).
+        """
+        with np.errstate(over="ignore"):
+            np.save(self.file(method, "rows"), rows.astype(np.float16))
+        columns = [figures[name][:, None] for name in FIGURES] + [figures["sources"], figures["weights"]]
+        np.save(self.file(method, "figures"), np.concatenate(columns, axis=1).astype(np.float64))
+
+    def finish(self, methods: list[str]) -> None:
+        """Note the methods that were kept, in the order in which they are to be shown."""
+        write_json(self.folder / "methods.json", {"methods": methods})
+
+    def of_token(self, token_id: int) -> list[TokenRow]:
+        """Return the row of a token under every method; none where it is not missing."""
+        place = int(np.searchsorted(self.ids, token_id))
+        if place >= len(self.ids) or self.ids[place] != token_id:
+            return []
+        found = []
+        for method in self.methods:
+            rows = np.load(self.file(method, "rows"), mmap_mode="r")
+            n_eff, ratio, *anchors = np.load(self.file(method, "figures"), mmap_mode="r")[place].tolist()
+            half = len(anchors) // 2
+            pairs = tuple((int(i), w) for i, w in zip(anchors[:half], anchors[half:], strict=True) if i >= 0)
+            found.append(TokenRow(method, np.asarray(rows[place], dtype=np.float32), n_eff, ratio, pairs))
+        return found
