@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,16 @@ from clp_core.errors import InputError
 from clp_core.initializers import Context, Fitted, initializer
 from clp_core.locate import read_json
 from clp_core.neighbors import unit
-from clp_core.provenance import ANCHOR_COLUMNS, PROVENANCE_FILE, ROW_GROUP
-from clp_core.tensors import RowSource, TensorRows, content_of
+from clp_core.provenance import ANCHOR_COLUMNS, KEPT_ANCHORS, PROVENANCE_FILE, ROW_GROUP
+from clp_core.tensors import RowSource, TensorRows, block_ranges, content_of
 from clp_core.vocabulary import Vocabulary
 from clp_core.workspace import REPORT_FILE
+
+WRITTEN_OUT = 3
+"""Anchors that a formula with its numbers writes out."""
+
+ALL_WEIGHT = 0.9999
+"""Kept anchors that hold this share of the weight, which is kept in half a dozen digits, are all there are."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,9 @@ class Explanation:
         anchors: the anchors with the largest weights, by absolute value, largest first.
         anchors_for_90_percent: how many anchors carry 90 % of the absolute weight; ``None`` where too few are kept.
         n_anchors: number of all anchors.
+        mass: share of the absolute weight of all anchors that these hold, or ``None``.
+        parameters: what the method's fit has chosen, such as lambda.
+        n_used: number of anchors whose weight is not 0, or ``None`` where only the kept ones are known.
     """
 
     token: str
@@ -73,6 +82,24 @@ class Explanation:
     anchors: tuple[Anchor, ...]
     anchors_for_90_percent: int | None
     n_anchors: int
+    mass: float | None = None
+    parameters: Mapping[str, float] = field(default_factory=dict)
+    n_used: int | None = None
+
+    @property
+    def formula(self) -> str:
+        """What the method makes of a missing token, in LaTeX; empty for a row that no method made."""
+        return initializer(self.method).formula if self.method else ""
+
+    @property
+    def filled_in(self) -> str:
+        """The same with this token's numbers, or empty text; the three heaviest anchors are written out."""
+        if not self.anchors:
+            return ""
+        terms = [(anchor.source_id, anchor.weight, anchor.cosine) for anchor in self.anchors[:WRITTEN_OUT]]
+        known = self.n_used if self.n_used is not None else len(self.anchors) if self.mass == 1 else None
+        method = initializer(self.method or "mean")
+        return method.filled_in(terms, known - len(terms) if known is not None else None)
 
     def as_json(self) -> dict[str, Any]:
         """Return the figures of the command line."""
@@ -89,6 +116,22 @@ class Weighed:
     anchors: tuple[Anchor, ...] = ()
     cancellation: float | None = None
     carriers: int | None = None
+    mass: float | None = None
+    n_used: int | None = None
+
+
+@dataclass(frozen=True)
+class Recomputed:
+    """A row made again.
+
+    Attributes:
+        terms: source rows that were summed.
+        difference: length of what it differs by from the row that was written, over the latter's length; about 1e-7
+            for float32, 2e-3 for bfloat16.
+    """
+
+    terms: int
+    difference: float
 
 
 @dataclass(frozen=True)
@@ -186,7 +229,55 @@ class Explainer:
             anchors=weighed.anchors,
             anchors_for_90_percent=weighed.carriers,
             n_anchors=len(self.anchor_ids),
+            mass=weighed.mass,
+            parameters=self.report["parameters"]["input"].get(method, {}) if method else {},
+            n_used=weighed.n_used,
         )
+
+    def recompute(self, token_id: int, source: RowSource, target: RowSource) -> Recomputed | None:
+        """Make a row again from its weights and the source's rows, and compare it with the one that was written.
+
+        Args:
+            token_id: the token.
+            source: input rows of the source, ``[n_source, D]``.
+            target: input rows of the target, ``[n_rows, D]``.
+
+        Returns:
+            ``None`` where the weights are not all known: a method without weights, or kept anchors only.
+        """
+        weights = self._all_weights(token_id)
+        if weights is None:
+            return None
+        made = np.zeros(source.shape[1])
+        ids, values = weights
+        for part in block_ranges(len(ids), source.shape[1]):
+            made += values[part] @ source.take(ids[part]).astype(np.float64)
+        written = target.take(np.array([token_id]))[0].astype(np.float64)
+        length = float(np.linalg.norm(written))
+        return Recomputed(len(ids), float(np.linalg.norm(made - written) / length) if length else 0.0)
+
+    def _all_weights(self, token_id: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return source ids and weights of a row, all of them, or ``None``."""
+        record = self.table.iloc[token_id]
+        if not pd.isna(record["source_id"]):
+            return np.array([int(record["source_id"])]), np.ones(1)
+        if record["status"] == "override":
+            named = self.report["overrides"][str(token_id)]
+            return np.array(named, dtype=np.int64), np.full(len(named), 1 / len(named))
+        method = None if pd.isna(record["method"]) else str(record["method"])
+        if method is None:
+            return None
+        if initializer(method).from_helper and self.helper_rows is not None:
+            found = self.fitted(method).weights(np.array([token_id]))
+            if found is None or not found.shape[1]:
+                return None
+            sources = self.table["source_id"].iloc[self.anchor_ids].to_numpy(dtype=np.int64)
+            used = np.flatnonzero(found[0])
+            return sources[used], found[0][used] * float(record["scale"])
+        kept = self._kept(token_id, KEPT_ANCHORS)
+        if kept.mass is None or kept.mass < ALL_WEIGHT:
+            return None
+        return np.array([a.source_id for a in kept.anchors]), np.array([a.weight for a in kept.anchors])
 
     def _weighed(self, token_id: int, method: str, k: int) -> Weighed:
         """Find a token's weights again from the helper's rows."""
@@ -205,7 +296,11 @@ class Explainer:
         carriers = int(np.searchsorted(np.cumsum(size[order]), 0.9 * total)) + 1
         used = int(np.count_nonzero(size))
         return Weighed(
-            anchors[: min(k, used)], float(1 - abs(weights.sum()) / total) if total else None, min(carriers, used)
+            anchors[: min(k, used)],
+            float(1 - abs(weights.sum()) / total) if total else None,
+            min(carriers, used),
+            float(size[order[:k]].sum() / total) if total else None,
+            used,
         )
 
     def _kept(self, token_id: int, k: int) -> Weighed:
@@ -226,14 +321,14 @@ class Explainer:
         parts = np.cumsum(np.abs(weights)) / np.abs(weights).sum() * share
         carriers = int(np.searchsorted(parts, 0.9)) + 1 if share >= 0.9 else None
         columns_of = (record[name][:k] for name in ANCHOR_COLUMNS)
-        return Weighed(self._anchors(*columns_of), cancellation, carriers)
+        return Weighed(self._anchors(*columns_of), cancellation, carriers, float(parts[:k][-1]))
 
     def _overridden(self, token_id: int, k: int) -> Weighed:
         """Return the source tokens whose mean an overridden row is."""
         sources = self.report["overrides"][str(token_id)]
         shares = np.full(len(sources), 1 / len(sources))
         none = np.full(len(sources), -1)
-        return Weighed(self._anchors(none, sources, shares, np.full(len(sources), np.nan))[:k], 0.0, len(sources))
+        return Weighed(self._anchors(none, sources, shares, np.full(len(sources), np.nan))[:k], 0.0, len(sources), 1.0)
 
     @cached_property
     def _source_vocabulary(self) -> Vocabulary | None:

@@ -196,9 +196,8 @@ def fitness(overlap: Overlap, on_text: TextOverlap) -> Fitness:
     if overlap.size < MIN_ANCHORS:
         found.append(f"There are only {overlap.size} tokens in common; {MIN_ANCHORS} are the least to fit a method to.")
     if on_text.coverage < MIN_COVERAGE:
-        found.append(
-            f"Only {per_cent(on_text.coverage)} of the running text is copied; most of what the target reads first is made up."
-        )
+        share = per_cent(on_text.coverage)
+        found.append(f"Only {share} of the running text is copied; most of what the target reads first is made up.")
     if overlap.size >= MIN_ANCHORS:
         for script, share, coverage, anchors in zip(*(on_text.scripts[name] for name in SCRIPT_COLUMNS), strict=True):
             is_bare = anchors < MIN_ANCHORS and coverage < MIN_COVERAGE

@@ -38,6 +38,7 @@ TOKENIZER_FILES = (
     "tekken.json",
 )
 NO_LETTER = "no letter"
+DOTTED_CIRCLE = "\N{DOTTED CIRCLE}"
 WORD_START = "\N{LOWER ONE EIGHTH BLOCK}"
 
 
@@ -266,6 +267,28 @@ class Vocabulary:
             return " ".join(f"0x{byte:02X}" for byte in data)
         return visible(text)
 
+    @cached_property
+    def _folded(self) -> list[str]:
+        return [self.shown(i).casefold() if token is not None else "" for i, token in enumerate(self.tokens)]
+
+    def search(self, query: str, most: int = 50) -> list[int]:
+        """Return tokens whose shown form holds a text: that token first, then those it begins, then others, by id.
+
+        Case and the spelling of blanks (``Ġ``, a word-start mark, a blank) make no difference.
+        """
+        wanted = visible(query.replace("Ġ", " ").replace(WORD_START, " ")).casefold()
+        if not wanted.strip("·"):
+            return [self.ids[query]] if query in self.ids else []
+        found = [i for i, token in enumerate(self._folded) if wanted in token]
+        bare = wanted.lstrip("·")
+
+        def rank(token_id: int) -> tuple[int, int]:
+            token = self._folded[token_id]
+            is_start = token.startswith(wanted) or token.lstrip("·").startswith(bare)
+            return 0 if token == wanted else 1 if token.lstrip("·") == bare else 2 if is_start else 3, token_id
+
+        return sorted(found, key=rank)[:most]
+
     def find(self, query: str) -> int:
         """Return the id that a user means: the raw token, else a text that encodes to one token, else ``#id``.
 
@@ -351,7 +374,9 @@ def script_of(text: str) -> str:
 def visible(text: str) -> str:
     """Return a text with blanks as ``·`` and other characters that cannot be seen written out."""
     named = {" ": "·", "\n": "⏎", "\t": "⇥", "\r": "␍"}
-    return "".join(
+    shown = "".join(
         named.get(character) or (character if character.isprintable() else f"\\u{ord(character):04x}")
         for character in text
     )
+    # A mark that combines with the character before it needs something to stand on.
+    return DOTTED_CIRCLE + shown if shown and unicodedata.category(shown[0]).startswith("M") else shown

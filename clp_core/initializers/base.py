@@ -8,7 +8,7 @@ no matrix of |missing| x |anchors| is formed where a closed form exists.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
@@ -204,6 +204,7 @@ class Initializer(ABC):
     Class attributes:
         name: how users call it.
         summary: one line that says what it does.
+        formula: what a missing row is, in LaTeX: v a missing token, u an anchor, h helper rows, e source rows.
         dense: whether every anchor takes part, so that n_eff near their number means collapse to the mean.
         settings: the numbers a user may choose.
         forms_weights: whether the weights themselves are formed, so that blocks must be short.
@@ -213,6 +214,7 @@ class Initializer(ABC):
 
     name: ClassVar[str]
     summary: ClassVar[str]
+    formula: ClassVar[str]
     dense: ClassVar[bool] = False
     settings: ClassVar[tuple[Setting, ...]] = ()
     forms_weights: ClassVar[bool] = False
@@ -222,6 +224,24 @@ class Initializer(ABC):
     @abstractmethod
     def fit(self, context: Context) -> Fitted:
         """Fit the method to the anchors of a context."""
+
+    def filled_in(self, terms: Sequence[tuple[int, float, float | None]], n_more: int | None) -> str:
+        """Return the formula of one row with its numbers, in LaTeX; ``E_i`` is source row i.
+
+        Args:
+            terms: source row, weight and cosine (where there is one) of the heaviest anchors, heaviest first.
+            n_more: how many lighter anchors follow; ``None`` where that is not known.
+        """
+        more = self.dots(n_more)
+        written = " ".join(f"{'+' if weight >= 0 else '-'} {abs(weight):.4g}\\,E_{{{row}}}" for row, weight, _ in terms)
+        return f"e_v = {written.removeprefix('+ ')}{more}"
+
+    @staticmethod
+    def dots(n_more: int | None) -> str:
+        """Return what stands for the anchors that are not written out, in LaTeX."""
+        if n_more is None:
+            return r" + \dots"
+        return rf" + \dots\ ({n_more:,}\ \text{{more}})" if n_more else ""
 
     def resolve(self, given: Mapping[str, float]) -> dict[str, float]:
         """Return all settings: those given, checked, and the defaults of the others.

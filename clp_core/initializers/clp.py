@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from clp_core.initializers.base import Context, Initializer, Mix
@@ -32,7 +34,17 @@ class Clp(Initializer):
 
     name = "clp"
     summary = "published rule: cosine-weighted mean over all anchors"
+    formula = r"e_v = \frac{\sum_u \cos(h_v, h_u)\, e_u}{\sum_u \cos(h_v, h_u)}"
     dense = True
+
+    def filled_in(self, terms: Sequence[tuple[int, float, float | None]], n_more: int | None) -> str:
+        """Return the published quotient with its numbers: cosines above, their sum over all anchors below."""
+        _, weight, cosine = terms[0]
+        if cosine is None or weight == 0:
+            return super().filled_in(terms, n_more)
+        above = " ".join(f"{'+' if (c or 0) >= 0 else '-'} {abs(c or 0):.4f}\\,E_{{{i}}}" for i, _, c in terms)
+        more = self.dots(n_more)
+        return rf"e_v = \frac{{{above.removeprefix('+ ')}{more}}}{{{cosine / weight:.4f}}}"
 
     def fit(self, context: Context) -> FittedClp:
         """Sum over the anchors once."""

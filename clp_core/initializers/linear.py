@@ -41,6 +41,7 @@ class Linear(Initializer):
 
     name = "linear"
     summary = "ridge regression from helper rows to source rows, lambda by leave-one-out"
+    formula = r"e_v = \sum_u w_u e_u, \quad w_u = \tfrac{1}{n} + (h_v - \bar h)(X^\top X + \lambda I)^{-1} x_u"
     dense = True
     settings = (
         Setting("neighbours", 0, "nearest anchors whose residual is added; 0: none", whole=True),

@@ -13,6 +13,7 @@ class Mean(Initializer):
 
     name = "mean"
     summary = "the mean of the anchors' rows for every token"
+    formula = r"e_v = \tfrac{1}{n} \sum_u e_u"
     dense = True
 
     def fit(self, context: Context) -> FittedMean:

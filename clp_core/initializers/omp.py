@@ -29,6 +29,9 @@ class Omp(Initializer):
 
     name = "omp"
     summary = "few anchors that add up to the helper row (orthogonal matching pursuit)"
+    formula = (
+        r"e_v = \sum_{u \in S} w_u e_u, \quad w = \arg\min_w \big\| h_v - \sum_{u \in S} w_u h_u \big\|, \ |S| \le k"
+    )
     settings = (Setting("k", 16, "anchors that are added up; at most half the helper's width", minimum=1, whole=True),)
 
     def fit(self, context: Context) -> FittedOmp:

@@ -17,6 +17,7 @@ class Random(Initializer):
 
     name = "random"
     summary = "random rows with the anchors' mean and spread per dimension"
+    formula = r"e_v \sim \mathcal{N}(\mu, \sigma^2) \text{ in every dimension, } \mu, \sigma \text{ of the anchors}"
 
     def fit(self, context: Context) -> FittedRandom:
         """Take the mean and the standard deviation of every dimension."""

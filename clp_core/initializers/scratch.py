@@ -16,6 +16,7 @@ class Scratch(Initializer):
 
     name = "scratch"
     summary = "all weights random, the body's too: the baseline that training is measured against"
+    formula = r"\text{all weights are random, as the model class draws them}"
     whole_model = True
 
     def fit(self, context: Context) -> FittedRandom:

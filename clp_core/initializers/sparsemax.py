@@ -25,6 +25,7 @@ class ClpSparse(Initializer):
 
     name = "clp-sparse"
     summary = "CLP+: sparsemax over the cosines, so that far anchors take no part"
+    formula = r"e_v = \sum_u w_u e_u, \quad w = \mathrm{sparsemax}\big(\cos(h_v, h_u)\big)_u"
     forms_weights = True
 
     def fit(self, context: Context) -> FittedSparse:

@@ -26,6 +26,7 @@ class StaticVectors(Initializer):
 
     name = "static-vectors"
     summary = "FOCUS or WECHSEL over word vectors that you give as .vec text"
+    formula = r"e_v = \sum_u w_u e_u, \quad w \text{ from the cosines of word vectors}"
     from_helper = False
     forms_weights = True
     settings = (

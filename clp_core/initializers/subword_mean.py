@@ -21,6 +21,7 @@ class SubwordMean(Initializer):
 
     name = "subword-mean"
     summary = "mean of the rows of the source tokenizer's pieces for the token's text"
+    formula = r"e_v = \tfrac{1}{m} \sum_{i=1}^{m} e_{p_i}, \quad p_1 \dots p_m \text{ the pieces of } v"
     from_helper = False
 
     def fit(self, context: Context) -> FittedSubwordMean:

@@ -24,6 +24,10 @@ class ClpTopk(Initializer):
 
     name = "clp-topk"
     summary = "softmax over the k nearest anchors in the helper"
+    formula = (
+        r"e_v = \frac{\sum_u a_u e_u}{\sum_u a_u}, \quad a_u = \exp(\cos(h_v, h_u) / T) "
+        r"\text{ for the } k \text{ nearest, else } 0"
+    )
     settings = (
         Setting("k", 32, "nearest anchors that take part", minimum=1, whole=True),
         Setting("temperature", 0.1, "of the softmax over cosines; small: the nearest counts alone", minimum=1e-3),

@@ -23,6 +23,9 @@ class TwoView(Initializer):
 
     name = "two-view"
     summary = "ridge regression on the helper row and on the rows of the source's pieces, plus the nearest residuals"
+    formula = (
+        r"e_v = \bar e + (f_v - \bar f)(F^\top F + \lambda I)^{-1} F^\top (E - \bar e) + s \sum_{u \in N(v)} a_u r_u"
+    )
     dense = True
     from_helper = False
     settings = (
