@@ -1,10 +1,14 @@
 """CLP Workbench: navigation over the pages."""
 
+from pathlib import Path
+
 import streamlit as st
 
 from components.messages import errors_as_messages
 
-st.set_page_config(page_title="CLP Workbench", layout="wide")
+# Without an icon of its own, streamlit would fetch that of the open page from a server on the internet.
+ICON = Path(__file__).parent / "components" / "icon.svg"
+st.set_page_config(page_title="CLP Workbench", page_icon=str(ICON), layout="wide")
 # Off in the configuration, so that a fresh server does not flash its own menu of the pages folder.
 st.set_option("client.showSidebarNavigation", True)
 

@@ -96,6 +96,11 @@ class Overlap:
         return np.flatnonzero(self.source_ids >= 0)
 
     @cached_property
+    def used_source_ids(self) -> frozenset[int]:
+        """Source ids that some target token overlaps with."""
+        return frozenset(self.source_ids[self.ids].tolist())
+
+    @cached_property
     def missing_ids(self) -> np.ndarray:
         """Target ids of the missing tokens, ascending."""
         return np.flatnonzero((self.source_ids < 0) & self.is_token)
@@ -113,7 +118,7 @@ class Overlap:
     @property
     def share_of_source(self) -> float:
         """Share of the source vocabulary that is used by the overlap (the paper's Table 1)."""
-        return len(np.unique(self.source_ids[self.ids])) / self.source.size
+        return len(self.used_source_ids) / self.source.size
 
     @cached_property
     def statuses(self) -> np.ndarray:

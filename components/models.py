@@ -16,7 +16,7 @@ from clp_core.jobs.submit import submit_prepare
 from clp_core.locate import is_hub_id
 from clp_core.overlap import Overlap
 from clp_core.prepared import Prepared
-from clp_core.vocabulary import Vocabulary
+from clp_core.vocabulary import TOKENIZER_FILES, Vocabulary
 from clp_core.workspace import ModelEntry, Workspace
 from components.jobs import follow
 from components.messages import plain
@@ -158,12 +158,37 @@ def cached_prepared(path: str, _prepared: Prepared) -> Prepared:
 def vocabulary_or_stop(reference: str) -> Vocabulary:
     """Return a vocabulary: of a prepared model, or of a folder with a tokenizer.json; else offer to prepare it."""
     try:
-        folder = folder_of(reference)
-    except InputError:
+        return vocabulary_of(reference)[0]
+    except UnpreparedError:
         return prepared_or_stop(reference).vocabulary
-    if Prepared.find(folder, workspace().cache) is None and (folder / "tokenizer.json").is_file():
-        return opened_vocabulary(str(folder), fingerprint(folder))
-    return prepared_or_stop(reference).vocabulary
+
+
+class UnpreparedError(InputError):
+    """A model must be prepared before its tokenizer can be read."""
+
+
+def vocabulary_of(reference: str) -> tuple[Vocabulary, str]:
+    """Return a vocabulary and the fingerprint of its folder, without preparing anything.
+
+    Raises:
+        UnpreparedError: the model is no folder here, or its tokenizer needs converting.
+        InputError: what is in the folder is no tokenizer.
+    """
+    try:
+        folder = folder_of(reference)
+    except InputError as error:
+        if is_hub_id(reference) and not reference.startswith((".", "/", "~")):
+            raise UnpreparedError(f"{reference} is not here yet; run `clp prepare {reference}`") from error
+        raise
+    content = fingerprint(folder)
+    found = Prepared.find(folder, workspace().cache)
+    if found is not None:
+        return cached_prepared(str(found.path), found).vocabulary, content
+    if (folder / "tokenizer.json").is_file():
+        return opened_vocabulary(str(folder), content), content
+    if any((folder / name).is_file() for name in TOKENIZER_FILES):
+        raise UnpreparedError(f"the tokenizer of {reference} must be converted; run `clp prepare {reference}`")
+    raise InputError(f"{folder} holds no tokenizer (tokenizer.json or another vocabulary file)")
 
 
 @st.cache_resource(max_entries=12, show_spinner="Reading the tokenizer")
@@ -178,8 +203,12 @@ def overlap_of(key: str, _source: Vocabulary, _target: Vocabulary, match: str) -
     return Overlap.of(_source, _target, match)
 
 
+def overlap_key(pair: Pair) -> str:
+    """Return a key for the present content of the pair."""
+    return f"{fingerprint(folder_of(pair.source))}-{fingerprint(folder_of(pair.helper))}"
+
+
 def pair_overlap(pair: Pair, match: str) -> Overlap:
     """Return the overlap of the pair in use."""
     source, target = vocabulary_or_stop(pair.source), vocabulary_or_stop(pair.helper)
-    key = f"{fingerprint(folder_of(pair.source))}-{fingerprint(folder_of(pair.helper))}"
-    return overlap_of(key, source, target, match)
+    return overlap_of(overlap_key(pair), source, target, match)

@@ -2,16 +2,18 @@
 
 from clp_core.figures.methods import methods_chart
 from clp_core.figures.overlap import matrix_heatmap, overlap_bars
-from clp_core.figures.projection import scatter
+from clp_core.figures.projection import Marks, scatter
 from clp_core.figures.runs import AXES, MEASURES, curves, spark
-from clp_core.figures.style import COLOURS, SERIES
+from clp_core.figures.style import COLOURS, MARK, SERIES
 from clp_core.figures.tokens import agreement_bars, anchor_bars, health_histograms
 
 __all__ = [
     "AXES",
     "COLOURS",
+    "MARK",
     "MEASURES",
     "SERIES",
+    "Marks",
     "agreement_bars",
     "anchor_bars",
     "curves",

@@ -1,0 +1,292 @@
+"""The parts of the page on overlap: where it lives, on a text, what a match rule merges, and many tokenizers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+import streamlit as st
+
+from clp_core.errors import InputError
+from clp_core.figures import COLOURS, matrix_heatmap, overlap_bars
+from clp_core.match_rules import RULES, RuleChanges, rule_changes
+from clp_core.overlap import FIELDS, MATCHES, Overlap, OverlapMatrix
+from clp_core.text_overlap import TextOverlap, measure_text, segments
+from clp_core.vocabulary import Vocabulary
+from components.messages import number, plain
+from components.models import Pair, models, pair_overlap, vocabulary_of, workspace
+from components.navigation import kept, remember
+from components.pills import legend, show_segments
+
+EXAMPLE = "Der schnelle braune Fuchs springt über den faulen Hund, während die Überraschung größer wird."
+TYPED, UPLOADED = "Type or paste", "Upload a file"
+MOST_CHARACTERS = 1_000_000
+MOST_ROWS = 5_000
+MOST_COLOURED = 1_000
+SHARE = st.column_config.NumberColumn(format="percent")
+
+
+@st.cache_resource(max_entries=16, show_spinner="Reading the text")
+def measured_on(key: str, _overlap: Overlap, text: str) -> TextOverlap:
+    """Measure an overlap on a text once."""
+    return measure_text(_overlap, text)
+
+
+@st.cache_data(max_entries=4, show_spinner=False)
+def start_of(path: str, changed: float) -> str:
+    """Return the beginning of a text file."""
+    with open(path, encoding="utf-8", errors="replace") as file:
+        return file.read(MOST_CHARACTERS)
+
+
+def own_text() -> str:
+    """Return the beginning of the first validation text of the workspace, else an example sentence."""
+    held_out = [path for path in workspace().list_texts() if "valid" in path.name]
+    return start_of(str(held_out[0]), held_out[0].stat().st_mtime) if held_out else EXAMPLE
+
+
+@st.cache_resource(max_entries=8, show_spinner="Listing the tokens")
+def tables_of(key: str, _overlap: Overlap) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
+    """Return the tokens of an overlap, each with its group in every field, and the counts by field."""
+    table = _overlap.table()
+    for field in FIELDS:
+        table[f"by {field}"] = pd.Categorical(_overlap.groups(field)[table["id"]])
+    return table, {field: _overlap.by(field) for field in FIELDS}
+
+
+def show_where(key: str, overlap: Overlap) -> None:
+    """Show where the overlap lives, as bars; the table follows a click on a bar."""
+    table, counts = tables_of(key, overlap)
+    field = st.segmented_control(
+        "Group the target's tokens by",
+        FIELDS,
+        key=kept("by", FIELDS[0]),
+        help="length is in bytes; rank is the id: trained vocabularies list frequent tokens first",
+    )
+    field = field or FIELDS[0]
+    remember("by", field)
+    left, right = st.columns([3, 2])
+    with left:
+        event = st.plotly_chart(
+            overlap_bars(counts[field], field),
+            key=f"bars_{field}_{key}",
+            on_select="rerun",
+            selection_mode="points",
+            alt=f"Copied and missing target tokens by {field}",
+        )
+    right.dataframe(
+        counts[field].rename(columns={"group": field}),
+        hide_index=True,
+        column_config={"share": st.column_config.NumberColumn("copied", format="percent")},
+        alt=f"Counts of copied and missing target tokens by {field}",
+    )
+    chosen = [
+        (str(point["y"]), ("copied", "missing")[int(point["curve_number"])]) for point in event["selection"]["points"]
+    ]
+    if chosen:
+        keep = pd.Series(False, index=table.index)
+        is_copied = table["source_id"].notna()
+        for group, status in chosen:
+            keep |= (table[f"by {field}"] == group) & (is_copied == (status == "copied"))
+        told = ", ".join(f"{status} · {field} {group}" for group, status in chosen)
+        show_tokens(
+            table[keep], f"{plain(told)}: **{number(int(keep.sum()))}** tokens. A double click in the chart lifts it."
+        )
+    else:
+        show_tokens(table, f"All **{number(len(table))}** tokens. A click on a bar lists its tokens here.")
+
+
+def show_tokens(table: pd.DataFrame, told: str) -> None:
+    """Show tokens with a search and a filter by status."""
+    about, search, status = st.columns([3, 2, 2], vertical_alignment="bottom")
+    wanted = search.text_input("Search these tokens", placeholder="part of a token", help="as shown: · is a blank")
+    statuses = status.multiselect("Status", ["copied", "missing", "special"])
+    if wanted:
+        table = table[table["shown"].str.contains(wanted.replace(" ", "·"), case=False, regex=False)]
+    if statuses:
+        table = table[table["status"].isin(statuses)]
+    told += f" {number(len(table))} fit the search." if wanted or statuses else ""
+    about.markdown(told + (f" The first {number(MOST_ROWS)} are shown." if len(table) > MOST_ROWS else ""))
+    columns = ["id", "shown", "token", "status", "category", "script", "bytes", "source_id"]
+    shown = table[columns].head(MOST_ROWS)
+    hues = {name: f"background-color: {colour}2e" for name, colour in COLOURS.items()}
+    few = len(shown) <= MOST_COLOURED
+    styled = shown.style.map(lambda value: hues.get(value, ""), subset=["status"]) if few else shown
+    st.dataframe(
+        styled,
+        hide_index=True,
+        height=420,
+        column_config={
+            "shown": "as shown",
+            "token": "raw string",
+            "source_id": st.column_config.NumberColumn("source row", format="%d"),
+        },
+        alt="Target tokens with status, category, script, length and source row",
+    )
+    st.download_button(
+        "Download as CSV",
+        lambda: table[columns].to_csv(index=False).encode(),
+        "overlap.csv",
+        "text/csv",
+        icon=":material/download:",
+    )
+
+
+def chosen_text() -> str:
+    """Let the user type a text, upload one, or take one of the workspace; return what is measured of it."""
+    texts = {path.name: path for path in workspace().list_texts()}
+    place = st.selectbox("Text", [TYPED, UPLOADED, *texts], help=f"at most {MOST_CHARACTERS:,} characters are measured")
+    if place == TYPED:
+        text = st.text_area("The text, in the target language", EXAMPLE, height=110)
+    elif place == UPLOADED:
+        file = st.file_uploader("A text file (UTF-8)", type=["txt", "md", "jsonl", "csv", "tsv"])
+        if file is None:
+            return ""
+        try:
+            text = file.getvalue().decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise InputError(f"{file.name} is no UTF-8 text ({error}); convert it first") from error
+    else:
+        path = texts[str(place)]
+        text = start_of(str(path), path.stat().st_mtime)
+    if len(text) > MOST_CHARACTERS:
+        st.info(
+            f"The text has {number(len(text))} characters; the first {number(MOST_CHARACTERS)} are measured.",
+            icon=":material/content_cut:",
+        )
+    return text[:MOST_CHARACTERS]
+
+
+def show_on_text(key: str, overlap: Overlap) -> None:
+    """Show what both tokenizers make of a text: figures, and the two tokenisations above each other."""
+    text = chosen_text()
+    if not text.strip():
+        st.info("Give some text of the target language.", icon=":material/info:")
+        return
+    measured = measured_on(key, overlap, text)
+    names = (f"{overlap.source.name} (source)", f"{overlap.target.name} (target)")
+    readings = (measured.source_reading, measured.target_reading)
+    st.dataframe(
+        pd.DataFrame(
+            {
+                "tokenizer": names,
+                "tokens": [len(reading.ids) for reading in readings],
+                "tokens a word": (measured.source_fertility, measured.target_fertility),
+                "bytes a token": (measured.source_bytes_per_token, measured.target_bytes_per_token),
+                "copied": (None, measured.coverage),
+                "unknown": (None, measured.unknown_share),
+            }
+        ),
+        hide_index=True,
+        column_config={
+            "tokens a word": st.column_config.NumberColumn(format="%.2f", help="a word is a run of letters and digits"),
+            "bytes a token": st.column_config.NumberColumn(format="%.2f"),
+            "copied": st.column_config.NumberColumn(format="percent", help="running tokens that stand in the source"),
+            "unknown": SHARE,
+        },
+        alt="Tokens, tokens a word and bytes a token of the text under both tokenizers",
+    )
+    st.html(legend(["copied", "missing", "special"]))
+    show_segments(overlap, segments(overlap, *readings))
+    with st.expander("By script"):
+        st.dataframe(
+            measured.scripts,
+            hide_index=True,
+            column_config={"share": SHARE, "coverage": SHARE},
+            alt="Scripts of the text: share of the tokens, coverage, anchors in the vocabulary",
+        )
+
+
+@st.cache_resource(max_entries=8, show_spinner="Comparing the match modes")
+def changes_of(key: str, _raw: Overlap, _canonical: Overlap) -> RuleChanges:
+    """Attribute the difference of the match modes once."""
+    return rule_changes(_raw, _canonical)
+
+
+def show_rules(pair: Pair) -> None:
+    """Show the counts before and after each rule of canonical matching, and what a rule merged."""
+    raw, canonical = (pair_overlap(pair, match) for match in MATCHES)
+    changes = changes_of(f"{pair.source}-{pair.helper}-{raw.size}-{canonical.size}", raw, canonical)
+    st.markdown(
+        f"Raw matching finds **{number(raw.size)}** tokens in common, canonical matching **{number(canonical.size)}**."
+    )
+    steps = changes.steps.assign(means=[RULES[rule] for rule in changes.steps["rule"]])
+    st.dataframe(
+        steps,
+        hide_index=True,
+        column_config={
+            "overlap": "in common after it",
+            "share_of_target": st.column_config.NumberColumn("of the target", format="percent"),
+            "means": st.column_config.TextColumn("what it takes for equal", width="large"),
+        },
+        alt="Tokens in common before and after each rule",
+    )
+    if changes.tokens.empty:
+        st.info("The rules change nothing on this pair: both modes match the same rows.", icon=":material/info:")
+        return
+    rules = st.pills("What a rule changed", sorted(set(changes.tokens["rule"])), selection_mode="multi")
+    tokens = changes.tokens[changes.tokens["rule"].isin(rules)] if rules else changes.tokens
+    st.dataframe(
+        tokens.head(MOST_ROWS),
+        hide_index=True,
+        column_config={
+            "token": "target token",
+            "source_token": "source token",
+            "source_id": st.column_config.NumberColumn("source row", format="%d"),
+        },
+        alt="Tokens that a rule of canonical matching merges or parts",
+    )
+    told = f"{number(len(tokens))} tokens" + (
+        f", the first {number(MOST_ROWS)} shown" if len(tokens) > MOST_ROWS else ""
+    )
+    st.caption(f"{told}. Lost: equal strings that stand for other text, or special tokens of other roles.")
+    csv = tokens.to_csv(index=False).encode
+    st.download_button("Download as CSV", lambda: csv(), "rules.csv", "text/csv", icon=":material/download:")
+
+
+@st.cache_resource(max_entries=8, show_spinner="Matching the vocabularies")
+def matrix_of(key: str, _vocabularies: Sequence[Vocabulary], match: str) -> OverlapMatrix:
+    """Match many vocabularies once."""
+    return OverlapMatrix.of(_vocabularies, match)
+
+
+def show_matrix(pair: Pair, match: str) -> None:
+    """Show the overlap of many tokenizers as a heat map."""
+    names = [entry.name for entry in models() if entry.kind == "model"]
+    first = list(dict.fromkeys([pair.source, pair.helper, *names]))[:6]
+    chosen = st.multiselect(
+        "Tokenizers",
+        list(dict.fromkeys([*first, *names])),
+        default=first,
+        accept_new_options=True,
+        key="matrix_of",
+        placeholder="models of the workspace, folders with a tokenizer.json, Hub ids that were fetched",
+        help="two or more; type a path and press Enter to add a folder",
+    )
+    found = []
+    for name in chosen:
+        try:
+            vocabulary, content = vocabulary_of(name)
+        except InputError as error:
+            st.error(plain(f"{name} is left out: {error}"), icon=":material/error:")
+        else:
+            found.append((vocabulary, content))
+    if len(found) < 2:
+        st.info("Choose two tokenizers or more.", icon=":material/info:")
+        return
+    matrix = matrix_of("-".join(content for _, content in found), [vocabulary for vocabulary, _ in found], match)
+    of = st.segmented_control("Share of", ["source", "target"], default="source", help="source: the paper's Table 1")
+    st.plotly_chart(
+        matrix_heatmap(matrix, of or "source"), key=f"matrix_{of}", alt=f"Share of the {of} vocabulary, by pair"
+    )
+    table = matrix.table()
+    with st.expander("As a table"):
+        columns = {"share_of_source": SHARE, "share_of_target": SHARE}
+        st.dataframe(table, hide_index=True, column_config=columns, alt="Overlap of every ordered pair")
+    st.download_button(
+        "Download as CSV",
+        lambda: table.to_csv(index=False).encode(),
+        "overlap-matrix.csv",
+        "text/csv",
+        icon=":material/download:",
+    )
