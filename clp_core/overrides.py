@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +39,52 @@ def read_overrides(pairs: Sequence[str], file: str = "") -> list[tuple[str, str]
             if line.strip():
                 found.append((token, text))
     return found
+
+
+@dataclass(frozen=True)
+class OverrideList:
+    """Overrides noted for a pair, to go into the form of its next transfer: a file of ``TOKEN<tab>TEXT`` lines.
+
+    Attributes:
+        file: where they are noted.
+    """
+
+    file: Path
+
+    @classmethod
+    def of(cls, root: Path, source: Path, helper: Path) -> OverrideList:
+        """Return the list of a pair of models below the workspace's root."""
+        digest = hashlib.blake2b(f"{source.resolve()}\0{helper.resolve()}".encode(), digest_size=4).hexdigest()
+        return cls(root / "overrides" / f"{source.name}-{helper.name}-{digest}.tsv")
+
+    def pairs(self) -> list[tuple[str, str]]:
+        """Return the noted pairs of token and text.
+
+        Raises:
+            InputError: the file was changed by hand and cannot be read.
+        """
+        return read_overrides([], str(self.file)) if self.file.is_file() else []
+
+    def note(self, token: str, text: str) -> None:
+        """Note an override in place of an earlier one of the same token; empty text takes it away."""
+        kept = [pair for pair in self.pairs() if pair[0] != token]
+        if text:
+            kept.append((token, text))
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        part = self.file.with_suffix(".part")
+        part.write_text("".join(f"{token}\t{text}\n" for token, text in kept), encoding="utf-8")
+        part.replace(self.file)
+
+    def options(self) -> list[str]:
+        """Return the pairs as ``TOKEN=TEXT``, as the option takes them."""
+        return [f"{token}={text}" for token, text in self.pairs()]
+
+
+def name_for_override(vocabulary: Vocabulary, token_id: int) -> str:
+    """Return how an override names a token: its string, or ``#id`` where the string would be misread."""
+    token = vocabulary.tokens[token_id] or ""
+    is_safe = token == token.strip() and "=" not in token[1:] and len(token.splitlines()) <= 1 and "\t" not in token
+    return token if is_safe and token and vocabulary.find(token) == token_id else f"#{token_id}"
 
 
 def resolve_overrides(

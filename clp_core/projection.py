@@ -213,6 +213,17 @@ def sampled(groups: np.ndarray, most: int = MOST_POINTS, always: Sequence[int] =
     return np.unique(np.concatenate(kept))
 
 
+def inside(polygon: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Say which points ``[n, 2]`` lie inside a polygon ``[m, 2]``, by the even-odd rule, ``[n]`` of bool."""
+    found = np.zeros(len(points), dtype=bool)
+    x, y = points[:, 0], points[:, 1]
+    for (x0, y0), (x1, y1) in zip(polygon, np.roll(polygon, -1, axis=0), strict=True):
+        if y0 == y1:
+            continue
+        found ^= ((y0 > y) != (y1 > y)) & (x < (x1 - x0) * (y - y0) / (y1 - y0) + x0)
+    return found
+
+
 @dataclass(frozen=True)
 class Movement:
     """How far the rows of a model moved in training.

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import streamlit as st
 
-from clp_core.jobs import Job
-from components.messages import number, plain
+from clp_core.jobs import Job, JobStore
+from clp_core.workspace import Workspace
+from components.messages import command, number, plain
 
 STATE_COLOURS = {
     "queued": "gray",
@@ -52,3 +55,29 @@ def follow(job: Job) -> None:
     progress(job)
     if st.button("Stop", icon=":material/stop:", key=f"stop_{job.id}"):
         job.ask_stop()
+
+
+def last_job(kind: str, arguments: Sequence[str]) -> Job | None:
+    """Return the newest job of a kind that was started with these arguments."""
+    wanted = {"arguments": list(arguments)}
+    jobs = JobStore(Workspace.current().jobs).jobs()
+    return next((job for job in jobs if job.kind == kind and job.spec.get("arguments") == wanted), None)
+
+
+def last_of(kind: str, argument: str, value: str) -> Job | None:
+    """Return the newest job of a kind one of whose arguments has this value."""
+    jobs = JobStore(Workspace.current().jobs).jobs()
+    return next(
+        (job for job in jobs if job.kind == kind and job.spec.get("arguments", {}).get(argument) == value), None
+    )
+
+
+def wait_or_offer(job: Job | None, label: str, told: str) -> bool:
+    """Follow a job that is under way, else show its command and a button; return whether the button was pressed."""
+    if job is not None and not job.status().is_over:
+        follow(job)
+        return False
+    if job is not None and job.status().state == "failed":
+        st.error(plain(f"The last try failed: {job.status().reason}"), icon=":material/error:")
+    command(told)
+    return st.button(label, icon=":material/play_arrow:")

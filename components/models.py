@@ -117,6 +117,12 @@ def cached_snapshot(repo_id: str) -> Path | None:
 
 def prepared_or_stop(reference: str) -> Prepared:
     """Return what was prepared of a model; else offer to prepare it and end the page here."""
+    found = prepared_or_offer(reference)
+    return found if found is not None else st.stop()
+
+
+def prepared_or_offer(reference: str) -> Prepared | None:
+    """Return what was prepared of a model; else offer to prepare it in its place."""
     try:
         folder: Path | None = folder_of(reference)
     except InputError:
@@ -127,7 +133,7 @@ def prepared_or_stop(reference: str) -> Prepared:
     if found is not None:
         return cached_prepared(str(found.path), found)
     offer_to_prepare(reference, str(folder or reference), is_download=folder is None)
-    return st.stop()
+    return None
 
 
 def offer_to_prepare(reference: str, model: str, *, is_download: bool) -> None:

@@ -9,9 +9,21 @@ import streamlit as st
 
 from clp_core.explain import Explainer, read_report
 from clp_core.folders import fingerprint
+from clp_core.jobs import Job, JobStore
 from clp_core.prepared import Prepared
 from clp_core.workspace import ModelEntry
-from components.models import Pair, folder_of, models
+from components.models import Pair, folder_of, models, workspace
+
+
+def last_comparison(pair: Pair) -> Job | None:
+    """Return the newest finished comparison of the methods on a pair."""
+    source, helper = str(folder_of(pair.source)), str(folder_of(pair.helper))
+    for job in JobStore(workspace().jobs).jobs():
+        told = job.spec.get("arguments", {})
+        is_of_pair = told.get("source") == source and told.get("helper") == helper
+        if job.kind == "compare-methods" and is_of_pair and job.status().state == "finished":
+            return job
+    return None
 
 
 def targets_of(pair: Pair) -> list[ModelEntry]:
@@ -23,6 +35,21 @@ def targets_of(pair: Pair) -> list[ModelEntry]:
         if report and report["source"] == source and report["helper"] == helper:
             found.append(entry)
     return found
+
+
+def before_and_after(targets: list[ModelEntry], entry: ModelEntry | None) -> tuple[str, str]:
+    """Return the names of a target before training, and of its newest checkpoint after; empty where there is none."""
+    if entry is None:
+        return "", ""
+    origin = {found.name: report_of(str(found.folder), fingerprint(found.folder)) for found in targets}
+    output = (origin[entry.name] or {}).get("output")
+    same = [found for found in targets if (origin[found.name] or {}).get("output") == output]
+    before = next((found.name for found in same if found.kind == "target"), "")
+    trained = [found for found in same if found.kind == "checkpoint"]
+    if entry.kind == "checkpoint":
+        return before or entry.name, entry.name if before else ""
+    steps = {found.name: (origin[found.name] or {}).get("trained_steps", 0) for found in trained}
+    return entry.name, max(steps, key=lambda name: steps[name], default="")
 
 
 @st.cache_data(max_entries=64, show_spinner=False)

@@ -9,6 +9,8 @@ COLOURS = {
     "missing": "#E69F00",
     "initialised": "#E69F00",
     "special": "#8C8C8C",
+    "source only": "#B8A800",
+    "override": "#D55E00",
     "padding": "#C7C7C7",
     "byte": "#CC79A7",
     "word start": "#0072B2",

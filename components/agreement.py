@@ -1,0 +1,88 @@
+"""Neighbour agreement of two models of one tokenizer, as in the paper's Figure 1."""
+
+from __future__ import annotations
+
+import pandas as pd
+import streamlit as st
+
+from clp_core.errors import InputError
+from clp_core.figures import agreement_bars
+from clp_core.graph import Agreement, find_agreement
+from clp_core.jobs.submit import submit_agreement
+from clp_core.prepared import Prepared
+from components.jobs import last_job, wait_or_offer
+from components.messages import cards, number, plain, share
+from components.models import choose_model, folder_of, models, prepared_or_stop, workspace
+
+MOST_ROWS = 100
+
+
+@st.cache_resource(max_entries=8, show_spinner="Comparing the neighbours")
+def agreement_of(key: str, _first: Prepared, _second: Prepared) -> Agreement | None:
+    """Compare two models whose graphs were made, once."""
+    return find_agreement(_first, _second, workspace().cache)
+
+
+def show_agreement(helper: str, target: str) -> None:
+    """Show the share of nearest neighbours that two models have in common, over all tokens."""
+    names = [entry.name for entry in models()]
+    st.markdown(
+        "Of each token's 10 nearest tokens, how many are the same in two models? It asks for one tokenizer: helper and "
+        "target, two targets, or a target before and after training."
+    )
+    left, right = st.columns(2)
+    with left:
+        first = choose_model("First model", "first", names, helper)
+    with right:
+        second = choose_model("Second model", "second", names, target)
+    if not first or not second:
+        st.info("Choose two models; a target is written on the page Transfer.", icon=":material/info:")
+        return
+    opened = prepared_or_stop(first), prepared_or_stop(second)
+    try:
+        found = find_agreement(*opened, workspace().cache)
+    except InputError as error:
+        st.error(plain(str(error)), icon=":material/error:")
+        return
+    if found is None:
+        folders = [str(folder_of(first)), str(folder_of(second))]
+        if wait_or_offer(
+            last_job("agreement", folders), "Compare the neighbours", f"clp agreement {' '.join(folders)}"
+        ):
+            submit_agreement(workspace(), *folders)
+            st.rerun()
+        return
+    st.markdown(
+        f"**{share(found.mean)}** of the {found.k} nearest neighbours of a token are the same in **{plain(first)}** "
+        f"and **{plain(second)}**, in the mean over {number(len(found.ids))} tokens; by chance it would be "
+        f"{share(found.by_chance, 2)}."
+    )
+    quarters = pd.Series(found.share).quantile([0.25, 0.5, 0.75]).tolist()
+    cards(
+        {
+            "Mean share in common": (share(found.mean), "of the 10 nearest neighbours, over all tokens"),
+            "Median token": (share(quarters[1], 0), "half of the tokens have at least this share in common"),
+            "Middle half": (f"{share(quarters[0], 0)} to {share(quarters[2], 0)}", "lower and upper quartile"),
+            "None in common": (number(found.histogram()[0]), "tokens without a common neighbour"),
+        }
+    )
+    st.plotly_chart(
+        agreement_bars(found.histogram(), first, second, found.mean), alt="Tokens by number of common neighbours"
+    )
+    vocabulary = opened[0].vocabulary
+    table = found.table(vocabulary)
+    table["token"] = [vocabulary.shown(i) for i in found.ids.tolist()]
+    st.markdown("**The tokens on whose neighbours they agree least**")
+    st.dataframe(
+        table.sort_values("common", kind="stable").head(MOST_ROWS),
+        hide_index=True,
+        column_config={"share": st.column_config.NumberColumn(format="percent")},
+        alt="Tokens with the fewest common neighbours",
+    )
+    st.download_button(
+        "Download as CSV",
+        lambda: table.to_csv(index=False).encode(),
+        "agreement.csv",
+        "text/csv",
+        icon=":material/download:",
+    )

@@ -1,0 +1,286 @@
+"""The parts of the page on projection: points with what they can be coloured by, one picture, and what is taken away."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import streamlit as st
+
+from clp_core.errors import InputError
+from clp_core.figures import Marks, scatter
+from clp_core.jobs.submit import command_of, submit_project
+from clp_core.prepared import Prepared
+from clp_core.projection import MOST_POINTS, Movement, ProjectOptions, find_layout, inside, sampled
+from clp_core.provenance import PROVENANCE_FILE
+from clp_core.vocabulary import Vocabulary
+from components.browser import tell_on_hover
+from components.jobs import last_of, wait_or_offer
+from components.messages import number, plain
+from components.models import Pair, folder_of, overlap_of, prepared_or_offer, prepared_or_stop, workspace
+from components.neighbours import K, nearest_tokens
+
+COLUMNS = {
+    "status": "status",
+    "category": "category",
+    "script": "script",
+    "rank": "rank (id)",
+    "norm": "length of the row",
+    "n_eff": "effective anchors (n_eff)",
+}
+MOST_SCRIPTS = 7
+MOVERS = 200
+
+
+@dataclass(frozen=True)
+class Space:
+    """A model's tokens in a picture.
+
+    Attributes:
+        name: the model.
+        prepared: what was prepared of it.
+        points: one row a token: id, x, y, status, category, script, rank, norm, and n_eff where it is known.
+        method: the layout.
+    """
+
+    name: str
+    prepared: Prepared
+    points: pd.DataFrame
+    method: str
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The tokenizer's vocabulary."""
+        return self.prepared.vocabulary
+
+
+def open_space(pair: Pair, name: str, method: str) -> Space | None:
+    """Return a model's picture, or offer what is still to be done for it in its place."""
+    prepared = prepared_or_offer(name)
+    if prepared is None:
+        return None
+    layout = find_layout(prepared, method, workspace().cache)
+    if layout is None:
+        offer_umap(prepared)
+        return None
+    provenance = folder_of(name) / PROVENANCE_FILE
+    key = f"{prepared.path.name}-{method}-{layout.shape}-{pair.source}-{pair.helper}"
+    return Space(name, prepared, points_of(key, prepared, layout, provenance, pair, name), method)
+
+
+def offer_umap(prepared: Prepared) -> None:
+    """Follow the job that lays a model out by UMAP, or offer to start it."""
+    model = str(prepared.meta["folder"])
+    output = workspace().cache / "projections" / f"{prepared.path.name}-umap.parquet"
+    options = ProjectOptions(model, str(output))
+    st.info("UMAP takes a minute or two the first time; then the layout is kept.", icon=":material/info:")
+    if wait_or_offer(last_of("project", "model", model), "Lay out by UMAP", command_of("project", options)):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        submit_project(workspace(), options)
+        st.rerun()
+
+
+@st.cache_resource(max_entries=12, show_spinner="Placing the tokens")
+def points_of(
+    key: str, _prepared: Prepared, _layout: np.ndarray, _provenance: Any, _pair: Pair, name: str
+) -> pd.DataFrame:
+    """Return one row a token with all that it can be coloured by."""
+    vocabulary, ids = _prepared.vocabulary, _prepared.token_ids
+    scripts = pd.Series(vocabulary.scripts[ids])
+    frequent = set(scripts.value_counts().head(MOST_SCRIPTS).index)
+    points = pd.DataFrame(
+        {
+            "id": ids.astype(np.int32),
+            "x": _layout[:, 0].astype(np.float32),
+            "y": _layout[:, 1].astype(np.float32),
+            "category": pd.Categorical(vocabulary.categories[ids]),
+            "script": pd.Categorical(scripts.where(scripts.isin(frequent), "other")),
+            "rank": ids.astype(np.float32),
+            "norm": _prepared.norms[ids],
+        }
+    )
+    if _provenance.is_file():
+        table = pd.read_parquet(_provenance, columns=["status", "n_eff"])
+        points["status"] = pd.Categorical(table["status"].to_numpy()[ids])
+        points["n_eff"] = table["n_eff"].to_numpy(np.float32)[ids]
+    else:
+        points["status"] = pd.Categorical(statuses_of(_pair, name, _prepared)[ids])
+    return points
+
+
+def statuses_of(pair: Pair, name: str, prepared: Prepared) -> np.ndarray:
+    """Return the status of each id of a model that no transfer wrote, against the pair's source."""
+    source = prepared_or_stop(pair.source)
+    if name == pair.source:
+        helper = prepared_or_stop(pair.helper)
+        found = overlap_of(f"{source.path.name}-{helper.path.name}", source.vocabulary, helper.vocabulary, "raw")
+        status = np.full(prepared.vocabulary.n_ids, "source only", dtype=object)
+        status[list(found.used_source_ids)] = "copied"
+        return status
+    key = f"{source.path.name}-{prepared.path.name}"
+    return overlap_of(key, source.vocabulary, prepared.vocabulary, "raw").statuses
+
+
+def searched(vocabulary: Vocabulary, query: str) -> int | None:
+    """Return the token that a query means, the first that holds it where none is just that."""
+    if not query.strip():
+        return None
+    try:
+        return vocabulary.find(query)
+    except InputError as error:
+        hits = vocabulary.search(query, 1)
+        if not hits:
+            st.warning(plain(str(error)), icon=":material/search_off:")
+        return hits[0] if hits else None
+
+
+def marks_of(space: Space, token_id: int | None, picked: np.ndarray, fly: bool, arrows: np.ndarray | None) -> Marks:
+    """Return what is drawn on top of a picture: the searched token with its neighbours, rings, arrows."""
+    near: tuple[int, ...] = ()
+    labels: dict[int, str] = {}
+    if token_id is not None:
+        pairs = nearest_tokens(str(space.prepared.path), space.prepared.meta["content"], token_id, K, space.prepared)
+        near = tuple(i for i, _ in pairs)
+        labels = {i: space.vocabulary.shown(i) for i in (token_id, *near)}
+    return Marks(token_id, near, labels, picked, arrows, fly)
+
+
+def same_tokens(space: Space, other: Vocabulary, ids: np.ndarray) -> np.ndarray:
+    """Return the ids in a picture of the tokens of another vocabulary that it has too."""
+    tokens = (other.tokens[i] for i in ids.tolist())
+    found = [space.vocabulary.ids[token] for token in tokens if token is not None and token in space.vocabulary.ids]
+    return np.array(found, dtype=np.int64)
+
+
+def show_picture(space: Space, colour: str, marks: Marks, image: str) -> tuple[go.Figure, pd.DataFrame]:
+    """Show a picture; return the figure and the points that are selected in it."""
+    points = space.points
+    always = np.flatnonzero(points["id"].isin([marks.token, *marks.neighbours, *marks.picked.tolist()]))
+    places = sampled(points["status"].to_numpy(), MOST_POINTS, always)
+    drawn = points.iloc[places]
+    title = f"Input embeddings of {space.name}, {space.method.upper()} of rows scaled to length 1"
+    figure = scatter(drawn, colour, marks, title, COLUMNS[colour])
+    figure.update_traces(hoverinfo="none", hovertemplate=None, selector={"hoverinfo": None})
+    key = f"picture_{space.prepared.path.name}_{space.method}"
+    event = st.plotly_chart(
+        figure,
+        key=key,
+        on_select="rerun",
+        selection_mode=("box", "lasso", "points"),
+        config={"toImageButtonOptions": {"format": image, "filename": f"{space.name}-{space.method}", "scale": 2}},
+        alt=f"Tokens of {space.name} in two dimensions by {space.method.upper()}, coloured by {colour}",
+    )
+    vocabulary, by_id = space.vocabulary, points.set_index("id")
+
+    def tell(token_id: int) -> str:
+        if token_id not in by_id.index:
+            return ""
+        row = by_id.loc[token_id]
+        return f"{vocabulary.shown(token_id)}   #{token_id} · {row['status']} · {row['category']}"
+
+    tell_on_hover(key, tell)
+    if len(drawn) < len(points):
+        st.caption(
+            f"{number(len(drawn))} of {number(len(points))} tokens are drawn, each status with its share; a searched "
+            "token and a box or lasso find all of them."
+        )
+    return figure, points[chosen(points, event["selection"], len(drawn) < len(points))]
+
+
+def chosen(points: pd.DataFrame, selection: Any, is_sampled: bool) -> np.ndarray:
+    """Return which points are selected, ``[n]`` of bool; those that are not drawn too, by the box's or lasso's bounds."""
+    ids = [int(point["customdata"]) for point in selection["points"] if "customdata" in point]
+    found = points["id"].isin(ids).to_numpy()
+    if is_sampled and ids:
+        xy = points[["x", "y"]].to_numpy()
+        for box in selection.get("box", []):
+            corners = np.array([[box["x"][i], box["y"][j]] for i, j in ((0, 0), (1, 0), (1, 1), (0, 1))])
+            found |= inside(corners, xy)
+        for lasso in selection.get("lasso", []):
+            found |= inside(np.stack([lasso["x"], lasso["y"]], axis=1), xy)
+    return found
+
+
+def show_selection(space: Space, selected: pd.DataFrame) -> None:
+    """Show the selected tokens as a table to take away."""
+    if selected.empty:
+        st.caption("Draw a box or a lasso in the picture to list its tokens. A click in the legend hides a group.")
+        return
+    table = selected.assign(token=[space.vocabulary.shown(i) for i in selected["id"]])
+    order = ["id", "token", "status", "category", "script", "norm", *(["n_eff"] if "n_eff" in table else []), "x", "y"]
+    table = table[order]
+    st.markdown(f"**{number(len(table))}** tokens are selected.")
+    st.dataframe(table, hide_index=True, alt="The selected tokens")
+    st.download_button(
+        "Download as CSV",
+        lambda: table.to_csv(index=False).encode(),
+        "selection.csv",
+        "text/csv",
+        icon=":material/download:",
+    )
+
+
+def show_export(space: Space, figure: go.Figure) -> None:
+    """Offer the picture as HTML, and the points as parquet."""
+    left, right = st.columns(2)
+    left.download_button(
+        "Picture as HTML",
+        lambda: figure.to_html(include_plotlyjs=True).encode(),
+        f"{space.name.replace('/', '-')}-{space.method}.html",
+        "text/html",
+        icon=":material/download:",
+    )
+    right.download_button(
+        "Points as parquet",
+        lambda: parquet_of(space),
+        f"{space.name.replace('/', '-')}-{space.method}.parquet",
+        "application/vnd.apache.parquet",
+        icon=":material/download:",
+        help="id, token, text, x, y and all that the picture can be coloured by",
+    )
+    st.caption("PNG or SVG: the camera above the picture, in the format chosen under More.")
+
+
+def parquet_of(space: Space) -> bytes:
+    """Return all points with their tokens as a parquet file."""
+    vocabulary, buffer = space.vocabulary, io.BytesIO()
+    ids = space.points["id"].tolist()
+    table = space.points.assign(token=[vocabulary.tokens[i] for i in ids], text=[vocabulary.shown(i) for i in ids])
+    table.to_parquet(buffer, index=False)
+    return buffer.getvalue()
+
+
+@st.cache_resource(max_entries=4, show_spinner="Comparing the rows before and after")
+def movement_of(key: str, _before: Prepared, _after: Prepared) -> Movement:
+    """Compare two models row by row once."""
+    return Movement.of(_before, _after)
+
+
+def show_movement(space: Space, moved: Movement) -> None:
+    """Show the tokens whose rows turned most in training."""
+    places = moved.furthest(MOVERS)
+    ids = space.prepared.token_ids[places]
+    st.markdown(
+        f"**The {number(len(ids))} rows that turned most in training**, of {number(len(moved.cosines))}; the median "
+        f"row has a cosine of {number(float(np.median(moved.cosines)), 4)} to what it was."
+    )
+    table = pd.DataFrame(
+        {
+            "token": [space.vocabulary.shown(i) for i in ids.tolist()],
+            "id": ids,
+            "status": space.points["status"].to_numpy()[places],
+            "cosine to before": moved.cosines[places],
+            "length over before": moved.norm_ratio[places],
+        }
+    )
+    form = st.column_config.NumberColumn(format="%.3f")
+    st.dataframe(
+        table,
+        hide_index=True,
+        column_config={"cosine to before": form, "length over before": form},
+        alt="The rows that turned most in training",
+    )
