@@ -190,7 +190,9 @@ def project(
     return table, is_cached
 
 
-def sampled(groups: np.ndarray, most: int = MOST_POINTS, always: Sequence[int] = (), seed: int = 42) -> np.ndarray:
+def sampled(
+    groups: np.ndarray, most: int = MOST_POINTS, always: Sequence[int] | np.ndarray = (), seed: int = 42
+) -> np.ndarray:
     """Choose which of n points are drawn, stratified by group, ascending places ``[at most about most]``.
 
     Every group keeps its share of the points, and at least one; the draw is the same every time.

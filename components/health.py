@@ -71,8 +71,8 @@ def show_health(pair: Pair, explainer: Explainer, target: str) -> None:
     n_risk = health["rows_at_risk"]
     question(
         "Which rows are at risk?",
-        f"**{number(n_risk)}** of the {number(len(table))} rows that `{report['method']}` made are too long, cancelled or "
-        f"collapsed." + (" Another method, or `--guard fallback`, would make them otherwise." if n_risk else ""),
+        f"**{number(n_risk)}** of the {number(len(table))} rows that `{report['method']}` made are too long, cancelled "
+        f"or collapsed." + (" Another method, or `--guard fallback`, would make them otherwise." if n_risk else ""),
     )
     duplicates = int((table["nearest cosine"] >= DUPLICATE_COSINE).sum()) if graph is not None else None
     cards(

@@ -1,4 +1,4 @@
-"""The parts of the page on projection: points with what they can be coloured by, one picture, and what is taken away."""
+"""The parts of the page on projection: points with their colours, one picture, what is selected and taken away."""
 
 from __future__ import annotations
 
@@ -164,10 +164,13 @@ def show_picture(space: Space, colour: str, marks: Marks, image: str) -> tuple[g
     drawn = points.iloc[places]
     title = f"Input embeddings of {space.name}, {space.method.upper()} of rows scaled to length 1"
     figure = scatter(drawn, colour, marks, title, COLUMNS[colour])
-    figure.update_traces(hoverinfo="none", hovertemplate=None, selector={"hoverinfo": None})
+    on_page = go.Figure(figure)
+    for trace in on_page.data:
+        if trace.hoverinfo is None:  # told by id instead, see below
+            trace.update(hoverinfo="none", hovertemplate=None)
     key = f"picture_{space.prepared.path.name}_{space.method}"
     event = st.plotly_chart(
-        figure,
+        on_page,
         key=key,
         on_select="rerun",
         selection_mode=("box", "lasso", "points"),
@@ -192,7 +195,7 @@ def show_picture(space: Space, colour: str, marks: Marks, image: str) -> tuple[g
 
 
 def chosen(points: pd.DataFrame, selection: Any, is_sampled: bool) -> np.ndarray:
-    """Return which points are selected, ``[n]`` of bool; those that are not drawn too, by the box's or lasso's bounds."""
+    """Return which points are selected, ``[n]`` of bool, by the bounds of box or lasso those not drawn too."""
     ids = [int(point["customdata"]) for point in selection["points"] if "customdata" in point]
     found = points["id"].isin(ids).to_numpy()
     if is_sampled and ids:

@@ -22,6 +22,7 @@ from components.projection_view import (
 from components.targets import before_and_after, targets_of
 
 NOTHING = "(nothing)"
+QUESTION = "What does the space look like, and where did the new rows land?"
 
 opened_by_app()
 pair = pair_bar()
@@ -30,7 +31,9 @@ left, middle, right, search = st.columns([3, 2, 3, 3], vertical_alignment="botto
 with left:
     name = choose_model("Model", "shown", names, pair.helper)
 method = middle.segmented_control("Layout", ["pca", "umap"], key=kept("layout", "pca"), format_func=str.upper) or "pca"
-colour = right.selectbox("Colour", list(COLUMNS), key=kept("colour", "status"), format_func=lambda c: COLUMNS[c])
+colour = (
+    right.selectbox("Colour", list(COLUMNS), key=kept("colour", "status"), format_func=lambda c: COLUMNS[c]) or "status"
+)
 query = search.text_input("Find a token", key=kept("token", ""), placeholder="a token, part of one, a text, or #id")
 for key, value in (("layout", method), ("colour", colour), ("token", query)):
     remember(key, value)
@@ -38,7 +41,9 @@ for key, value in (("layout", method), ("colour", colour), ("token", query)):
 targets = targets_of(pair)
 before, after = before_and_after(targets, next((entry for entry in targets if entry.name == name), None))
 with st.popover("More", icon=":material/tune:"):
-    beside = st.selectbox("Beside it", [NOTHING, *(n for n in names if n != name)], key=kept("beside", NOTHING))
+    beside = (
+        st.selectbox("Beside it", [NOTHING, *(n for n in names if n != name)], key=kept("beside", NOTHING)) or NOTHING
+    )
     remember("beside", beside)
     fly = st.toggle("A search flies to the token", value=True)
     can_move = bool(after) and method == "pca"
@@ -49,24 +54,27 @@ with st.popover("More", icon=":material/tune:"):
         help="for a target with a trained checkpoint, by PCA: before and after lie on the same axes there, which two "
         "layouts by UMAP do not",
     )
-    image = st.segmented_control("The camera takes", ["png", "svg"], default="png", format_func=str.upper) or "png"
+    image = st.segmented_control("The camera takes", ["png", "svg"], default="png", format_func=str.upper)
 
 shown = before if arrows and can_move else name
+head = st.container()
 space = open_space(pair, shown, method)
 if space is None:
-    question("What does the space look like, and where did the new rows land?")
+    with head:
+        question(QUESTION, f"**{plain(shown)}** is not laid out by {method.upper()} yet.")
     st.stop()
 if colour not in space.points:
     st.info(f"{plain(shown)} has no {COLUMNS[colour]}: only what a transfer wrote has. Status is shown.")
     colour = "status"
 token_id = searched(space.vocabulary, query)
 counts = space.points["status"].value_counts()
-question(
-    "What does the space look like, and where did the new rows land?",
-    f"**{number(len(space.points))}** tokens of **{plain(shown)}** by {method.upper()}: "
-    + ", ".join(f"{number(int(count))} {status}" for status, count in counts.items() if count)
-    + ".",
-)
+with head:
+    question(
+        QUESTION,
+        f"**{number(len(space.points))}** tokens of **{plain(shown)}** by {method.upper()}: "
+        + ", ".join(f"{number(int(count))} {status}" for status, count in counts.items() if count)
+        + ".",
+    )
 
 moved = None
 if arrows and can_move:
@@ -77,7 +85,7 @@ columns = st.columns(2) if beside != NOTHING else [st.container()]
 with columns[0]:
     lines = moved.places[moved.furthest(MOVERS)] if moved is not None else None
     marks = marks_of(space, token_id, np.zeros(0, np.int64), fly, lines)
-    figure, selected = show_picture(space, colour, marks, image)
+    figure, selected = show_picture(space, colour, marks, image or "png")
 if beside != NOTHING:
     with columns[1]:
         other = open_space(pair, beside, method)
@@ -87,7 +95,7 @@ if beside != NOTHING:
             twin = same_tokens(other, space.vocabulary, np.array([token_id] if token_id is not None else [], int))
             own = colour if colour in other.points else "status"
             marks = marks_of(other, int(twin[0]) if len(twin) else None, same, fly, None)
-            show_picture(other, own, marks, image)
+            show_picture(other, own, marks, image or "png")
 if moved is not None:
     show_movement(space, moved)
 show_selection(space, selected)

@@ -10,6 +10,7 @@ from clp_core.jobs import JobStore
 from clp_core.jobs.submit import command_of, submit_compare, submit_transfer
 from clp_core.options import help_of
 from clp_core.overlap import MATCHES
+from clp_core.overrides import OverrideList
 from clp_core.rows import GUARDS
 from clp_core.transfer_options import TransferOptions
 from components.jobs import follow
@@ -80,11 +81,17 @@ with form:
     name = st.text_input(
         "Name of the target", suggested, key=f"name_{suggested}", help="a folder of this name in the workspace's models"
     )
-    with st.expander("More"):
+    with st.expander("More", expanded=OverrideList.of(space.root, source, helper).file.is_file()):
         guard = st.selectbox("Guard", GUARDS, index=1, help=help_of(TransferOptions, "guard")) or GUARDS[1]
         match_norms = st.checkbox("Match norms", help=help_of(TransferOptions, "match_norms"))
+        noted = "\n".join(OverrideList.of(space.root, source, helper).options())
         overrides = st.text_area(
-            "Overrides", height=80, placeholder="ĠSchloss=Ġcastle", help="one TOKEN=TEXT a line: see --override"
+            "Overrides",
+            noted,
+            height=80,
+            key=f"overrides_{noted}",
+            placeholder="ĠSchloss=Ġcastle",
+            help="one TOKEN=TEXT a line: see --override. What was noted on the page Tokens stands here already",
         )
     overwrite = st.checkbox("Replace it if it exists", help=help_of(TransferOptions, "overwrite"))
     bad_name = not name.strip() or "/" in name or "\\" in name or name.startswith(".") or "\0" in name

@@ -13,7 +13,7 @@ from clp_core.figures.style import COLOURS, MARK, SERIES, literal, titled
 
 HEIGHT = 640
 ZOOM = 6.0
-"""A search shows this part of the picture's width around the token."""
+"""A search shows at least this part of the picture around the token, and all of its neighbours."""
 
 
 @dataclass(frozen=True)
@@ -58,16 +58,20 @@ def scatter(
     else:
         add_groups(figure, points, colour)
     add_marks(figure, points, marks)
-    figure.update_xaxes(showticklabels=False, zeroline=False)
-    figure.update_yaxes(showticklabels=False, zeroline=False, scaleanchor="x")
+    figure.update_xaxes(showticklabels=False, zeroline=False, showgrid=False)
+    figure.update_yaxes(showticklabels=False, zeroline=False, showgrid=False, scaleanchor="x")
     found = points[points["id"] == marks.token]
     if len(found) and marks.fly:
         x, y = float(found["x"].iloc[0]), float(found["y"].iloc[0])
-        half = max(float(np.ptp(points["x"])), float(np.ptp(points["y"])), 1e-6) / ZOOM / 2
+        span = max(float(np.ptp(points["x"])), float(np.ptp(points["y"])), 1e-6)
+        near = points[points["id"].isin(marks.neighbours)]
+        furthest = max(np.abs(near["x"] - x).max(), np.abs(near["y"] - y).max()) if len(near) else 0.0
+        half = max(1.15 * float(furthest), span / ZOOM / 2)
         figure.update_xaxes(range=[x - half, x + half])
         figure.update_yaxes(range=[y - half, y + half])
     figure.update_layout(dragmode="pan" if len(found) and marks.fly else "select")
     figure = titled(figure, title, height=HEIGHT)
+    figure.update_layout(legend={"orientation": "h", "y": -0.02})
     # Another token is another view; otherwise the user's zoom is kept.
     figure.update_layout(uirevision=f"{title}-{marks.token if marks.fly else None}")
     return figure
