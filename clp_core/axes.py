@@ -38,7 +38,7 @@ class Axes:
             ids = np.sort(np.random.default_rng(seed).choice(ids, MOST_FITTED, replace=False))
         block = unit(rows.take(ids))
         values = np.zeros((3, rows.shape[1]), dtype=np.float32)
-        n_axes = min(2, *block.shape)
+        n_axes = min(2, *block.shape) if len(block) > 1 else 0
         solver = "auto" if rows.shape[1] <= WIDEST_EXACT else "randomized"
         if n_axes:
             found = PCA(n_axes, svd_solver=solver, random_state=seed).fit(block)

@@ -218,21 +218,22 @@ class Vocabulary:
             return False
         if self.family == "sentencepiece":
             return byte_fallback(token) is not None
-        return decoded(self.token_bytes[token_id]) is None
+        return decoded(self.bytes_of(token_id)) is None
 
     @cached_property
     def categories(self) -> np.ndarray:
         """Category of every id, ``[n_ids]`` of the names in ``CATEGORIES`` (empty text for a gap)."""
-        return np.array([self._category(i) for i in range(self.n_ids)], dtype=object)
+        return np.array([self.category_of(i) for i in range(self.n_ids)], dtype=object)
 
-    def _category(self, token_id: int) -> str:
+    def category_of(self, token_id: int) -> str:
+        """Return the category of one id (empty text for a gap)."""
         if self.tokens[token_id] is None:
             return ""
         if token_id in self.special_ids:
             return "special"
         if self.is_byte(token_id):
             return "byte"
-        text = decoded(self.token_bytes[token_id]) or ""
+        text = decoded(self.bytes_of(token_id)) or ""
         stripped = text.strip()
         if not any(character.isalnum() for character in stripped):
             return "punctuation"

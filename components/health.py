@@ -104,7 +104,7 @@ def show_health(pair: Pair, explainer: Explainer, target: str) -> None:
 def show_worst(pair: Pair, table: pd.DataFrame, target: str, prepared: Prepared) -> None:
     """Show the worst rows by a measure of choice; a selected one can be opened or overridden."""
     about, choice = st.columns([3, 2], vertical_alignment="bottom")
-    by = choice.selectbox("Worst by", list(WORST), help="the table's heads sort it too") or AT_RISK
+    by = choice.selectbox("Worst by", list(WORST), key="worst_by", help="the table's heads sort it too") or AT_RISK
     column, ascending = WORST[by]
     shown = table[table["why"] != ""] if by == AT_RISK else table[table[column].notna()]
     shown = shown.sort_values(column, ascending=ascending, kind="stable").head(MOST_ROWS)

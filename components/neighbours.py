@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -19,10 +20,34 @@ PER_METHOD = 5
 COSINE = st.column_config.NumberColumn(format="%.3f")
 
 
+Near = list[tuple[int, float]]
+
+
 @st.cache_data(max_entries=512, show_spinner=False)
-def nearest_tokens(path: str, content: str, token_id: int, k: int, _prepared: Prepared) -> list[tuple[int, float]]:
+def nearest_tokens(path: str, content: str, token_id: int, k: int, _prepared: Prepared) -> Near:
     """Return the nearest tokens of a token once: id and cosine."""
     return _prepared.index.neighbours(token_id, k)
+
+
+@st.cache_data(max_entries=512, show_spinner="Looking for neighbours")
+def nearest_in_all(key: str, token_id: int, _bases: list[tuple[Prepared, np.ndarray]]) -> list[Near]:
+    """Return for each model the tokens nearest to a row, the token itself left out where it is that model's own.
+
+    The models are searched side by side: one search uses one core.
+
+    Args:
+        key: names the models and the token.
+        token_id: the token.
+        _bases: models with the row ``[D]`` to look for.
+    """
+
+    def search(ask: tuple[Prepared, np.ndarray]) -> Near:
+        base, row = ask
+        cosines, ids = base.index.nearest(row[None], K + 1)
+        return list(zip(ids[0].tolist(), cosines[0].tolist(), strict=True))
+
+    with ThreadPoolExecutor(len(_bases)) as pool:
+        return list(pool.map(search, _bases))
 
 
 @st.cache_data(max_entries=512, show_spinner=False)
@@ -37,50 +62,52 @@ def token_table(prepared: Prepared, pairs: list[tuple[int, float]]) -> pd.DataFr
     return pd.DataFrame(rows, columns=["token", "id", "cosine"])
 
 
-def show_neighbours(title: str, prepared: Prepared, token_id: int) -> None:
-    """Show the nearest tokens in one model."""
-    pairs = nearest_tokens(str(prepared.path), prepared.meta["content"], token_id, K, prepared)
-    st.markdown(f"**{title}**")
-    alt = f"Nearest tokens in the {title}"
-    st.dataframe(token_table(prepared, pairs), hide_index=True, column_config={"cosine": COSINE}, alt=alt)
-
-
-def show_nearest_to_row(title: str, base: Prepared, row: np.ndarray, key: str) -> None:
-    """Show the tokens of one model that lie nearest to a row of another."""
-    cosines, ids = nearest_rows(key, K, row[None], base)
-    pairs = list(zip(ids[0].tolist(), cosines[0].tolist(), strict=True))
-    st.markdown(f"**{title}**")
-    st.dataframe(token_table(base, pairs), hide_index=True, column_config={"cosine": COSINE}, alt=title)
-
-
 @st.fragment
 def show_all_neighbours(pair: Pair, token_id: int, source_id: int | None, target: str, trained: str) -> None:
-    """Show the neighbours of a token in helper, source and target, before and after training."""
+    """Show the neighbours of a token in helper, source and target, before and after training.
+
+    The source is searched with the row of the target where it does not have the token itself.
+    """
     source, helper = prepared_or_stop(pair.source), prepared_or_stop(pair.helper)
     columns = st.columns(4 if trained else 3)
-    written = prepared_or_offer(target) if target else None
-    with columns[0]:
-        show_neighbours("helper", helper, token_id)
-    with columns[1]:
-        if source_id is not None:
-            show_neighbours("source", source, source_id)
-        elif written is not None:
-            row = written.rows("input").take(np.array([token_id]))[0]
-            show_nearest_to_row("source, nearest to the new row", source, row, f"{written.path}-{token_id}")
-        else:
-            st.markdown("**source**")
-            st.caption("The source does not have this token, and no target with a row for it is written yet.")
     with columns[2]:
-        if written is not None:
-            show_neighbours(f"target {plain(target)}", written, token_id)
-        else:
-            st.markdown("**target**")
-            st.caption("Not written yet: the page Transfer does it.")
+        written = prepared_or_offer(target) if target else None
+    after = None
     if trained:
         with columns[3]:
             after = prepared_or_offer(trained)
-            if after is not None:
-                show_neighbours(f"after training: {plain(trained)}", after, token_id)
+    row = row_of(written, token_id)
+    asks: dict[int, tuple[str, Prepared, np.ndarray, int]] = {}
+    if (own := row_of(helper, token_id)) is not None:
+        asks[0] = ("helper", helper, own, token_id)
+    if source_id is not None and (own := row_of(source, source_id)) is not None:
+        asks[1] = ("source", source, own, source_id)
+    elif row is not None:
+        asks[1] = ("source, nearest to the new row", source, row, -1)
+    if written is not None and row is not None:
+        asks[2] = (f"target {plain(target)}", written, row, token_id)
+    if after is not None and (own := row_of(after, token_id)) is not None:
+        asks[3] = (f"after training: {plain(trained)}", after, own, token_id)
+    key = "-".join(base.path.name for _, base, _, _ in asks.values()) + f"-{source_id}"
+    found = nearest_in_all(key, token_id, [(base, own) for _, base, own, _ in asks.values()]) if asks else []
+    for (place, (title, base, _, itself)), near in zip(asks.items(), found, strict=True):
+        pairs = [pair for pair in near if pair[0] != itself][:K]
+        columns[place].markdown(f"**{title}**")
+        table, alt = token_table(base, pairs), f"Nearest tokens, {title}"
+        columns[place].dataframe(table, hide_index=True, column_config={"cosine": COSINE}, alt=alt)
+    if 1 not in asks:
+        columns[1].markdown("**source**")
+        columns[1].caption("The source does not have this token, and no target with a row for it is written yet.")
+    if not target:
+        columns[2].markdown("**target**")
+        columns[2].caption("Not written yet: the page Transfer does it.")
+
+
+def row_of(prepared: Prepared | None, token_id: int) -> np.ndarray | None:
+    """Return the input row of a token, ``[D]``, or ``None`` where the model has none."""
+    if prepared is None or token_id >= prepared.meta["rows"]:
+        return None
+    return prepared.rows("input").take(np.array([token_id]))[0]
 
 
 @st.fragment

@@ -197,7 +197,7 @@ def show_picture(space: Space, colour: str, marks: Marks, image: str) -> tuple[g
 def chosen(points: pd.DataFrame, selection: Any, is_sampled: bool) -> np.ndarray:
     """Return which points are selected, ``[n]`` of bool, by the bounds of box or lasso those not drawn too."""
     ids = [int(point["customdata"]) for point in selection["points"] if "customdata" in point]
-    found = points["id"].isin(ids).to_numpy()
+    found = points["id"].isin(ids).to_numpy(copy=True)
     if is_sampled and ids:
         xy = points[["x", "y"]].to_numpy()
         for box in selection.get("box", []):

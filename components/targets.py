@@ -66,4 +66,4 @@ def report_of(folder: str, content: str) -> dict[str, Any] | None:
 @st.cache_resource(max_entries=8, show_spinner="Reading the provenance")
 def explainer_of(folder: str, content: str, _helper: Prepared) -> Explainer:
     """Return the explainer of a target, its anchors ready."""
-    return Explainer.open(Path(folder), _helper.rows("input"), _helper.meta["content"])
+    return Explainer.open(Path(folder), _helper.rows("input"), _helper.meta["content"], _helper.vocabulary)

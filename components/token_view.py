@@ -11,7 +11,7 @@ from clp_core.explain import Explainer, Explanation
 from clp_core.figures import anchor_bars
 from clp_core.overlap import Overlap
 from clp_core.prepared import Prepared
-from clp_core.vocabulary import Vocabulary
+from clp_core.vocabulary import Vocabulary, script_of
 from components.messages import number, plain, share
 from components.navigation import put
 from components.pills import show_pill
@@ -90,10 +90,10 @@ def show_card(
     told = {
         "raw string": vocabulary.tokens[token_id],
         "id and rank": rank,
-        "bytes": vocabulary.token_bytes[token_id].hex(" "),
+        "bytes": vocabulary.bytes_of(token_id).hex(" "),
         "status": status,
-        "category": vocabulary.categories[token_id],
-        "script": vocabulary.scripts[token_id],
+        "category": vocabulary.category_of(token_id),
+        "script": script_of(vocabulary.bytes_of(token_id).decode("utf-8", errors="replace")),
         "source row": number(source_id),
     }
     for label, value in (told | figures).items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -149,3 +150,51 @@ def demo(tmp_path_factory):
     root = tmp_path_factory.mktemp("demo")
     found = unpack(Workspace(root))
     return {key: Path(value) for key, value in found.items()}
+
+
+@pytest.fixture
+def server_that_has_run_app_once(monkeypatch):
+    """AppTest forgets before each run that app.py has a navigation of its own; a server knows after its first run."""
+    import streamlit as st
+    from streamlit.runtime.pages_manager import PagesManager
+
+    begin = PagesManager.__init__
+
+    def begin_with_navigation(self, *args, **kwargs):
+        begin(self, *args, **kwargs)
+        PagesManager.uses_pages_directory = False
+
+    monkeypatch.setattr(PagesManager, "__init__", begin_with_navigation)
+    st.cache_data.clear()
+    st.cache_resource.clear()
+
+
+@pytest.fixture
+def space(tmp_path, monkeypatch, demo):
+    """A workspace with the demo and one target, of its own for each test."""
+    from clp_core.prepared import prepare
+    from clp_core.workspace import Workspace
+
+    root = tmp_path / "space"
+    shutil.copytree(demo["workspace"] / "models", root / "models", copy_function=shutil.copy2)
+    shutil.copytree(demo["workspace"] / "texts", root / "texts")
+    monkeypatch.setenv("CLP_WORKSPACE", str(root))
+    found = Workspace(root)
+
+    for name in (demo["source"].name, demo["helper"].name):
+        prepare(found.models / name, found.cache)
+    return found
+
+
+@pytest.fixture
+def target(space, demo):
+    """The space with a target written by ``linear``."""
+    from clp_core.prepared import prepare
+    from clp_core.transfer import transfer
+    from clp_core.transfer_options import TransferOptions
+
+    output = space.models / "german"
+    pair = [str(space.models / demo[name].name) for name in ("source", "helper")]
+    transfer(TransferOptions(*pair, str(output), method="linear"))
+    prepare(output, space.cache)
+    return output

@@ -4,11 +4,14 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import pytest
 
 from clp_core.checkpoint import Checkpoint
-from clp_core.neighbors import nearest
+from clp_core.errors import InputError
+from clp_core.graph import Agreement, Graph, find_agreement, make_agreement, make_graph
+from clp_core.neighbors import RowIndex, nearest, unit, write_index
 from clp_core.prepared import Prepared, fingerprint, prepare
-from clp_core.projection import pca_layout, project
+from clp_core.tensors import ArrayRows
 
 
 def test_neighbours_are_exact_and_best_first():
@@ -28,6 +31,87 @@ def test_more_neighbours_than_rows_gives_all_rows():
     assert sorted(ids[0]) == [0, 1, 2]
 
 
+@pytest.mark.parametrize("scale", [1, 1e-3, 300])
+def test_mapped_index_gives_the_exact_neighbours(tmp_path, scale):
+    r = np.random.default_rng()
+    # Near-equal rows: half precision alone would mix up their order.
+    rows = np.repeat(r.standard_normal((60, 24)), 10, axis=0) + 1e-4 * r.standard_normal((600, 24))
+    rows = (rows * scale).astype(np.float32)
+    rows[11] = 0
+    ids = np.flatnonzero(r.random(600) < 0.9)
+    write_index(ArrayRows(rows), ids, tmp_path / "index")
+    index = RowIndex.open(tmp_path / "index", ids, ArrayRows(rows))
+    queries = rows[ids[:40]]
+    cosines, found = index.nearest(queries, 9)
+    expected = np.sort(unit(queries) @ unit(rows[ids]).T, axis=1)[:, ::-1][:, :9]
+    np.testing.assert_allclose(cosines, expected, atol=2e-6)
+    assert np.isin(found, ids).all()
+    for token in ids[:40].tolist():
+        near = index.neighbours(token, 5)
+        assert len(near) == 5
+        assert token not in [i for i, _ in near]
+
+
+def test_graph_leaves_out_the_token_itself_even_among_equal_rows():
+    r = np.random.default_rng(3)
+    rows = r.standard_normal((200, 6)).astype(np.float32)
+    rows[50:80] = rows[50]
+    ids = np.arange(0, 400, 2)
+    graph = Graph.of(rows, ids, 5)
+    assert graph.near.shape == (200, 5)
+    assert not (graph.near == ids[:, None]).any()
+    cosines = unit(rows) @ unit(rows).T
+    np.fill_diagonal(cosines, -2)
+    np.testing.assert_allclose(graph.cosines, np.sort(cosines, axis=1)[:, ::-1][:, :5], atol=1e-5)
+    assert set(ids[50:80]) <= set(graph.near_duplicates(0.9999).tolist())
+    assert all(len(set(row)) == 5 for row in graph.near.tolist())
+
+
+def test_agreement_is_the_share_of_common_neighbours():
+    r = np.random.default_rng()
+    graphs = [Graph.of(r.standard_normal((90, 8)).astype(np.float32), np.arange(90), 10) for _ in range(2)]
+    found = Agreement.of(*graphs)
+    by_hand = [len(set(a) & set(b)) / 10 for a, b in zip(*(g.near.tolist() for g in graphs), strict=True)]
+    assert found.share.tolist() == by_hand
+    assert found.mean == pytest.approx(np.mean(by_hand))
+    assert sum(found.histogram()) == 90
+    assert Agreement.of(graphs[0], graphs[0]).mean == 1
+    assert found.by_chance == pytest.approx(10 / 89)
+
+
+def test_models_of_different_tokenizers_are_not_compared(tmp_path, pair):
+    source, helper = (prepare(folder, tmp_path) for folder in pair)
+    with pytest.raises(InputError, match=r"different tokenizers: id \d+ is .* in one"):
+        make_agreement(source, helper, tmp_path)
+
+
+def test_graphs_are_made_once(tmp_path, pair):
+    prepared = prepare(pair[0], tmp_path)
+    assert find_agreement(prepared, prepared, tmp_path) is None
+    graph = make_graph(prepared, tmp_path)
+    again = make_graph(prepared, tmp_path)
+    assert np.array_equal(graph.near, again.near)
+    assert find_agreement(prepared, prepared, tmp_path).mean == 1
+
+
+def test_files_of_an_older_version_are_made_again(tmp_path, pair):
+    import json
+
+    prepared = prepare(pair[0], tmp_path)
+    meta = prepared.path / "meta.json"
+    meta.write_text(json.dumps(prepared.meta | {"version": 1}))
+    (prepared.path / "index.faiss").unlink()
+    assert Prepared.find(pair[0], tmp_path) is None
+    assert (prepare(pair[0], tmp_path).path / "index.faiss").is_file()
+
+
+def test_prepared_lengths_and_places_are_those_of_the_rows(tmp_path, pair):
+    prepared = prepare(pair[0], tmp_path)
+    rows = prepared.rows("input").take(np.arange(prepared.meta["rows"]))
+    np.testing.assert_allclose(prepared.norms, np.linalg.norm(rows, axis=1), rtol=1e-6)
+    np.testing.assert_allclose(prepared.pca, prepared.axes.place(rows), atol=1e-6)
+
+
 def test_prepared_rows_are_the_checkpoints(tmp_path, pair):
     prepared = prepare(pair[0], tmp_path)
     rows = Checkpoint.open(pair[0]).rows("input")
@@ -45,31 +129,6 @@ def test_fingerprint_changes_with_the_content(tmp_path, pair):
     assert fingerprint(folder) == before
     (folder / "config.json").write_text((folder / "config.json").read_text() + " ")
     assert fingerprint(folder) != before
-
-
-def test_pca_keeps_the_directions_of_most_spread():
-    r = np.random.default_rng(0)
-    rows = r.standard_normal((300, 10)) * np.array([9, 5, *[0.1] * 8])
-    layout = pca_layout(rows)
-    assert layout.shape == (300, 2)
-    assert layout[:, 0].std() >= layout[:, 1].std() > 0
-
-
-def test_umap_puts_neighbours_together_and_is_kept(tmp_path, demo):
-    from sklearn.manifold import trustworthiness
-
-    prepared = prepare(demo["helper"], tmp_path)
-    table, cached = project(prepared, "umap", tmp_path)
-    assert not cached
-    again, cached = project(prepared, "umap", tmp_path)
-    assert cached
-    assert table.equals(again)
-    sample = np.random.default_rng(0).choice(len(table), 1500, replace=False)
-    rows = prepared.rows("input").take(table["id"].to_numpy()[sample])
-    layout = table[["x", "y"]].to_numpy()[sample]
-    shuffled = np.random.default_rng(1).permutation(layout)
-    good = trustworthiness(rows, layout, n_neighbors=15, metric="cosine")
-    assert good > trustworthiness(rows, shuffled, n_neighbors=15, metric="cosine") + 0.1
 
 
 def use_in_order(order):

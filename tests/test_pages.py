@@ -1,79 +1,16 @@
 """Every page, run as streamlit runs it, without a browser."""
 
-import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from streamlit.testing.v1 import AppTest
+from pages_run import PAGES, ROOT, check, open_page
 from test_jobs import end_of
 
-from clp_core.demo import HELPER, SOURCE
+from clp_core.demo import SOURCE
 from clp_core.jobs import JobStore
-from clp_core.transfer import transfer
-from clp_core.transfer_options import TransferOptions
-from clp_core.workspace import Workspace
 
-ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("overview", "overlap", "tokens", "projection", "transfer", "train", "runs")
-
-
-@pytest.fixture(autouse=True)
-def server_that_has_run_app_once(monkeypatch):
-    """AppTest forgets before each run that app.py has a navigation of its own; a server knows after its first run."""
-    import streamlit as st
-    from streamlit.runtime.pages_manager import PagesManager
-
-    begin = PagesManager.__init__
-
-    def begin_with_navigation(self, *args, **kwargs):
-        begin(self, *args, **kwargs)
-        PagesManager.uses_pages_directory = False
-
-    monkeypatch.setattr(PagesManager, "__init__", begin_with_navigation)
-    st.cache_data.clear()
-    st.cache_resource.clear()
-
-
-@pytest.fixture
-def space(tmp_path, monkeypatch, demo):
-    """A workspace with the demo and one target, of its own for each test."""
-    root = tmp_path / "space"
-    shutil.copytree(demo["workspace"] / "models", root / "models", copy_function=shutil.copy2)
-    shutil.copytree(demo["workspace"] / "texts", root / "texts")
-    monkeypatch.setenv("CLP_WORKSPACE", str(root))
-    found = Workspace(root)
-    from clp_core.prepared import prepare
-
-    for name in (SOURCE, HELPER):
-        prepare(found.models / name, found.cache)
-    return found
-
-
-@pytest.fixture
-def target(space):
-    from clp_core.prepared import prepare
-
-    output = space.models / "german"
-    transfer(TransferOptions(str(space.models / SOURCE), str(space.models / HELPER), str(output), method="linear"))
-    prepare(output, space.cache)
-    return output
-
-
-def open_page(name, **query):
-    app = AppTest.from_file(ROOT / "app.py", default_timeout=120)
-    for key, value in query.items():
-        app.query_params[key] = value
-    app.run()
-    if name != "overview":
-        app.switch_page(f"pages/{name}.py").run()
-    return app
-
-
-def check(app):
-    assert not app.exception, [error.value for error in app.exception]
-    return app
+pytestmark = pytest.mark.usefixtures("server_that_has_run_app_once")
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -97,53 +34,6 @@ def test_overview_unpacks_the_demo(workspace):
     assert end_of(job).state == "finished", job.log_tail()
     assert (workspace.models / SOURCE / "model.safetensors").is_file()
     assert not app.exception
-
-
-def test_overlap_counts_tokens_and_filters_the_table(space):
-    app = check(open_page("overlap"))
-    cards = {metric.label: metric.value for metric in app.metric}
-    assert cards["Tokens in common"].replace("\u202f", "").isdigit()
-    app.text_input[0].set_value("haus").run()
-    table = check(app).dataframe[-1].value
-    assert len(table)
-    assert table["shown"].str.contains("haus", case=False).all()
-
-
-def test_overlap_shows_tokens_with_markup_as_text(space):
-    app = check(open_page("overlap"))
-    app.text_area[0].set_value("<b>Haus</b> \x00 <script>alert(1)</script>").run()
-    check(app)
-    pills = "".join(element.proto.body for element in app.main if element.type == "html")
-    assert "<script" not in pills
-
-
-def test_tokens_explains_a_missing_and_a_copied_token(target):
-    app = check(open_page("tokens"))
-    app.text_input[0].set_value("Ġauch").run()
-    text = " ".join(markdown.value for markdown in check(app).markdown)
-    assert "**initialised** by `linear`" in text
-    assert "carry 90 % of the weight" in text
-    app.text_input[0].set_value("<|endoftext|>").run()
-    assert "**copied**" in " ".join(markdown.value for markdown in check(app).markdown)
-
-
-def test_tokens_names_the_pieces_of_a_text_that_is_no_token(target):
-    app = check(open_page("tokens"))
-    app.text_input[0].set_value("Donaudampfschifffahrt").run()
-    app.text_input[0].set_value("xxxx xxxx").run()
-    check(app)
-    app.text_input[0].set_value("Donaudampfschifffahrt").run()
-    assert "is no token" in app.warning[0].value.replace("\\", "")
-    pieces = [button for button in app.button if "\\#" in button.label]
-    assert pieces
-    pieces[0].click().run()
-    assert check(app).title
-
-
-def test_projection_marks_the_searched_token(target):
-    app = check(open_page("projection"))
-    app.text_input[0].set_value("Ġauch").run()
-    assert not check(app).warning
 
 
 def test_transfer_page_runs_the_command_it_shows_once(space):
@@ -226,7 +116,7 @@ def test_web_process_loads_no_torch(target):
     code = f"""
 import sys
 sys.path.insert(0, {str(ROOT / "tests")!r})
-from test_pages import PAGES, open_page
+from pages_run import PAGES, open_page
 for name in PAGES:
     assert not open_page(name).exception
 print([name for name in ("torch", "transformers", "umap", "datasets") if name in sys.modules])

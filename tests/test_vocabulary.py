@@ -129,12 +129,3 @@ def test_raw_overlap_is_set_intersection_and_symmetric(a, b):
 @given(st.text())
 def test_visible_text_has_no_control_characters(text):
     assert visible(text).isprintable() or not text
-
-
-def test_coverage_counts_running_tokens(folders):
-    overlap = Overlap.of(Vocabulary.open(folders["byte-level", "en"]), Vocabulary.open(folders["byte-level", "de"]))
-    ids = overlap.target.encode("Der Wald. Der Fluss.")
-    expected = sum(overlap.target.tokens[i] in overlap.source.ids for i in ids) / len(ids)
-    assert overlap.on_text("Der Wald. Der Fluss.").coverage == expected
-    with pytest.raises(InputError, match="empty"):
-        overlap.on_text("  \n")

@@ -1,0 +1,33 @@
+"""Pages run as streamlit runs them, without a browser."""
+
+from pathlib import Path
+
+from streamlit.testing.v1 import AppTest
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = ("overview", "overlap", "tokens", "projection", "transfer", "train", "runs")
+
+
+def open_page(name, **query):
+    app = AppTest.from_file(ROOT / "app.py", default_timeout=120)
+    for key, value in query.items():
+        app.query_params[key] = value
+    app.run()
+    if name != "overview":
+        app.switch_page(f"pages/{name}.py").run()
+    return app
+
+
+def check(app):
+    assert not app.exception, [error.value for error in app.exception]
+    return app
+
+
+def text_of(app):
+    """Return all that a page says in Markdown."""
+    return " ".join(markdown.value for markdown in app.markdown).replace("\\", "")
+
+
+def html_of(app):
+    """Return all that a page shows as HTML."""
+    return "".join(element.proto.body for element in app.main if element.type == "html")
