@@ -15,7 +15,10 @@ export default function (component) {
   let tries = 0;
   const timer = setInterval(() => {
     const found = field();
-    if (found) found.focus();
+    // Once for each field, and never away from another one: this runs again with every rerun of the page.
+    const idle = [document.body, null].includes(document.activeElement);
+    if (found && !found.clpFocused && idle) found.focus();
+    if (found) found.clpFocused = true;
     if (found || ++tries > 20) clearInterval(timer);
   }, 100);
   const slash = (event) => {
@@ -24,6 +27,32 @@ export default function (component) {
   };
   document.addEventListener("keydown", slash);
   return () => { clearInterval(timer); document.removeEventListener("keydown", slash); };
+}
+""",
+)
+
+PASTE = st.components.v2.component(
+    "clp_paste",
+    html="<span></span>",
+    js="""
+export default function (component) {
+  const { data, setStateValue } = component;
+  const set = Object.getOwnPropertyDescriptor(HTMLTextAreaElement.prototype, "value").set;
+  const cut = (event) => {
+    const area = event.target.closest?.(`.st-key-${data.key} textarea`);
+    const pasted = event.clipboardData?.getData("text/plain") ?? "";
+    if (!area) return;
+    const rest = area.value.length - (area.selectionEnd - area.selectionStart);
+    if (rest + pasted.length <= data.most) { setStateValue("cut", null); return; }
+    event.preventDefault();
+    const whole = area.value.slice(0, area.selectionStart) + pasted.slice(0, data.most) +
+      area.value.slice(area.selectionEnd);
+    set.call(area, whole.slice(0, data.most));
+    area.dispatchEvent(new Event("input", { bubbles: true }));
+    setStateValue("cut", pasted.length);
+  };
+  document.addEventListener("paste", cut, true);
+  return () => document.removeEventListener("paste", cut, true);
 }
 """,
 )
@@ -80,6 +109,15 @@ export default function (component) {
 def focus(key: str) -> None:
     """Put the cursor into a text field once the page is open; the key ``/`` brings it back there."""
     FOCUS(data={"key": key}, key=f"focus_{key}")
+
+
+def cut_paste(key: str, most: int) -> int | None:
+    """Keep a text area from taking more characters than it can bear; return the length of a paste that was cut.
+
+    A browser is busy for minutes with some megabytes in a text area.
+    """
+    state = PASTE(data={"key": key, "most": most}, key=f"paste_{key}", on_cut_change=lambda: None)
+    return int(state.cut) if state.cut else None
 
 
 @st.fragment

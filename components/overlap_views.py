@@ -13,6 +13,7 @@ from clp_core.match_rules import RULES, RuleChanges, rule_changes
 from clp_core.overlap import FIELDS, MATCHES, Overlap, OverlapMatrix
 from clp_core.text_overlap import TextOverlap, measure_text, segments
 from clp_core.vocabulary import Vocabulary
+from components.browser import cut_paste
 from components.messages import number, plain
 from components.models import Pair, models, pair_overlap, vocabulary_of, workspace
 from components.navigation import kept, remember
@@ -21,6 +22,7 @@ from components.pills import legend, show_segments
 EXAMPLE = "Der schnelle braune Fuchs springt über den faulen Hund, während die Überraschung größer wird."
 TYPED, UPLOADED = "Type or paste", "Upload a file"
 MOST_CHARACTERS = 1_000_000
+MOST_PASTED = 200_000
 MOST_ROWS = 5_000
 MOST_COLOURED = 1_000
 SHARE = st.column_config.NumberColumn(format="percent")
@@ -137,7 +139,13 @@ def chosen_text() -> str:
     texts = {path.name: path for path in workspace().list_texts()}
     place = st.selectbox("Text", [TYPED, UPLOADED, *texts], help=f"at most {MOST_CHARACTERS:,} characters are measured")
     if place == TYPED:
-        text = st.text_area("The text, in the target language", EXAMPLE, height=110)
+        text = st.text_area("The text, in the target language", EXAMPLE, height=110, key="typed_text")
+        if pasted := cut_paste("typed_text", MOST_PASTED):
+            st.info(
+                f"The pasted text has {number(pasted)} characters; the first {number(MOST_PASTED)} were kept. As a "
+                f"file, {number(MOST_CHARACTERS)} are measured.",
+                icon=":material/content_cut:",
+            )
     elif place == UPLOADED:
         file = st.file_uploader("A text file (UTF-8)", type=["txt", "md", "jsonl", "csv", "tsv"])
         if file is None:

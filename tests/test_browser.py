@@ -1,84 +1,19 @@
 """What the README promises, done in a real browser: from a clean workspace to a run that outlives its tab."""
 
 import os
-import shutil
 import socket
-import subprocess
-import sys
-import urllib.request
-from pathlib import Path
 
 import pytest
-from test_jobs import end_of, wait_for
+from browser import browser_path, context, listen, server, settle, shoot, space  # noqa: F401
+from test_jobs import end_of
 
 from clp_core.jobs import JobStore
-from clp_core.workspace import Workspace
 
-ROOT = Path(__file__).resolve().parent.parent
-SHOTS = ROOT / "screenshots"
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
 PAGES = ("overlap", "tokens", "projection", "transfer", "train", "runs")
 
-browser_path = next((found for name in BROWSERS if (found := shutil.which(name))), None)
 pytestmark = pytest.mark.browser
 if browser_path is None and not os.environ.get("CLP_REQUIRE_BROWSER"):
     pytest.skip("NO BROWSER FOUND: install chromium to run the browser tests", allow_module_level=True)
-
-
-@pytest.fixture(scope="module")
-def space(tmp_path_factory):
-    return Workspace(tmp_path_factory.mktemp("browser") / "workspace")
-
-
-@pytest.fixture(scope="module")
-def server(space):
-    """The app as ``make app`` starts it, on a free port."""
-    assert browser_path, "the browser tests are required here, but there is no chromium"
-    environment = os.environ | {"CLP_WORKSPACE": str(space.root), "HF_HUB_OFFLINE": "1"}
-    subprocess.run([sys.executable, "-m", "clp_core", "demo"], env=environment, check=True, capture_output=True)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "clp_core", "app", "--headless", "--port", str(port)]
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    url = f"http://127.0.0.1:{port}"
-
-    def answers():
-        try:
-            return urllib.request.urlopen(f"{url}/_stcore/health", timeout=2).status == 200
-        except OSError:
-            return False
-
-    wait_for(answers, 60)
-    yield url
-    process.terminate()
-    process.wait(30)
-
-
-@pytest.fixture(scope="module")
-def context(server):
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=browser_path, args=FLAGS)
-        context = browser.new_context(viewport={"width": 1400, "height": 1000})
-        context.set_default_timeout(60_000)
-        yield context
-        browser.close()
-
-
-def settle(page):
-    """Wait until the page has its question and streamlit is at rest."""
-    page.wait_for_selector("h1")
-    page.wait_for_function("document.querySelector('[data-testid=stApp]').dataset.testScriptState !== 'running'")
-    page.wait_for_timeout(700)
-
-
-def shoot(page, name):
-    SHOTS.mkdir(exist_ok=True)
-    page.screenshot(path=SHOTS / f"{name}.png")
-    assert page.locator("[data-testid=stException]").count() == 0
 
 
 def test_deep_link_is_the_first_thing_a_fresh_server_opens(server, context):
@@ -94,9 +29,8 @@ def test_deep_link_is_the_first_thing_a_fresh_server_opens(server, context):
 
 
 def test_from_two_checkpoints_to_a_german_model_whose_loss_falls(server, context, space):
-    errors = []
     page = context.new_page()
-    page.on("pageerror", lambda error: errors.append(str(error)))
+    errors = listen(page)
     page.goto(server)
     settle(page)
     assert "Where am I?" in page.locator("h1").inner_text()
@@ -165,7 +99,7 @@ def test_from_two_checkpoints_to_a_german_model_whose_loss_falls(server, context
     address = page.url
     page.close()
     again = context.new_page()
-    again.on("pageerror", lambda error: errors.append(str(error)))
+    errors_after = listen(again)
     again.goto(address)
     settle(again)
     assert run.name in again.locator("body").inner_text()
@@ -176,11 +110,12 @@ def test_from_two_checkpoints_to_a_german_model_whose_loss_falls(server, context
     bits = [line["bits_per_byte"] for line in run.metrics() if "bits_per_byte" in line]
     assert bits[-1] < bits[0]
     again.close()
-    assert errors == []
+    assert errors + errors_after == []
 
 
 def test_every_page_opens_by_its_address_in_the_dark(server, context):
     page = context.new_page()
+    errors = listen(page)
     page.emulate_media(color_scheme="dark")
     for name in PAGES:
         page.goto(f"{server}/{name}")
@@ -191,6 +126,7 @@ def test_every_page_opens_by_its_address_in_the_dark(server, context):
         red, green, blue = (int(part) for part in background.strip("rgb()").split(",")[:3])
         assert red + green + blue < 200
     page.close()
+    assert errors == []
 
 
 def test_server_answers_on_the_loopback_alone_and_to_its_own_name_only(server):

@@ -1,0 +1,92 @@
+"""A real browser before a real server, for the tests that drive one."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+from test_jobs import wait_for
+
+from clp_core.workspace import Workspace
+
+ROOT = Path(__file__).resolve().parent.parent
+SHOTS = ROOT / "screenshots"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
+
+browser_path = next((found for name in BROWSERS if (found := shutil.which(name))), None)
+
+# Streamlit looks for its server below the page's own address first, whatever that is; the browser logs the two answers.
+PROBES = ("/_stcore/health", "/_stcore/host-config")
+
+
+@pytest.fixture(scope="module")
+def space(tmp_path_factory):
+    return Workspace(tmp_path_factory.mktemp("browser") / "workspace")
+
+
+@pytest.fixture(scope="module")
+def server(space):
+    """The app as ``make app`` starts it, on a free port."""
+    assert browser_path, "the browser tests are required here, but there is no chromium"
+    environment = os.environ | {"CLP_WORKSPACE": str(space.root), "HF_HUB_OFFLINE": "1"}
+    subprocess.run([sys.executable, "-m", "clp_core", "demo"], env=environment, check=True, capture_output=True)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "clp_core", "app", "--headless", "--port", str(port)]
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    url = f"http://127.0.0.1:{port}"
+
+    def answers():
+        try:
+            return urllib.request.urlopen(f"{url}/_stcore/health", timeout=2).status == 200
+        except OSError:
+            return False
+
+    wait_for(answers, 60)
+    yield url
+    process.terminate()
+    process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def context(server):
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=browser_path, args=FLAGS)
+        context = browser.new_context(viewport={"width": 1400, "height": 1000})
+        context.set_default_timeout(60_000)
+        yield context
+        browser.close()
+
+
+def settle(page):
+    """Wait until the page has its question and streamlit is at rest."""
+    page.wait_for_selector("h1")
+    page.wait_for_function("document.querySelector('[data-testid=stApp]').dataset.testScriptState !== 'running'")
+    page.wait_for_timeout(700)
+
+
+def shoot(page, name):
+    SHOTS.mkdir(exist_ok=True)
+    page.screenshot(path=SHOTS / f"{name}.png")
+    assert page.locator("[data-testid=stException]").count() == 0
+
+
+def listen(page):
+    """Return a list that fills with what the browser's console and the page's scripts complain about."""
+    complaints = []
+
+    def note(message):
+        if message.type == "error" and not message.location["url"].endswith(PROBES):
+            complaints.append(f"{message.text} ({message.location['url']})")
+
+    page.on("console", note)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    return complaints
