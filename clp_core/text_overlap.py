@@ -54,6 +54,37 @@ class Reading:
 
 
 @dataclass(frozen=True)
+class TokenizerFigures:
+    """What one tokenizer makes of a text.
+
+    Attributes:
+        tokens: running tokens.
+        fertility: tokens a word (a word is a run of letters, digits and underscores).
+        bytes_per_token: UTF-8 bytes of the text per token.
+        unknown_share: share of the tokens that are the unknown token.
+    """
+
+    tokens: int
+    fertility: float
+    bytes_per_token: float
+    unknown_share: float
+
+    @classmethod
+    def of(cls, vocabulary: Vocabulary, text: str, reading: Reading | None = None) -> TokenizerFigures:
+        """Measure a tokenizer on a text, which it may have read before."""
+        ids = (reading or Reading.of(vocabulary, text)).ids
+        n_words = sum(1 for _ in WORD.finditer(text)) or 1
+        n = max(len(ids), 1)
+        unknown = vocabulary.roles.get("unk")
+        return cls(
+            tokens=len(ids),
+            fertility=len(ids) / n_words,
+            bytes_per_token=len(text.encode("utf-8", errors="replace")) / n,
+            unknown_share=float((ids == unknown).sum() / n) if unknown is not None else 0.0,
+        )
+
+
+@dataclass(frozen=True)
 class Segment:
     """A stretch of text between two places where both tokenizers cut.
 
@@ -139,18 +170,16 @@ def measure_text(overlap: Overlap, text: str) -> TextOverlap:
     if not text.strip():
         raise InputError("the text is empty; give some text of the target language")
     source, target = Reading.of(overlap.source, text), Reading.of(overlap.target, text)
-    n_words = sum(1 for _ in WORD.finditer(text)) or 1
-    n_bytes = len(text.encode("utf-8", errors="replace"))
-    unknown = overlap.target.roles.get("unk")
-    n = max(len(target.ids), 1)
+    of_source = TokenizerFigures.of(overlap.source, text, source)
+    of_target = TokenizerFigures.of(overlap.target, text, target)
     return TextOverlap(
-        tokens=len(target.ids),
-        coverage=float((overlap.source_ids[target.ids] >= 0).sum() / n),
-        source_fertility=len(source.ids) / n_words,
-        target_fertility=len(target.ids) / n_words,
-        source_bytes_per_token=n_bytes / max(len(source.ids), 1),
-        target_bytes_per_token=n_bytes / n,
-        unknown_share=float((target.ids == unknown).sum() / n) if unknown is not None else 0.0,
+        tokens=of_target.tokens,
+        coverage=float((overlap.source_ids[target.ids] >= 0).sum() / max(of_target.tokens, 1)),
+        source_fertility=of_source.fertility,
+        target_fertility=of_target.fertility,
+        source_bytes_per_token=of_source.bytes_per_token,
+        target_bytes_per_token=of_target.bytes_per_token,
+        unknown_share=of_target.unknown_share,
         scripts=scripts_of(overlap, target.ids),
         source_reading=source,
         target_reading=target,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 
 import pandas as pd
 import streamlit as st
@@ -11,7 +12,7 @@ from clp_core.errors import InputError
 from clp_core.figures import COLOURS, matrix_heatmap, overlap_bars
 from clp_core.match_rules import RULES, RuleChanges, rule_changes
 from clp_core.overlap import FIELDS, MATCHES, Overlap, OverlapMatrix
-from clp_core.text_overlap import TextOverlap, measure_text, segments
+from clp_core.text_overlap import TextOverlap, TokenizerFigures, measure_text, segments
 from clp_core.vocabulary import Vocabulary
 from components.browser import cut_paste
 from components.messages import number, plain
@@ -79,7 +80,7 @@ def show_where(key: str, overlap: Overlap) -> None:
     right.dataframe(
         counts[field].rename(columns={"group": field}),
         hide_index=True,
-        column_config={"share": st.column_config.NumberColumn("copied", format="percent")},
+        column_config={"share": st.column_config.NumberColumn("copied share", format="percent")},
         alt=f"Counts of copied and missing target tokens by {field}",
     )
     chosen = [
@@ -258,6 +259,12 @@ def matrix_of(key: str, _vocabularies: Sequence[Vocabulary], match: str) -> Over
     return OverlapMatrix.of(_vocabularies, match)
 
 
+@st.cache_data(max_entries=64, show_spinner="Reading the text")
+def figures_on(key: str, _vocabulary: Vocabulary, text: str) -> dict[str, float]:
+    """Measure a tokenizer on a text once."""
+    return asdict(TokenizerFigures.of(_vocabulary, text))
+
+
 def show_matrix(pair: Pair, match: str) -> None:
     """Show the overlap of many tokenizers as a heat map."""
     names = [entry.name for entry in models() if entry.kind == "model"]
@@ -287,6 +294,19 @@ def show_matrix(pair: Pair, match: str) -> None:
     st.plotly_chart(
         matrix_heatmap(matrix, of or "source"), key=f"matrix_{of}", alt=f"Share of the {of} vocabulary, by pair"
     )
+    text = own_text()
+    figures = [figures_on(f"{content}-{len(text)}", vocabulary, text) for vocabulary, content in found]
+    st.dataframe(
+        pd.DataFrame(figures, index=pd.Index(matrix.names, name="tokenizer")).reset_index(),
+        hide_index=True,
+        column_config={
+            "fertility": st.column_config.NumberColumn("tokens a word", format="%.2f"),
+            "bytes_per_token": st.column_config.NumberColumn("bytes a token", format="%.2f"),
+            "unknown_share": st.column_config.NumberColumn("unknown", format="percent"),
+        },
+        alt="Each tokenizer on the validation text of the workspace, or on the example sentence",
+    )
+    st.caption("On the beginning of the workspace's validation text, or on the example sentence.")
     table = matrix.table()
     with st.expander("As a table"):
         columns = {"share_of_source": SHARE, "share_of_target": SHARE}

@@ -114,7 +114,8 @@ def test_matrix_leaves_out_what_is_no_tokenizer(space, folders, tmp_path):
     assert "the tokenizer.json of broken cannot be read" in told
     assert f"{empty} holds no tokenizer" in told
     assert "there is no model /no/such" in told
-    assert len(app.dataframe[0].value) == 6
+    assert len(app.dataframe[-1].value) == 6
+    assert (app.dataframe[0].value["bytes_per_token"] > 1).all()
 
 
 @pytest.mark.parametrize("content", ["", "{}", '{"model": 3}', "\x00\x01", "[]"])
