@@ -122,7 +122,7 @@ def near_duplicates_command(
             "nearest_id": int(graph.near[place, 0]),
             "cosine": float(graph.cosines[place, 0]),
         }
-        for place in (graph.cosines[:, 0] >= above).nonzero()[0].tolist()
+        for place in graph.ids.searchsorted(graph.near_duplicates(above)).tolist()
     ]
 
     def show(result: dict[str, Any]) -> None:

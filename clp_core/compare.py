@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import tempfile
 import time
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from clp_core.evaluation import EvaluationText
 
+log = logging.getLogger(__name__)
 
 AS_AUTO = "linear:neighbours=16"
 
@@ -74,13 +76,14 @@ def compare_methods(
         methods: names, with settings as in ``clp-topk:k=8:temperature=0.2``; by default all that have what they need,
             and ``linear`` as ``auto`` takes it.
         folds: how often another tenth of the anchors is hidden.
-        cache: where the new input rows of every method are kept for the page on tokens; nowhere by default.
+        cache: where the new input rows of every method are kept for the page on tokens, if the disk has room; nowhere
+            by default.
 
     Returns:
         The scores, best first, and one sentence of advice.
 
     Raises:
-        InputError: a method is unknown, the pair cannot be opened, or the disk is too full to keep the rows.
+        InputError: a method is unknown, or the pair cannot be opened.
     """
     chosen = [parse_method(name) for name in methods]
     pair = options.open_pair()
@@ -90,7 +93,11 @@ def compare_methods(
     kept = None
     if cache is not None:
         kept = MethodRows.of(cache, pair.source.folder, pair.helper.folder, options.match, options.seed)
-        kept.start(pair.plan().missing_ids, pair.source.rows("input").shape[1], len(chosen))
+        try:
+            kept.start(pair.plan().missing_ids, pair.source.rows("input").shape[1], len(chosen))
+        except InputError as error:
+            log.warning("the methods' rows are not kept: %s", error)
+            kept = None
     scores = []
     for i, (name, method, settings) in enumerate(chosen):
         report_progress(f"scoring {name}", i / len(chosen))

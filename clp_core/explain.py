@@ -153,13 +153,7 @@ class Explainer:
     helper_rows: RowSource | None
 
     @classmethod
-    def open(
-        cls,
-        folder: Path,
-        helper_rows: RowSource | None = None,
-        content: str = "",
-        vocabulary: Vocabulary | None = None,
-    ) -> Explainer:
+    def open(cls, folder: Path, helper_rows: RowSource | None = None, content: str = "") -> Explainer:
         """Open a folder that a transfer wrote.
 
         A helper that is gone, or whose rows are no longer those of the transfer, is not used: the anchors that were
@@ -170,7 +164,6 @@ class Explainer:
             helper_rows: the helper's input rows, if they are at hand; otherwise they are read from the helper's folder.
             content: what ``content_of`` said of these rows; rows without it are taken as they are.
 
-            vocabulary: the target's, if it is at hand (it is the helper's); otherwise it is read from the folder.
 
         Raises:
             InputError: no transfer wrote this folder.
@@ -184,7 +177,7 @@ class Explainer:
             name for name in pq.read_schema(folder / PROVENANCE_FILE).names if name not in (*ANCHOR_COLUMNS, "bytes")
         ]
         table = pd.read_parquet(folder / PROVENANCE_FILE, columns=columns)
-        return cls(folder, report, table, vocabulary or Vocabulary.open(folder), helper_rows)
+        return cls(folder, report, table, Vocabulary.open(folder), helper_rows)
 
     @cached_property
     def anchor_ids(self) -> np.ndarray:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from filelock import FileLock
 
 from clp_core.errors import InputError
 from clp_core.neighbors import nearest_unit, unit
@@ -48,10 +49,14 @@ class Graph:
         """
         k = min(k, len(ids) - 1)
         rows = unit(rows)
+        # The mean changes no order; without it float32 keeps rows apart that are nearly alike.
+        mean = rows.mean(axis=0, dtype=np.float64).astype(np.float32)
+        base = rows - mean
         near, cosines = np.zeros((len(ids), k), np.int32), np.zeros((len(ids), k), np.float32)
         for start in range(0, len(ids), BLOCK):
             part = np.arange(start, min(start + BLOCK, len(ids)))
-            found_cosines, found = nearest_unit(rows[part], rows, k + 1)
+            products, found = nearest_unit(rows[part], base, k + 1)
+            found_cosines = products + (rows[part] @ mean)[:, None]
             # The token itself is left out wherever it stands; among equal rows it may not come first, or not at all.
             is_self = found == part[:, None]
             is_self[~is_self.any(axis=1), -1] = True
@@ -97,12 +102,16 @@ def make_graph(prepared: Prepared, cache: Path, k: int = K) -> Graph:
         return found
     if len(prepared.token_ids) < 2:
         raise InputError(f"{prepared.meta['name']} has fewer than two tokens; there are no neighbours to find")
-    graph = Graph.of(prepared.rows("input").take(prepared.token_ids), prepared.token_ids, k)
     file = graph_file(prepared, cache, k)
     file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_suffix(".part.npz")
-    np.savez(part, ids=graph.ids, near=graph.near, cosines=graph.cosines)
-    part.replace(file)
+    with FileLock(f"{file}.lock"):
+        found = find_graph(prepared, cache, k)
+        if found is not None:
+            return found
+        graph = Graph.of(prepared.rows("input").take(prepared.token_ids), prepared.token_ids, k)
+        part = file.with_suffix(".part.npz")
+        np.savez(part, ids=graph.ids, near=graph.near, cosines=graph.cosines)
+        part.replace(file)
     return graph
 
 

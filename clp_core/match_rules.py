@@ -32,8 +32,8 @@ class RuleChanges:
     Attributes:
         steps: one row a rule in the order applied: rule, gained, lost, overlap (tokens in common after it) and
             share_of_target.
-        tokens: one row a changed token: id, token, source_id, source_token, rule, change (``gained``, ``lost`` or
-            ``other row``); where a token is lost, the source token is the one it loses.
+        tokens: one row a changed token: id, token, source_id, source_token (as shown), rule, change (``gained``,
+            ``lost`` or ``other row``), raw_token, raw_source_token; a lost token is beside the source token it loses.
     """
 
     steps: pd.DataFrame
@@ -60,8 +60,9 @@ def rule_changes(raw: Overlap, canonical: Overlap) -> RuleChanges:
             rule = ROLES
         else:
             rule = rule_of(source, target, shown, i) if after >= 0 else rule_against(source, target, shown, i)
-        rows.append((i, target.shown(i), shown, source.shown(shown), rule, change))
-    columns = ["id", "token", "source_id", "source_token", "rule", "change"]
+        names = (target.shown(i), shown, source.shown(shown), rule, change, target.tokens[i], source.tokens[shown])
+        rows.append((i, *names))
+    columns = ["id", "token", "source_id", "source_token", "rule", "change", "raw_token", "raw_source_token"]
     tokens = pd.DataFrame(rows, columns=columns)
     held = raw.size
     steps = [(STRING, held, 0, held, held / target.size)]

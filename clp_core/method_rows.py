@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -78,8 +80,7 @@ class MethodRows:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         check_disk(self.folder, 2 * len(ids) * width * n_methods)
-        (self.folder / "methods.json").unlink(missing_ok=True)
-        np.save(self.folder / "ids.npy", ids)
+        self._save(self.folder / "ids.npy", ids)
 
     def keep(self, method: str, rows: np.ndarray, figures: Mapping[str, np.ndarray]) -> None:
         """Keep the rows of one method.
@@ -91,9 +92,16 @@ class MethodRows:
                 ``[n_missing, 3]`` (source -1 where there are fewer).
         """
         with np.errstate(over="ignore"):
-            np.save(self.file(method, "rows"), rows.astype(np.float16))
+            self._save(self.file(method, "rows"), rows.astype(np.float16))
         columns = [figures[name][:, None] for name in FIGURES] + [figures["sources"], figures["weights"]]
-        np.save(self.file(method, "figures"), np.concatenate(columns, axis=1).astype(np.float64))
+        self._save(self.file(method, "figures"), np.concatenate(columns, axis=1).astype(np.float64))
+
+    @staticmethod
+    def _save(file: Path, array: np.ndarray) -> None:
+        """Write an array beside its place, then give it its name: a reader sees the old one or the new one."""
+        with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".part", delete=False) as part:
+            np.save(part, array)
+        os.replace(part.name, file)
 
     def finish(self, methods: list[str]) -> None:
         """Note the methods that were kept, in the order in which they are to be shown."""

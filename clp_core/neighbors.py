@@ -27,10 +27,10 @@ def gpu_resources() -> Any:
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
-    """Return rows ``[n, d]`` scaled to length 1 as contiguous float32; a zero row stays zero."""
+    """Return rows ``[n, d]`` scaled to length 1 as contiguous float32; rows of zeros, or not finite, become zero."""
     wide = np.ascontiguousarray(rows, dtype=np.float32)
     norms = np.linalg.norm(wide, axis=1, keepdims=True)
-    return np.divide(wide, norms, out=np.zeros_like(wide), where=norms > 0)
+    return np.divide(wide, norms, out=np.zeros_like(wide), where=(norms > 0) & np.isfinite(norms))
 
 
 def nearest(queries: np.ndarray, base: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -76,7 +76,10 @@ def largest_products(
 
 
 def write_index(rows: RowSource, ids: np.ndarray, path: Path) -> None:
-    """Write the rows of some tokens, scaled to length 1 in half precision, as a FAISS index that can be mapped.
+    """Write the rows of some tokens, scaled to length 1, in half precision as a FAISS index that can be mapped.
+
+    Their mean is taken away first: it changes no order, as it adds the same to all products with a query, and without
+    it half precision keeps apart rows that are nearly alike, as in a space that has collapsed.
 
     Args:
         rows: ``[n_rows, d]``.
@@ -84,8 +87,12 @@ def write_index(rows: RowSource, ids: np.ndarray, path: Path) -> None:
         path: the file.
     """
     index = faiss.IndexScalarQuantizer(rows.shape[1], faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
+    total = np.zeros(rows.shape[1])
     for part in block_ranges(len(ids), rows.shape[1]):
-        index.add(unit(rows.take(ids[part])))
+        total += unit(rows.take(ids[part])).sum(axis=0, dtype=np.float64)
+    mean = (total / max(len(ids), 1)).astype(np.float32)
+    for part in block_ranges(len(ids), rows.shape[1]):
+        index.add(unit(rows.take(ids[part])) - mean)
     faiss.write_index(index, str(path))
 
 
@@ -96,7 +103,7 @@ class RowIndex:
     Half precision finds the candidates; their cosines and order are those of the full rows.
 
     Attributes:
-        index: FAISS's index over unit rows in half precision, mapped from its file.
+        index: FAISS's index over unit rows less their mean in half precision, mapped from its file.
         ids: the token of each of its rows, ascending, ``[n]``.
         rows: the full rows by token id, ``[n_rows, d]``.
     """
@@ -125,12 +132,17 @@ class RowIndex:
         _, places = self.index.search(queries, min(k + SPARE, len(self.ids)))
         found = self.ids[places]
         rows = unit(self.rows.take(found.ravel())).reshape(*found.shape, -1)
-        cosines = np.einsum("qkd,qd->qk", rows, queries)
+        # From the distance, as products of rows that are nearly alike differ in their last digits only.
+        distances = ((rows - queries[:, None]) ** 2).sum(axis=-1)
+        is_zero = np.asarray(~rows.any(axis=-1)) | np.asarray(~queries.any(axis=-1))[:, None]
+        cosines = np.where(is_zero, 0, 1 - distances / 2)
         order = np.argsort(-cosines, axis=1, kind="stable")[:, :k]
         return np.take_along_axis(cosines, order, 1), np.take_along_axis(found, order, 1)
 
     def neighbours(self, token_id: int, k: int) -> list[tuple[int, float]]:
-        """Return the k nearest tokens of a token, itself left out: id and cosine, best first."""
+        """Return the k nearest tokens of a token, itself left out: id and cosine, best first; none without a row."""
+        if token_id >= self.rows.shape[0]:
+            return []
         cosines, found = self.nearest(self.rows.take(np.array([token_id])), k + 1)
         pairs = zip(found[0].tolist(), cosines[0].tolist(), strict=True)
         return [(i, cosine) for i, cosine in pairs if i != token_id][:k]

@@ -25,7 +25,7 @@ from clp_core.vocabulary import Vocabulary
 from clp_core.workspace import Workspace
 
 META_FILE = "meta.json"
-VERSION = 2
+VERSION = 3
 """Raised where the files of a prepared model change; what an older version left is made again."""
 
 

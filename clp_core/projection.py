@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from filelock import FileLock
 
 from clp_core.errors import InputError
 from clp_core.graph import check_same_tokens
@@ -169,12 +170,15 @@ def project(
     is_cached = layout is not None
     if layout is None:
         chosen = settings or UmapSettings()
-        layout = umap_layout(prepared.rows("input").take(ids), chosen)
         file = layout_file(prepared, chosen, cache)
         file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_suffix(".part.npy")
-        np.save(part, layout)
-        part.replace(file)
+        with FileLock(f"{file}.lock"):
+            layout = find_layout(prepared, method, cache, chosen)
+            if layout is None:
+                layout = umap_layout(prepared.rows("input").take(ids), chosen)
+                part = file.with_suffix(".part.npy")
+                np.save(part, layout)
+                part.replace(file)
     table = pd.DataFrame(
         {
             "id": ids,

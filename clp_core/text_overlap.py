@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -20,7 +21,9 @@ MIN_SCRIPT_SHARE = 0.05
 
 SCRIPT_COLUMNS = ("script", "share", "coverage", "anchors")
 PART_CHARACTERS = 50_000
-WORD = re.compile(r"\w+")
+MARKS = "".join(chr(i) for i in range(0x10000) if unicodedata.category(chr(i)).startswith("M"))
+WORD = re.compile(rf"\w[\w{re.escape(MARKS)}\u200c\u200d]*")
+"""A run of letters, digits and underscores; combining marks and joiners, which ``\\w`` leaves out, go on in a word."""
 
 
 @dataclass(frozen=True)

@@ -290,6 +290,21 @@ class Vocabulary:
 
         return sorted(found, key=rank)[:most]
 
+    def find_id(self, query: str) -> int:
+        """Return the id in a text such as ``#300``.
+
+        Raises:
+            InputError: the text has another form, or no token has that id.
+        """
+        if not (query.startswith("#") and query[1:].isdecimal()):
+            raise InputError(f"{query!r} is no id; write it as #300")
+        token_id = int(query[1:])
+        if token_id >= self.n_ids:
+            raise InputError(f"{self.name} has no id {token_id}; its largest is {self.n_ids - 1}")
+        if self.tokens[token_id] is None:
+            raise InputError(f"id {token_id} of {self.name} is a gap: no token has it")
+        return token_id
+
     def find(self, query: str) -> int:
         """Return the id that a user means: the raw token, else a text that encodes to one token, else ``#id``.
 
@@ -302,11 +317,9 @@ class Vocabulary:
         if len(encoded) == 1 and encoded[0] != self.roles.get("unk"):
             return encoded[0]
         if query.startswith("#") and query[1:].isdecimal() and int(query[1:]) < self.n_ids:
-            token_id = int(query[1:])
-            if self.tokens[token_id] is not None:
-                return token_id
-            raise InputError(f"id {token_id} of {self.name} is a gap: no token has it")
+            return self.find_id(query)
         pieces = ", ".join(repr(self.tokens[i]) for i in encoded[:8])
+        pieces += ", ..." if len(encoded) > 8 else ""
         told = f"it encodes to {len(encoded)} tokens: {pieces}" if encoded else "it encodes to nothing"
         raise InputError(f"{query!r} is no token of {self.name} ({told}); name one of them, or #id")
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
+
 import pandas as pd
 import streamlit as st
 
 from clp_core.errors import InputError
 from clp_core.figures import agreement_bars
-from clp_core.graph import Agreement, find_agreement
+from clp_core.graph import Agreement, find_agreement, graph_file
 from clp_core.jobs.submit import submit_agreement
 from clp_core.prepared import Prepared
 from components.jobs import last_job, wait_or_offer
@@ -18,9 +20,14 @@ MOST_ROWS = 100
 
 
 @st.cache_resource(max_entries=8, show_spinner="Comparing the neighbours")
-def agreement_of(key: str, _first: Prepared, _second: Prepared) -> Agreement | None:
-    """Compare two models whose graphs were made, once."""
-    return find_agreement(_first, _second, workspace().cache)
+def agreement_of(key: str, _first: Prepared, _second: Prepared) -> tuple[Agreement, pd.DataFrame] | None:
+    """Compare two models whose graphs were made, once; return the agreement and its tokens, least common first."""
+    found = find_agreement(_first, _second, workspace().cache)
+    if found is None:
+        return None
+    table = found.table(_first.vocabulary)
+    table["token"] = [_first.vocabulary.shown(i) for i in found.ids.tolist()]
+    return found, table.sort_values("common", kind="stable")
 
 
 def show_agreement(helper: str, target: str) -> None:
@@ -40,18 +47,20 @@ def show_agreement(helper: str, target: str) -> None:
         return
     opened = prepared_or_stop(first), prepared_or_stop(second)
     try:
-        found = find_agreement(*opened, workspace().cache)
+        made = all(graph_file(prepared, workspace().cache).is_file() for prepared in opened)
+        compared = agreement_of(f"{opened[0].path.name}-{opened[1].path.name}-{made}", *opened)
     except InputError as error:
         st.error(plain(str(error)), icon=":material/error:")
         return
-    if found is None:
+    if compared is None:
         folders = [str(folder_of(first)), str(folder_of(second))]
         if wait_or_offer(
-            last_job("agreement", folders), "Compare the neighbours", f"clp agreement {' '.join(folders)}"
+            last_job("agreement", folders), "Compare the neighbours", shlex.join(["clp", "agreement", *folders])
         ):
             submit_agreement(workspace(), *folders)
             st.rerun()
         return
+    found, table = compared
     st.markdown(
         f"**{share(found.mean)}** of the {found.k} nearest neighbours of a token are the same in **{plain(first)}** "
         f"and **{plain(second)}**, in the mean over {number(len(found.ids))} tokens; by chance it would be "
@@ -69,12 +78,9 @@ def show_agreement(helper: str, target: str) -> None:
     st.plotly_chart(
         agreement_bars(found.histogram(), first, second, found.mean), alt="Tokens by number of common neighbours"
     )
-    vocabulary = opened[0].vocabulary
-    table = found.table(vocabulary)
-    table["token"] = [vocabulary.shown(i) for i in found.ids.tolist()]
     st.markdown("**The tokens on whose neighbours they agree least**")
     st.dataframe(
-        table.sort_values("common", kind="stable").head(MOST_ROWS),
+        table.head(MOST_ROWS),
         hide_index=True,
         column_config={"share": st.column_config.NumberColumn(format="percent")},
         alt="Tokens with the fewest common neighbours",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from urllib.parse import quote
+import shlex
+from urllib.parse import urlencode
 
 import numpy as np
 import pandas as pd
@@ -23,13 +24,13 @@ from components.models import Pair, folder_of, prepared_or_stop, workspace
 from components.navigation import put
 
 WORST = {
-    "at risk, longest first": ("norm_ratio", False),
+    "flagged, longest first": ("norm_ratio", False),
     "fewest effective anchors": ("n_eff", True),
     "most effective anchors": ("n_eff", False),
     "longest rows": ("norm_ratio", False),
     "nearest to another row": ("nearest cosine", False),
 }
-AT_RISK = next(iter(WORST))
+FLAGGED = next(iter(WORST))
 MOST_ROWS = 100
 
 
@@ -53,7 +54,7 @@ def judged(key: str, _explainer: Explainer, _graph: Graph | None) -> pd.DataFram
         places = np.searchsorted(_graph.ids, ids)
         table["nearest cosine"] = _graph.cosines[places, 0]
         table["nearest row"] = [vocabulary.shown(i) for i in _graph.near[places, 0].tolist()]
-        reasons["near-duplicate"] = _graph.cosines[places, 0] >= DUPLICATE_COSINE
+        reasons["near-duplicate"] = np.isin(ids, _graph.near_duplicates())
     why = np.full(len(table), "", dtype=object)
     for reason, holds in reasons.items():
         why[holds] += np.where(why[holds] == "", reason, ", " + reason)
@@ -68,13 +69,15 @@ def show_health(pair: Pair, explainer: Explainer, target: str) -> None:
     prepared = prepared_or_stop(target)
     graph = find_graph(prepared, workspace().cache)
     table = judged(f"{prepared.path.name}-{graph is not None}", explainer, graph)
+    duplicates = int((table["nearest cosine"] >= DUPLICATE_COSINE).sum()) if graph is not None else None
     n_risk = health["rows_at_risk"]
     question(
         "Which rows are at risk?",
         f"**{number(n_risk)}** of the {number(len(table))} rows that `{report['method']}` made are too long, cancelled "
-        f"or collapsed." + (" Another method, or `--guard fallback`, would make them otherwise." if n_risk else ""),
+        f"or collapsed."
+        + (" Another method, or `--guard fallback`, would make them otherwise." if n_risk else "")
+        + (f" **{number(duplicates)}** are near-duplicates of another row." if duplicates else ""),
     )
-    duplicates = int((table["nearest cosine"] >= DUPLICATE_COSINE).sum()) if graph is not None else None
     cards(
         {
             "Rows at risk": (
@@ -95,7 +98,9 @@ def show_health(pair: Pair, explainer: Explainer, target: str) -> None:
         column.plotly_chart(chart, alt=alt)
     if graph is None:
         job = last_job("near-duplicates", [str(folder_of(target))])
-        if wait_or_offer(job, "Look for near-duplicates", f"clp near-duplicates {folder_of(target)}"):
+        if wait_or_offer(
+            job, "Look for near-duplicates", shlex.join(["clp", "near-duplicates", str(folder_of(target))])
+        ):
             submit_near_duplicates(workspace(), str(folder_of(target)))
             st.rerun()
     show_worst(pair, table, target, prepared)
@@ -104,15 +109,16 @@ def show_health(pair: Pair, explainer: Explainer, target: str) -> None:
 def show_worst(pair: Pair, table: pd.DataFrame, target: str, prepared: Prepared) -> None:
     """Show the worst rows by a measure of choice; a selected one can be opened or overridden."""
     about, choice = st.columns([3, 2], vertical_alignment="bottom")
-    by = choice.selectbox("Worst by", list(WORST), key="worst_by", help="the table's heads sort it too") or AT_RISK
+    by = choice.selectbox("Worst by", list(WORST), key="worst_by", help="the table's heads sort it too") or FLAGGED
     column, ascending = WORST[by]
-    shown = table[table["why"] != ""] if by == AT_RISK else table[table[column].notna()]
+    shown = table[table["why"] != ""] if by == FLAGGED else table[table[column].notna()]
     shown = shown.sort_values(column, ascending=ascending, kind="stable").head(MOST_ROWS)
     if shown.empty:
         about.success("No row stands out by that measure.", icon=":material/check:")
         return
     about.markdown(f"**{number(len(shown))}** rows, {by}. Select one to open it or to set what it is made of.")
-    links = [f"?token=%23{i}&target={quote(target)}" for i in shown["id"]]
+    others = urlencode({"target": target, "source": pair.source, "helper": pair.helper})
+    links = [f"?token=%23{i}&{others}" for i in shown["id"]]
     event = st.dataframe(
         shown.assign(link=links),
         hide_index=True,

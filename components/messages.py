@@ -13,6 +13,9 @@ from clp_core.errors import ClpError
 
 log = logging.getLogger(__name__)
 
+CARD_WIDTH = 172
+"""Pixels of a metric card: five stand in a row of a wide window, and go on in the next row of a narrow one."""
+
 THIN_SPACE = "\N{NARROW NO-BREAK SPACE}"
 
 
@@ -61,8 +64,9 @@ def question(title: str, answer: str = "") -> None:
 
 def cards(figures: Mapping[str, tuple[str, str]]) -> None:
     """Show a row of metric cards: label to value and help."""
-    for column, (label, (value, about)) in zip(st.columns(len(figures)), figures.items(), strict=True):
-        column.metric(label, value, help=about or None, border=True)
+    row = st.container(horizontal=True)
+    for label, (value, about) in figures.items():
+        row.metric(label, value, help=about or None, border=True, width=CARD_WIDTH)
 
 
 def command(text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +69,7 @@ def pair_bar() -> Pair:
     first = SOURCE if SOURCE in names else next(iter(plain_models), "")
     second = HELPER if HELPER in names else next(iter(plain_models[1:]), "")
     source, helper = remembered("source", first), remembered("helper", second)
-    text, button = st.columns([5, 1], vertical_alignment="center")
+    text, button = st.columns([3, 1], vertical_alignment="center")
     text.markdown(f"**{plain(source or 'no source')}** :material/arrow_forward: **{plain(helper or 'no helper')}**")
     with button.popover("Change pair", icon=":material/swap_horiz:", width="stretch"):
         choose_model("Source model", "source", names, first, "large model in the source language")
@@ -149,7 +150,7 @@ def offer_to_prepare(reference: str, model: str, *, is_download: bool) -> None:
     )
     if jobs and jobs[0].status().state == "failed":
         st.error(plain(f"The last try failed: {jobs[0].status().reason}"), icon=":material/error:")
-    st.code(f"clp prepare {model}", language="bash")
+    st.code(shlex.join(["clp", "prepare", model]), language="bash")
     if st.button(f"{doing} {plain(reference)}", type="primary", key=f"prepare_{reference}"):
         submit_prepare(workspace(), model)
         st.rerun()

@@ -8,6 +8,8 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 from streamlit.runtime.pages_manager import PagesManager
 
+from components.messages import plain
+
 
 def opened_by_app() -> None:
     """Let app.py open this page.
@@ -48,7 +50,10 @@ def kept(key: str, default: str) -> str:
 def one_of(place: DeltaGenerator, label: str, key: str, options: Sequence[str], about: str) -> str:
     """Let the user choose one of some options; the choice is kept in the URL, and the last one is the default."""
     widget = kept(key, options[-1])
-    if st.session_state[widget] not in options:
+    if (wanted := st.session_state[widget]) not in options:
+        st.warning(
+            plain(f"There is no {label.lower()} {wanted} here; {options[-1]} is shown."), icon=":material/warning:"
+        )
         st.session_state[widget] = options[-1]
     chosen = place.selectbox(label, options, key=widget, help=about) or options[-1]
     remember(key, chosen)

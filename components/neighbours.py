@@ -31,7 +31,7 @@ def nearest_tokens(path: str, content: str, token_id: int, k: int, _prepared: Pr
 
 @st.cache_data(max_entries=512, show_spinner="Looking for neighbours")
 def nearest_in_all(key: str, token_id: int, _bases: list[tuple[Prepared, np.ndarray]]) -> list[Near]:
-    """Return for each model the tokens nearest to a row, the token itself left out where it is that model's own.
+    """Return for each model the tokens nearest to a row, the row's own token among them; one more than is shown.
 
     The models are searched side by side: one search uses one core.
 
@@ -126,7 +126,8 @@ def show_methods(pair: Pair, token_id: int) -> None:
         st.info("This token is copied: its row is the same under every method.", icon=":material/info:")
         return
     source = prepared_or_stop(pair.source)
-    key = f"{kept.folder.name}-{token_id}-{'-'.join(kept.methods)}-{source.path.name}"
+    made = (kept.folder / "methods.json").stat().st_mtime_ns
+    key = f"{kept.folder.name}-{token_id}-{made}-{source.path.name}"
     cosines, ids = nearest_rows(key, PER_METHOD, np.stack([row.row for row in rows]), source)
     shown = source.vocabulary.shown
     table = pd.DataFrame(

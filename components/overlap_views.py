@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 
+import numpy as np
 import pandas as pd
 import streamlit as st
 
@@ -16,7 +17,7 @@ from clp_core.text_overlap import TextOverlap, TokenizerFigures, measure_text, s
 from clp_core.vocabulary import Vocabulary
 from components.browser import cut_paste
 from components.messages import number, plain
-from components.models import Pair, models, pair_overlap, vocabulary_of, workspace
+from components.models import Pair, models, overlap_key, pair_overlap, vocabulary_of, workspace
 from components.navigation import kept, remember
 from components.pills import legend, show_segments
 
@@ -26,6 +27,7 @@ MOST_CHARACTERS = 1_000_000
 MOST_PASTED = 200_000
 MOST_ROWS = 5_000
 MOST_COLOURED = 1_000
+COUNT = st.column_config.NumberColumn(format="localized")
 SHARE = st.column_config.NumberColumn(format="percent")
 
 
@@ -45,7 +47,8 @@ def start_of(path: str, changed: float) -> str:
 def own_text() -> str:
     """Return the beginning of the first validation text of the workspace, else an example sentence."""
     held_out = [path for path in workspace().list_texts() if "valid" in path.name]
-    return start_of(str(held_out[0]), held_out[0].stat().st_mtime) if held_out else EXAMPLE
+    texts = (start_of(str(path), path.stat().st_mtime) for path in held_out)
+    return next((text for text in texts if text.strip()), EXAMPLE)
 
 
 @st.cache_resource(max_entries=8, show_spinner="Listing the tokens")
@@ -80,7 +83,11 @@ def show_where(key: str, overlap: Overlap) -> None:
     right.dataframe(
         counts[field].rename(columns={"group": field}),
         hide_index=True,
-        column_config={"share": st.column_config.NumberColumn("copied share", format="percent")},
+        column_config={
+            "copied": COUNT,
+            "missing": COUNT,
+            "share": st.column_config.NumberColumn("copied share", format="percent"),
+        },
         alt=f"Counts of copied and missing target tokens by {field}",
     )
     chosen = [
@@ -175,6 +182,7 @@ def show_on_text(key: str, overlap: Overlap) -> None:
     measured = measured_on(key, overlap, text)
     names = (f"{overlap.source.name} (source)", f"{overlap.target.name} (target)")
     readings = (measured.source_reading, measured.target_reading)
+    used = np.fromiter(overlap.used_source_ids, dtype=np.int64)
     st.dataframe(
         pd.DataFrame(
             {
@@ -182,15 +190,20 @@ def show_on_text(key: str, overlap: Overlap) -> None:
                 "tokens": [len(reading.ids) for reading in readings],
                 "tokens a word": (measured.source_fertility, measured.target_fertility),
                 "bytes a token": (measured.source_bytes_per_token, measured.target_bytes_per_token),
-                "copied": (None, measured.coverage),
-                "unknown": (None, measured.unknown_share),
+                "in both": (float(np.isin(readings[0].ids, used).mean()), measured.coverage),
+                "unknown": (
+                    TokenizerFigures.of(overlap.source, text, readings[0]).unknown_share,
+                    measured.unknown_share,
+                ),
             }
         ),
         hide_index=True,
         column_config={
             "tokens a word": st.column_config.NumberColumn(format="%.2f", help="a word is a run of letters and digits"),
             "bytes a token": st.column_config.NumberColumn(format="%.2f"),
-            "copied": st.column_config.NumberColumn(format="percent", help="running tokens that stand in the source"),
+            "in both": st.column_config.NumberColumn(
+                format="percent", help="running tokens that both vocabularies have; for the target: what is copied"
+            ),
             "unknown": SHARE,
         },
         alt="Tokens, tokens a word and bytes a token of the text under both tokenizers",
@@ -215,7 +228,7 @@ def changes_of(key: str, _raw: Overlap, _canonical: Overlap) -> RuleChanges:
 def show_rules(pair: Pair) -> None:
     """Show the counts before and after each rule of canonical matching, and what a rule merged."""
     raw, canonical = (pair_overlap(pair, match) for match in MATCHES)
-    changes = changes_of(f"{pair.source}-{pair.helper}-{raw.size}-{canonical.size}", raw, canonical)
+    changes = changes_of(overlap_key(pair), raw, canonical)
     st.markdown(
         f"Raw matching finds **{number(raw.size)}** tokens in common, canonical matching **{number(canonical.size)}**."
     )
@@ -241,6 +254,8 @@ def show_rules(pair: Pair) -> None:
         column_config={
             "token": "target token",
             "source_token": "source token",
+            "raw_token": "raw target string",
+            "raw_source_token": "raw source string",
             "source_id": st.column_config.NumberColumn("source row", format="%d"),
         },
         alt="Tokens that a rule of canonical matching merges or parts",
@@ -249,8 +264,13 @@ def show_rules(pair: Pair) -> None:
         f", the first {number(MOST_ROWS)} shown" if len(tokens) > MOST_ROWS else ""
     )
     st.caption(f"{told}. Lost: equal strings that stand for other text, or special tokens of other roles.")
-    csv = tokens.to_csv(index=False).encode
-    st.download_button("Download as CSV", lambda: csv(), "rules.csv", "text/csv", icon=":material/download:")
+    st.download_button(
+        "Download as CSV",
+        lambda: tokens.to_csv(index=False).encode(),
+        "rules.csv",
+        "text/csv",
+        icon=":material/download:",
+    )
 
 
 @st.cache_resource(max_entries=8, show_spinner="Matching the vocabularies")

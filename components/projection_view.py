@@ -23,6 +23,7 @@ from components.jobs import last_of, wait_or_offer
 from components.messages import number, plain
 from components.models import Pair, folder_of, overlap_of, prepared_or_offer, prepared_or_stop, workspace
 from components.neighbours import K, nearest_tokens
+from components.token_view import meant
 
 COLUMNS = {
     "status": "status",
@@ -67,9 +68,14 @@ def open_space(pair: Pair, name: str, method: str) -> Space | None:
     if layout is None:
         offer_umap(prepared)
         return None
-    provenance = folder_of(name) / PROVENANCE_FILE
-    key = f"{prepared.path.name}-{method}-{layout.shape}-{pair.source}-{pair.helper}"
-    return Space(name, prepared, points_of(key, prepared, layout, provenance, pair, name), method)
+    if (folder_of(name) / PROVENANCE_FILE).is_file():
+        key = f"{prepared.path.name}-{method}"
+        table = pd.read_parquet(folder_of(name) / PROVENANCE_FILE, columns=["status", "n_eff"])
+        status, n_eff = table["status"].to_numpy(dtype=object), table["n_eff"].to_numpy(np.float32)
+    else:
+        key, status = statuses_of(pair, name, prepared)
+        key, n_eff = f"{prepared.path.name}-{method}-{key}", None
+    return Space(name, prepared, points_of(key, prepared, layout, status, n_eff), method)
 
 
 def offer_umap(prepared: Prepared) -> None:
@@ -86,7 +92,7 @@ def offer_umap(prepared: Prepared) -> None:
 
 @st.cache_resource(max_entries=12, show_spinner="Placing the tokens")
 def points_of(
-    key: str, _prepared: Prepared, _layout: np.ndarray, _provenance: Any, _pair: Pair, name: str
+    key: str, _prepared: Prepared, _layout: np.ndarray, _status: np.ndarray, _n_eff: np.ndarray | None
 ) -> pd.DataFrame:
     """Return one row a token with all that it can be coloured by."""
     vocabulary, ids = _prepared.vocabulary, _prepared.token_ids
@@ -103,26 +109,24 @@ def points_of(
             "norm": _prepared.norms[ids],
         }
     )
-    if _provenance.is_file():
-        table = pd.read_parquet(_provenance, columns=["status", "n_eff"])
-        points["status"] = pd.Categorical(table["status"].to_numpy()[ids])
-        points["n_eff"] = table["n_eff"].to_numpy(np.float32)[ids]
-    else:
-        points["status"] = pd.Categorical(statuses_of(_pair, name, _prepared)[ids])
+    points["status"] = pd.Categorical(_status[ids])
+    if _n_eff is not None:
+        points["n_eff"] = _n_eff[ids]
     return points
 
 
-def statuses_of(pair: Pair, name: str, prepared: Prepared) -> np.ndarray:
-    """Return the status of each id of a model that no transfer wrote, against the pair's source."""
+def statuses_of(pair: Pair, name: str, prepared: Prepared) -> tuple[str, np.ndarray]:
+    """Return the status of each id of a model that no transfer wrote, against the pair, and a key for their content."""
     source = prepared_or_stop(pair.source)
     if name == pair.source:
         helper = prepared_or_stop(pair.helper)
-        found = overlap_of(f"{source.path.name}-{helper.path.name}", source.vocabulary, helper.vocabulary, "raw")
+        key = f"{source.path.name}-{helper.path.name}"
+        found = overlap_of(key, source.vocabulary, helper.vocabulary, "raw")
         status = np.full(prepared.vocabulary.n_ids, "source only", dtype=object)
         status[list(found.used_source_ids)] = "copied"
-        return status
+        return key, status
     key = f"{source.path.name}-{prepared.path.name}"
-    return overlap_of(key, source.vocabulary, prepared.vocabulary, "raw").statuses
+    return key, overlap_of(key, source.vocabulary, prepared.vocabulary, "raw").statuses
 
 
 def searched(vocabulary: Vocabulary, query: str) -> int | None:
@@ -130,7 +134,7 @@ def searched(vocabulary: Vocabulary, query: str) -> int | None:
     if not query.strip():
         return None
     try:
-        return vocabulary.find(query)
+        return meant(vocabulary, query)
     except InputError as error:
         hits = vocabulary.search(query, 1)
         if not hits:
@@ -191,20 +195,25 @@ def show_picture(space: Space, colour: str, marks: Marks, image: str) -> tuple[g
             f"{number(len(drawn))} of {number(len(points))} tokens are drawn, each status with its share; a searched "
             "token and a box or lasso find all of them."
         )
-    return figure, points[chosen(points, event["selection"], len(drawn) < len(points))]
+    return figure, points[chosen(points, event["selection"], len(drawn) < len(points), colour)]
 
 
-def chosen(points: pd.DataFrame, selection: Any, is_sampled: bool) -> np.ndarray:
-    """Return which points are selected, ``[n]`` of bool, by the bounds of box or lasso those not drawn too."""
+def chosen(points: pd.DataFrame, selection: Any, is_sampled: bool, colour: str = "") -> np.ndarray:
+    """Return which points are selected, ``[n]`` of bool; by the bounds of box or lasso those that are not drawn too.
+
+    Of these none in a group without a selected dot: the legend may have hidden it.
+    """
     ids = [int(point["customdata"]) for point in selection["points"] if "customdata" in point]
     found = points["id"].isin(ids).to_numpy(copy=True)
-    if is_sampled and ids:
+    if is_sampled:
         xy = points[["x", "y"]].to_numpy()
         for box in selection.get("box", []):
             corners = np.array([[box["x"][i], box["y"][j]] for i, j in ((0, 0), (1, 0), (1, 1), (0, 1))])
             found |= inside(corners, xy)
         for lasso in selection.get("lasso", []):
             found |= inside(np.stack([lasso["x"], lasso["y"]], axis=1), xy)
+        if ids and colour and not pd.api.types.is_numeric_dtype(points[colour]):
+            found &= points[colour].isin(points.loc[points["id"].isin(ids), colour].unique()).to_numpy()
     return found
 
 

@@ -28,11 +28,18 @@ def last_comparison(pair: Pair) -> Job | None:
 
 def targets_of(pair: Pair) -> list[ModelEntry]:
     """Return the models that a transfer of this pair wrote, and the checkpoints trained from them."""
-    source, helper = str(folder_of(pair.source)), str(folder_of(pair.helper))
+    folders = folder_of(pair.source), folder_of(pair.helper)
+    prepared = Prepared.find(folders[1], workspace().cache)
+    content = prepared.meta["content"] if prepared else None
     found = []
     for entry in models():
         report = report_of(str(entry.folder), fingerprint(entry.folder)) if entry.kind != "model" else None
-        if report and report["source"] == source and report["helper"] == helper:
+        if report is None:
+            continue
+        written = Path(report["source"]), Path(report["helper"])
+        # A workspace may have been moved: then names are the same, and so is what is in the helper.
+        is_moved = [path.name for path in written] == [path.name for path in folders]
+        if written == folders or (is_moved and content is not None and report.get("helper_content") == content):
             found.append(entry)
     return found
 
@@ -64,6 +71,6 @@ def report_of(folder: str, content: str) -> dict[str, Any] | None:
 
 
 @st.cache_resource(max_entries=8, show_spinner="Reading the provenance")
-def explainer_of(folder: str, content: str, _helper: Prepared) -> Explainer:
-    """Return the explainer of a target, its anchors ready."""
-    return Explainer.open(Path(folder), _helper.rows("input"), _helper.meta["content"], _helper.vocabulary)
+def explainer_of(folder: str, content: str, helper: str, _helper: Prepared) -> Explainer:
+    """Return the explainer of a target, its anchors ready; ``helper`` names the helper's present content."""
+    return Explainer.open(Path(folder), _helper.rows("input"), _helper.meta["content"])

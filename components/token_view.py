@@ -24,12 +24,12 @@ AT_ONCE = 20_000_000
 
 def found_token(vocabulary: Vocabulary, query: str) -> int | None:
     """Return the token that a query means, with other tokens that hold it, and what a text contains, to choose from."""
-    hits = vocabulary.search(query, MOST_HITS)
+    hits = [] if is_id(query) else vocabulary.search(query, MOST_HITS)
     pieces: list[int] = []
     try:
-        token_id: int | None = vocabulary.find(query)
+        token_id: int | None = meant(vocabulary, query)
     except InputError as error:
-        pieces = list(dict.fromkeys(vocabulary.encode(query)))[:MOST_HITS]
+        pieces = [] if is_id(query) else list(dict.fromkeys(vocabulary.encode(query)))[:MOST_HITS]
         token_id = hits[0] if hits else None
         if token_id is None:
             st.warning(plain(str(error)), icon=":material/search_off:")
@@ -39,6 +39,27 @@ def found_token(vocabulary: Vocabulary, query: str) -> int | None:
     choose("Tokens that hold it", "hits", vocabulary, [hit for hit in hits if hit != token_id])
     choose("The text is made of", "pieces", vocabulary, pieces)
     return token_id
+
+
+def meant(vocabulary: Vocabulary, query: str) -> int:
+    """Return the token that a query on a page means: here ``#300`` is always an id, as links are written so.
+
+    Raises:
+        InputError: nothing fits.
+    """
+    if is_id(query):
+        return vocabulary.find_id(query)
+    try:
+        return vocabulary.find(query)
+    except InputError:
+        if query.isdecimal() and int(query) < vocabulary.n_ids:
+            return vocabulary.find_id(f"#{query}")
+        raise
+
+
+def is_id(query: str) -> bool:
+    """Say whether a query is an id such as ``#300``."""
+    return query[:1] == "#" and query[1:].isdecimal()
 
 
 def choose(label: str, key: str, vocabulary: Vocabulary, ids: list[int]) -> None:
@@ -56,7 +77,7 @@ def choose(label: str, key: str, vocabulary: Vocabulary, ids: list[int]) -> None
 
 def answer(explanation: Explanation | None, status: str, source_id: int | None, trained: int | None) -> str:
     """Return one sentence on where a row comes from."""
-    if status == "special":
+    if status == "special" and source_id is not None and explanation is not None:
         told = f"It is **copied by role**: source row {number(source_id)}, bit for bit."
     elif status == "override" and explanation is not None:
         named = ", ".join(plain(anchor.token) for anchor in explanation.anchors)
@@ -136,6 +157,13 @@ def show_formula(
         st.latex(explanation.formula)
     if explanation.filled_in:
         st.latex(explanation.filled_in)
+    first = explanation.anchors[0] if explanation.anchors else None
+    if explanation.method == "clp" and first and first.cosine and first.cosine * first.weight < 0:
+        st.warning(
+            "The cosines to all anchors sum to less than 0, so the published rule turns every sign: the nearest "
+            "anchors count negatively.",
+            icon=":material/warning:",
+        )
     if explanation.parameters:
         st.caption(plain("Chosen by the fit: " + ", ".join(f"{k} = {v:g}" for k, v in explanation.parameters.items())))
     if explainer.report.get("trained_steps"):
@@ -148,6 +176,9 @@ def show_formula(
     again = explainer.recompute(explanation.id, source.rows("input"), target().rows("input"))
     if again is None:
         st.caption("Not all weights of this row are known here, so it cannot be made again from them.")
+    elif explanation.source_id is not None:
+        told = "bit for bit the same" if again.difference == 0 else f"another by {again.difference:.1e} of its length"
+        st.caption(f"Compared just now: the target's row is {told} as source row {number(explanation.source_id)}.")
     else:
         st.caption(
             f"Made again just now in float64 from {number(again.terms)} source rows: it differs from the row in the "

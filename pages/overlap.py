@@ -10,6 +10,7 @@ from components.models import overlap_key, pair_bar, pair_overlap
 from components.navigation import kept, opened_by_app, remember
 from components.overlap_views import measured_on, own_text, show_matrix, show_on_text, show_rules, show_where
 
+WORTH_TELLING = 1.1
 MEANINGS = {"raw": "their strings are (raw, published)", "canonical": "they stand for the same bytes (canonical)"}
 
 opened_by_app()
@@ -41,6 +42,15 @@ question(
     f"{verdict} **{number(overlap.size)}** of {number(overlap.target.size)} target tokens stand in the source "
     f"vocabulary and make up **{share(on_text.coverage)}** of running text{main_script}.",
 )
+if match == "raw" and overlap.source.family != overlap.target.family:
+    by_bytes = pair_overlap(pair, "canonical").size
+    if by_bytes > overlap.size * WORTH_TELLING:
+        st.warning(
+            f"The two tokenizers write their tokens in different ways ({overlap.source.family} and "
+            f"{overlap.target.family}), so raw matching misses equal tokens: canonical matching finds "
+            f"**{number(by_bytes)}**. The tab Match modes shows why; the transfer's form has the same choice.",
+            icon=":material/warning:",
+        )
 for weakness in judged.weaknesses:
     st.warning(plain(weakness), icon=":material/warning:")
 cards(

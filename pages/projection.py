@@ -29,7 +29,8 @@ pair = pair_bar()
 names = [entry.name for entry in models()]
 left, middle, right, search = st.columns([3, 2, 3, 3], vertical_alignment="bottom")
 with left:
-    name = choose_model("Model", "shown", names, pair.helper)
+    target = st.query_params.get("target") or st.session_state.get("kept_target", "")
+    name = choose_model("Model", "shown", names, target if target in names else pair.helper)
 method = middle.segmented_control("Layout", ["pca", "umap"], key=kept("layout", "pca"), format_func=str.upper) or "pca"
 colour = (
     right.selectbox("Colour", list(COLUMNS), key=kept("colour", "status"), format_func=lambda c: COLUMNS[c]) or "status"

@@ -32,7 +32,7 @@ focus("widget_token")
 remember("token", query)
 chosen = one_of(right, "Target model", "target", names, "its rows are explained") if names else ""
 entry = next((entry for entry in targets if entry.name == chosen), None)
-explainer = explainer_of(str(entry.folder), fingerprint(entry.folder), helper) if entry else None
+explainer = explainer_of(str(entry.folder), fingerprint(entry.folder), helper.path.name, helper) if entry else None
 
 one, health, agreement = st.tabs(
     ["Token", "Health of all rows", "Neighbour agreement"], key="view", bind="query-params"

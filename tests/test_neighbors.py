@@ -52,6 +52,31 @@ def test_mapped_index_gives_the_exact_neighbours(tmp_path, scale):
         assert token not in [i for i, _ in near]
 
 
+@pytest.mark.parametrize("spread", [0.1, 0.02, 0.005])
+def test_mapped_index_finds_the_neighbours_in_a_collapsed_space(tmp_path, spread):
+    r = np.random.default_rng(5)
+    rows = (r.standard_normal(256) + spread * r.standard_normal((3_000, 256))).astype(np.float32)
+    ids = np.arange(3_000)
+    write_index(ArrayRows(rows), ids, tmp_path / "index")
+    index = RowIndex.open(tmp_path / "index", ids, ArrayRows(rows))
+    scaled = rows.astype(np.float64) / np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
+    cosines = scaled[:50] @ scaled.T
+    np.fill_diagonal(cosines, -1)
+    expected = np.argsort(-cosines, axis=1)[:, :10]
+    found = [{i for i, _ in index.neighbours(token, 10)} for token in range(50)]
+    recall = np.mean([len(own & set(true.tolist())) / 10 for own, true in zip(found, expected, strict=True)])
+    assert recall > 0.97  # float32 itself cannot tell the last ones apart
+
+
+def test_rows_that_are_not_finite_are_nobodys_neighbours(tmp_path):
+    rows = np.random.default_rng(0).standard_normal((50, 8)).astype(np.float32)
+    rows[3], rows[4, 2] = np.inf, np.nan
+    write_index(ArrayRows(rows), np.arange(50), tmp_path / "index")
+    index = RowIndex.open(tmp_path / "index", np.arange(50), ArrayRows(rows))
+    assert not {3, 4} & {i for i, _ in index.neighbours(7, 10)}
+    assert index.neighbours(50, 3) == []
+
+
 def test_graph_leaves_out_the_token_itself_even_among_equal_rows():
     r = np.random.default_rng(3)
     rows = r.standard_normal((200, 6)).astype(np.float32)

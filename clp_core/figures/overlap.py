@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import plotly.graph_objects as go
 
-from clp_core.figures.style import COLOURS, titled
+from clp_core.figures.style import COLOURS, literal, titled
 from clp_core.overlap import OverlapMatrix
 
 UNITS = {"length": "length in bytes", "rank": "rank (id)"}
@@ -29,8 +29,12 @@ def overlap_bars(table: pd.DataFrame, field: str) -> go.Figure:
             customdata=table["share"].to_numpy(),
             hovertemplate="%{y}: %{x:,} " + status + " (%{customdata:.1%} of the group is copied)<extra></extra>",
         )
-    figure.update_layout(barmode="stack", yaxis={"autorange": "reversed", "type": "category"})
-    return titled(figure, f"Target tokens by {UNITS.get(field, field)}", "tokens", "", max(260, 120 + 26 * len(table)))
+    figure.update_layout(
+        legend={"traceorder": "normal"}, barmode="stack", yaxis={"autorange": "reversed", "type": "category"}
+    )
+    title = f"Target tokens by {UNITS.get(field, field)}"
+    figure = titled(figure, title, "tokens", "", max(260, 120 + 26 * len(table)))
+    return figure.update_layout(legend_y=-0.32)
 
 
 def matrix_heatmap(matrix: OverlapMatrix, of: str = "source") -> go.Figure:
@@ -41,7 +45,7 @@ def matrix_heatmap(matrix: OverlapMatrix, of: str = "source") -> go.Figure:
         of: whether shares are of the ``source`` vocabulary (as in the paper's Table 1) or of the ``target``.
     """
     shares = matrix.share_of_source if of == "source" else matrix.share_of_target
-    names = [f"{name} ({size:,})" for name, size in zip(matrix.names, matrix.sizes.tolist(), strict=True)]
+    names = [f"{literal(name)} ({size:,})" for name, size in zip(matrix.names, matrix.sizes.tolist(), strict=True)]
     figure = go.Figure(
         go.Heatmap(
             z=shares,

@@ -151,7 +151,7 @@ def add_marks(figure: go.Figure, points: pd.DataFrame, marks: Marks) -> None:
             mode="markers+text",
             text=[literal(marks.labels.get(int(i), f"#{i}")) for i in near.index],
             textposition="top center",
-            textfont={"size": 11},
+            textfont={"size": 11, "color": MARK},
             marker={"size": 7, "color": MARK},
             name="nearest in the full space",
             hoverinfo="skip",

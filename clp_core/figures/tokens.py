@@ -59,9 +59,11 @@ def health_histograms(table: pd.DataFrame, n_anchors: int, dense: bool) -> tuple
     rows = table[table["status"] == "initialised"]
     n_eff = go.Figure(go.Histogram(x=rows["n_eff"].dropna().to_numpy(), nbinsx=60, marker_color=COLOURS["initialised"]))
     if dense:
-        n_eff.add_vline(x=n_anchors / 2, line_dash="dot", annotation_text="half the anchors")
+        n_eff.add_vline(x=n_anchors / 2, line_dash="dot", line_color=SERIES[6], annotation_text="half the anchors")
     ratio = go.Figure(go.Histogram(x=rows["norm_ratio"].to_numpy(), nbinsx=60, marker_color=COLOURS["initialised"]))
-    ratio.add_vline(x=MAX_NORM_RATIO, line_dash="dot", annotation_text=f"{MAX_NORM_RATIO:g} times as long")
+    ratio.add_vline(
+        x=MAX_NORM_RATIO, line_dash="dot", line_color=SERIES[6], annotation_text=f"{MAX_NORM_RATIO:g} times as long"
+    )
     return (
         titled(n_eff, "Effective anchors of the new rows", "n_eff", "rows", 300),
         titled(ratio, "Length of the new rows", "length over the mean length of copied rows", "rows", 300),
@@ -88,7 +90,7 @@ def agreement_bars(histogram: Sequence[int], first: str, second: str, mean: floa
             hovertemplate="%{x} in common: %{y:,} tokens (%{customdata:.1%})<extra></extra>",
         )
     )
-    figure.add_vline(x=mean * k, line_dash="dot", annotation_text=f"mean {mean * k:.2f}")
+    figure.add_vline(x=mean * k, line_dash="dot", line_color=SERIES[6], annotation_text=f"mean {mean * k:.2f}")
     figure.update_xaxes(dtick=1)
     title = f"Nearest {k} neighbours in common: {first} and {second}"
     return titled(figure, title, "neighbours in common", "tokens", 320)

@@ -40,7 +40,7 @@ class Clp(Initializer):
     def filled_in(self, terms: Sequence[tuple[int, float, float | None]], n_more: int | None) -> str:
         """Return the published quotient with its numbers: cosines above, their sum over all anchors below."""
         _, weight, cosine = terms[0]
-        if cosine is None or weight == 0:
+        if not cosine or weight == 0:
             return super().filled_in(terms, n_more)
         above = " ".join(f"{'+' if (c or 0) >= 0 else '-'} {abs(c or 0):.4f}\\,E_{{{i}}}" for i, _, c in terms)
         more = self.dots(n_more)
