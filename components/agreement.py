@@ -13,7 +13,7 @@ from clp_core.graph import Agreement, find_agreement, graph_file
 from clp_core.jobs.submit import submit_agreement
 from clp_core.prepared import Prepared
 from components.jobs import last_job, wait_or_offer
-from components.messages import cards, number, plain, share
+from components.messages import cards, number, offer_csv, plain, share
 from components.models import choose_model, folder_of, models, prepared_or_stop, workspace
 
 MOST_ROWS = 100
@@ -85,10 +85,4 @@ def show_agreement(helper: str, target: str) -> None:
         column_config={"share": st.column_config.NumberColumn(format="percent")},
         alt="Tokens with the fewest common neighbours",
     )
-    st.download_button(
-        "Download as CSV",
-        lambda: table.to_csv(index=False).encode(),
-        "agreement.csv",
-        "text/csv",
-        icon=":material/download:",
-    )
+    offer_csv(table, "agreement.csv")

@@ -19,7 +19,7 @@ from clp_core.overrides import OverrideList, name_for_override, resolve_override
 from clp_core.prepared import Prepared
 from clp_core.provenance import MAX_NORM_RATIO, MAX_SHARE_OF_ANCHORS, MIN_N_EFF
 from components.jobs import last_job, wait_or_offer
-from components.messages import cards, number, plain, question
+from components.messages import cards, number, offer_csv, plain, question
 from components.models import Pair, folder_of, prepared_or_stop, workspace
 from components.navigation import put
 
@@ -133,13 +133,7 @@ def show_worst(pair: Pair, table: pd.DataFrame, target: str, prepared: Prepared)
         },
         alt="The rows that stand out, with the reason",
     )
-    st.download_button(
-        "Download all new rows as CSV",
-        lambda: table.to_csv(index=False).encode(),
-        "health.csv",
-        "text/csv",
-        icon=":material/download:",
-    )
+    offer_csv(table, "health.csv", "Download all new rows as CSV")
     for place in event["selection"]["rows"][:1]:
         offer_override(pair, int(shown["id"].iloc[place]), prepared)
 

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+import pandas as pd
 import streamlit as st
 
 from clp_core.errors import ClpError
@@ -67,6 +68,13 @@ def cards(figures: Mapping[str, tuple[str, str]]) -> None:
     row = st.container(horizontal=True)
     for label, (value, about) in figures.items():
         row.metric(label, value, help=about or None, border=True, width=CARD_WIDTH)
+
+
+def offer_csv(table: pd.DataFrame, name: str, label: str = "Download as CSV") -> None:
+    """Offer a table as a file, which is written only when it is asked for."""
+    st.download_button(
+        label, lambda: table.to_csv(index=False).encode(), name, "text/csv", icon=":material/download:", key=name
+    )
 
 
 def command(text: str) -> None:

@@ -16,7 +16,7 @@ from clp_core.overlap import FIELDS, MATCHES, Overlap, OverlapMatrix
 from clp_core.text_overlap import TextOverlap, TokenizerFigures, measure_text, segments
 from clp_core.vocabulary import Vocabulary
 from components.browser import cut_paste
-from components.messages import number, plain
+from components.messages import number, offer_csv, plain
 from components.models import Pair, models, overlap_key, pair_overlap, vocabulary_of, workspace
 from components.navigation import kept, remember
 from components.pills import legend, show_segments
@@ -133,13 +133,7 @@ def show_tokens(table: pd.DataFrame, told: str) -> None:
         },
         alt="Target tokens with status, category, script, length and source row",
     )
-    st.download_button(
-        "Download as CSV",
-        lambda: table[columns].to_csv(index=False).encode(),
-        "overlap.csv",
-        "text/csv",
-        icon=":material/download:",
-    )
+    offer_csv(table[columns], "overlap.csv")
 
 
 def chosen_text() -> str:
@@ -264,13 +258,7 @@ def show_rules(pair: Pair) -> None:
         f", the first {number(MOST_ROWS)} shown" if len(tokens) > MOST_ROWS else ""
     )
     st.caption(f"{told}. Lost: equal strings that stand for other text, or special tokens of other roles.")
-    st.download_button(
-        "Download as CSV",
-        lambda: tokens.to_csv(index=False).encode(),
-        "rules.csv",
-        "text/csv",
-        icon=":material/download:",
-    )
+    offer_csv(tokens, "rules.csv")
 
 
 @st.cache_resource(max_entries=8, show_spinner="Matching the vocabularies")
@@ -331,10 +319,4 @@ def show_matrix(pair: Pair, match: str) -> None:
     with st.expander("As a table"):
         columns = {"share_of_source": SHARE, "share_of_target": SHARE}
         st.dataframe(table, hide_index=True, column_config=columns, alt="Overlap of every ordered pair")
-    st.download_button(
-        "Download as CSV",
-        lambda: table.to_csv(index=False).encode(),
-        "overlap-matrix.csv",
-        "text/csv",
-        icon=":material/download:",
-    )
+    offer_csv(table, "overlap-matrix.csv")

@@ -20,7 +20,7 @@ from clp_core.provenance import PROVENANCE_FILE
 from clp_core.vocabulary import Vocabulary
 from components.browser import tell_on_hover
 from components.jobs import last_of, wait_or_offer
-from components.messages import number, plain
+from components.messages import number, offer_csv, plain
 from components.models import Pair, folder_of, overlap_of, prepared_or_offer, prepared_or_stop, workspace
 from components.neighbours import K, nearest_tokens
 from components.token_view import meant
@@ -227,13 +227,7 @@ def show_selection(space: Space, selected: pd.DataFrame) -> None:
     table = table[order]
     st.markdown(f"**{number(len(table))}** tokens are selected.")
     st.dataframe(table, hide_index=True, alt="The selected tokens")
-    st.download_button(
-        "Download as CSV",
-        lambda: table.to_csv(index=False).encode(),
-        "selection.csv",
-        "text/csv",
-        icon=":material/download:",
-    )
+    offer_csv(table, "selection.csv")
 
 
 def show_export(space: Space, figure: go.Figure) -> None:

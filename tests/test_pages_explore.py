@@ -309,3 +309,65 @@ def test_same_job_is_not_started_twice(target, space):
     assert submit_project(space, options).id != first.id
     for job in JobStore(space.jobs).jobs():
         end_of(job)
+
+
+def test_overlap_warns_where_raw_matching_is_fooled_by_word_marks(space, folders):
+    pair = {"source": str(folders["byte-level", "de"]), "helper": str(folders["sentencepiece-bpe", "de"])}
+    app = check(open_page("overlap", **pair))
+    (told,) = [told for told in said(app) if "raw matching misses equal tokens" in told]
+    canonical = Overlap.of(
+        *(Vocabulary.open(folders[f, "de"]) for f in ("byte-level", "sentencepiece-bpe")), "canonical"
+    )
+    assert f"**{canonical.size}**" in told
+    assert not any(
+        "misses equal tokens" in told for told in said(check(open_page("overlap", match="canonical", **pair)))
+    )
+
+
+def test_empty_validation_text_is_passed_over(space):
+    (space.texts / "a-valid.txt").write_text("\n \n")
+    assert check(open_page("overlap")).metric
+
+
+def test_unknown_target_in_the_address_is_named(target):
+    app = check(open_page("tokens", target="nonexist"))
+    assert "There is no target model nonexist here; german is shown." in said(app)
+
+
+def test_target_of_a_workspace_that_was_moved_is_still_found(target, space, monkeypatch):
+    moved = space.root.parent / "moved"
+    space.root.rename(moved)
+    monkeypatch.setenv("CLP_WORKSPACE", str(moved))
+    for name in (SOURCE, HELPER, "german"):
+        prepare(moved / "models" / name, moved / "cache")
+    app = check(open_page("tokens", token="Ġauch"))
+    assert "**initialised** by `linear`" in text_of(app)
+
+
+def test_id_on_a_page_is_an_id_whatever_else_the_text_could_mean(folders):
+    from clp_core.errors import InputError
+    from components.token_view import meant
+
+    for folder in folders.values():
+        vocabulary = Vocabulary.open(folder)
+        for token_id in range(vocabulary.n_ids):
+            assert meant(vocabulary, f"#{token_id}") == token_id
+        try:
+            other = vocabulary.find("40")
+        except InputError:
+            other = 40
+        assert meant(vocabulary, "40") == other
+        with pytest.raises(InputError, match="largest"):
+            meant(vocabulary, f"#{vocabulary.n_ids}")
+
+
+def test_token_without_a_row_has_no_neighbours_and_no_page_breaks(space, tmp_path, tokenizers):
+    from conftest import make_model
+
+    short = make_model(space.models / "short", tokenizers["byte-level", "de"], rows=200)
+    prepared = prepare(short, space.cache)
+    missing = prepared.vocabulary.tokens[250]
+    assert len(prepared.token_ids) == 200
+    assert prepared.index.neighbours(250, 5) == []
+    app = check(open_page("projection", shown="short", token=missing))
+    assert not app.error
