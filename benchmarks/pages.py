@@ -23,7 +23,6 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
-LIMIT_MS = 300
 
 
 def write_tokenizer(folder: Path, words: list[str]) -> None:

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
+from clp_core.characters import NO_LETTER
 from clp_core.errors import InputError
 from clp_core.overlap import Overlap
-from clp_core.vocabulary import NO_LETTER, Vocabulary
+from clp_core.vocabulary import Vocabulary
 
 MIN_ANCHORS = 300
 MIN_COVERAGE = 0.3

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import unicodedata
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from tokenizers import Tokenizer
 
+from clp_core.characters import script_of, visible
 from clp_core.errors import InputError
 from clp_core.locate import read_json
 
@@ -37,8 +37,7 @@ TOKENIZER_FILES = (
     "vocab.txt",
     "tekken.json",
 )
-NO_LETTER = "no letter"
-DOTTED_CIRCLE = "\N{DOTTED CIRCLE}"
+LONGEST_ID = 12
 WORD_START = "\N{LOWER ONE EIGHTH BLOCK}"
 
 
@@ -296,9 +295,9 @@ class Vocabulary:
         Raises:
             InputError: the text has another form, or no token has that id.
         """
-        if not (query.startswith("#") and query[1:].isdecimal()):
+        token_id = id_in(query)
+        if token_id is None:
             raise InputError(f"{query!r} is no id; write it as #300")
-        token_id = int(query[1:])
         if token_id >= self.n_ids:
             raise InputError(f"{self.name} has no id {token_id}; its largest is {self.n_ids - 1}")
         if self.tokens[token_id] is None:
@@ -316,12 +315,18 @@ class Vocabulary:
         encoded = self.encode(query) if query else []
         if len(encoded) == 1 and encoded[0] != self.roles.get("unk"):
             return encoded[0]
-        if query.startswith("#") and query[1:].isdecimal() and int(query[1:]) < self.n_ids:
+        if (token_id := id_in(query)) is not None and token_id < self.n_ids:
             return self.find_id(query)
         pieces = ", ".join(repr(self.tokens[i]) for i in encoded[:8])
         pieces += ", ..." if len(encoded) > 8 else ""
         told = f"it encodes to {len(encoded)} tokens: {pieces}" if encoded else "it encodes to nothing"
         raise InputError(f"{query!r} is no token of {self.name} ({told}); name one of them, or #id")
+
+
+def id_in(text: str) -> int | None:
+    """Return the id in a text such as ``#300``, or ``None`` where it has another form."""
+    is_id = text.startswith("#") and text[1:].isdecimal() and len(text) <= LONGEST_ID
+    return int(text[1:]) if is_id else None
 
 
 def convert(folder: Path) -> str:
@@ -369,28 +374,3 @@ def decoded(data: bytes) -> str | None:
         return data.decode("utf-8")
     except UnicodeDecodeError:
         return None
-
-
-@lru_cache(65536)
-def script_of_character(character: str) -> str:
-    """Return the script of a letter by its Unicode name, ``no letter`` for anything else."""
-    if not character.isalpha():
-        return NO_LETTER
-    first = unicodedata.name(character, "OTHER").split()[0].title()
-    return {"Cjk": "Han", "Fullwidth": "Latin", "Halfwidth": "Katakana"}.get(first, first)
-
-
-def script_of(text: str) -> str:
-    """Return the script of the first letter in a text, ``no letter`` where it has none."""
-    return next((script_of_character(character) for character in text if character.isalpha()), NO_LETTER)
-
-
-def visible(text: str) -> str:
-    """Return a text with blanks as ``·`` and other characters that cannot be seen written out."""
-    named = {" ": "·", "\n": "⏎", "\t": "⇥", "\r": "␍"}
-    shown = "".join(
-        named.get(character) or (character if character.isprintable() else f"\\u{ord(character):04x}")
-        for character in text
-    )
-    # A mark that combines with the character before it needs something to stand on.
-    return DOTTED_CIRCLE + shown if shown and unicodedata.category(shown[0]).startswith("M") else shown

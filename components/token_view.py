@@ -6,12 +6,13 @@ from collections.abc import Callable
 
 import streamlit as st
 
+from clp_core.characters import script_of
 from clp_core.errors import InputError
 from clp_core.explain import Explainer, Explanation
 from clp_core.figures import anchor_bars
 from clp_core.overlap import Overlap
 from clp_core.prepared import Prepared
-from clp_core.vocabulary import Vocabulary, script_of
+from clp_core.vocabulary import Vocabulary, id_in
 from components.messages import number, plain, share
 from components.navigation import put
 from components.pills import show_pill
@@ -24,12 +25,13 @@ AT_ONCE = 20_000_000
 
 def found_token(vocabulary: Vocabulary, query: str) -> int | None:
     """Return the token that a query means, with other tokens that hold it, and what a text contains, to choose from."""
-    hits = [] if is_id(query) else vocabulary.search(query, MOST_HITS)
+    is_id = id_in(query) is not None
+    hits = [] if is_id else vocabulary.search(query, MOST_HITS)
     pieces: list[int] = []
     try:
         token_id: int | None = meant(vocabulary, query)
     except InputError as error:
-        pieces = [] if is_id(query) else list(dict.fromkeys(vocabulary.encode(query)))[:MOST_HITS]
+        pieces = [] if is_id else list(dict.fromkeys(vocabulary.encode(query)))[:MOST_HITS]
         token_id = hits[0] if hits else None
         if token_id is None:
             st.warning(plain(str(error)), icon=":material/search_off:")
@@ -47,19 +49,14 @@ def meant(vocabulary: Vocabulary, query: str) -> int:
     Raises:
         InputError: nothing fits.
     """
-    if is_id(query):
+    if id_in(query) is not None:
         return vocabulary.find_id(query)
     try:
         return vocabulary.find(query)
     except InputError:
-        if query.isdecimal() and int(query) < vocabulary.n_ids:
+        if (token_id := id_in(f"#{query}")) is not None and token_id < vocabulary.n_ids:
             return vocabulary.find_id(f"#{query}")
         raise
-
-
-def is_id(query: str) -> bool:
-    """Say whether a query is an id such as ``#300``."""
-    return query[:1] == "#" and query[1:].isdecimal()
 
 
 def choose(label: str, key: str, vocabulary: Vocabulary, ids: list[int]) -> None:

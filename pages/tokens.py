@@ -11,7 +11,16 @@ from components.models import pair_bar, pair_overlap, prepared_or_stop
 from components.navigation import kept, one_of, opened_by_app, remember
 from components.neighbours import show_all_neighbours, show_methods
 from components.targets import before_and_after, explainer_of, targets_of
-from components.token_view import answer, found_token, health_of, show_anchors, show_card, show_formula, status_of
+from components.token_view import (
+    SHOWN_ANCHORS,
+    answer,
+    found_token,
+    health_of,
+    show_anchors,
+    show_card,
+    show_formula,
+    status_of,
+)
 
 opened_by_app()
 pair = pair_bar()
@@ -45,7 +54,7 @@ if one.open:
                 "Where does this row come from?", "Type a token, part of one, a text, or #id into the field above."
             )
             st.stop()
-        explanation = explainer.explain(token_id, 20) if explainer else None
+        explanation = explainer.explain(token_id, SHOWN_ANCHORS) if explainer else None
         if explanation:
             status, source_id = explanation.status, explanation.source_id
         else:

@@ -195,5 +195,6 @@ def test_five_megabytes_of_pasted_text_are_measured_in_part(server, page, contex
     settle(page)
     assert field.input_value().startswith(line)
     assert len(field.input_value()) == 200_000
+    assert page.locator("[data-testid=segments] .pill").count() > 1_000
     assert page.locator("[data-testid=segments] b").count() == 0
     shoot(page, "overlap-long-text")

@@ -229,7 +229,7 @@ def test_search_finds_tokens_by_what_is_shown(vocabularies):
 
 
 def test_combining_mark_stands_on_something():
-    from clp_core.vocabulary import visible
+    from clp_core.characters import visible
 
     assert visible("\u0301") == "\u25cc\u0301"
     assert visible("e\u0301") == "e\u0301"

@@ -162,12 +162,27 @@ def test_tokens_names_the_pieces_of_a_text_that_is_no_token(target):
     assert "is no token" in " ".join(said(check(app)))
     (pieces,) = [found for found in app.button_group if found.label == "The text is made of"]
     first = prepare(target, target.parent.parent / "cache").vocabulary.encode("Donaudampfschifffahrt")[0]
-    pieces.set_value([first] if pieces.proto.click_mode else first).run()
+    pieces.set_value(first).run()
     assert check(app).text_input[0].value == f"#{first}"
 
 
 @pytest.mark.parametrize(
-    "query", ['"', "'", "<b>x</b>", "\\", "$x$", "#999999", "#-1", "\u202e", "\x00", "*" * 500, "#"]
+    "query",
+    [
+        '"',
+        "'",
+        "<b>x</b>",
+        "\\",
+        "$x$",
+        "#999999",
+        "#-1",
+        "\u202e",
+        "\x00",
+        "*" * 500,
+        "#",
+        "#" + "9" * 5000,
+        "9" * 5000,
+    ],
 )
 def test_tokens_survives_any_query(target, query):
     app = check(open_page("tokens"))
@@ -191,7 +206,7 @@ def test_override_set_in_the_health_table_stands_in_the_form_of_the_next_transfe
     app.session_state["worst_longest rows_german"] = {"selection": {"rows": [2], "columns": [], "cells": []}}
     app.run()
     field = next(found for found in app.text_input if found.label == "Made of this text")
-    field.set_value("\x00\x01" if False else "the house")
+    field.set_value("the house")
     button(app, "Note it for the next transfer").click().run()
     check(app)
     assert not app.error

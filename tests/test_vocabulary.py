@@ -5,9 +5,10 @@ from conftest import FAMILIES
 from hypothesis import given
 from hypothesis import strategies as st
 
+from clp_core.characters import visible
 from clp_core.errors import InputError
 from clp_core.overlap import Overlap
-from clp_core.vocabulary import CATEGORIES, Vocabulary, byte_of_character, visible
+from clp_core.vocabulary import CATEGORIES, Vocabulary, byte_of_character
 
 
 @pytest.mark.parametrize("family", FAMILIES)

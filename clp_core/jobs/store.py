@@ -29,7 +29,6 @@ from clp_core.workspace import MANIFEST_FILE
 SCHEMA_VERSION = 1
 KINDS = ("demo", "prepare", "transfer", "compare-methods", "train", "project", "agreement", "near-duplicates")
 TERMINAL = ("finished", "stopped", "failed", "lost")
-ACTIVE = ("queued", "starting", "running", "stopping")
 START_GRACE_S = 60.0
 JOB_ID = re.compile(r"\d{8}-\d{6}-[a-z0-9-]{1,40}-[0-9a-f]{4}")
 PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "datasets", "numpy")
