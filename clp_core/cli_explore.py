@@ -55,7 +55,7 @@ def neighbors_command(
 def project_command(options: ProjectOptions, as_json: Json = False) -> None:
     """Lay out a model's input embeddings in two dimensions."""
     from clp_core.locate import locate
-    from clp_core.prepared import prepare
+    from clp_core.prepared import Prepared, prepare
     from clp_core.projection import project
 
     started = time.perf_counter()
@@ -63,7 +63,11 @@ def project_command(options: ProjectOptions, as_json: Json = False) -> None:
     output = Path(options.output)
     if not output.absolute().parent.is_dir():
         raise InputError(f"there is no folder {output.absolute().parent}; make it first")
-    table, cached = project(prepare(locate(options.model), cache), options.method, cache, options.settings)
+    folder = locate(options.model)
+    was_prepared = Prepared.find(folder, cache) is not None  # which is when the layout by PCA was made
+    with terminal_progress():
+        table, cached = project(prepare(folder, cache), options.method, cache, options.settings)
+    cached = cached and was_prepared
     table.to_parquet(output, index=False)
     seconds = round(time.perf_counter() - started, 3)
     result = {"output": str(output), "points": len(table), "seconds": seconds, "cached": cached}
