@@ -90,6 +90,10 @@ def test_overlap_bar_opens_its_tokens(server, page, written):
     page.locator(".js-plotly-plot .point").first.click(force=True)
     page.get_by_text("copied · category word start").wait_for()
     settle(page)
+    overlap = Overlap.of(*(Vocabulary.open(written.parent / name) for name in ("demo-source-en", "demo-helper-de")))
+    counts = overlap.by("category").set_index("group")["copied"]
+    told = page.get_by_text("copied · category word start").inner_text()
+    assert f": {counts['word start']} tokens" in told
     shoot(page, "overlap-bar")
 
 
