@@ -17,7 +17,7 @@ from clp_core.initializers import initializer
 from clp_core.jobs.submit import submit_near_duplicates
 from clp_core.overrides import OverrideList, name_for_override, resolve_overrides
 from clp_core.prepared import Prepared
-from clp_core.provenance import MAX_NORM_RATIO, MAX_SHARE_OF_ANCHORS, MIN_N_EFF
+from clp_core.provenance import Health
 from components.jobs import last_job, wait_or_offer
 from components.messages import cards, number, offer_csv, plain, question
 from components.models import Pair, folder_of, prepared_or_stop, workspace
@@ -37,15 +37,24 @@ MOST_ROWS = 100
 @st.cache_resource(max_entries=8, show_spinner="Judging the rows")
 def judged(key: str, _explainer: Explainer, _graph: Graph | None) -> pd.DataFrame:
     """Return the made rows of a target with what speaks against each: columns id, token, n_eff, norm_ratio, why, ..."""
-    table = _explainer.table[_explainer.table["status"] == "initialised"].copy()
+    rows = _explainer.table
+    made = (rows["status"] == "initialised").to_numpy()
+    dense = np.array([bool(method) and initializer(method).dense for method in rows["method"].fillna("")], dtype=bool)
+    health = Health(
+        rows["n_eff"].to_numpy(float),
+        rows["norm"].to_numpy(float),
+        made,
+        rows["source_id"].notna().to_numpy(),
+        len(_explainer.anchor_ids),
+        dense,
+    )
+    table = rows[made].copy()
     vocabulary = _explainer.vocabulary
     ids = table["id"].to_numpy()
-    dense = np.array([initializer(str(method)).dense for method in table["method"]], dtype=bool)
-    n_eff, ratio = table["n_eff"].to_numpy(float), table["norm_ratio"].to_numpy(float)
     reasons = {
-        "too long": ratio > MAX_NORM_RATIO,
-        "cancelled": n_eff < MIN_N_EFF,
-        "collapsed": dense & (n_eff > MAX_SHARE_OF_ANCHORS * len(_explainer.anchor_ids)),
+        "too long": health.too_long[made],
+        "cancelled": health.cancelled[made],
+        "collapsed": health.collapsed[made],
     }
     table["token"] = [vocabulary.shown(i) for i in ids.tolist()]
     table["nearest cosine"] = np.nan

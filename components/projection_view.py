@@ -68,14 +68,21 @@ def open_space(pair: Pair, name: str, method: str) -> Space | None:
     if layout is None:
         offer_umap(prepared)
         return None
-    if (folder_of(name) / PROVENANCE_FILE).is_file():
+    provenance = folder_of(name) / PROVENANCE_FILE
+    if provenance.is_file():
         key = f"{prepared.path.name}-{method}"
-        table = pd.read_parquet(folder_of(name) / PROVENANCE_FILE, columns=["status", "n_eff"])
-        status, n_eff = table["status"].to_numpy(dtype=object), table["n_eff"].to_numpy(np.float32)
+        status, n_eff = stored_figures(str(provenance), prepared.path.name)
     else:
         key, status = statuses_of(pair, name, prepared)
         key, n_eff = f"{prepared.path.name}-{method}-{key}", None
     return Space(name, prepared, points_of(key, prepared, layout, status, n_eff), method)
+
+
+@st.cache_resource(max_entries=12, show_spinner=False)
+def stored_figures(path: str, content: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return status and n_eff of every row as the transfer has written them."""
+    table = pd.read_parquet(path, columns=["status", "n_eff"])
+    return table["status"].to_numpy(dtype=object), table["n_eff"].to_numpy(np.float32)
 
 
 def offer_umap(prepared: Prepared) -> None:

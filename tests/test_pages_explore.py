@@ -219,6 +219,21 @@ def test_override_set_in_the_health_table_stands_in_the_form_of_the_next_transfe
     assert "the house" in command
 
 
+def test_reasons_in_the_health_table_are_those_of_the_report(space):
+    from clp_core.explain import Explainer
+    from clp_core.transfer import transfer
+    from clp_core.transfer_options import TransferOptions
+    from components.health import judged
+
+    pair = [str(space.models / name) for name in (SOURCE, HELPER)]
+    report = transfer(TransferOptions(*pair, str(space.models / "published"), method="clp"))
+    explainer = Explainer.open(space.models / "published")
+    why = judged("once", explainer, None)["why"]
+    for reason, count in (("too long", "too_long"), ("cancelled", "cancelled"), ("collapsed", "collapsed")):
+        assert why.str.contains(reason).sum() == report["health"][count]
+    assert (why != "").sum() == report["health"]["rows_at_risk"] > 1_000
+
+
 def test_health_finds_near_duplicates_by_a_job(target, space):
     app = check(open_page("tokens", view="Health of all rows"))
     button(app, "Look for near-duplicates").click().run()
