@@ -24,7 +24,10 @@ navigation = st.navigation(
             st.Page("pages/transfer.py", title="Transfer", icon=":material/move_down:"),
             st.Page("pages/train.py", title="Train", icon=":material/model_training:"),
         ],
-        "Watch": [st.Page("pages/runs.py", title="Runs", icon=":material/monitoring:")],
+        "Watch": [
+            st.Page("pages/runs.py", title="Runs", icon=":material/monitoring:"),
+            st.Page("pages/compare.py", title="Compare", icon=":material/compare_arrows:"),
+        ],
     }
 )
 with errors_as_messages():

@@ -1,18 +1,19 @@
-"""``clp jobs``: list, show, stop and remove."""
+"""``clp jobs``: list, show, stop, resume, remove, rename, compare, and curves from elsewhere."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from clp_core.cli_output import Json, emit, print_table
+from clp_core.cli_output import Json, emit, print_table, written
 from clp_core.errors import InputError
 from clp_core.jobs import Job, JobStore
 from clp_core.workspace import Workspace
 
-jobs_app = typer.Typer(no_args_is_help=True, help="List, show, stop and remove jobs.")
+jobs_app = typer.Typer(no_args_is_help=True, help="List, show, stop, resume, compare and remove jobs.")
 
 
 def store() -> JobStore:
@@ -20,12 +21,8 @@ def store() -> JobStore:
     return JobStore(Workspace.current().jobs)
 
 
-def job_named(name: str) -> Job:
-    """Return a job of the workspace by its name."""
-    return store().get(name)
-
-
 JobName = Annotated[str, typer.Argument(help="the name of the job's directory", metavar="JOB")]
+JobNames = Annotated[list[str], typer.Argument(help="the names of the jobs' directories", metavar="JOB...")]
 SUMMARY = ["job", "state", "step", "tokens", "reason"]
 
 
@@ -33,6 +30,12 @@ def show_jobs(result: dict[str, Any]) -> None:
     """Print jobs as a table."""
     listed = result.get("jobs", [result])
     print_table("Jobs", SUMMARY, [[Path(job["job"]).name, *[job[key] for key in SUMMARY[1:]]] for job in listed])
+
+
+def emit_jobs(jobs: list[Job], as_json: bool) -> None:
+    """Print how jobs stand: one alone as it is, several as a list."""
+    found = [job.summary() for job in jobs]
+    emit(found[0] if len(found) == 1 else {"jobs": found}, as_json, show_jobs)
 
 
 @jobs_app.command("list")
@@ -43,24 +46,147 @@ def jobs_list(as_json: Json = False) -> None:
 
 
 @jobs_app.command("show")
-def jobs_show(name: JobName, as_json: Json = False) -> None:
-    """Say how a job stands."""
-    emit(job_named(name).summary(), as_json, show_jobs)
+def jobs_show(names: JobNames, as_json: Json = False) -> None:
+    """Say how jobs stand."""
+    emit_jobs([store().get(name) for name in names], as_json)
 
 
 @jobs_app.command("stop")
-def jobs_stop(name: JobName, as_json: Json = False) -> None:
-    """Ask a job to save and stop; returns at once."""
-    job = job_named(name)
-    if job.status().is_over:
-        raise InputError(f"{job.id} is {job.status().state} already")
-    job.ask_stop()
-    emit(job.summary(), as_json, show_jobs)
+def jobs_stop(
+    names: JobNames,
+    kill: Annotated[bool, typer.Option("--kill", help="end at once, without saving")] = False,
+    as_json: Json = False,
+) -> None:
+    """Ask jobs to save and stop; returns at once."""
+    jobs = [store().get(name) for name in names]
+    for job in jobs:
+        if job.status().is_over:
+            raise InputError(f"{job.id} is {job.status().state} already")
+    for job in jobs:
+        job.ask_stop(kill=kill)
+    emit_jobs(jobs, as_json)
+
+
+@jobs_app.command("resume")
+def jobs_resume(names: JobNames, as_json: Json = False) -> None:
+    """Let runs go on from their newest complete checkpoint; returns at once."""
+    from clp_core.jobs.submit import resume
+
+    jobs = [resume(Workspace.current(), store().get(name)) for name in names]
+    emit_jobs(jobs, as_json)
+
+
+@jobs_app.command("rename")
+def jobs_rename(
+    name: JobName, to: Annotated[str, typer.Argument(help="its new name", metavar="NAME")], as_json: Json = False
+) -> None:
+    """Give a job another name; its directory keeps its own."""
+    job = store().get(name)
+    job.rename(to)
+    emit({"job": str(job.path), "name": job.name}, as_json, lambda found: typer.echo(found["name"]))
 
 
 @jobs_app.command("remove")
-def jobs_remove(name: JobName, as_json: Json = False) -> None:
-    """Delete the directory of a job that is over, its checkpoints included."""
-    job = job_named(name)
-    store().remove(job)
-    emit({"removed": str(job.path)}, as_json, lambda found: typer.echo(f"removed {found['removed']}"))
+def jobs_remove(
+    names: JobNames,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="do not ask")] = False,
+    as_json: Json = False,
+) -> None:
+    """Delete the directories of jobs that are over, their checkpoints included."""
+    jobs = [store().get(name) for name in names]
+    for job in jobs:
+        if not job.status().is_over:
+            raise InputError(f"{job.id} is {job.status().state}; stop it first")
+    told = ", ".join(job.id for job in jobs)
+    if not yes and sys.stdin.isatty():
+        typer.confirm(f"Delete {told} with all checkpoints?", abort=True, err=True)
+    for job in jobs:
+        store().remove(job)
+    removed = [str(job.path) for job in jobs]
+    result = {"removed": removed[0] if len(removed) == 1 else removed}
+    emit(result, as_json, lambda _: typer.echo(f"removed {told}"))
+
+
+@jobs_app.command("compare")
+def jobs_compare(
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            help="runs by the names of their directories, import:NAME, published:clp or published:scratch; the first "
+            "one is the baseline",
+            metavar="BASELINE RUN...",
+        ),
+    ],
+    measure: Annotated[str, typer.Option(help="bits_per_byte or eval_loss")] = "bits_per_byte",
+    level: Annotated[float | None, typer.Option(help="value to reach; without it the baseline's best")] = None,
+    html: Annotated[Path | None, typer.Option(help="also write one self-contained HTML file")] = None,
+    csv: Annotated[Path | None, typer.Option(help="also write the tables as CSV")] = None,
+    as_json: Json = False,
+) -> None:
+    """Say how much sooner runs reach what a baseline reached."""
+    from clp_core.comparison_report import answer, as_csv, as_html
+    from clp_core.curves import MEASURES, curve_named
+    from clp_core.savings import Comparison
+
+    if measure not in MEASURES:
+        raise InputError(f"--measure {measure!r} is unknown; use one of {', '.join(MEASURES)}")
+    if len(names) < 2:
+        raise InputError("name a baseline and at least one run to hold against it; `clp jobs list` shows them")
+    baseline, *runs = [curve_named(Workspace.current(), name) for name in names]
+    if level is None and baseline.best(measure) is None:
+        raise InputError(f"{baseline.name} has no {measure} to compare with; choose another baseline or measure")
+    comparison = Comparison.of(baseline, runs, measure, level)
+    for path, content in ((html, as_html), (csv, as_csv)):
+        if path is not None:
+            path.write_text(content(comparison), encoding="utf-8")
+    result = {
+        "measure": measure,
+        "level": comparison.level,
+        "runs": comparison.rows(),
+        "differing": comparison.differing,
+        "answer": answer(comparison),
+    }
+
+    def show(found: dict[str, Any]) -> None:
+        typer.echo(found["answer"])
+        columns = ["run", "best", "tokens", "verdict", "cautions"]
+        rows = [
+            [row["run"], row["best"], "-" if row["tokens"] is None else bound(row), row["verdict"], row["cautions"]]
+            for row in found["runs"]
+        ]
+        print_table(f"Tokens to {found['level']:.4g} {measure}", columns, rows)
+        differing = [[name, *[written(str(value)) for value in values]] for name, values in found["differing"].items()]
+        if differing:
+            print_table("What differs", ["setting", *[row["run"] for row in found["runs"]]], differing)
+
+    emit(result, as_json, show)
+
+
+def bound(row: dict[str, Any]) -> str:
+    """Return the tokens of a row in words; those of a curve that never got there are a bound."""
+    return ("" if row["reached"] else "> ") + written(round(row["tokens"]))
+
+
+@jobs_app.command("import")
+def jobs_import(
+    file: Annotated[Path, typer.Argument(help="a CSV file with a header, or a trainer_state.json", metavar="FILE")],
+    name: Annotated[str, typer.Option(help="what the curve is called; without it the file's name")] = "",
+    step_tokens: Annotated[int, typer.Option(help="tokens a step, where the file counts steps only", min=0)] = 0,
+    eval_text: Annotated[Path | None, typer.Option(help="the text its scores are of")] = None,
+    as_json: Json = False,
+) -> None:
+    """Take in the curve of a run made elsewhere, to compare with."""
+    from clp_core.curves import import_curve
+    from clp_core.jobs.submit import content_of
+
+    if not file.is_file():
+        raise InputError(f"there is no file {file}; check the path")
+    if eval_text is not None and not eval_text.is_file():
+        raise InputError(f"there is no text {eval_text}; check the path")
+    scored_on = content_of(eval_text) if eval_text is not None else ""
+    called = name or file.stem
+    curve = import_curve(
+        Workspace.current(), file.read_bytes(), file.name, called, step_tokens=step_tokens, eval_text=scored_on
+    )
+    points = {measure: len(rows) for measure, rows in curve.points.items()}
+    emit({"curve": curve.key, "name": curve.name, "points": points}, as_json, lambda found: typer.echo(found["curve"]))

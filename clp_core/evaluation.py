@@ -228,18 +228,30 @@ def batch_loss(
 
 
 def sample(folder: Path, prompt: str = "", seed: int = 42) -> str:
-    """Return the text that a model goes on with after a prompt: 60 tokens, temperature 0.8, the 50 likeliest."""
+    """Return the text that the model in a folder goes on with after a prompt; see ``generate``."""
+    return generate(load_model(folder), Vocabulary.open(folder), prompt, seed)
+
+
+def generate(model: PreTrainedModel, vocabulary: Vocabulary, prompt: str = "", seed: int = 42) -> str:
+    """Return the text that a model goes on with after a prompt: 60 tokens, temperature 0.8, the 50 likeliest.
+
+    The generators of random numbers are left as they were, so that a run does not depend on its samples.
+
+    Raises:
+        InputError: there is nothing to begin with.
+    """
     import torch
 
-    vocabulary = Vocabulary.open(folder)
-    model = load_model(folder)
     start = vocabulary.roles.get("bos", vocabulary.roles.get("eos"))
     ids = ([start] if start is not None else []) + vocabulary.encode(prompt)
     if not ids:
         raise InputError("the tokenizer has no begin-of-text token; give a prompt")
-    torch.manual_seed(seed)
     inputs = torch.tensor([ids], device=model.device)
-    with torch.inference_mode():
+    was_training = model.training
+    model.eval()
+    gpus = [model.device] if model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=gpus), torch.inference_mode():
+        torch.manual_seed(seed)
         output = model.generate(
             input_ids=inputs,
             attention_mask=torch.ones_like(inputs),
@@ -249,4 +261,5 @@ def sample(folder: Path, prompt: str = "", seed: int = 42) -> str:
             top_k=50,
             pad_token_id=vocabulary.roles.get("pad", vocabulary.roles.get("eos", 0)),
         )
+    model.train(was_training)
     return str(vocabulary.tokenizer.decode(output[0].tolist(), skip_special_tokens=True))

@@ -18,12 +18,21 @@ HEARTBEAT_FILE = "heartbeat.json"
 MIN_INTERVAL_S = 0.5
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file so that a reader sees the old content or the new, never a half."""
+def write_json(path: Path, content: Any, *, durable: bool = False) -> None:
+    """Write a JSON file so that a reader sees the old content or the new, never a half.
+
+    Args:
+        path: the file.
+        content: what it will hold.
+        durable: wait until the disk has it, so that a loss of power leaves no empty file.
+    """
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             json.dump(content, file, ensure_ascii=False)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(name, path)
     except BaseException:
         Path(name).unlink(missing_ok=True)

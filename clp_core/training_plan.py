@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Sequence
+import os
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ import psutil
 from clp_core.checkpoint import Checkpoint
 from clp_core.corpus import check_texts, estimate_tokens
 from clp_core.errors import InputError
+from clp_core.jobs.queue import DeviceQueue
 from clp_core.options import option
 from clp_core.prepared import max_positions
 from clp_core.vocabulary import Vocabulary
@@ -25,7 +29,10 @@ LOSS_EVERY = 10
 EVALUATIONS = 12
 MIN_STEPS_BETWEEN_EVALUATIONS = 10
 ADAM_BYTES_PER_PARAMETER = 16
+CHECKPOINT_BYTES_PER_PARAMETER = 12
+WEIGHT_BYTES_PER_PARAMETER = 4
 LOGITS_SHARE_OF_MEMORY = 0.15
+DEVICE = re.compile(r"auto|cpu|cuda(:\d+(,\d+)*)?")
 
 
 @dataclass(frozen=True)
@@ -48,8 +55,12 @@ class TrainOptions:
     eval_every: int = option(
         0, help="steps between evaluations; 0: twelve in the run, at least 10 steps apart", minimum=0
     )
+    save_every: int = option(0, help="steps between checkpoints; 0: at every evaluation", minimum=0)
+    keep_last: int = option(2, help="checkpoints to keep, the newest ones", minimum=1)
+    only_last: bool = option(False, help="keep no checkpoint for having the least bits per byte")
+    prompt: str = option("", help="what a sample at every evaluation goes on from")
     seed: int = option(42, help="seed of the order of the data", minimum=0)
-    device: str = option("auto", help="where to train", choices=("auto", "cpu", "cuda"))
+    device: str = option("auto", help="where to train: auto, cpu, cuda (all GPUs) or some of them, such as cuda:0,2")
     precision: str = option(
         "auto", help="of the products; auto: bf16 on GPUs and on CPUs with matrix units for it", choices=PRECISIONS
     )
@@ -64,7 +75,7 @@ class TrainOptions:
             raise InputError("--eval-text is missing; name a held-out text")
         if self.max_tokens and self.max_steps:
             raise InputError("--max-tokens and --max-steps exclude each other; give one of them")
-        for name in ("max_tokens", "max_steps", "block_length", "batch_tokens", "eval_every", "seed"):
+        for name in ("max_tokens", "max_steps", "block_length", "batch_tokens", "eval_every", "save_every", "seed"):
             if getattr(self, name) < 0:
                 raise InputError(f"--{name.replace('_', '-')} must not be negative")
         if not 0 <= self.warmup_share < 1:
@@ -73,8 +84,13 @@ class TrainOptions:
             raise InputError("--learning-rate must be at least 0 and below 1")
         if self.weight_decay < 0:
             raise InputError("--weight-decay must not be negative")
-        if self.device not in ("auto", "cpu", "cuda"):
-            raise InputError(f"--device {self.device!r} is unknown; use auto, cpu or cuda")
+        if self.keep_last < 1:
+            raise InputError("--keep-last must be at least 1: a run goes on from its newest checkpoint")
+        self._check_place()
+
+    def _check_place(self) -> None:
+        if not DEVICE.fullmatch(self.device):
+            raise InputError(f"--device {self.device!r} is unknown; use auto, cpu, cuda or cuda:0,2")
         if self.precision not in PRECISIONS:
             raise InputError(f"--precision {self.precision!r} is unknown; use one of {', '.join(PRECISIONS)}")
 
@@ -86,6 +102,7 @@ class TrainPlan:
     Attributes:
         parameters: number of the model's parameters.
         device: ``cpu`` or ``cuda``.
+        devices: what the run holds while it trains: ``cpu``, or GPUs as ``cuda:0``; one process each.
         bf16: whether products are computed in bfloat16; weights and sums stay float32.
         block_length: tokens a block.
         step_blocks: blocks an optimiser step.
@@ -94,14 +111,17 @@ class TrainPlan:
         learning_rate: peak rate.
         warmup_steps: steps until the peak.
         eval_every: steps between evaluations.
+        save_every: steps between checkpoints.
         loss_every: steps between lines of loss.
         text_tokens: tokens of the training text (an estimate for large texts).
+        tokenizer: a name for the tokenizer's content: losses a token compare only under one tokenizer.
         memory_bytes: memory the run is expected to need on its device.
-        disk_bytes: disk the checkpoint is expected to need.
+        disk_bytes: disk the checkpoints are expected to need, the one being written included.
     """
 
     parameters: int
     device: str
+    devices: tuple[str, ...]
     bf16: bool
     block_length: int
     step_blocks: int
@@ -110,8 +130,10 @@ class TrainPlan:
     learning_rate: float
     warmup_steps: int
     eval_every: int
+    save_every: int
     loss_every: int
     text_tokens: int
+    tokenizer: str
     memory_bytes: int
     disk_bytes: int
 
@@ -130,6 +152,11 @@ class TrainPlan:
         """Passes over the training text."""
         return self.tokens / max(self.text_tokens, 1)
 
+    @classmethod
+    def of_spec(cls, plan: Mapping[str, Any]) -> TrainPlan:
+        """Return the plan that a job's spec holds."""
+        return cls(**{**plan, "devices": tuple(plan["devices"])})
+
     def as_json(self) -> dict[str, Any]:
         """Return the plan for the job's spec."""
         return asdict(self)
@@ -142,33 +169,59 @@ class Device:
     Attributes:
         kind: ``cpu`` or ``cuda``.
         name: what it is.
-        count: processes to start (one a GPU).
-        free_bytes: memory that is free on it (on the fullest of several).
+        names: what a run holds: ``cpu``, or the GPUs as ``cuda:0``.
+        free_bytes: memory a run can have on it (on the fullest of several): what is free; where a run of this queue
+            is on it, all of it, as that will be over.
     """
 
     kind: str
     name: str
-    count: int
+    names: tuple[str, ...]
     free_bytes: int
+
+    @property
+    def count(self) -> int:
+        """Processes to start: one a GPU, one on the CPU."""
+        return len(self.names)
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU as the driver knows it; bytes of memory."""
+
+    index: int
+    name: str
+    free_bytes: int
+    total_bytes: int
 
 
 def find_device(wanted: str = "auto") -> Device:
     """Return the device to train on, asking the driver rather than torch.
 
     Raises:
-        InputError: a GPU is wanted and there is none.
+        InputError: a GPU is wanted and there is none, or none of that number.
     """
     gpus = [] if wanted == "cpu" else list_gpus()
+    if ":" in wanted:
+        numbers = {int(number) for number in wanted.partition(":")[2].split(",")}
+        absent = numbers - {gpu.index for gpu in gpus}
+        if absent:
+            raise InputError(f"there is no GPU {min(absent)} here; use --device auto")
+        gpus = [gpu for gpu in gpus if gpu.index in numbers]
     if gpus:
-        return Device("cuda", gpus[0][0], len(gpus), min(free for _, free in gpus))
+        names = tuple(f"cuda:{gpu.index}" for gpu in gpus)
+        is_held = bool(DeviceQueue.of_this_machine().ahead(names))
+        free = min(gpu.total_bytes if is_held else gpu.free_bytes for gpu in gpus)
+        return Device("cuda", gpus[0].name, names, free)
     if wanted == "cuda":
         raise InputError("no GPU is found; use --device cpu")
     memory = psutil.virtual_memory()
-    return Device("cpu", f"CPU, {psutil.cpu_count(logical=False) or 1} cores", 1, memory.available)
+    free = memory.total if DeviceQueue.of_this_machine().ahead(["cpu"]) else memory.available
+    return Device("cpu", f"CPU, {psutil.cpu_count(logical=False) or 1} cores", ("cpu",), free)
 
 
-def list_gpus() -> list[tuple[str, int]]:
-    """Return name and free bytes of every NVIDIA GPU; an empty list where there is no driver."""
+def list_gpus() -> list[Gpu]:
+    """Return every NVIDIA GPU that ``CUDA_VISIBLE_DEVICES`` leaves; an empty list where there is no driver."""
     import pynvml
 
     try:
@@ -176,8 +229,14 @@ def list_gpus() -> list[tuple[str, int]]:
     except pynvml.NVMLError:
         return []
     try:
-        handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
-        return [(str(pynvml.nvmlDeviceGetName(h)), int(pynvml.nvmlDeviceGetMemoryInfo(h).free)) for h in handles]
+        found = []
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        for index in range(pynvml.nvmlDeviceGetCount()):
+            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+            if visible is None or {str(index), str(pynvml.nvmlDeviceGetUUID(handle))} & set(visible.split(",")):
+                memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+                found.append(Gpu(index, str(pynvml.nvmlDeviceGetName(handle)), int(memory.free), int(memory.total)))
+        return found
     finally:
         pynvml.nvmlShutdown()
 
@@ -224,6 +283,9 @@ def plan(options: TrainOptions, folder: Path) -> TrainPlan:
     own_blocks = step_blocks // device.count
     micro = max(1, min(own_blocks, int(LOGITS_SHARE_OF_MEMORY * device.free_bytes / logits)))
     micro = next(size for size in range(micro, 0, -1) if own_blocks % size == 0)
+    bytes_kept = CHECKPOINT_BYTES_PER_PARAMETER * (options.keep_last + 1)
+    bytes_kept += 0 if options.only_last else WEIGHT_BYTES_PER_PARAMETER
+    eval_every = options.eval_every or max(MIN_STEPS_BETWEEN_EVALUATIONS, math.ceil(steps / EVALUATIONS))
     memory = ADAM_BYTES_PER_PARAMETER * parameters + 2 * micro * logits
     if memory > device.free_bytes:
         raise InputError(
@@ -233,6 +295,7 @@ def plan(options: TrainOptions, folder: Path) -> TrainPlan:
     return TrainPlan(
         parameters=parameters,
         device=device.kind,
+        devices=device.names,
         bf16=has_fast_bf16(device) if options.precision == "auto" else options.precision == "bf16",
         block_length=block_length,
         step_blocks=step_blocks,
@@ -240,9 +303,11 @@ def plan(options: TrainOptions, folder: Path) -> TrainPlan:
         steps=steps,
         learning_rate=options.learning_rate or by_size(parameters, LEARNING_RATES),
         warmup_steps=math.ceil(options.warmup_share * steps),
-        eval_every=options.eval_every or max(MIN_STEPS_BETWEEN_EVALUATIONS, math.ceil(steps / EVALUATIONS)),
+        eval_every=eval_every,
+        save_every=options.save_every or eval_every,
         loss_every=max(1, min(LOSS_EVERY, steps // 60)),
         text_tokens=text_tokens,
+        tokenizer=hashlib.sha256(vocabulary.serialized.encode()).hexdigest(),
         memory_bytes=memory,
-        disk_bytes=12 * parameters,
+        disk_bytes=parameters * bytes_kept,
     )

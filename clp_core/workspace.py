@@ -70,6 +70,11 @@ class Workspace:
         return self.root / "jobs"
 
     @property
+    def curves(self) -> Path:
+        """Folder of the curves that were imported from elsewhere."""
+        return self.root / "curves"
+
+    @property
     def cache(self) -> Path:
         """Folder of what can be made again."""
         return self.root / "cache"

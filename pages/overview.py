@@ -13,6 +13,7 @@ from components.jobs import follow
 from components.messages import number, question, size
 from components.models import models, workspace
 from components.navigation import opened_by_app
+from components.run_view import metrics_of
 
 opened_by_app()
 space = workspace()
@@ -74,10 +75,9 @@ st.subheader("Latest runs")
 if runs:
     rows = []
     for job in runs[:8]:
-        lines = job.metrics()
-        bits = [line["bits_per_byte"] for line in lines if line.get("bits_per_byte") is not None]
-        step, tokens = job.progress()
-        rows.append((job.name, job.status().state, step, tokens, bits[-1] if bits else None, spark(lines)))
+        read = metrics_of(job)
+        bits, tokens = read.latest("bits_per_byte"), read.last.get("tokens", 0)
+        rows.append((job.name, job.status().state, read.step, tokens, bits, spark(read)))
     st.dataframe(
         pd.DataFrame(rows, columns=["run", "state", "steps", "tokens", "bits per byte", "loss"]),
         hide_index=True,

@@ -5,21 +5,15 @@ from pathlib import Path
 import pandas as pd
 import streamlit as st
 
-from clp_core.jobs import JobStore
+from clp_core.jobs import Job, JobStore
+from clp_core.jobs.queue import DeviceQueue
 from clp_core.jobs.speed import measured_speed
 from clp_core.jobs.submit import command_of, submit_train
-from clp_core.options import help_of
-from clp_core.training_plan import PRECISIONS, TrainOptions, TrainPlan, find_device, plan
+from clp_core.training_plan import TrainOptions, TrainPlan, find_device, plan
+from components import train_form
 from components.messages import cards, command, number, plain, question, size
-from components.models import choose_model, folder_of, models, workspace
+from components.models import models, workspace
 from components.navigation import opened_by_app, remember
-
-BUDGETS = {
-    "Quick look: 300 steps": {"max_steps": 300},
-    "Sound default: four passes over a small text, one over a large": {},
-    "Tokens": {"max_tokens": 0},
-    "Steps": {"max_steps": 0},
-}
 
 
 @st.cache_data(ttl=30, show_spinner="Planning")
@@ -31,12 +25,8 @@ def planned(options: TrainOptions, folder: str) -> TrainPlan:
 opened_by_app()
 space = workspace()
 entries = models()
-targets = [entry.name for entry in entries if entry.kind == "target"]
-names = [*targets, *[entry.name for entry in entries if entry.name not in targets]]
-texts = {path.name: str(path) for path in space.list_texts()}
 jobs = JobStore(space.jobs).jobs()
-running = [job for job in jobs if job.kind == "train" and not job.status().is_over]
-if not names or not texts:
+if not entries or not space.list_texts():
     question("What will it cost and what will I get?")
     st.info(f"A run needs a model and a text. Put texts into {space.texts}, or run `clp demo`.", icon=":material/info:")
     st.stop()
@@ -44,54 +34,16 @@ if not names or not texts:
 header = st.container()
 left, right = st.columns([3, 2], gap="large")
 with left:
-    model = choose_model("Model", "model", names, targets[-1] if targets else names[0], help_of(TrainOptions, "model"))
-    folder = folder_of(model)
-    first, second = st.columns(2)
-    train_names = [name for name in texts if "valid" not in name] or list(texts)
-    eval_names = [name for name in texts if "valid" in name] + [name for name in texts if "valid" not in name]
-    text = first.multiselect("Training text", list(texts), default=train_names[:1], help=help_of(TrainOptions, "text"))
-    eval_text = second.selectbox("Held-out text", eval_names, help=help_of(TrainOptions, "eval_text"))
-    budget = st.radio("Budget", list(BUDGETS))
-    limits = dict(BUDGETS[budget or next(iter(BUDGETS))])
-    if budget == "Tokens":
-        limits["max_tokens"] = int(st.number_input("Tokens", min_value=1, value=1_000_000, step=100_000))
-    if budget == "Steps":
-        limits["max_steps"] = int(st.number_input("Steps", min_value=1, value=1_000, step=100))
-    name = st.text_input(
-        "Name of the run", f"train {Path(model).name}", key=f"name_{model}", help=help_of(TrainOptions, "name")
-    )
-    with st.expander("More settings"):
-        a, b, c = st.columns(3)
-        more = {
-            "learning_rate": a.number_input(
-                "Learning rate", 0.0, 0.99, 0.0, format="%.6f", help=help_of(TrainOptions, "learning_rate")
-            ),
-            "batch_tokens": int(
-                b.number_input("Tokens a step", 0, value=0, help=help_of(TrainOptions, "batch_tokens"))
-            ),
-            "block_length": int(c.number_input("Block length", 0, value=0, help=help_of(TrainOptions, "block_length"))),
-            "warmup_share": a.number_input("Warm-up share", 0.0, 0.99, 0.1, help=help_of(TrainOptions, "warmup_share")),
-            "weight_decay": b.number_input("Weight decay", 0.0, value=0.1, help=help_of(TrainOptions, "weight_decay")),
-            "eval_every": int(c.number_input("Evaluate every", 0, value=0, help=help_of(TrainOptions, "eval_every"))),
-            "seed": int(a.number_input("Seed", 0, value=42, help=help_of(TrainOptions, "seed"))),
-            "precision": c.selectbox("Precision", PRECISIONS, help=help_of(TrainOptions, "precision")),
-            "device": b.selectbox("Device", ("auto", "cpu", "cuda"), help=help_of(TrainOptions, "device")),
-        }
-if not text or not eval_text:
+    filled = train_form.form(space, entries, train_form.cloned_run(space))
+if filled is None:
     with header:
         question("What will it cost and what will I get?", "Choose a training text and a held-out text.")
     st.stop()
-options = TrainOptions(
-    model=str(folder),
-    text=tuple(texts[name] for name in text),
-    eval_text=texts[eval_text],
-    name=name.strip(),
-    **limits,
-    **more,
-)
-chosen = planned(options, str(folder))
+options = filled.options
+chosen = planned(options, str(filled.folder))
 device = find_device(options.device)
-speed = measured_speed(jobs, chosen)
+ahead = DeviceQueue.of_this_machine().ahead(chosen.devices)
+speed = measured_speed([job for job in jobs if job.kind == "train"], chosen)
 told = (
     f"about **{number(chosen.tokens / speed / 60, 1)} minutes** at the speed of the last run"
     if speed
@@ -112,10 +64,11 @@ with right:
     )
     cards(
         {
-            "Memory": (size(chosen.memory_bytes), f"{size(device.free_bytes)} are free on {device.name}"),
-            "Disk": (size(chosen.disk_bytes), "for the checkpoint at the end"),
+            "Memory": (size(chosen.memory_bytes), f"{size(device.free_bytes)} can be had on {device.name}"),
+            "Disk": (size(chosen.disk_bytes), "for the checkpoints that are kept and the one being written"),
         }
     )
+    kept = f"the last {number(options.keep_last)}" + ("" if options.only_last else " and the best")
     facts = {
         "parameters": number(chosen.parameters),
         "tokens a step": f"{number(chosen.step_tokens)} ({chosen.step_blocks} blocks of {number(chosen.block_length)})",
@@ -123,17 +76,21 @@ with right:
         "learning rate": f"{chosen.learning_rate:g}, cosine, {number(chosen.warmup_steps)} steps of warm-up",
         "products in": "bfloat16" if chosen.bf16 else "float32",
         "evaluation": f"every {number(chosen.eval_every)} steps",
+        "checkpoints": f"every {number(chosen.save_every)} steps, {kept} are kept",
+        "devices": ", ".join(chosen.devices),
         "measured speed": number(speed, 0, "tokens/s") if speed else "–",
-        "under way on this machine": f"{len(running)} runs",
+        "place in the queue": f"after {number(len(ahead))} runs" if ahead else "starts at once",
     }
     st.dataframe(pd.DataFrame(facts.items(), columns=["setting", "planned"]), hide_index=True, alt="What is planned")
     command(command_of("train", options))
-    if running:
-        st.warning(
-            f"{len(running)} runs are under way on this machine; another one slows both down.",
+    if ahead:
+        names = ", ".join(Job(ticket.job).name for ticket in ahead)
+        st.info(
+            plain(f"{', '.join(chosen.devices)} is taken: this run starts by itself after {names}."),
             icon=":material/hourglass_top:",
         )
-    if st.button("Start training", type="primary", icon=":material/play_arrow:"):
+    label = "Put in the queue" if ahead else "Start training"
+    if st.button(label, type="primary", icon=":material/play_arrow:", key="start"):
         job = submit_train(space, options)
         remember("run", job.id)
         st.session_state["started"] = job.id

@@ -138,6 +138,7 @@ def workspace(tmp_path, monkeypatch):
     from clp_core.workspace import Workspace
 
     monkeypatch.setenv("CLP_WORKSPACE", str(tmp_path / "workspace"))
+    monkeypatch.setenv("CLP_QUEUE", str(tmp_path / "queue"))
     return Workspace.current()
 
 

@@ -11,14 +11,11 @@ import time
 
 import psutil
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from clp_core import training_plan
 from clp_core.errors import InputError
 from clp_core.jobs import JobStore, start
 from clp_core.jobs.process import boot_id, identity, is_alive
-from clp_core.jobs.store import MetricsReader
 from clp_core.jobs.submit import submit_train, submit_transfer
 from clp_core.progress import write_json
 from clp_core.training_plan import TrainOptions
@@ -133,7 +130,9 @@ def test_same_job_is_never_started_twice(store):
 def test_pid_of_another_process_or_boot_is_not_alive():
     who = identity(os.getpid())
     assert is_alive(who)
-    assert not is_alive(who | {"create_time": who["create_time"] - 100})
+    assert not is_alive(who | {"start_ticks": who["start_ticks"] - 100})
+    assert not is_alive(who | {"start_ticks": None, "create_time": who["create_time"] - 100})
+    assert is_alive(who | {"create_time": who["create_time"] - 3600})  # the wall clock was set
     assert not is_alive(who | {"boot_id": "another boot"})
     assert not is_alive(who | {"host": "elsewhere"})
     assert not is_alive(who | {"pid": 1})
@@ -151,8 +150,12 @@ def test_zombie_is_not_alive():
 def test_job_that_never_started_is_lost(store):
     job = make_job(store, "pass")
     status = json.loads((job.path / "status.json").read_text())
-    write_json(job.path / "status.json", status | {"time": status["time"] - 3600})
-    assert job.status().state == "lost"
+    write_json(job.path / "status.json", status | {"time": status["time"] - 3600})  # the wall clock was set
+    assert job.status().state == "queued"
+    write_json(job.path / "status.json", status | {"boot_clock": status["boot_clock"] - 3600})
+    assert job.status().reason == "its supervisor never started"
+    write_json(job.path / "status.json", status | {"boot_id": "an earlier boot"})
+    assert (job.status().state, job.status().reason) == ("lost", "the machine was restarted before it started")
 
 
 def test_silent_process_is_running_without_a_sign(store):
@@ -185,39 +188,6 @@ def test_running_job_is_not_removed(store):
     assert not job.path.exists()
 
 
-lines = st.lists(
-    st.tuples(st.integers(0, 9), st.booleans(), st.integers(1, 3), st.booleans(), st.integers(1, 60)), max_size=25
-)
-
-
-@given(lines)
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-def test_metrics_reader_sees_the_same_however_the_file_grows(tmp_path, lines):
-    path = tmp_path / "metrics.jsonl"
-    path.unlink(missing_ok=True)
-    reader = MetricsReader(path)
-    expected = {}
-    for step, is_evaluation, attempt, is_torn, cut in lines:
-        line = {"step": step, "attempt": attempt, ("eval_loss" if is_evaluation else "loss"): 1.0}
-        data = json.dumps(line).encode()
-        with open(path, "ab") as file:
-            if is_torn:  # a process died within the line, the next one begins a new line
-                file.write(data[: min(cut, len(data) - 1)])
-                file.flush()
-                reader.read()
-                file.write(b"\n")
-            else:
-                file.write(data[:5])
-                file.flush()
-                reader.read()
-                file.write(data[5:] + b"\n")
-                key = (step, is_evaluation)
-                if key not in expected or attempt >= expected[key]["attempt"]:
-                    expected[key] = line
-    assert reader.read() == [expected[key] for key in sorted(expected)]
-    assert MetricsReader(path).read() == reader.read()
-
-
 def train_options(pair, texts, **more):
     settings = {"eval_every": 10, "block_length": 32, "batch_tokens": 128, "seed": 1} | more
     return TrainOptions(model=str(pair[0]), text=(str(texts[0]),), eval_text=str(texts[1]), **settings)
@@ -238,7 +208,8 @@ def test_training_writes_metrics_and_a_checkpoint_that_opens(workspace, pair, te
     assert max(b["step"] - a["step"] for a, b in itertools.pairwise(losses)) <= 10
     assert all(line["tokens"] == line["step"] * 128 for line in lines)
     assert evaluations[-1]["bits_per_byte"] < evaluations[0]["bits_per_byte"]
-    (checkpoint,) = job.checkpoints()
+    earlier, checkpoint = job.checkpoints()
+    assert (earlier.name, checkpoint.name) == ("checkpoint-20", "checkpoint-30")
     AutoModelForCausalLM.from_pretrained(checkpoint)
     AutoTokenizer.from_pretrained(checkpoint)
     found = evaluate(checkpoint, [texts[1]])

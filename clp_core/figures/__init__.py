@@ -3,7 +3,7 @@
 from clp_core.figures.methods import methods_chart
 from clp_core.figures.overlap import matrix_heatmap, overlap_bars
 from clp_core.figures.projection import Marks, scatter
-from clp_core.figures.runs import AXES, MEASURES, curves, spark
+from clp_core.figures.runs import AXES, MEASURES, comparison_figure, curves, spark
 from clp_core.figures.style import COLOURS, MARK, SERIES
 from clp_core.figures.tokens import agreement_bars, anchor_bars, health_histograms
 
@@ -16,6 +16,7 @@ __all__ = [
     "Marks",
     "agreement_bars",
     "anchor_bars",
+    "comparison_figure",
     "curves",
     "health_histograms",
     "matrix_heatmap",

@@ -3,49 +3,175 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import plotly.graph_objects as go
 
-from clp_core.figures.style import SERIES, titled
+from clp_core.figures.style import MARK, SERIES, literal, titled
 
-AXES = {"tokens": "tokens seen", "bytes": "bytes of text seen", "step": "steps", "hours": "hours"}
+if TYPE_CHECKING:
+    from clp_core.jobs.metrics import RunMetrics
+    from clp_core.savings import Comparison
+
+AXES = {"tokens": "tokens seen", "bytes": "bytes of text seen", "step": "steps", "hours": "hours of training"}
+COLUMNS = {"step": 0, "tokens": 1, "bytes": 2, "hours": 3}
 MEASURES = {
     "loss": "training loss (nats a token)",
     "eval_loss": "held-out loss (nats a token)",
     "bits_per_byte": "bits per byte (held-out text)",
+    "lr": "learning rate",
+    "grad_norm": "norm of the gradient",
+    "tokens_per_s": "tokens a second",
+    "memory": "memory (bytes)",
+    "busy": "share of the device that is busy",
 }
+SPARSE = ("eval_loss", "bits_per_byte")
+MAX_COMPARED_POINTS = 60_000
+MIN_POINTS_A_LINE = 100
+GREY = "#8C8C8C"
 
 
-def curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], measure: str, axis: str = "tokens") -> go.Figure:
-    """Show one measure of several runs.
+def on_axis(points: np.ndarray, axis: str) -> np.ndarray:
+    """Return where points ``[n, 5]`` stand on an axis."""
+    values = points[:, COLUMNS[axis]]
+    return values / 3600 if axis == "hours" else values
+
+
+def smoothed(values: np.ndarray, factor: float) -> np.ndarray:
+    """Return the exponential moving mean of values, corrected for its start.
 
     Args:
-        runs: metrics lines by the run's name.
-        measure: ``loss``, ``eval_loss`` or ``bits_per_byte``.
+        values: ``[n]``.
+        factor: weight of what came before, 0 (none) to below 1.
+    """
+    mean, out = 0.0, np.empty(len(values))
+    for i, value in enumerate(values):
+        mean = factor * mean + (1 - factor) * value
+        out[i] = mean / (1 - factor ** (i + 1))
+    return out
+
+
+def curves(
+    runs: Mapping[str, RunMetrics],
+    measure: str,
+    axis: str = "tokens",
+    *,
+    log_y: bool = False,
+    smoothing: float = 0.0,
+    height: int = 380,
+) -> go.Figure:
+    """Show one measure of several runs, each in at most 2,000 points.
+
+    Args:
+        runs: what was read of each run, by its name.
+        measure: one of ``MEASURES``.
         axis: ``tokens``, ``bytes``, ``step`` or ``hours``.
+        log_y: whether the measure is on a logarithmic scale.
+        smoothing: 0 to below 1; above 0 the raw line stays, paler.
+        height: of the figure, in pixels.
     """
     figure = go.Figure()
-    for i, (name, lines) in enumerate(runs.items()):
-        kept = [line for line in lines if line.get(measure) is not None]
-        start = min((float(line["time"]) for line in lines), default=0.0)
-        x = [(float(line["time"]) - start) / 3600 if axis == "hours" else line[axis] for line in kept]
+    for i, (name, run) in enumerate(runs.items()):
+        points = run.points(measure)
+        x, y, colour = on_axis(points, axis), points[:, -1], SERIES[i % len(SERIES)]
+        shown = literal(name)
+        line = {
+            "x": x,
+            "mode": "lines+markers" if measure in SPARSE else "lines",
+            "marker": {"size": 6, "color": colour},
+            "hovertemplate": "%{y:.4g} at %{x:,.4g}<extra>" + shown + "</extra>",
+            "legendgroup": name,
+        }
+        if smoothing and measure not in SPARSE:
+            figure.add_scatter(
+                **line,
+                y=y,
+                line={"color": colour, "width": 1},
+                opacity=0.3,
+                showlegend=False,
+                name=f"{shown}, measured",
+            )
+            y = smoothed(y, smoothing)
+        figure.add_scatter(**line, y=y, line={"color": colour, "width": 2}, name=shown)
+    figure.update_layout(showlegend=len(runs) > 1)
+    if log_y:
+        figure.update_yaxes(type="log")
+    return titled(figure, MEASURES[measure].capitalize(), AXES[axis], MEASURES[measure], height)
+
+
+def comparison_figure(
+    comparison: Comparison, axis: str = "tokens", *, log_x: bool = True, overlay: Sequence[object] = ()
+) -> go.Figure:
+    """Show curves with the level they are to reach, and the largest saving as the horizontal gap.
+
+    Args:
+        comparison: what is compared.
+        axis: ``tokens``, ``bytes``, ``step`` or ``hours``.
+        log_x: whether the axis is logarithmic.
+        overlay: further curves, drawn pale and not compared.
+    """
+    figure = go.Figure()
+    every = [*comparison.curves, *overlay]
+    limit = max(MIN_POINTS_A_LINE, min(2000, MAX_COMPARED_POINTS // max(len(every), 1)))
+    for i, curve in enumerate(every):
+        points = curve.drawn(comparison.measure, limit)  # type: ignore[attr-defined]
+        x = on_axis(points, axis)
+        kept = np.isfinite(x) & ((x > 0) | (not log_x))
+        is_pale = i >= len(comparison.curves)
+        colour = GREY if is_pale else SERIES[i % len(SERIES)]
+        shown = literal(curve.name)  # type: ignore[attr-defined]
         figure.add_scatter(
-            x=np.array(x, dtype=np.float64),
-            y=np.array([line[measure] for line in kept], dtype=np.float64),
-            mode="lines+markers" if measure != "loss" else "lines",
-            name=name,
-            line={"color": SERIES[i % len(SERIES)], "width": 2},
-            marker={"size": 6},
-            hovertemplate="%{y:.4f} at %{x:,}<extra>%{fullData.name}</extra>",
+            x=x[kept],
+            y=points[kept, -1],
+            mode="lines+markers" if len(points) <= MIN_POINTS_A_LINE else "lines",
+            name=shown + (" (baseline)" if i == 0 else ""),
+            line={"color": colour, "width": 3 if i == 0 else 2, "dash": "dot" if is_pale else "solid"},
+            marker={"size": 5},
+            hovertemplate="%{y:.4g} at %{x:,.4g}<extra>" + shown + "</extra>",
         )
+    add_gap(figure, comparison, axis)
+    if log_x:
+        figure.update_xaxes(type="log")
     figure.update_layout(showlegend=True)
-    return titled(figure, MEASURES[measure].capitalize(), AXES[axis], MEASURES[measure])
+    title = f"{MEASURES[comparison.measure].capitalize()} by {AXES[axis]}"
+    return titled(figure, title, AXES[axis], MEASURES[comparison.measure], height=460)
 
 
-def spark(lines: Sequence[Mapping[str, Any]]) -> list[float]:
+def add_gap(figure: go.Figure, comparison: Comparison, axis: str) -> None:
+    """Draw the level, and on it the gap between the baseline and the run that saves most, with its name."""
+    if np.isfinite(comparison.level):
+        figure.add_hline(comparison.level, line={"color": GREY, "width": 1, "dash": "dash"})
+    best = comparison.best
+    attribute = {"tokens": "tokens", "step": "steps", "hours": "seconds"}.get(axis)
+    if best is None or attribute is None or best.run_at is None or best.baseline_at is None:
+        return
+    scale = 3600.0 if axis == "hours" else 1.0
+    ends = np.array([getattr(best.run_at, attribute), getattr(best.baseline_at, attribute)]) / scale
+    if not np.isfinite(ends).all() or ends.min() <= 0:
+        return
+    label = best.verdict if axis == "tokens" else gap_in(axis, best.share(attribute), is_bound=best.is_bound)
+    figure.add_scatter(
+        x=ends,
+        y=np.full(2, comparison.level),
+        mode="lines+markers",
+        line={"color": MARK, "width": 4},
+        marker={"size": 9, "symbol": "line-ns-open", "line": {"width": 3}},
+        name=literal(label),
+        hovertemplate="%{x:,.4g}<extra></extra>",
+    )
+
+
+def gap_in(axis: str, share: float | None, *, is_bound: bool) -> str:
+    """Return the name of a gap on an axis other than tokens."""
+    if share is None:
+        return "gap"
+    unit = {"step": "steps", "hours": "time"}[axis]
+    return f"{'more than ' if is_bound else ''}{100 * share:.0f} % of {unit} saved"
+
+
+def spark(run: RunMetrics) -> list[float]:
     """Return the loss of a run in at most 60 points, for a spark line."""
-    values = [float(line["loss"]) for line in lines if line.get("loss") is not None]
-    step = max(1, len(values) // 60)
-    return values[::step]
+    values = run.points("loss")[:, -1]
+    step = max(1, -(-len(values) // 60))
+    return [float(value) for value in values[::step]]

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 
-from clp_core.jobs.store import Job
+from clp_core.jobs.job import Job
 
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 34)}
 """glibc gives every large tensor back to the kernel and takes its pages anew in the next step, which costs a training

@@ -13,6 +13,8 @@ import psutil
 
 PR_SET_PDEATHSIG = 1
 CREATE_TIME_TOLERANCE_S = 1.0
+START_TICKS_FIELD = 19
+"""Of what follows the name in /proc/PID/stat: clock ticks from boot to the start of the process."""
 
 
 def boot_id() -> str:
@@ -22,17 +24,30 @@ def boot_id() -> str:
 
 
 def identity(pid: int) -> dict[str, Any]:
-    """Return what identifies a living process: pid, create time, boot and host."""
+    """Return what identifies a living process: pid, create time, start in ticks since boot, boot and host."""
     return {
         "pid": pid,
         "create_time": psutil.Process(pid).create_time(),
+        "start_ticks": start_ticks(pid),
         "boot_id": boot_id(),
         "host": socket.gethostname(),
     }
 
 
+def start_ticks(pid: int) -> int | None:
+    """Return a process's start in ticks since boot, which no set clock moves; ``None`` off Linux."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    return int(stat.rpartition(")")[2].split()[START_TICKS_FIELD])
+
+
 def is_alive(who: dict[str, Any]) -> bool:
-    """Say whether the process with this identity lives, on this host; a zombie does not."""
+    """Say whether the process with this identity lives, on this host; a zombie does not.
+
+    The create time is that of the wall clock and moves when the clock is set; where ticks are known, they decide.
+    """
     pid = who.get("pid")
     if not isinstance(pid, int) or pid < 2 or who.get("host") != socket.gethostname():
         return False
@@ -40,7 +55,10 @@ def is_alive(who: dict[str, Any]) -> bool:
         return False
     try:
         process = psutil.Process(pid)
-        same = abs(process.create_time() - float(who.get("create_time", 0))) < CREATE_TIME_TOLERANCE_S
+        if who.get("start_ticks") is not None:
+            same = who["start_ticks"] == start_ticks(pid)
+        else:
+            same = abs(process.create_time() - float(who.get("create_time", 0))) < CREATE_TIME_TOLERANCE_S
         return same and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
         return False

@@ -5,7 +5,8 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable
 
-from clp_core.jobs.store import Job
+from clp_core.jobs.job import Job
+from clp_core.jobs.metrics import read_tail
 from clp_core.training_plan import TrainPlan
 
 LINES = 20
@@ -19,7 +20,7 @@ def measured_speed(jobs: Iterable[Job], plan: TrainPlan) -> float | None:
     for job in jobs:
         earlier = job.spec.get("plan", {})
         if earlier.get("parameters") == plan.parameters and earlier.get("device") == plan.device:
-            speeds = [line["tokens_per_s"] for line in job.metrics() if line.get("tokens_per_s")]
+            speeds = [line["tokens_per_s"] for line in read_tail(job.metrics_file) if line.get("tokens_per_s")]
             if speeds:
                 return float(statistics.median(speeds[-LINES:]))
     return None

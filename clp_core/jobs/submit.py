@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from clp_core.errors import InputError
 from clp_core.folders import check_disk, fingerprint
+from clp_core.jobs.job import Job
 from clp_core.jobs.launchers import start
-from clp_core.jobs.store import Job, JobStore
+from clp_core.jobs.queue import DeviceQueue
+from clp_core.jobs.store import SCHEMA_VERSION, JobStore
 from clp_core.locate import is_hub_id, locate
 from clp_core.options import arguments_of
 from clp_core.projection import ProjectOptions
-from clp_core.training_plan import TrainOptions, TrainPlan, find_device, plan
+from clp_core.training_plan import TrainOptions, TrainPlan, plan
 from clp_core.transfer_options import TransferOptions
 from clp_core.workspace import Workspace
 
@@ -30,9 +34,41 @@ def command_of(kind: str, options: Any) -> str:
 
 def submit(workspace: Workspace, kind: str, arguments: Mapping[str, Any], argv: Sequence[str], **details: Any) -> Job:
     """Make a job and start it, unless the same one is under way, which is then returned."""
-    job, is_new = JobStore(workspace.jobs).create(kind, arguments, argv, **details)
+    store = JobStore(workspace.jobs)
+    job, is_new = store.create(kind, arguments, argv, **details)
     if is_new:
-        start(job)
+        launch(job)
+    return job
+
+
+def launch(job: Job) -> None:
+    """Draw a ticket for the devices of a job, if it needs any, and start its supervisor."""
+    if job.spec["devices"]:
+        DeviceQueue.of_this_machine().enter(job.path, job.spec["devices"])
+    start(job)
+
+
+def resume(workspace: Workspace, job: Job) -> Job:
+    """Let a run go on from its newest complete checkpoint, or from its beginning where there is none.
+
+    Raises:
+        InputError: it is no run, is under way, has done all its steps, or was made by an earlier version.
+    """
+    store = JobStore(workspace.jobs)
+    job = store.get(job.id)
+    with store.lock():
+        state = job.status().state
+        if not job.status().is_over:
+            raise InputError(f"{job.id} is {state}; only what is over can be resumed")
+        if job.kind != "train":
+            raise InputError(f"{job.id} is a {job.kind} job; only training runs can be resumed, start it again instead")
+        if state == "finished":
+            raise InputError(f"{job.id} has done all its steps; clone it with more, or train its checkpoint on")
+        if job.spec.get("schema") != SCHEMA_VERSION:
+            raise InputError(f"{job.id} was made by an earlier version; clone it, or train its checkpoint on")
+        check_disk(workspace.jobs, int(job.spec["plan"]["disk_bytes"]) // 2)
+        job.begin_attempt()
+    launch(job)
     return job
 
 
@@ -137,12 +173,21 @@ def submit_train(workspace: Workspace, options: TrainOptions) -> Job:
         command=command_of("train", options),
         name=options.name,
         plan=chosen.as_json(),
-        fingerprints={str(folder): fingerprint(folder)},
+        fingerprints={str(folder): fingerprint(folder), "eval_text": content_of(Path(options.eval_text))},
+        devices=chosen.devices,
     )
 
 
+def content_of(text: Path) -> str:
+    """Return a hash of a file's bytes: scores on texts of the same content can be compared."""
+    digest = hashlib.sha256()
+    with open(text, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 def torchrun(chosen: TrainPlan) -> list[str]:
-    """Return the arguments that start the training processes: one a GPU, or one on the CPU."""
-    processes = find_device("cuda").count if chosen.device == "cuda" else 1
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    """Return the arguments that start the training processes, one a device."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={len(chosen.devices)}"]
     return [*launcher, "-m", "clp_core.training", "{job}"]

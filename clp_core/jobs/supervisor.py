@@ -11,55 +11,108 @@ import time
 from pathlib import Path
 from types import FrameType
 
+from filelock import FileLock, Timeout
+
+from clp_core.jobs.checkpoints import step_of
+from clp_core.jobs.job import LOCK_FILE, STOPPING, Job, read_state
 from clp_core.jobs.process import die_with_parent, identity
-from clp_core.jobs.store import Job
-from clp_core.locate import read_json
+from clp_core.jobs.queue import DeviceQueue, Held
+from clp_core.jobs.reasons import oom_kills, reason_of_exit
 from clp_core.progress import JOB_ENVIRONMENT, write_json
 
 log = logging.getLogger(__name__)
 
 POLL_S = 0.25
+QUEUE_POLL_S = 1.0
 STOP_GRACE_S = {"train": 600.0}
 """Seconds from a stop request until the process is signalled: a run saves first, other jobs write nothing by halves."""
 KILL_GRACE_S = 40.0
 """Seconds from that signal until the process is killed; torchrun itself allows its workers 30 s."""
+ENDED_BY_SIGTERM = (-signal.SIGTERM, 128 + signal.SIGTERM)
+LAST_OUTPUT_BYTES = 16_384
 
 
 class Supervisor:
-    """Runs one job."""
+    """Runs one attempt of one job."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, queue: DeviceQueue | None = None) -> None:
         """Take a job whose directory is made."""
         self._job = job
+        self._queue = queue or DeviceQueue.of_this_machine()
         self._stop_seen_at: float | None = None
         self._signalled_at: float | None = None
+        self._log_start = 0
+        self._oom_kills = 0
 
     def run(self) -> int:
         """Run the job to its end; return 0 unless it failed."""
         job = self._job
-        write_json(job.path / "process.json", identity(os.getpid()))
-        signal.signal(signal.SIGTERM, self._on_signal)
-        signal.signal(signal.SIGINT, self._on_signal)
-        if job.stop_asked:
-            job.write_status("stopped", "stopped before it started")
-            return 0
+        lock = FileLock(job.path / LOCK_FILE)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            log.warning("%s has a supervisor already", job.id)
+            return 1
+        with lock:
+            write_json(job.path / "process.json", identity(os.getpid()), durable=True)
+            signal.signal(signal.SIGTERM, self._on_signal)
+            signal.signal(signal.SIGINT, self._on_signal)
+            try:
+                held = self._wait_for_devices()
+                if held is None:
+                    job.write_status("stopped", "stopped before it started")
+                    return 0
+                return self._conclude(self._run_process())
+            finally:
+                self._queue.leave(job.path)
+
+    def _wait_for_devices(self) -> Held | None:
+        """Return the devices the job asked for, once it is its turn; ``None`` if it was asked to stop before."""
+        job, told = self._job, ""
+        devices = tuple(job.spec.get("devices", ()))
+        ticket = self._queue.ticket_of(job.path) or (self._queue.enter(job.path, devices) if devices else None)
+        while not job.stop_asked:
+            if ticket is None:
+                return Held()
+            held = self._queue.try_to_hold(ticket)
+            if held is not None:
+                return held
+            before = self._queue.before(ticket)
+            first = f", {Job(before[0].job).name} is first" if before else ""
+            reason = f"place {max(len(before), 1)} in the queue for {', '.join(devices)}{first}"
+            if reason != told:
+                job.write_status("queued", reason)
+                told = reason
+            time.sleep(QUEUE_POLL_S)
+        return None
+
+    def _run_process(self) -> int:
+        """Start the job's process and stay until it ends; return its exit code."""
+        job = self._job
+        attempt = job.status().attempt
         job.write_status("starting")
+        self._oom_kills = oom_kills()
         argv = [str(part).replace("{job}", str(job.path)) for part in job.spec["argv"]]
+        environment = os.environ | {JOB_ENVIRONMENT: str(job.path), "PYTHONUNBUFFERED": "1"}
+        gpus = [device.partition(":")[2] for device in job.spec.get("devices", ()) if device.startswith("cuda:")]
+        if gpus:
+            environment |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": ",".join(gpus)}
         with open(job.path / "output.log", "ab") as output:
+            self._log_start = output.tell()
             child = subprocess.Popen(
                 [sys.executable, *argv],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env=os.environ | {JOB_ENVIRONMENT: str(job.path), "PYTHONUNBUFFERED": "1"},
+                env=environment,
                 preexec_fn=die_with_parent,
             )
-            job.add_event("started", pid=child.pid)
+            job.add_event("started", pid=child.pid, attempt=attempt)
             job.write_status("running")
             while child.poll() is None:
                 self._look_for_stop(child)
                 time.sleep(POLL_S)
-        return self._conclude(child.returncode)
+        return child.returncode
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         """Turn a signal into a request to save and stop."""
@@ -69,9 +122,12 @@ class Supervisor:
         if not self._job.stop_asked:
             return
         now = time.monotonic()
+        if self._job.kill_asked and child.poll() is None:
+            child.kill()  # its own processes die with it
+            return
         if self._stop_seen_at is None:
             self._stop_seen_at = now
-            self._job.write_status("stopping", "saves and stops at the end of this step")
+            self._job.write_status("stopping", STOPPING)
         grace = STOP_GRACE_S.get(self._job.kind, 0.0)
         if self._signalled_at is None and now - self._stop_seen_at > grace:
             self._signalled_at = now
@@ -82,27 +138,37 @@ class Supervisor:
     def _conclude(self, code: int) -> int:
         job = self._job
         outcome = str(job.result().get("outcome", "finished"))
+        ended_from_outside = job.stop_asked and (job.kill_asked or code in ENDED_BY_SIGTERM)
         if code == 0:
             reason = "stopped on request, saved" if outcome == "stopped" else ""
-            job.write_status(outcome if outcome in ("finished", "stopped") else "finished", reason, code)
-        elif self._signalled_at is not None:
-            job.write_status("stopped", "stopped on request, nothing was written", code)
+            state = outcome if outcome in ("finished", "stopped") else "finished"
+        elif self._signalled_at is not None or ended_from_outside:
+            state, reason = "stopped", self._kept_reason()
         else:
-            job.write_status("failed", self._failure(code), code)
+            state, reason = "failed", self._failure(code)
+        job.write_status(state, reason, code)
         job.add_event("ended", exit_code=code)
-        return 0 if code == 0 or self._signalled_at is not None else 1
+        return 1 if state == "failed" else 0
+
+    def _kept_reason(self) -> str:
+        """Return what is left of a job that was ended before it had saved."""
+        checkpoints = self._job.checkpoints()
+        kept = f"its newest checkpoint is that of step {step_of(checkpoints[-1])}" if checkpoints else ""
+        return f"ended on request before it had saved; {kept or 'nothing was written'}"
 
     def _failure(self, code: int) -> str:
         """Return one plain line that says why the process failed."""
-        told = read_json(self._job.path / "error.json").get("reason")
+        told = read_state(self._job.path / "error.json").get("reason")
         if told:
             return str(told)
-        if code < 0:
-            return f"killed by signal {-code} ({signal.Signals(-code).name})"
-        lines = [line.strip() for line in self._job.log_tail().splitlines() if line.strip()]
-        told_lines = [line for line in lines if line.startswith("clp: ")] or lines
-        last = told_lines[-1] if told_lines else ""
-        return last.removeprefix("clp: ")[:500] or f"exit code {code}"
+        return reason_of_exit(code, self._own_output(), oom_killed=oom_kills() > self._oom_kills)
+
+    def _own_output(self) -> str:
+        """Return the end of what this attempt has put out."""
+        file = self._job.path / "output.log"
+        with open(file, "rb") as log_file:
+            log_file.seek(max(self._log_start, file.stat().st_size - LAST_OUTPUT_BYTES))
+            return log_file.read().decode("utf-8", errors="replace")
 
 
 def main() -> None:

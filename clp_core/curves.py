@@ -1,0 +1,293 @@
+"""Curves to compare: of the workspace's runs, of runs made elsewhere, and the published ones."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clp_core.errors import InputError
+from clp_core.jobs.job import Job, checked_name, read_state
+from clp_core.jobs.metrics import AXES, MAX_POINTS, RunMetrics, Thinned
+from clp_core.jobs.store import JobStore, slug_of
+from clp_core.progress import write_json
+from clp_core.workspace import Workspace
+
+MEASURES = ("bits_per_byte", "eval_loss")
+"""What runs are compared by: bits per byte, and under one tokenizer also the held-out loss, nats a token."""
+EVAL_TEXT, TOKENIZER, STEP_TOKENS, UNKNOWN = "evaluation text", "tokenizer", "tokens a step", "unknown share"
+COLUMNS = {
+    "tokens": ("tokens", "num_input_tokens_seen", "tokens_seen"),
+    "step": ("step", "steps", "global_step"),
+    "bytes": ("bytes",),
+    "seconds": ("seconds",),
+    "eval_loss": ("eval_loss", "val_loss", "validation_loss", "loss"),
+    "perplexity": ("perplexity", "ppl", "eval_perplexity"),
+    "bits_per_byte": ("bits_per_byte", "bpb", "eval_bits_per_byte"),
+}
+MAX_IMPORT_BYTES = 64 << 20
+PAPER = "Ostendorff and Rehm 2023, German 6.4B"
+PAPER_CLP = ((1.1, 96.0), (5.1, 71.0), (9.9, 59.9), (11.4, 58.4), (21.3, 51.1), (26.5, 48.8), (31.6, 47.4),
+             (36.4, 45.9), (41.5, 45.2), (50.4, 44.4))  # fmt: skip
+PAPER_SCRATCH = ((5.1, 158.7), (9.9, 113.7), (11.4, 109.3), (21.3, 87.9), (26.5, 82.8), (31.6, 78.3), (36.4, 75.4),
+                 (41.5, 73.2), (50.4, 69.5), (82.0, 62.9), (93.0, 61.4), (105.9, 59.2))  # fmt: skip
+"""Billions of tokens and validation perplexity, read off the paper's figure: to 0.3 billion and 0.4."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """How a measure of one run went.
+
+    Attributes:
+        key: what names it in a list and in an address: a job's id, ``import:...`` or ``published:...``.
+        name: what a reader sees.
+        points: per measure ``[n, 5]``: step, tokens, bytes, seconds, value; what is not known is not a number.
+        facts: what must be equal for two curves to be comparable; what is not known is ``None``.
+        settings: everything else that may differ.
+        origin: where it is from, in words.
+    """
+
+    key: str
+    name: str
+    points: Mapping[str, np.ndarray]
+    facts: Mapping[str, Any]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    origin: str = ""
+
+    def drawn(self, measure: str, limit: int = MAX_POINTS) -> np.ndarray:
+        """Return the points of a measure to draw, at most ``limit`` of them, ``[n, 5]``."""
+        every = self.points.get(measure, np.empty((0, Thinned.WIDTH)))
+        if len(every) <= limit:
+            return every
+        curve = Thinned(limit)
+        curve.add(every)
+        return curve.points
+
+    def best(self, measure: str) -> float | None:
+        """Return the least value that was measured, or ``None``."""
+        every = self.points.get(measure, np.empty((0, Thinned.WIDTH)))
+        return float(every[:, -1].min()) if len(every) else None
+
+    @property
+    def tokens(self) -> float | None:
+        """Tokens at the last point."""
+        last = [points[-1, 1] for points in self.points.values() if len(points)]
+        return float(max(last)) if last else None
+
+
+def metrics_of_run(job: Job, workspace: Workspace) -> RunMetrics:
+    """Return the reader of a run's metrics, which keeps what it read in the workspace's cache."""
+    return RunMetrics(job.metrics_file, workspace.cache / "curves" / f"{job.id}.npz").read()
+
+
+def curve_of_run(job: Job, metrics: RunMetrics) -> Curve:
+    """Return the curve of a run of the workspace."""
+    plan, prints = job.spec.get("plan", {}), job.spec.get("fingerprints", {})
+    facts = {
+        EVAL_TEXT: prints.get("eval_text"),
+        TOKENIZER: plan.get("tokenizer"),
+        STEP_TOKENS: plan["block_length"] * plan["step_blocks"] if plan else None,
+        UNKNOWN: metrics.latest("unknown_share"),
+    }
+    points = {measure: metrics.evaluation_points(measure) for measure in MEASURES}
+    return Curve(job.id, job.name, points, facts, settings_of(job), "run of this workspace")
+
+
+def settings_of(job: Job) -> dict[str, Any]:
+    """Return what was asked for and what was planned for a run, one flat table."""
+    left_out = ("name", "memory_bytes", "disk_bytes", "device", "tokenizer")
+    values = job.spec.get("arguments", {}) | job.spec.get("plan", {})
+    versions = {f"version of {package}": found for package, found in job.spec.get("versions", {}).items()}
+    return {key: value for key, value in values.items() if key not in left_out} | versions
+
+
+def differing(curves: Sequence[Curve]) -> dict[str, list[Any]]:
+    """Return the settings in which curves differ: name of the setting to one value a curve."""
+    names = dict.fromkeys(name for curve in curves for name in curve.settings)
+    table = {name: [curve.settings.get(name) for curve in curves] for name in names}
+    return {name: values for name, values in table.items() if len({json.dumps(v, sort_keys=True) for v in values}) > 1}
+
+
+def published_curves() -> list[Curve]:
+    """Return the two curves of the paper's figure."""
+    facts = {EVAL_TEXT: PAPER, TOKENIZER: PAPER, STEP_TOKENS: PAPER, UNKNOWN: None}
+    curves = []
+    for key, name, table in (("clp", "paper: CLP", PAPER_CLP), ("scratch", "paper: from scratch", PAPER_SCRATCH)):
+        nan = math.nan
+        rows = [[nan, 1e9 * tokens, nan, nan, math.log(perplexity)] for tokens, perplexity in table]
+        points = {"eval_loss": np.array(rows)}
+        curves.append(Curve(f"published:{key}", f"{name}, 6.4B", points, facts, origin=f"{PAPER}, read off its figure"))
+    return curves
+
+
+def imported_curves(workspace: Workspace) -> list[Curve]:
+    """Return the curves that were imported into a workspace, by name; a file that is none is passed over."""
+    found = []
+    for path in sorted(workspace.curves.glob("*.json")):
+        told = read_state(path)
+        if {"name", "points", "facts", "origin"} <= set(told):
+            points = {key: np.array(rows, dtype=np.float64) for key, rows in told["points"].items()}
+            found.append(Curve(f"import:{path.stem}", told["name"], points, told["facts"], origin=told["origin"]))
+    return found
+
+
+def import_curve(
+    workspace: Workspace,
+    data: bytes,
+    file_name: str,
+    name: str,
+    *,
+    step_tokens: int = 0,
+    eval_text: str = "",
+    tokenizer: str = "",
+) -> Curve:
+    """Take a curve from elsewhere into the workspace.
+
+    Args:
+        workspace: where it is kept.
+        data: content of a CSV file with a header, or of a ``trainer_state.json``.
+        file_name: its name, which says which of both it is.
+        name: what it is to be called.
+        step_tokens: tokens a step, where the file counts steps only.
+        eval_text: content hash of the text it was scored on, if that is known.
+        tokenizer: content name of the tokenizer, if that is known.
+
+    Raises:
+        InputError: there is no curve in the file.
+    """
+    name = checked_name(name)
+    if len(data) > MAX_IMPORT_BYTES:
+        raise InputError(f"{file_name} has more than {MAX_IMPORT_BYTES >> 20} MB; give the curve alone")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file_name} is no UTF-8 text") from error
+    rows = (
+        rows_of_trainer_state(text, file_name) if file_name.lower().endswith(".json") else rows_of_csv(text, file_name)
+    )
+    points = points_of(rows, file_name, step_tokens)
+    facts = {
+        EVAL_TEXT: eval_text or None,
+        TOKENIZER: tokenizer or None,
+        STEP_TOKENS: step_tokens or None,
+        UNKNOWN: None,
+    }
+    origin = f"imported from {Path(file_name).name}"
+    workspace.curves.mkdir(parents=True, exist_ok=True)
+    slug = slug_of(name)
+    path = next(
+        path
+        for i in range(1, 10_000)
+        if not (path := workspace.curves / (f"{slug}.json" if i == 1 else f"{slug}-{i}.json")).exists()
+    )
+    content = {"name": name, "origin": origin, "facts": facts}
+    # JSON knows no "not a number"; null comes back as one.
+    as_lists = {key: [[None if math.isnan(x) else x for x in row] for row in rows] for key, rows in points.items()}
+    write_json(path, content | {"points": as_lists}, durable=True)
+    return Curve(f"import:{path.stem}", name, points, facts, origin=origin)
+
+
+def rows_of_csv(text: str, file_name: str) -> list[dict[str, float]]:
+    """Return the rows of a CSV file, its columns by the names used here.
+
+    Raises:
+        InputError: it has no header that is understood.
+    """
+    sample = text[:4096]
+    delimiter = max(",;\t", key=sample.count)
+    reader = csv.DictReader(io.StringIO(text), delimiter=delimiter)
+    return [named(row) for row in reader] or no_curve(file_name)
+
+
+def rows_of_trainer_state(text: str, file_name: str) -> list[dict[str, float]]:
+    """Return the evaluations in a Trainer's ``trainer_state.json``.
+
+    Raises:
+        InputError: it is no such file.
+    """
+    try:
+        history = json.loads(text)["log_history"]
+        rows = [named(line) for line in history if any(str(key).startswith("eval_") for key in line)]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{file_name} is no trainer_state.json with a log_history; give one, or a CSV file") from error
+    return rows or no_curve(file_name)
+
+
+def named(row: Mapping[Any, Any]) -> dict[str, float]:
+    """Return the numbers of a row under the names used here; the first name of each that the row has counts."""
+    lowered = {str(key).strip().lower(): value for key, value in row.items()}
+    found = {}
+    for column, names in COLUMNS.items():
+        for name in names:
+            value = number_of(lowered.get(name))
+            if value is not None:
+                found[column] = value
+                break
+    return found
+
+
+def number_of(value: Any) -> float | None:
+    """Return a finite number, or ``None``."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def points_of(rows: Iterable[Mapping[str, float]], file_name: str, step_tokens: int) -> dict[str, np.ndarray]:
+    """Return the points of every measure in rows, by tokens.
+
+    Raises:
+        InputError: no row has both tokens and a measure.
+    """
+    found: dict[str, list[list[float]]] = {measure: [] for measure in MEASURES}
+    for row in rows:
+        tokens = row.get("tokens", row["step"] * step_tokens if step_tokens and "step" in row else math.nan)
+        values = dict(row)
+        if "perplexity" in row and row["perplexity"] > 0:
+            values.setdefault("eval_loss", math.log(row["perplexity"]))
+        axes = [row.get(axis, math.nan) if axis != "tokens" else tokens for axis in AXES]
+        for measure in MEASURES:
+            if measure in values and tokens >= 0:
+                found[measure].append([*axes, values[measure]])
+    points = {measure: np.array(sorted(rows, key=lambda row: row[1])) for measure, rows in found.items() if rows}
+    if not points:
+        no_curve(file_name)
+    return points
+
+
+def no_curve(file_name: str) -> Any:
+    """Refuse a file without a curve.
+
+    Raises:
+        InputError: always.
+    """
+    raise InputError(
+        f"{file_name} holds no curve: give a CSV file whose header names tokens (or step, with the tokens a step) and "
+        "eval_loss, perplexity or bits_per_byte, or a trainer_state.json with evaluations and the tokens a step"
+    )
+
+
+def curve_named(workspace: Workspace, key: str) -> Curve:
+    """Return a curve by its key: a job's name, ``import:NAME`` or ``published:clp|scratch``.
+
+    Raises:
+        InputError: there is none, or the job is no training run.
+    """
+    if key.startswith(("import:", "published:")):
+        found = {curve.key: curve for curve in [*imported_curves(workspace), *published_curves()]}
+        if key not in found:
+            raise InputError(f"there is no curve {key}; there are {', '.join(found)}")
+        return found[key]
+    job = JobStore(workspace.jobs).get(key)
+    if job.kind != "train" or not job.spec.get("plan"):
+        raise InputError(f"{job.id} is no training run; only runs are compared")
+    return curve_of_run(job, metrics_of_run(job, workspace))

@@ -1,0 +1,309 @@
+"""The job directory: the one place that says what a job is, how it stands and what it measured.
+
+Pages and commands only read it, and ask for a stop by a file; the supervisor and the job itself write it.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from clp_core.errors import InputError
+from clp_core.jobs.checkpoints import complete_checkpoints
+from clp_core.jobs.metrics import read_lines, read_tail
+from clp_core.jobs.process import boot_id, is_alive
+from clp_core.progress import HEARTBEAT_FILE, boot_clock, write_json
+
+TERMINAL = ("finished", "stopped", "failed", "lost")
+START_GRACE_S = 60.0
+SILENCE_ELSEWHERE_S = 3600.0
+LOCK_FILE = "supervisor.lock"
+LABEL_FILE = "label.json"
+RESERVE_FILE = "reserve"
+RESERVE_BYTES = 64 << 10
+STOPPING = "saves and stops at the end of this step"
+NO_SIGN = "no sign"
+MAX_NAME = 120
+LOG_TAIL_BYTES = 16_384
+
+
+@dataclass(frozen=True)
+class Status:
+    """How a job stands.
+
+    Attributes:
+        state: queued, starting, running, stopping, finished, stopped, failed or lost.
+        reason: one plain line; empty where the state says it all.
+        time: when that was written, seconds since 1970.
+        exit_code: of the job's process, once it has ended.
+        attempt: how often the job was started, from 1.
+        boot_clock: when that was written, seconds since boot; a set clock does not move it.
+        boot_id: of which boot.
+    """
+
+    state: str
+    reason: str = ""
+    time: float = 0.0
+    exit_code: int | None = None
+    attempt: int = 1
+    boot_clock: float | None = None
+    boot_id: str = ""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more will happen."""
+        return self.state in TERMINAL
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job by its directory."""
+
+    path: Path
+
+    @property
+    def id(self) -> str:
+        """Name of the directory."""
+        return self.path.name
+
+    @cached_property
+    def spec(self) -> dict[str, Any]:
+        """The frozen spec: kind, name, arguments, versions, fingerprints."""
+        return read_state(self.path / "spec.json")
+
+    @property
+    def kind(self) -> str:
+        """What it does: one of ``KINDS``."""
+        return str(self.spec.get("kind", ""))
+
+    @property
+    def name(self) -> str:
+        """What the user calls it."""
+        return str(read_state(self.path / LABEL_FILE).get("name") or self.spec.get("name") or self.id)
+
+    @property
+    def command(self) -> str:
+        """The exact command."""
+        file = self.path / "command.txt"
+        return file.read_text(encoding="utf-8").strip() if file.is_file() else ""
+
+    @property
+    def created(self) -> float:
+        """When it was made, seconds since 1970."""
+        return float(self.spec.get("created", 0.0))
+
+    @property
+    def stop_asked(self) -> bool:
+        """Whether somebody has asked it to save and stop."""
+        return (self.path / "control" / "stop").exists()
+
+    @property
+    def kill_asked(self) -> bool:
+        """Whether somebody has asked it to end at once."""
+        return (self.path / "control" / "kill").exists()
+
+    def status(self) -> Status:
+        """Return how the job stands; ``lost`` and ``stopping`` are derived here and written by nobody."""
+        status = self._written()
+        if status.is_over:
+            return status
+        who = read_state(self.path / "process.json")
+        if not who:
+            return self._without_process(status)
+        if who.get("host") != socket.gethostname() and not self._same_machine_lost_it(who):
+            return self._elsewhere(status, who)
+        if is_alive(who):
+            if status.state == "running" and self.stop_asked:
+                return replace(status, state="stopping", reason=STOPPING)
+            return self._with_silence(status)
+        # The supervisor may have written its last word between the two looks.
+        again = self._written()
+        if again.is_over:
+            return again
+        if who.get("boot_id") != boot_id():
+            return replace(status, state="lost", reason="the machine went down or was restarted")
+        return replace(status, state="lost", reason="its supervisor was killed before it could say why")
+
+    def _written(self) -> Status:
+        written = read_state(self.path / "status.json")
+        return Status(
+            state=str(written.get("state", "queued")),
+            reason=str(written.get("reason", "")),
+            time=float(written.get("time") or self.created),
+            exit_code=written.get("exit_code"),
+            attempt=int(written.get("attempt", 1)),
+            boot_clock=written.get("boot_clock"),
+            boot_id=str(written.get("boot_id", "")),
+        )
+
+    def _without_process(self, status: Status) -> Status:
+        """Judge a job whose supervisor has not said who it is: it may be about to."""
+        if status.boot_id == boot_id() and status.boot_clock is not None:
+            if boot_clock() - status.boot_clock <= START_GRACE_S:
+                return status
+            return replace(status, state="lost", reason="its supervisor never started")
+        return replace(status, state="lost", reason="the machine was restarted before it started")
+
+    def _same_machine_lost_it(self, who: Mapping[str, Any]) -> bool:
+        """Say whether a supervisor under another host name ran on this kernel and holds its lock no more."""
+        if who.get("boot_id") != boot_id():
+            return False
+        lock = FileLock(self.path / LOCK_FILE)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            return False
+        lock.release()
+        return True
+
+    def _elsewhere(self, status: Status, who: Mapping[str, Any]) -> Status:
+        """Judge a job of another machine by what it writes here: processes there cannot be seen."""
+        age = max(0.0, time.time() - float(self.heartbeat().get("time", status.time)))
+        if age > SILENCE_ELSEWHERE_S:
+            told = f"no sign from {who.get('host')}, where it ran, for {age / 3600:.1f} hours"
+            return replace(status, state="lost", reason=told)
+        return replace(status, reason=f"on {who.get('host')}" + (f", no sign for {age:.0f} s" if age > 120 else ""))
+
+    def _with_silence(self, status: Status) -> Status:
+        heartbeat = self.heartbeat()
+        if status.state != "running" or not heartbeat:
+            return status
+        age = boot_clock() - float(heartbeat.get("boot_clock", 0.0))
+        if age > float(heartbeat.get("expect_next_s", 60.0)):
+            return replace(status, reason=f"{NO_SIGN} for {age:.0f} s")
+        return status
+
+    def heartbeat(self) -> dict[str, Any]:
+        """Return the last sign of life: time, step, phase, fraction, expect_next_s."""
+        return read_state(self.path / HEARTBEAT_FILE)
+
+    def result(self) -> dict[str, Any]:
+        """Return what the job reported at its end."""
+        return read_state(self.path / "result.json")
+
+    def ask_stop(self, *, kill: bool = False) -> None:
+        """Ask the job to save and stop; with ``kill``, to end at once as it is."""
+        control = self.path / "control"
+        control.mkdir(exist_ok=True)
+        if kill:
+            (control / "kill").touch()
+        (control / "stop").touch()
+        self.add_event("kill asked" if kill else "stop asked")
+
+    def write_status(self, state: str, reason: str = "", exit_code: int | None = None) -> None:
+        """Write how the job stands (supervisor only). On a full disk, room that was set aside is used for it."""
+        content = {
+            "state": state,
+            "reason": reason,
+            "time": time.time(),
+            "boot_clock": boot_clock(),
+            "boot_id": boot_id(),
+            "exit_code": exit_code,
+            "attempt": self._written().attempt,
+        }
+        self.write_last_word("status.json", content)
+
+    def write_last_word(self, name: str, content: Mapping[str, Any]) -> None:
+        """Write a file that says how the job ended, on a full disk too."""
+        try:
+            write_json(self.path / name, content, durable=True)
+        except OSError:
+            (self.path / RESERVE_FILE).unlink(missing_ok=True)
+            write_json(self.path / name, content, durable=True)
+
+    def begin_attempt(self) -> int:
+        """Make a job that is over ready to run again; return the number of the attempt."""
+        attempt = self._written().attempt + 1
+        for name in ("control/stop", "control/kill", "result.json", "error.json", "process.json", HEARTBEAT_FILE):
+            (self.path / name).unlink(missing_ok=True)
+        self.set_room_aside()
+        content = {"state": "queued", "time": time.time(), "boot_clock": boot_clock(), "boot_id": boot_id()}
+        write_json(self.path / "status.json", content | {"attempt": attempt}, durable=True)
+        self.add_event("resumed", attempt=attempt)
+        return attempt
+
+    def set_room_aside(self) -> None:
+        """Fill a small file whose room the last word may take when the disk is full."""
+        (self.path / RESERVE_FILE).write_bytes(b"\0" * RESERVE_BYTES)
+
+    def rename(self, name: str) -> None:
+        """Give the job another name; its directory keeps its own.
+
+        Raises:
+            InputError: that is no name.
+        """
+        write_json(self.path / LABEL_FILE, {"name": checked_name(name)}, durable=True)
+
+    def add_event(self, event: str, **details: Any) -> None:
+        """Append a line to events.jsonl."""
+        line = json.dumps({"time": time.time(), "event": event, **details}, ensure_ascii=False)
+        with open(self.path / "events.jsonl", "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    @property
+    def metrics_file(self) -> Path:
+        """The file of the metrics lines."""
+        return self.path / "metrics.jsonl"
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Return all metrics lines that count, by step; see ``jobs.metrics``."""
+        return read_lines(self.metrics_file)
+
+    def progress(self) -> tuple[int, int]:
+        """Return the steps and the tokens of the last metrics line."""
+        lines = read_tail(self.metrics_file)
+        return (int(lines[-1].get("step", 0)), int(lines[-1].get("tokens", 0))) if lines else (0, 0)
+
+    def log_tail(self, n_bytes: int = LOG_TAIL_BYTES) -> str:
+        """Return the end of output.log, from a line start."""
+        file = self.path / "output.log"
+        if not file.is_file():
+            return ""
+        with open(file, "rb") as log:
+            log.seek(max(0, file.stat().st_size - n_bytes))
+            text = log.read().decode("utf-8", errors="replace")
+        return text if file.stat().st_size <= n_bytes else text.partition("\n")[2]
+
+    def checkpoints(self) -> list[Path]:
+        """Return the complete checkpoints, oldest first."""
+        return complete_checkpoints(self.path / "checkpoints")
+
+    def summary(self) -> dict[str, Any]:
+        """Return the figures of ``clp jobs show``."""
+        status = self.status()
+        step, tokens = self.progress()
+        return {"job": str(self.path), "state": status.state, "reason": status.reason, "step": step, "tokens": tokens}
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """Return the object in a job's file; an empty one where a crash has left none. One bad job hides no other."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def job_is_over(path: Path) -> bool:
+    """Say whether the job in a directory is over, or gone."""
+    return not path.is_dir() or Job(path).status().is_over
+
+
+def checked_name(name: str) -> str:
+    """Return a name a user gave, without blanks around it.
+
+    Raises:
+        InputError: it is empty, too long, or holds what cannot be shown.
+    """
+    name = name.strip()
+    if not name or len(name) > MAX_NAME or not name.isprintable():
+        raise InputError(f"a name has 1 to {MAX_NAME} characters that can be shown")
+    return name

@@ -1,0 +1,340 @@
+"""The metrics of a run: an append-only file of JSON lines, written line by line and read each time only where it grew.
+
+A line of loss stands for the steps since the line before it, a line with ``eval_loss`` for the held-out text after its
+step. An attempt that goes on from a checkpoint writes first a line with ``resumed_from``: what earlier attempts had
+measured beyond that step was lost with them, and is measured again.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+AXES = ("step", "tokens", "bytes", "seconds")
+"""What a point is measured by: optimiser steps, tokens and text bytes seen, seconds of training."""
+FIGURES = ("loss", "lr", "grad_norm", "tokens_per_s", "memory", "busy")
+"""What a line of loss holds: nats a token, rate, norm, tokens/s, bytes, and the share of the device that was busy."""
+MAX_POINTS = 2000
+"""A curve is never drawn with more points."""
+KEEP_AFTER_BYTES = 200_000
+"""Only what took a while to read is kept in the cache."""
+
+Line = dict[str, Any]
+
+
+class MetricsWriter:
+    """Appends lines; after an attempt that died within a line, begins a new one."""
+
+    def __init__(self, path: Path) -> None:
+        """Close a torn last line."""
+        self._path = path
+        if path.is_file() and path.stat().st_size:
+            with open(path, "rb+") as file:
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":
+                    file.write(b"\n")
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        """Append one line, in one call to the system."""
+        data = (json.dumps(line) + "\n").encode()
+        with open(self._path, "ab", buffering=0) as file:
+            file.write(data)
+
+
+def parsed(lines: Sequence[bytes]) -> Iterator[Line]:
+    """Yield the JSON objects among lines; a line that was torn by a crash is passed over."""
+    try:
+        found = json.loads(b"[" + b",".join(lines) + b"]")  # one call is twice as fast as one a line
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        found = [torn_or_whole(line) for line in lines]
+    yield from (line for line in found if isinstance(line, dict) and is_measured(line))
+
+
+def torn_or_whole(line: bytes) -> Any:
+    """Return what a line holds; ``None`` if it is torn."""
+    try:
+        return json.loads(line)
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        return None
+
+
+def is_measured(line: Line) -> bool:
+    """Say whether a line holds a step; what else a file may hold is nothing that was measured."""
+    return isinstance(line.get("step"), int)
+
+
+def is_evaluation(line: Line) -> bool:
+    """Say whether a line is one of the held-out text."""
+    return "eval_loss" in line
+
+
+def deduplicated(lines: Iterable[Line]) -> list[Line]:
+    """Return the lines that count, by step: of two of one kind and step the highest attempt's, of equals the later."""
+    held: dict[tuple[int, bool], Line] = {}
+    for line in lines:
+        if "resumed_from" in line:
+            attempt = line.get("attempt", 1)
+            lost = [key for key in held if key[0] > line["step"] and held[key].get("attempt", 1) < attempt]
+            for key in lost:
+                del held[key]
+            continue
+        key = (line["step"], is_evaluation(line))
+        if key not in held or line.get("attempt", 1) >= held[key].get("attempt", 1):
+            held[key] = line
+    return [held[key] for key in sorted(held)]
+
+
+def read_lines(path: Path) -> list[Line]:
+    """Return all lines of a file that count, in the order of their steps; an unfinished last line waits."""
+    return deduplicated(parsed(whole_lines(path, 0)[0]))
+
+
+def read_tail(path: Path, n_bytes: int = 16_384) -> list[Line]:
+    """Return the last whole lines of a file without reading the rest."""
+    if not path.is_file():
+        return []
+    start = max(0, path.stat().st_size - n_bytes)
+    lines, _ = whole_lines(path, start)
+    return list(parsed(lines[1:] if start else lines))
+
+
+def whole_lines(path: Path, offset: int) -> tuple[list[bytes], int]:
+    """Return the finished lines of a file from a place on, and where the next one begins."""
+    if not path.is_file():
+        return [], offset
+    with open(path, "rb") as file:
+        file.seek(offset)
+        data = file.read()
+    end = data.rfind(b"\n") + 1
+    return [line for line in data[:end].splitlines() if line.strip()], offset + end
+
+
+class Thinned:
+    """A curve in at most ``MAX_POINTS`` measured points, however many were added.
+
+    Neighbouring points form a bucket, of which the lowest and the highest are kept, so that no spike is lost. When
+    there are too many buckets, each two become one. A point is ``[step, tokens, bytes, seconds, value]``.
+    """
+
+    WIDTH = len(AXES) + 1
+
+    def __init__(self, limit: int = MAX_POINTS) -> None:
+        """Begin without a point; never show more than ``limit``."""
+        self._buckets = limit // 2 - 1
+        self.lows = np.empty((0, self.WIDTH))
+        self.highs = np.empty((0, self.WIDTH))
+        self.last = np.empty((0, self.WIDTH))
+        self.open_count = 0
+        self.bucket_size = 2
+
+    def add(self, points: np.ndarray) -> None:
+        """Add points ``[n, 5]`` that follow those before."""
+        if not len(points):
+            return
+        self.last = points[-1:]
+        if self.open_count:  # the last bucket is not full
+            room = self.bucket_size - self.open_count
+            head, points = points[:room], points[room:]
+            self._close(np.concatenate([self.lows[-1:], self.highs[-1:], head]), replace=True)
+            self.open_count = (self.open_count + len(head)) % self.bucket_size
+        full = len(points) // self.bucket_size * self.bucket_size
+        if full:
+            grouped = points[:full].reshape(-1, self.bucket_size, self.WIDTH)
+            rows = np.arange(len(grouped))
+            self.lows = np.concatenate([self.lows, grouped[rows, grouped[:, :, -1].argmin(axis=1)]])
+            self.highs = np.concatenate([self.highs, grouped[rows, grouped[:, :, -1].argmax(axis=1)]])
+        if len(rest := points[full:]):
+            self._close(rest, replace=False)
+            self.open_count = len(rest)
+        while len(self.lows) > self._buckets:
+            self._halve()
+
+    def _close(self, members: np.ndarray, *, replace: bool) -> None:
+        keep = len(self.lows) - int(replace)
+        low, high = members[members[:, -1].argmin()], members[members[:, -1].argmax()]
+        self.lows = np.concatenate([self.lows[:keep], low[None]])
+        self.highs = np.concatenate([self.highs[:keep], high[None]])
+
+    def _halve(self) -> None:
+        """Make one bucket of each two; a last one without a partner is open from now on."""
+        n = len(self.lows)
+        filled = (n - 1) * self.bucket_size + (self.open_count or self.bucket_size)
+        pairs = n // 2
+        low, high = (rows[: 2 * pairs].reshape(pairs, 2, self.WIDTH) for rows in (self.lows, self.highs))
+        index = np.arange(pairs)
+        rest_low, rest_high = self.lows[2 * pairs :], self.highs[2 * pairs :]
+        self.lows = np.concatenate([low[index, low[:, :, -1].argmin(axis=1)], rest_low])
+        self.highs = np.concatenate([high[index, high[:, :, -1].argmax(axis=1)], rest_high])
+        self.bucket_size *= 2
+        self.open_count = filled % self.bucket_size
+
+    @property
+    def points(self) -> np.ndarray:
+        """The points to draw, by step: ``[n, 5]``, at most ``MAX_POINTS``."""
+        every = np.concatenate([self.lows, self.highs, self.last])
+        return np.unique(every, axis=0)  # sorted by step, which comes first
+
+    def as_arrays(self, prefix: str) -> dict[str, np.ndarray]:
+        """Return all there is as arrays, for the cache."""
+        state = np.array([self.open_count, self.bucket_size])
+        return {f"{prefix}.{key}": getattr(self, key) for key in ("lows", "highs", "last")} | {f"{prefix}.state": state}
+
+    @classmethod
+    def from_arrays(cls, prefix: str, arrays: Mapping[str, np.ndarray]) -> Thinned:
+        """Return what ``as_arrays`` was made of."""
+        curve = cls()
+        curve.lows, curve.highs, curve.last = (arrays[f"{prefix}.{key}"] for key in ("lows", "highs", "last"))
+        curve.open_count, curve.bucket_size = (int(value) for value in arrays[f"{prefix}.state"])
+        return curve
+
+
+class RunMetrics:
+    """The metrics of one run as pages draw them. ``read`` looks only at what is new, however long the run."""
+
+    def __init__(self, path: Path, kept: Path | None = None) -> None:
+        """Take a file that need not be there yet, and where to keep what was read of it, if anywhere."""
+        self._path = path
+        self._kept = kept
+        self._lock = threading.Lock()
+        self._forget()
+        if kept is not None:
+            self._recall(kept)
+
+    def _forget(self) -> None:
+        self._offset = 0
+        self._kept_offset = 0
+        self._last_steps = {True: -1, False: -1}
+        self.curves = {figure: Thinned() for figure in FIGURES}
+        self.evaluations: list[Line] = []
+        self.last: Line = {}
+
+    def read(self) -> RunMetrics:
+        """Take in the lines that were written since the last time; return this. Several threads may call it."""
+        with self._lock:
+            self._read()
+        return self
+
+    def _read(self) -> None:
+        if self._path.is_file() and self._path.stat().st_size < self._offset:
+            self._forget()
+        lines, offset = whole_lines(self._path, self._offset)
+        new = list(parsed(lines))
+        if new and not self._follow(new):
+            self._forget()
+            lines, offset = whole_lines(self._path, 0)
+            new = deduplicated(parsed(lines))
+            self._note_last(new)
+        self._offset = offset
+        self._take(new)
+        if self._kept is not None and self._offset - self._kept_offset > KEEP_AFTER_BYTES:
+            self._keep(self._kept)
+
+    def _follow(self, lines: Sequence[Line]) -> bool:
+        """Say whether new lines come after all those before, as they do until an attempt goes on from a checkpoint."""
+        for line in lines:
+            if "resumed_from" in line:
+                if line["step"] < max(self._last_steps.values()):
+                    return False
+                continue
+            kind = is_evaluation(line)
+            if line["step"] <= self._last_steps[kind]:
+                return False
+            self._last_steps[kind] = line["step"]
+        return True
+
+    def _note_last(self, lines: Sequence[Line]) -> None:
+        for line in lines:
+            kind = is_evaluation(line)
+            self._last_steps[kind] = max(self._last_steps[kind], line["step"])
+
+    def _take(self, lines: Sequence[Line]) -> None:
+        measured = [line for line in lines if "resumed_from" not in line]
+        losses = [line for line in measured if not is_evaluation(line)]
+        for figure in FIGURES:
+            rows = [[*axes_of(line), line[figure]] for line in losses if is_number(line.get(figure))]
+            if rows:
+                self.curves[figure].add(np.array(rows, dtype=np.float64))
+        self.evaluations += [line for line in measured if is_evaluation(line)]
+        if measured:
+            self.last = measured[-1]
+
+    def _recall(self, kept: Path) -> None:
+        if not kept.is_file() or not self._path.is_file():
+            return
+        try:
+            with np.load(kept, allow_pickle=False) as arrays:
+                told = json.loads(bytes(arrays["told"]))
+                stat = self._path.stat()
+                if told["inode"] != stat.st_ino or told["offset"] > stat.st_size:
+                    return
+                self.curves = {figure: Thinned.from_arrays(figure, arrays) for figure in FIGURES}
+        except (OSError, ValueError, KeyError, json.JSONDecodeError):
+            self._forget()
+            return
+        self.evaluations, self.last = told["evaluations"], told["last"]
+        self._offset = self._kept_offset = told["offset"]
+        self._last_steps = {True: told["last_steps"][0], False: told["last_steps"][1]}
+
+    def _keep(self, kept: Path) -> None:
+        told = {
+            "inode": self._path.stat().st_ino,
+            "offset": self._offset,
+            "last_steps": [self._last_steps[True], self._last_steps[False]],
+            "evaluations": self.evaluations,
+            "last": self.last,
+        }
+        arrays = {"told": np.frombuffer(json.dumps(told).encode(), dtype=np.uint8)}
+        for figure, curve in self.curves.items():
+            arrays |= curve.as_arrays(figure)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, part = tempfile.mkstemp(prefix=f".{kept.name}.", dir=kept.parent)
+        with os.fdopen(descriptor, "wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+        os.replace(part, kept)
+        self._kept_offset = self._offset
+
+    def evaluation_points(self, measure: str) -> np.ndarray:
+        """Return one measure of every evaluation, ``[n, 5]``: step, tokens, bytes, seconds, value."""
+        rows = [[*axes_of(line), line[measure]] for line in self.evaluations if is_number(line.get(measure))]
+        return np.array(rows, dtype=np.float64).reshape(-1, Thinned.WIDTH)
+
+    def points(self, measure: str) -> np.ndarray:
+        """Return the points of a measure to draw, ``[n, 5]``, at most ``MAX_POINTS``."""
+        if measure in self.curves:
+            return self.curves[measure].points
+        every = self.evaluation_points(measure)
+        if len(every) <= MAX_POINTS:
+            return every
+        curve = Thinned()
+        curve.add(every)
+        return curve.points
+
+    def latest(self, figure: str) -> float | None:
+        """Return the last value of a figure, or ``None``."""
+        if figure in self.curves:
+            last = self.curves[figure].last
+            return float(last[0, -1]) if len(last) else None
+        return next((line[figure] for line in reversed(self.evaluations) if is_number(line.get(figure))), None)
+
+    @property
+    def step(self) -> int:
+        """Steps done at the last line."""
+        return int(self.last.get("step", 0))
+
+
+def axes_of(line: Line) -> list[float]:
+    """Return where a line stands on every axis; what it does not hold is not a number."""
+    return [line[axis] if is_number(line.get(axis)) else float("nan") for axis in AXES]
+
+
+def is_number(value: Any) -> bool:
+    """Say whether a value of a line is a finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,86 @@
+"""Why a job ended, in one plain line: from the error in its process, or from how the process ended."""
+
+from __future__ import annotations
+
+import errno
+import re
+import signal
+from pathlib import Path
+
+from clp_core.errors import ClpError, InputError
+
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+RANK_EXIT = re.compile(r"exitcode\s*:\s*(-?\d+)")
+OOM_COUNTERS = (Path("/sys/fs/cgroup/memory.events"), Path("/proc/vmstat"))
+MAX_REASON = 500
+
+
+def reason_of(error: BaseException) -> str:
+    """Return what an error in a training process means for the user."""
+    text = " ".join(str(error).split())
+    if isinstance(error, InputError):
+        return f"data error: {text}"[:MAX_REASON]
+    if isinstance(error, ClpError):
+        return text[:MAX_REASON]
+    if is_full_disk(error, text):
+        return f"disk full: {text}; make room, then resume"[:MAX_REASON]
+    if is_out_of_memory(error, text):
+        return f"out of memory: {text}"[:MAX_REASON]
+    return f"{type(error).__name__}: {text}"[:MAX_REASON] if text else type(error).__name__
+
+
+def is_full_disk(error: BaseException, text: str) -> bool:
+    """Say whether an error is that of a disk without room, in whatever class it comes."""
+    if isinstance(error, OSError) and error.errno in FULL_DISK:
+        return True
+    # safetensors and torch tell of the operating system's error in their own classes.
+    spoken = ("No space left on device", "os error 28", "os error 27", "Disk quota exceeded", "File too large")
+    return any(words in text for words in (*spoken, "PytorchStreamWriter failed writing file"))
+
+
+def is_out_of_memory(error: BaseException, text: str) -> bool:
+    """Say whether an error is that of memory that could not be had, on a GPU or a CPU."""
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return named or "out of memory" in text.lower() or "can't allocate memory" in text or "Cannot allocate" in text
+
+
+def oom_kills() -> int:
+    """Return how often the kernel has killed a process for want of memory, in this control group or on this machine."""
+    for file in OOM_COUNTERS:
+        try:
+            found = re.search(r"^oom_kill (\d+)$", file.read_text(), re.MULTILINE)
+        except OSError:
+            continue
+        if found:
+            return int(found[1])
+    return 0
+
+
+def reason_of_exit(code: int, log_tail: str, *, oom_killed: bool) -> str:
+    """Return why a process ended that left no word itself.
+
+    Args:
+        code: its exit code; negative for a signal.
+        log_tail: the end of its output.
+        oom_killed: whether the kernel killed any process for want of memory meanwhile.
+    """
+    told = [line.strip() for line in log_tail.splitlines() if line.strip().startswith("clp: ")]
+    if told and code >= 0:
+        return told[-1].removeprefix("clp: ")[:MAX_REASON]
+    ranks = [int(found) for found in RANK_EXIT.findall(log_tail) if int(found) < 0]
+    signalled = code if code < 0 else (ranks[-1] if ranks else 0)
+    if signalled < 0:
+        name = f"killed by signal {-signalled} ({signal_name(-signalled)})"
+        if oom_killed and -signalled == signal.SIGKILL:
+            return f"out of memory: the kernel killed the process for want of memory; {name}"
+        return name
+    lines = [line.strip() for line in log_tail.splitlines() if line.strip()]
+    return lines[-1][:MAX_REASON] if lines else f"exit code {code}"
+
+
+def signal_name(number: int) -> str:
+    """Return a signal's name."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return "a signal without a name"

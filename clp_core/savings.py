@@ -1,0 +1,253 @@
+"""Tokens saved: how much sooner a run reaches what another one reached.
+
+``T(L)`` is where the running minimum of a curve first reaches the level ``L``, linear in log tokens between two
+evaluations (linear in tokens where the first of both is before any training). A run saves ``T_baseline(L) - T_run(L)``
+tokens. A run that never got there gives a bound: more than the tokens it has seen.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from clp_core.curves import EVAL_TEXT, STEP_TOKENS, TOKENIZER, UNKNOWN, Curve, differing
+from clp_core.evaluation import MAX_UNKNOWN_SHARE
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """Where a curve first reaches a level; where it never does, its end.
+
+    Attributes:
+        reached: whether it does.
+        tokens: tokens seen until then.
+        steps: optimiser steps until then, not a number if unknown.
+        seconds: seconds of training until then, not a number if unknown.
+    """
+
+    reached: bool
+    tokens: float
+    steps: float
+    seconds: float
+
+
+def crossing(points: np.ndarray, level: float) -> Crossing | None:
+    """Return where a curve ``[n, 5]`` (step, tokens, bytes, seconds, value) reaches a level; ``None`` if empty."""
+    if not len(points):
+        return None
+    steps, tokens, seconds = points[:, 0], points[:, 1], points[:, 3]
+    lowest = np.minimum.accumulate(points[:, -1])
+    below = np.flatnonzero(lowest <= level)
+    if not len(below):
+        return Crossing(False, float(tokens[-1]), float(steps[-1]), float(seconds[-1]))
+    i = int(below[0])
+    if i == 0:
+        return Crossing(True, float(tokens[0]), float(steps[0]), float(seconds[0]))
+    part = (lowest[i - 1] - level) / (lowest[i - 1] - lowest[i])
+    if tokens[i - 1] > 0:
+        at = math.exp((1 - part) * math.log(tokens[i - 1]) + part * math.log(tokens[i]))
+    else:
+        at = part * tokens[i]
+    share = (at - tokens[i - 1]) / (tokens[i] - tokens[i - 1]) if tokens[i] > tokens[i - 1] else 1.0
+    between = [float(axis[i - 1] + share * (axis[i] - axis[i - 1])) for axis in (steps, seconds)]
+    return Crossing(True, float(at), *between)
+
+
+@dataclass(frozen=True)
+class Saving:
+    """What a run saves against a baseline at one level.
+
+    Attributes:
+        run: the run's curve.
+        level: loss or bits per byte that both are to reach.
+        baseline_at: where the baseline reaches it.
+        run_at: where the run reaches it.
+        obstacles: why the two cannot be compared; empty if they can.
+        cautions: what a reader should know of the comparison.
+    """
+
+    run: Curve
+    level: float
+    baseline_at: Crossing | None
+    run_at: Crossing | None
+    obstacles: tuple[str, ...] = ()
+    cautions: tuple[str, ...] = ()
+
+    @property
+    def is_known(self) -> bool:
+        """Whether there is a saving or a bound of it."""
+        return not self.obstacles and self.baseline_at is not None and self.run_at is not None and self.run_at.reached
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether the baseline never got there, so that the saving is a lower bound."""
+        return self.baseline_at is not None and not self.baseline_at.reached
+
+    def saved(self, axis: str) -> float | None:
+        """Return what is saved of an axis (``tokens``, ``steps``, ``seconds``); negative if the run needs more."""
+        if not self.is_known or self.baseline_at is None or self.run_at is None:
+            return None
+        value = getattr(self.baseline_at, axis) - getattr(self.run_at, axis)
+        return None if math.isnan(value) else float(value)
+
+    def share(self, axis: str = "tokens") -> float | None:
+        """Return what is saved as a share of what the baseline needs, at most 1; negative if the run needs more."""
+        saved = self.saved(axis)
+        whole = getattr(self.baseline_at, axis, 0.0)
+        return saved / whole if saved is not None and whole > 0 else None
+
+    @property
+    def verdict(self) -> str:
+        """The saving in a few words."""
+        if self.obstacles:
+            return "not comparable: " + "; ".join(self.obstacles)
+        if self.run_at is None or self.baseline_at is None:
+            return "nothing measured yet"
+        if not self.run_at.reached:
+            return f"> {short(self.run_at.tokens)} tokens: not there yet"
+        share = self.share()
+        if share is None:
+            return "there before the first token" if self.run_at.tokens == 0 else "–"
+        if share < 0 and not self.is_bound:
+            return f"{-100 * share:.0f} % more tokens"
+        if share < 0:
+            baseline = short(self.baseline_at.tokens)
+            return f"there after {short(self.run_at.tokens)} tokens, the baseline not within {baseline}"
+        return f"{'more than ' if self.is_bound else ''}{100 * share:.0f} % of tokens saved"
+
+
+def short(tokens: float) -> str:
+    """Return a number of tokens in a few characters."""
+    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if tokens >= size:
+            return f"{tokens / size:.3g} {unit}"
+    return f"{tokens:.0f}"
+
+
+def obstacles(baseline: Curve, run: Curve, measure: str) -> tuple[str, ...]:
+    """Return why two curves cannot be compared by a measure; empty if they can."""
+    wanted = [EVAL_TEXT, STEP_TOKENS] + ([TOKENIZER] if measure == "eval_loss" else [])
+    found = []
+    for fact in wanted:
+        one, other = baseline.facts.get(fact), run.facts.get(fact)
+        if one is None or other is None:
+            names = [curve.name for curve, value in ((baseline, one), (run, other)) if value is None]
+            found.append(f"{fact} of {' and '.join(names)} not known")
+        elif one != other:
+            found.append(f"{fact} differs ({told(one)} against {told(other)})")
+    if measure == "bits_per_byte":
+        for curve in (baseline, run):
+            unknown = curve.facts.get(UNKNOWN)
+            if unknown is not None and unknown > MAX_UNKNOWN_SHARE:
+                found.append(f"{100 * unknown:.2f} % of the text is unknown to the tokenizer of {curve.name}")
+    if measure not in run.points or not len(run.points[measure]):
+        found.append(f"{run.name} has no such measure")
+    return tuple(found)
+
+
+def told(value: object) -> str:
+    """Return a fact in a few characters."""
+    return str(value)[:12] if isinstance(value, str) and len(str(value)) >= 32 else str(value)
+
+
+def cautions(baseline: Curve, run: Curve) -> tuple[str, ...]:
+    """Return what may favour one of two curves that can be compared."""
+    found = []
+    watched = {
+        "steps": "planned steps, which stretch the schedule of the rate",
+        "learning_rate": "learning rate",
+        "seed": "seed",
+        "text": "training text",
+        "bf16": "precision",
+        "devices": "devices, so seconds",
+    }
+    for key, name in watched.items():
+        if key in baseline.settings and key in run.settings and baseline.settings[key] != run.settings[key]:
+            found.append(f"{name} differ")
+    return tuple(found)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Some curves against a baseline at one level of one measure.
+
+    Attributes:
+        baseline: what the others are held against.
+        runs: the others.
+        measure: ``bits_per_byte`` or ``eval_loss``.
+        level: the value that is to be reached.
+    """
+
+    baseline: Curve
+    runs: tuple[Curve, ...]
+    measure: str
+    level: float
+
+    @classmethod
+    def of(cls, baseline: Curve, runs: Sequence[Curve], measure: str, level: float | None = None) -> Comparison:
+        """Compare at a level, by default the best that the baseline has reached."""
+        best = baseline.best(measure)
+        chosen = level if level is not None else (best if best is not None else math.nan)
+        return cls(baseline, tuple(run for run in runs if run.key != baseline.key), measure, chosen)
+
+    @property
+    def curves(self) -> list[Curve]:
+        """All curves, the baseline first."""
+        return [self.baseline, *self.runs]
+
+    def saving(self, run: Curve) -> Saving:
+        """Return what a run saves."""
+        in_the_way = obstacles(self.baseline, run, self.measure)
+        empty = np.empty((0, 5))
+        at = [crossing(curve.points.get(self.measure, empty), self.level) for curve in (self.baseline, run)]
+        return Saving(run, self.level, at[0], at[1], in_the_way, cautions(self.baseline, run))
+
+    @property
+    def savings(self) -> list[Saving]:
+        """What every run saves, in the order of the runs."""
+        return [self.saving(run) for run in self.runs]
+
+    @property
+    def best(self) -> Saving | None:
+        """The largest saving there is, or ``None``."""
+        known = [saving for saving in self.savings if saving.share() is not None]
+        return max(known, key=lambda saving: saving.share() or 0.0) if known else None
+
+    @property
+    def differing(self) -> dict[str, list[Any]]:
+        """The settings in which the curves differ: name to one value a curve, the baseline's first."""
+        return differing(self.curves)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return one row a curve: where it reaches the level, and what it saves."""
+        table = []
+        for saving in [None, *self.savings]:
+            curve = self.baseline if saving is None else saving.run
+            at = crossing(curve.points.get(self.measure, np.empty((0, 5))), self.level)
+            row: dict[str, Any] = {
+                "run": curve.name,
+                "key": curve.key,
+                "is_baseline": saving is None,
+                "best": curve.best(self.measure),
+                "reached": at.reached if at else None,
+                "tokens": finite(at.tokens) if at else None,
+                "steps": finite(at.steps) if at else None,
+                "seconds": finite(at.seconds) if at else None,
+            }
+            for axis in ("tokens", "steps", "seconds"):
+                row[f"{axis}_saved"] = saving.saved(axis) if saving else None
+            row["share_saved"] = saving.share() if saving else None
+            row["is_lower_bound"] = bool(saving and saving.is_known and saving.is_bound)
+            row["verdict"] = "baseline" if saving is None else saving.verdict
+            row["cautions"] = "; ".join(saving.cautions) if saving else ""
+            table.append(row)
+        return table
+
+
+def finite(value: float) -> float | None:
+    """Return a number, or ``None`` for what is not one."""
+    return None if math.isnan(value) else float(value)

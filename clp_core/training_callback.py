@@ -1,0 +1,315 @@
+"""What a run does beside training: metrics, heartbeat, obeying a stop, samples, checkpoints that can be trusted."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import TrainerCallback, TrainingArguments
+
+from clp_core.corpus import TextCounts
+from clp_core.errors import ClpError
+from clp_core.evaluation import generate
+from clp_core.jobs.checkpoints import RUN_STATE_FILE, keep_only, remove, seal, step_of
+from clp_core.jobs.job import Job, read_state
+from clp_core.jobs.metrics import MetricsWriter
+from clp_core.locate import read_json
+from clp_core.progress import HEART, write_json
+from clp_core.provenance import PROVENANCE_FILE
+from clp_core.target_files import TOKENIZER_COMPANIONS
+from clp_core.training_plan import TrainPlan
+from clp_core.vocabulary import TOKENIZER_FILES, Vocabulary
+from clp_core.workspace import REPORT_FILE
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, TrainerControl, TrainerState
+
+FIRST_STEPS_EXPECT_S = 600.0
+MIN_EXPECT_S = 15.0
+SAMPLES_FILE = "samples.jsonl"
+
+
+class DivergedError(ClpError):
+    """The loss or its gradient is not a finite number any more."""
+
+
+@dataclass
+class Measured:
+    """What the metrics lines of a run are computed from.
+
+    Attributes:
+        job: the run.
+        plan: its settings.
+        counts: sizes of the training text.
+        data: name of the training text's content under its tokenizer.
+        attempt: how often the run was started, from 1.
+        seconds_before: seconds of training until the checkpoint that this attempt goes on from.
+    """
+
+    job: Job
+    plan: TrainPlan
+    counts: TextCounts
+    data: str
+    attempt: int = 1
+    seconds_before: float = 0.0
+    _began: float = field(default_factory=time.monotonic)
+    _writer: MetricsWriter | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training so far, evaluations and checkpoints included, what was lost with a crash not."""
+        return self.seconds_before + time.monotonic() - self._began
+
+    def write(self, step: int, **figures: Any) -> None:
+        """Append a line to metrics.jsonl; what is not finite becomes null."""
+        if self._writer is None:
+            self._writer = MetricsWriter(self.job.metrics_file)
+        tokens = step * self.plan.step_tokens
+        line: dict[str, Any] = {
+            "step": step,
+            "tokens": tokens,
+            "bytes": round(tokens * self.counts.bytes_per_token),
+            "seconds": round(self.seconds, 3),
+            "time": time.time(),
+            "attempt": self.attempt,
+        }
+        self._writer.write(line | {key: value if math.isfinite(value) else None for key, value in figures.items()})
+
+    @property
+    def resume_state(self) -> dict[str, Any]:
+        """What a checkpoint must hold of this beside the Trainer's own state."""
+        return {"data": self.data, "seconds": self.seconds}
+
+
+class JobCallback(TrainerCallback):
+    """Writes metrics and heartbeat, obeys control/stop, and seals checkpoints. Only the first process writes."""
+
+    def __init__(self, measured: Measured, companions: Path, vocabulary: Vocabulary, prompt: str) -> None:
+        """Take the run, the folder whose files every checkpoint gets, and what samples go on from."""
+        self._measured = measured
+        self._companions = companions
+        self._vocabulary = vocabulary
+        self._prompt = prompt
+        self._micro_losses: list[torch.Tensor] = []
+        self._losses: list[torch.Tensor] = []
+        self._stopwatch = Stopwatch(measured.plan.step_tokens)
+        self._took_longer = False
+        self.stopped = False
+        self.scores: dict[int, dict[str, float]] = {}
+
+    def go_on_from(self, checkpoint: Path, device: torch.device) -> None:
+        """Take up the losses that the checkpoint's step left without a line, and tell readers what was lost."""
+        state = read_state(checkpoint / RUN_STATE_FILE)
+        self._losses = [torch.tensor(value, device=device) for value in state["losses"]]
+
+    def add_loss(self, loss: torch.Tensor) -> None:
+        """Take the loss of a part of a step; it stays on its device until a line is due."""
+        self._micro_losses.append(loss.detach())
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:  # noqa: ARG002
+        """Beat, look for a stop request, and look at the losses before anything is saved."""
+        self._losses.append(torch.stack(self._micro_losses).sum())
+        self._micro_losses = []
+        self._beat(state, control)
+        if self._all_see_stop():
+            self.stopped = state.global_step < state.max_steps
+            control.should_training_stop = True
+            control.should_save = True
+            control.should_evaluate = True
+        # No checkpoint of weights that are lost: the Trainer hands over the gradient's norm only to a log.
+        control.should_log = self._line_is_due(state) or control.should_save
+        if control.should_log:
+            self._refuse_divergence(state.global_step)
+
+    def _line_is_due(self, state: TrainerState) -> bool:
+        step = state.global_step
+        return step == 1 or step % self._measured.plan.loss_every == 0 or step == state.max_steps
+
+    def _mean_losses(self) -> list[float]:
+        """Return the losses of the steps since the last line, each the mean over all processes."""
+        losses = torch.stack(self._losses).float()
+        if is_distributed():
+            torch.distributed.all_reduce(losses)
+            losses /= torch.distributed.get_world_size()
+        return [float(value) for value in losses.cpu()]
+
+    def _refuse_divergence(self, step: int) -> None:
+        losses = self._mean_losses()
+        for i, loss in enumerate(losses):
+            if not math.isfinite(loss):
+                at = step - len(losses) + 1 + i
+                raise DivergedError(f"the loss is {told(loss)} at step {at}; {self._cure()}")
+
+    def _cure(self) -> str:
+        kept = self._measured.job.checkpoints()
+        newest = f"the newest checkpoint is that of step {step_of(kept[-1])}" if kept else "nothing is kept"
+        return f"{newest}; a smaller learning rate or a longer warm-up may help"
+
+    def _all_see_stop(self) -> bool:
+        """Say whether any process has seen the request, so that all leave at the same step."""
+        asked = self._measured.job.stop_asked
+        if not is_distributed():
+            return asked
+        flag = torch.tensor(int(asked), device="cuda" if torch.cuda.is_available() else "cpu")
+        torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
+        return bool(flag.item())
+
+    def _beat(self, state: TrainerState, control: TrainerControl) -> None:
+        if not state.is_world_process_zero:
+            return
+        seconds = self._stopwatch.step_seconds
+        expected = max(MIN_EXPECT_S, 10 * seconds) if seconds else FIRST_STEPS_EXPECT_S
+        takes_longer = control.should_evaluate or control.should_save
+        HEART.beat(
+            "training",
+            state.global_step / max(state.max_steps, 1),
+            step=state.global_step,
+            expect_next_s=FIRST_STEPS_EXPECT_S if takes_longer else expected,
+            force=takes_longer or self._took_longer,
+        )
+        self._took_longer = takes_longer
+
+    def on_log(
+        self,
+        args: TrainingArguments,  # noqa: ARG002
+        state: TrainerState,
+        control: TrainerControl,  # noqa: ARG002
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,  # noqa: ARG002
+    ) -> None:
+        """Refuse a gradient that is lost; write the line of loss that is due: the mean of the steps since the last."""
+        if not logs or "loss" not in logs:
+            return
+        norm = float(logs.get("grad_norm", math.nan))
+        if "grad_norm" in logs and not math.isfinite(norm):
+            raise DivergedError(f"the gradient is {told(norm)} at step {state.global_step}; {self._cure()}")
+        if not self._line_is_due(state):
+            return
+        losses = self._mean_losses()
+        self._losses = []
+        if state.is_world_process_zero:
+            figures = {"loss": sum(losses) / len(losses), "lr": logs["learning_rate"], "grad_norm": norm}
+            figures |= self._stopwatch.lap(state.global_step) | system_figures()
+            self._measured.write(state.global_step, **figures)
+
+    def after_evaluation(self, model: PreTrainedModel, step: int, scores: dict[str, float], seconds: float) -> None:
+        """Write the line of an evaluation and a sample; its time is not training time of the next speed."""
+        self.scores[step] = scores
+        began = time.monotonic()
+        self._measured.write(step, **scores)
+        text = generate(model, self._vocabulary, self._prompt)
+        sample = {"step": step, "tokens": step * self._measured.plan.step_tokens, "prompt": self._prompt, "text": text}
+        with open(self._measured.job.path / SAMPLES_FILE, "a", encoding="utf-8") as file:
+            file.write(json.dumps(sample | {"attempt": self._measured.attempt}, ensure_ascii=False) + "\n")
+        self._stopwatch.leave_out(seconds + time.monotonic() - began)
+
+    def seal(self, folder: Path, state: TrainerState, seconds: float) -> None:
+        """Complete a checkpoint with its tokenizer and what a resume needs, seal it, and let older ones go."""
+        if is_distributed():
+            torch.distributed.barrier()  # every process has written its random state
+        began = time.monotonic()
+        losses = self._mean_losses() if self._losses else []
+        if not state.is_world_process_zero:
+            return
+        run = self._measured
+        complete_folder(folder, self._companions, state.global_step)
+        write_json(folder / RUN_STATE_FILE, run.resume_state | {"step": state.global_step, "losses": losses})
+        scores = self.scores.get(state.global_step, {})
+        seal(folder, {key: value for key, value in scores.items() if math.isfinite(value)})
+        run.job.add_event("checkpoint", step=state.global_step, path=str(folder))
+        options = run.job.spec["arguments"]
+        for gone in keep_only(folder.parent, options["keep_last"], best=not options["only_last"]):
+            run.job.add_event("checkpoint removed", path=str(gone))
+        self._stopwatch.leave_out(seconds + time.monotonic() - began)
+
+
+class Stopwatch:
+    """How fast training is, evaluations and checkpoints left out."""
+
+    def __init__(self, step_tokens: int) -> None:
+        """Begin before the first step."""
+        self._step_tokens = step_tokens
+        self._began: float | None = None
+        self._step = 0
+        self.step_seconds = 0.0
+
+    def leave_out(self, seconds: float) -> None:
+        """Take what was no training out of the lap."""
+        if self._began is not None:
+            self._began += seconds
+
+    def lap(self, step: int) -> dict[str, float]:
+        """Return the tokens/s since the last lap; nothing at the first, whose steps include what happens only once."""
+        now, figures = time.monotonic(), {}
+        if self._began is not None and step > self._step:
+            seconds = max(now - self._began, 1e-9)
+            self.step_seconds = seconds / (step - self._step)
+            figures["tokens_per_s"] = self._step_tokens / self.step_seconds
+        self._began, self._step = now, step
+        return figures
+
+
+def is_distributed() -> bool:
+    """Say whether there is more than one process."""
+    return torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
+
+
+def told(value: float) -> str:
+    """Return a number that is not finite in words."""
+    return "not a number (NaN)" if math.isnan(value) else "infinite"
+
+
+def system_figures() -> dict[str, float]:
+    """Return the memory of this process in bytes, on the GPU its peak, and the share of the device that is busy."""
+    if torch.cuda.is_available():
+        figures = {"memory": float(torch.cuda.max_memory_allocated())}
+        try:
+            figures["busy"] = torch.cuda.utilization() / 100
+        except (RuntimeError, ModuleNotFoundError):  # some drivers do not tell
+            return figures
+        return figures
+    import psutil
+
+    return {"memory": float(psutil.Process().memory_info().rss), "busy": psutil.cpu_percent() / 100}
+
+
+def companions_of(model: Path, kept: Path) -> Path:
+    """Keep what every checkpoint of a run gets beside its weights, tokenizer and provenance, in a folder of the run.
+
+    The model may be gone when the run goes on.
+    """
+    if not kept.is_dir():
+        part = kept.with_name(f".{kept.name}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir()
+        for name in (*TOKENIZER_FILES, *TOKENIZER_COMPANIONS, "chat_template.jinja", REPORT_FILE, PROVENANCE_FILE):
+            if (model / name).is_file():
+                shutil.copyfile(model / name, part / name)
+        os.rename(part, kept)
+    return kept
+
+
+def complete_folder(folder: Path, companions: Path, steps: int) -> None:
+    """Copy tokenizer and provenance into a checkpoint.
+
+    The provenance is that of the rows before the training; the report says how many steps came since.
+    """
+    for path in companions.iterdir():
+        if not (folder / path.name).exists():
+            shutil.copyfile(path, folder / path.name)
+    report = read_json(companions / REPORT_FILE)
+    if report:
+        write_json(folder / REPORT_FILE, report | {"trained_steps": report.get("trained_steps", 0) + steps})
+
+
+def remove_half_written(folder: Path) -> None:
+    """Remove a checkpoint of the same step that an earlier attempt left without its seal."""
+    if folder.is_dir():
+        remove(folder)

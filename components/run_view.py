@@ -1,0 +1,282 @@
+"""What the page Runs shows of one run: its state, its figures, what it says, and what may be done with it."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from clp_core.curves import Curve, differing, settings_of
+from clp_core.errors import ClpError
+from clp_core.evaluation import MAX_UNKNOWN_SHARE
+from clp_core.figures import AXES, MEASURES, curves
+from clp_core.jobs import Job, JobStore
+from clp_core.jobs.alerts import alerts_of
+from clp_core.jobs.metrics import RunMetrics
+from clp_core.jobs.speed import seconds_left
+from clp_core.jobs.submit import resume
+from components.jobs import badge, progress
+from components.messages import cards, number, plain, question, share
+from components.models import workspace
+
+SYSTEM = ("tokens_per_s", "memory", "busy", "lr", "grad_norm")
+SHOWN_SAMPLES = 12
+SAMPLE_BYTES = 64_000
+LOG_BYTES = 16_000
+
+
+def metrics_of(job: Job) -> RunMetrics:
+    """Return what was read of a run, with what is new since the last time."""
+    return kept_metrics(str(job.path), str(workspace().cache / "curves" / f"{job.id}.npz")).read()
+
+
+@st.cache_resource(max_entries=500, show_spinner=False)
+def kept_metrics(folder: str, kept: str) -> RunMetrics:
+    """Keep the reader of a run, which goes on where it stopped."""
+    return RunMetrics(Job(Path(folder)).metrics_file, Path(kept))
+
+
+def labels_of(jobs: Sequence[Job]) -> dict[str, str]:
+    """Return each run's name by its id, with the end of the id where two have the same."""
+    names = [job.name for job in jobs]
+    return {job.id: job.name if names.count(job.name) == 1 else f"{job.name} ({job.id[-4:]})" for job in jobs}
+
+
+def duration(seconds: float | None) -> str:
+    """Return seconds in the unit a reader would use."""
+    if seconds is None:
+        return "–"
+    for size, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return number(seconds / size, 1, unit)
+    return number(seconds, 0, "s")
+
+
+def headline(job: Job, metrics: RunMetrics) -> None:
+    """Answer the page's question for one run."""
+    plan, evaluations = job.spec["plan"], metrics.evaluation_points("bits_per_byte")
+    steps = f"{number(metrics.step)} of {number(plan['steps'])} steps"
+    if len(evaluations):
+        first, last = (number(float(evaluations[i, -1]), 3) for i in (0, -1))
+        gain = f", from {first} at the start" if len(evaluations) > 1 else ""
+        question("How is it going?", f"**{last}** bits per byte on held-out text after {steps}{gain}.")
+    else:
+        question("How is it going?", f"No evaluation yet; step {steps}.")
+
+
+def state_row(job: Job, metrics: RunMetrics) -> None:
+    """Show the state with its reason, how much is done, and the buttons that change it."""
+    status, plan = job.status(), job.spec["plan"]
+    state, bar, act = st.columns([2, 4, 2], vertical_alignment="center")
+    with state:
+        badge(job)
+        if status.attempt > 1:
+            st.caption(f"attempt {status.attempt}")
+    with bar:
+        if status.is_over or status.state == "queued":
+            done = min(1.0, metrics.step / max(plan["steps"], 1))
+            st.progress(done, text=f"{plain(job.name)}: {number(metrics.step)} of {number(plan['steps'])} steps")
+        else:
+            progress(job)
+    with act:
+        if not status.is_over:
+            buttons_of_a_living_run(job)
+        elif status.state != "finished" and st.button("Resume", icon=":material/play_arrow:", key=f"resume_{job.id}"):
+            try:
+                resume(workspace(), job)
+            except ClpError as error:
+                st.error(plain(str(error)), icon=":material/error:")
+            else:
+                st.rerun()
+
+
+def buttons_of_a_living_run(job: Job) -> None:
+    """Offer to stop a run, and once that was asked, to end it at once."""
+    if not job.stop_asked:
+        if st.button("Stop and save", icon=":material/stop:", key=f"stop_{job.id}"):
+            job.ask_stop()
+            st.rerun(scope="fragment")
+    elif st.button(
+        "End at once",
+        icon=":material/cancel:",
+        key=f"kill_{job.id}",
+        disabled=job.kill_asked,
+        help="without saving; what is left is the newest checkpoint",
+    ):
+        job.ask_stop(kill=True)
+        st.rerun(scope="fragment")
+
+
+def show_alerts(job: Job, metrics: RunMetrics) -> None:
+    """Show what is wrong, or may soon be."""
+    status = job.status()
+    if status.state in ("failed", "lost"):
+        kept = job.checkpoints()
+        left = f"Kept: {', '.join(path.name for path in kept)}." if kept else "No checkpoint was complete."
+        st.error(plain(f"{status.state}: {status.reason}. {left}"), icon=":material/error:")
+    for told in alerts_of(job, status, metrics):
+        st.warning(plain(told), icon=":material/warning:")
+    unknown = metrics.latest("unknown_share")
+    if unknown is not None and unknown > MAX_UNKNOWN_SHARE:
+        st.warning(
+            f"{share(unknown, 2)} of the held-out text is unknown to the tokenizer: its bits per byte cannot be "
+            "compared with other tokenizers'.",
+            icon=":material/warning:",
+        )
+
+
+def figures_row(job: Job, metrics: RunMetrics) -> None:
+    """Show the run's figures as cards."""
+    plan, speeds = job.spec["plan"], metrics.points("tokens_per_s")[-20:, -1]
+    speed = statistics.median(speeds) if len(speeds) else None
+    left = None if job.status().is_over else seconds_left(job, metrics.step, speed)
+    cards(
+        {
+            "Bits per byte": (
+                number(metrics.latest("bits_per_byte"), 3),
+                "held-out text; comparable across tokenizers; "
+                f"{share(metrics.latest('unknown_share'), 2)} of its tokens are unknown",
+            ),
+            "Held-out loss": (number(metrics.latest("eval_loss"), 3), "nats a token"),
+            "Training loss": (number(metrics.latest("loss"), 3), "nats a token, mean of the last steps"),
+            "Tokens seen": (number(metrics.step * plan["block_length"] * plan["step_blocks"]), ""),
+            "Time left": (duration(left), f"at {number(speed, 0, 'tokens/s')}, evaluations not counted"),
+        }
+    )
+
+
+def charts(runs: Mapping[str, RunMetrics], axis: str, *, log_y: bool, smoothing: float) -> None:
+    """Draw bits per byte and training loss of all chosen runs, and below on demand their system figures."""
+    for column, measure in zip(st.columns(2), ("bits_per_byte", "loss"), strict=True):
+        column.plotly_chart(
+            curves(runs, measure, axis, log_y=log_y, smoothing=smoothing),
+            key=f"curve_{measure}",
+            alt=f"{MEASURES[measure]} by {AXES[axis]} of {', '.join(runs)}",
+        )
+
+
+def system_charts(runs: Mapping[str, RunMetrics], axis: str) -> None:
+    """Draw what the machine did and what the optimiser did."""
+    for row in (SYSTEM[:3], SYSTEM[3:]):
+        for column, measure in zip(st.columns(3), row, strict=False):
+            column.plotly_chart(
+                curves(runs, measure, axis, height=240),
+                key=f"system_{measure}",
+                alt=f"{MEASURES[measure]} by {AXES[axis]} of {', '.join(runs)}",
+            )
+
+
+def samples(job: Job) -> None:
+    """Show what the model said at its evaluations, the latest first; of one step the last attempt's."""
+    file = job.path / "samples.jsonl"
+    if not file.is_file():
+        st.caption("No sample yet: one is written at every evaluation.")
+        return
+    with open(file, "rb") as opened:
+        opened.seek(max(0, file.stat().st_size - SAMPLE_BYTES))
+        lines = opened.read().decode("utf-8", errors="replace").splitlines()
+    found: dict[int, dict[str, Any]] = {}
+    for line in lines:
+        try:
+            sample = json.loads(line)
+        except json.JSONDecodeError:
+            continue  # cut off by the window, or by a crash
+        found[sample["step"]] = sample
+    rows = [
+        (step, sample["tokens"], sample["text"]) for step, sample in sorted(found.items(), reverse=True)[:SHOWN_SAMPLES]
+    ]
+    st.dataframe(
+        pd.DataFrame(rows, columns=["step", "tokens", "sample"]),
+        hide_index=True,
+        row_height=70,
+        column_config={"sample": st.column_config.TextColumn(width="large")},
+        alt="What the model wrote after the prompt at its evaluations",
+    )
+    prompt = next(iter(found.values()))["prompt"] if found else ""
+    st.caption(f"Prompt: {plain(prompt) or 'none'}. Temperature 0.8, the 50 likeliest tokens, always the same seed.")
+
+
+def log_tail(job: Job) -> None:
+    """Show the end of the log, scrolled to its last line as it grows."""
+    with st.container(height=260, autoscroll=True):
+        st.code(job.log_tail(LOG_BYTES) or "(empty)", language="text", wrap_lines=True)
+
+
+def settings(jobs: Sequence[Job], labels: Mapping[str, str]) -> None:
+    """Show the command and the settings of one run, or in what several differ."""
+    st.code(jobs[0].command, language="bash", wrap_lines=True)
+    if len(jobs) == 1:
+        rows = [(name, as_text(value)) for name, value in settings_of(jobs[0]).items()]
+        table = pd.DataFrame(rows, columns=["setting", "value"])
+        st.dataframe(table, hide_index=True, alt="Settings of the run")
+        return
+    found = differing([Curve(job.id, job.name, {}, {}, settings_of(job)) for job in jobs])
+    if not found:
+        st.caption("These runs have the same settings.")
+        return
+    table = pd.DataFrame(
+        [(name, *map(as_text, values)) for name, values in found.items()],
+        columns=["setting", *[labels[job.id] for job in jobs]],
+    )
+    st.caption("What differs:")
+    st.dataframe(table, hide_index=True, alt="Settings in which the runs differ")
+
+
+def as_text(value: Any) -> str:
+    """Return a setting in words."""
+    if value is None:
+        return "–"
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def more_actions(job: Job) -> None:
+    """Offer what may be done with a run beside stopping it: clone, rename, delete."""
+    with st.popover("More", icon=":material/more_vert:"):
+        st.page_link(
+            "pages/train.py",
+            label="Clone with changed settings",
+            icon=":material/content_copy:",
+            query_params={"clone": job.id},
+        )
+        name = st.text_input("Name", job.name, key=f"rename_{job.id}_{job.name}")
+        if st.button("Rename", icon=":material/edit:", disabled=name == job.name, key=f"do_rename_{job.id}"):
+            try:
+                job.rename(name)
+            except ClpError as error:
+                st.error(plain(str(error)), icon=":material/error:")
+            else:
+                st.rerun()
+        is_over = job.status().is_over
+        if st.button(
+            "Delete", icon=":material/delete:", disabled=not is_over, help="once it is over", key=f"delete_{job.id}"
+        ):
+            confirm_removal(job)
+
+
+@st.dialog("Delete this run?")
+def confirm_removal(job: Job) -> None:
+    """Say what goes, and delete it once it is confirmed."""
+    folder = job.path / "checkpoints"
+    n_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    started = [
+        other.name
+        for other in JobStore(workspace().jobs).jobs()
+        if job.id in str(other.spec.get("arguments", {}).get("model", ""))
+    ]
+    st.markdown(
+        f"**{plain(job.name)}**, its curves, its log and {len(job.checkpoints())} checkpoints "
+        f"({number(n_bytes / 1e6, 0, 'MB')}) will be gone. This cannot be undone."
+    )
+    if started:
+        st.warning(plain(f"Started from its checkpoints: {', '.join(started)}."), icon=":material/warning:")
+    if st.button("Delete it", type="primary", icon=":material/delete:"):
+        JobStore(workspace().jobs).remove(job)
+        st.session_state.pop("widget_run", None)
+        st.query_params.pop("run", None)
+        st.session_state.pop("kept_run", None)
+        st.rerun()

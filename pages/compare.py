@@ -1,0 +1,112 @@
+"""What did it save? Runs against a baseline: the gap between their curves, tokens to a level, what differs."""
+
+import pandas as pd
+import streamlit as st
+
+from clp_core.comparison_report import RULE, answer, as_csv, as_html
+from clp_core.curves import MEASURES, Curve, imported_curves, published_curves
+from clp_core.figures import AXES, comparison_figure
+from clp_core.figures.runs import MEASURES as TITLES
+from clp_core.jobs import JobStore
+from clp_core.savings import Comparison, obstacles
+from components import comparison_view as view
+from components.messages import question
+from components.models import workspace
+from components.navigation import kept, one_of, opened_by_app, remember
+
+SHOWN_AT_FIRST = 8
+
+opened_by_app()
+space = workspace()
+jobs = [job for job in JobStore(space.jobs).jobs() if job.kind == "train" and job.spec.get("plan")]
+runs = [view.curve_of(job) for job in jobs]
+every = {curve.key: curve for curve in [*runs, *imported_curves(space), *published_curves()]}
+header = st.container()
+
+left, middle, right = st.columns([3, 2, 2], vertical_alignment="bottom")
+measure = one_of(middle, "Measure", "measure", MEASURES[::-1], "bits per byte alone compares across tokenizers")
+usable = {key: curve for key, curve in every.items() if len(curve.points.get(measure, ()))}
+if len(usable) < 2:
+    with header:
+        question("What did it save?", "There are no two curves with this measure yet.")
+    st.info("Start a second run on the page Train, or import the curve of another one below.", icon=":material/info:")
+    view.import_form(space)
+    st.stop()
+names = view.names_of(usable.values())
+first = view.likely_baseline(jobs, usable)
+baseline_widget = kept("baseline", first)
+if st.session_state[baseline_widget] not in usable:
+    st.session_state[baseline_widget] = first
+baseline_key = (
+    left.selectbox(
+        "Baseline",
+        list(usable),
+        key=baseline_widget,
+        format_func=names.__getitem__,
+        help="what the others are held against",
+    )
+    or first
+)
+remember("baseline", baseline_key)
+baseline = usable[baseline_key]
+others = [key for key in usable if key != baseline_key]
+comparable = [key for key in others if not obstacles(baseline, usable[key], measure)]
+runs_widget = kept("runs", ",".join((comparable or others)[:SHOWN_AT_FIRST]))
+if isinstance(st.session_state[runs_widget], str):
+    asked = st.session_state[runs_widget].split(",")
+    st.session_state[runs_widget] = [key for key in asked if key in others] or (comparable or others)[:SHOWN_AT_FIRST]
+st.session_state[runs_widget] = [key for key in st.session_state[runs_widget] if key in others]
+chosen = st.multiselect("Runs", others, key=runs_widget, format_func=names.__getitem__)
+remember("runs", ",".join(chosen))
+level = right.number_input(
+    "Level to reach",
+    min_value=0.0,
+    value=None,
+    format="%.4f",
+    placeholder="the best of the baseline",
+    help="loss or bits per byte at which tokens are compared; empty: the least that the baseline has reached",
+)
+comparison = Comparison.of(baseline, [usable[key] for key in chosen], measure, level)
+with header:
+    question("What did it save?", view.plain_answer(answer(comparison)))
+    view.saved_cards(comparison)
+
+by, log, paper = st.columns([3, 1, 2], vertical_alignment="bottom")
+axis = by.segmented_control("By", list(AXES), default="tokens", format_func=lambda name: AXES[name]) or "tokens"
+log_x = log.toggle("Logarithmic", value=True, help="of the level axis")
+overlay: list[Curve] = []
+if paper.toggle(
+    "The paper's 6.4B curves",
+    disabled=measure != "eval_loss",
+    help="drawn for the shape alone: another text and another tokenizer; only as held-out loss",
+):
+    overlay = [curve for curve in published_curves() if curve.key not in (baseline_key, *chosen)]
+st.plotly_chart(
+    comparison_figure(comparison, axis, log_x=log_x, overlay=overlay),
+    key="comparison",
+    alt=f"{TITLES[measure]} by {AXES[axis]} of {len(comparison.curves)} curves, and the gap between them",
+)
+st.caption(RULE)
+
+st.subheader("Tokens to the level")
+view.savings_table(comparison)
+with st.expander("What differs", expanded=0 < len(comparison.differing) <= 12):
+    view.differing_table(comparison)
+
+st.subheader("Take it along")
+html, table, _ = st.columns([1, 1, 2])
+html.download_button(
+    "One HTML file",
+    lambda: as_html(comparison, axis, log_x=log_x),
+    "comparison.html",
+    "text/html",
+    icon=":material/download:",
+    key="html",
+)
+table.download_button(
+    "Tables as CSV", lambda: as_csv(comparison), "comparison.csv", "text/csv", icon=":material/download:", key="csv"
+)
+st.caption("On the command line:")
+st.code(view.command_of(comparison, pd.notna(level)), language="bash", wrap_lines=True)
+with st.expander("A curve from elsewhere"):
+    view.import_form(space)

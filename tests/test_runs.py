@@ -1,0 +1,373 @@
+"""Runs that can be trusted: real trainers that are stopped, killed, starved of disk and made to diverge, and go on."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+
+import psutil
+import pytest
+import torch
+from conftest import make_model
+from test_jobs import end_of, train_options, wait_for
+
+from clp_core.errors import InputError
+from clp_core.jobs import JobStore
+from clp_core.jobs.checkpoints import is_complete, read_manifest, resumable_checkpoint
+from clp_core.jobs.submit import resume, submit_train
+from clp_core.workspace import Workspace
+
+LONG = {"max_steps": 100_000, "eval_every": 100_000, "save_every": 5}
+
+
+def supervisor_of(job):
+    return psutil.Process(json.loads((job.path / "process.json").read_text())["pid"])
+
+
+def ranks_of(job):
+    """The training processes below torchrun."""
+    (torchrun,) = supervisor_of(job).children()
+    return wait_for(lambda: [p for p in torchrun.children() if "clp_core.training" in " ".join(p.cmdline())])
+
+
+def has_checkpoint(job, step=5):
+    return any(int(path.name.rpartition("-")[2]) >= step for path in job.checkpoints())
+
+
+def is_gone(process):
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
+def losses(job):
+    return {line["step"]: line["loss"] for line in job.metrics() if "loss" in line}
+
+
+def held_out(job):
+    return {line["step"]: line["eval_loss"] for line in job.metrics() if "eval_loss" in line}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, pair, texts):
+    """A run of a model with dropout that nobody disturbed."""
+    with pytest.MonkeyPatch.context() as patch:
+        root = tmp_path_factory.mktemp("uninterrupted")
+        patch.setenv("CLP_WORKSPACE", str(root / "workspace"))
+        patch.setenv("CLP_QUEUE", str(root / "queue"))
+        job = submit_train(Workspace.current(), options_of(pair, texts))
+        assert end_of(job, 240).state == "finished", job.log_tail()
+    return job
+
+
+def options_of(pair, texts, **more):
+    settings = {"max_steps": 43, "save_every": 10, "eval_every": 20, "learning_rate": 5e-3, "prompt": "Der"} | more
+    return train_options(pair[::-1], texts, **settings)  # the helper has dropout
+
+
+def assert_same_curve(job, uninterrupted):
+    expected = losses(uninterrupted)
+    assert set(losses(job)) == set(expected)
+    assert max(abs(losses(job)[step] - loss) for step, loss in expected.items()) < 1e-6
+    assert all(abs(held_out(job)[step] - loss) < 1e-6 for step, loss in held_out(uninterrupted).items())
+    keys = [(line["step"], "eval_loss" in line) for line in job.metrics()]
+    assert len(keys) == len(set(keys))
+    tokens = [line["seconds"] for line in job.metrics()]
+    assert tokens == sorted(tokens)
+
+
+def test_stopped_run_goes_on_as_if_it_had_not_been_stopped(workspace, pair, texts, uninterrupted):
+    job = submit_train(workspace, options_of(pair, texts))
+    wait_for(lambda: job.progress()[0] >= 7, 120)
+    job.ask_stop()
+    status = end_of(job, 120)
+    assert (status.state, status.reason) == ("stopped", "stopped on request, saved"), job.log_tail()
+    stopped_at = job.result()["step"]
+    assert stopped_at < 43
+    resume(workspace, job)
+    assert job.status().state in ("queued", "starting", "running")
+    assert end_of(job, 240).state == "finished", job.log_tail()
+    assert job.status().attempt == 2
+    assert_same_curve(job, uninterrupted)
+    assert job.result()["step"] == 43
+
+
+def test_killed_run_goes_on_from_its_newest_checkpoint(workspace, pair, texts, uninterrupted):
+    job = submit_train(workspace, options_of(pair, texts))
+    wait_for(lambda: has_checkpoint(job, 10), 120)
+    ranks = ranks_of(job)
+    os.kill(supervisor_of(job).pid, signal.SIGKILL)
+    wait_for(lambda: all(is_gone(rank) for rank in ranks), 20)
+    assert job.status().state == "lost"
+    assert "killed" in job.status().reason
+    with open(job.metrics_file, "a") as file:
+        file.write('{"step": 40, "attempt": 1, "lo')  # it died within a line
+    newest = resumable_checkpoint(job.path / "checkpoints")
+    half = job.path / "checkpoints" / "checkpoint-40"
+    half.mkdir(exist_ok=True)
+    (half / "model.safetensors").write_bytes(b"half")
+    resume(workspace, job)
+    assert end_of(job, 240).state == "finished", job.log_tail()
+    assert f"goes on from the checkpoint of step {newest.name.rpartition('-')[2]}" in job.log_tail(100_000)
+    assert_same_curve(job, uninterrupted)
+    assert all(is_complete(path) for path in (job.path / "checkpoints").glob("checkpoint-*"))
+
+
+def test_killed_trainer_is_told_by_its_signal_and_keeps_its_checkpoint(workspace, pair, texts):
+    job = submit_train(workspace, train_options(pair, texts, **LONG))
+    wait_for(lambda: has_checkpoint(job), 120)
+    (rank,) = ranks_of(job)
+    os.kill(rank.pid, signal.SIGKILL)
+    status = end_of(job, 60)
+    assert (status.state, status.reason) == ("failed", "killed by signal 9 (SIGKILL)")
+    assert has_checkpoint(job)
+
+
+def test_killed_torchrun_takes_its_ranks_along(workspace, pair, texts):
+    job = submit_train(workspace, train_options(pair, texts, **LONG))
+    wait_for(lambda: job.progress()[0] >= 1, 120)
+    ranks = ranks_of(job)
+    (torchrun,) = supervisor_of(job).children()
+    os.kill(torchrun.pid, signal.SIGKILL)
+    assert end_of(job, 60).reason == "killed by signal 9 (SIGKILL)"
+    wait_for(lambda: all(is_gone(rank) for rank in ranks), 20)
+
+
+def test_run_that_is_ended_at_once_says_what_is_left(workspace, pair, texts):
+    job = submit_train(workspace, train_options(pair, texts, **LONG))
+    wait_for(lambda: has_checkpoint(job), 120)
+    ranks = ranks_of(job)
+    job.ask_stop(kill=True)
+    status = end_of(job, 30)
+    assert status.state == "stopped"
+    assert status.reason.startswith("ended on request before it had saved; its newest checkpoint is that of step")
+    wait_for(lambda: all(is_gone(rank) for rank in ranks), 20)
+
+
+def test_supervisor_asked_to_end_saves_first(workspace, pair, texts):
+    job = submit_train(workspace, train_options(pair, texts, **LONG | {"save_every": 100_000}))
+    wait_for(lambda: job.progress()[0] >= 1, 120)
+    os.kill(supervisor_of(job).pid, signal.SIGTERM)
+    assert end_of(job, 120).reason == "stopped on request, saved"
+    assert job.checkpoints()
+
+
+def test_loss_that_is_no_number_ends_the_run_and_names_the_step(workspace, pair, texts, tmp_path, tokenizers):
+    from transformers import AutoModelForCausalLM
+
+    tokenizer = tokenizers["byte-level", "de"]
+    folder = make_model(tmp_path / "model", tokenizer, tied=False)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    word = "Zebra"
+    token = next(i for i in tokenizer.encode(" Q") if i != tokenizer.bos_token_id)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[token] = float("nan")
+    model.save_pretrained(folder)
+    text = tmp_path / "train.txt"
+    text.write_text(texts[0].read_text() * 40 + f"{word} Q\n" * 8 + texts[0].read_text())
+    job = submit_train(workspace, train_options((folder, None), (text, texts[1]), max_steps=4000, save_every=3))
+    status = end_of(job, 240)
+    assert status.state == "failed", job.log_tail()
+    assert status.reason.startswith("the loss is not a number (NaN) at step "), status.reason
+    step = int(status.reason.partition("at step ")[2].partition(";")[0])
+    assert all(int(path.name.rpartition("-")[2]) < step for path in job.checkpoints())
+    for path in job.checkpoints():
+        rows = AutoModelForCausalLM.from_pretrained(path).get_output_embeddings().weight
+        assert torch.isfinite(rows).all()
+
+
+def test_data_that_changed_since_the_checkpoint_is_refused(workspace, pair, texts, tmp_path):
+    text = tmp_path / "train.txt"
+    shutil.copy(texts[0], text)
+    job = submit_train(workspace, train_options(pair, (text, texts[1]), **LONG))
+    wait_for(lambda: has_checkpoint(job), 120)
+    job.ask_stop()
+    end_of(job, 60)
+    text.write_text(text.read_text() + "Ein Satz kam hinzu.\n")
+    resume(workspace, job)
+    status = end_of(job, 60)
+    assert status.state == "failed"
+    assert status.reason.startswith("data error: the training text or its tokenizer has changed")
+    assert has_checkpoint(job)
+
+
+def test_text_that_vanished_is_a_data_error(workspace, pair, texts, tmp_path):
+    text = tmp_path / "train.txt"
+    shutil.copy(texts[0], text)
+    other = submit_train(workspace, train_options(pair, texts, **LONG))  # holds the device meanwhile
+    job = submit_train(workspace, train_options(pair, (text, texts[1]), **LONG))
+    text.unlink()
+    other.ask_stop()
+    end_of(other, 120)
+    assert end_of(job, 60).reason.startswith("data error: there is no text")
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 24 MB, in memory."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "none", folder], capture_output=True).returncode:
+        pytest.skip("no right to mount a small disk here")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def fill(folder):
+    with open(folder / "ballast", "wb", buffering=0) as ballast, contextlib.suppress(OSError):
+        while ballast.write(b"\0" * 4096):
+            pass
+
+
+def test_full_disk_is_told_and_nothing_that_was_complete_is_lost(small_disk, pair, texts, monkeypatch):
+    monkeypatch.setenv("CLP_WORKSPACE", str(small_disk / "workspace"))
+    space = Workspace.current()
+    job = submit_train(space, train_options(pair, texts, **LONG))
+    wait_for(lambda: has_checkpoint(job), 120)
+    fill(small_disk)
+    status = end_of(job, 60)
+    assert status.state == "failed"
+    assert status.reason.startswith("disk full: "), status.reason
+    kept = resumable_checkpoint(job.path / "checkpoints")
+    assert kept is not None
+    with pytest.raises(InputError, match="make room"):
+        resume(space, job)
+    (small_disk / "ballast").unlink()
+    resume(space, job)
+    wait_for(lambda: job.progress()[0] > int(kept.name.rpartition("-")[2]), 120)
+    job.ask_stop()
+    assert end_of(job, 60).state == "stopped"
+
+
+def test_stalled_run_says_so_and_goes_on_when_it_wakes(workspace, pair, texts):
+    job = submit_train(workspace, train_options(pair, texts, **LONG))
+    wait_for(lambda: job.progress()[0] >= 20, 120)
+    (rank,) = ranks_of(job)
+    rank.suspend()
+    status = wait_for(lambda: job.status() if job.status().reason else None, 30)
+    assert (status.state, status.reason[:11]) == ("running", "no sign for")
+    rank.resume()
+    wait_for(lambda: not job.status().reason, 30)
+    job.ask_stop()
+    assert end_of(job, 60).reason == "stopped on request, saved"
+
+
+def test_restarted_machine_is_seen(workspace, pair, texts):
+    job = submit_train(workspace, train_options(pair, texts, **LONG))
+    wait_for(lambda: job.progress()[0] >= 1, 120)
+    file = job.path / "process.json"
+    who = json.loads(file.read_text())
+    file.write_text(json.dumps(who | {"boot_id": "an earlier boot"}))
+    assert (job.status().state, job.status().reason) == ("lost", "the machine went down or was restarted")
+    file.write_text(json.dumps(who | {"pid": os.getpid()}))  # the pid belongs to somebody else by now
+    assert job.status().state == "lost"
+    file.write_text(json.dumps(who))
+    job.ask_stop()
+    end_of(job, 60)
+
+
+def test_run_of_another_machine_is_judged_by_what_it_writes(workspace, pair, texts):
+    job = submit_train(workspace, train_options(pair, texts, **LONG))
+    wait_for(lambda: job.progress()[0] >= 1, 120)
+    file = job.path / "process.json"
+    who = json.loads(file.read_text())
+    file.write_text(json.dumps(who | {"host": "elsewhere", "boot_id": "another"}))
+    assert (job.status().state, job.status().reason) == ("running", "on elsewhere")
+    file.write_text(json.dumps(who | {"host": "an earlier name of this host"}))
+    assert job.status().state == "running"  # the lock is held
+    file.write_text(json.dumps(who))
+    job.ask_stop()
+    end_of(job, 60)
+    status = json.loads((job.path / "status.json").read_text())
+    (job.path / "status.json").write_text(json.dumps(status | {"state": "running"}))
+    file.write_text(json.dumps(who | {"host": "an earlier name of this host"}))
+    assert job.status().state == "lost"  # the lock is free
+    file.write_text(json.dumps(who | {"host": "elsewhere", "boot_id": "another"}))
+    beat = json.loads((job.path / "heartbeat.json").read_text())
+    (job.path / "heartbeat.json").write_text(json.dumps(beat | {"time": time.time() - 7200}))
+    assert job.status().reason == "no sign from elsewhere, where it ran, for 2.0 hours"
+
+
+def test_last_and_best_checkpoints_are_kept(workspace, pair, texts):
+    job = submit_train(workspace, train_options(pair, texts, max_steps=40, eval_every=5, learning_rate=0.3))
+    assert end_of(job, 240).state == "finished", job.log_tail()
+    scores = {line["step"]: line["bits_per_byte"] for line in job.metrics() if line.get("bits_per_byte")}
+    best = min((step for step in scores if step), key=scores.get)
+    kept = {int(path.name.rpartition("-")[2]): path for path in job.checkpoints()}
+    assert set(kept) == {best, 35, 40}
+    assert best not in (35, 40)  # so high a rate makes it worse in the end
+    assert read_manifest(kept[best])["resumable"] is False
+    assert not (kept[best] / "optimizer.pt").exists()
+    assert (kept[best] / "model.safetensors").is_file()
+    assert read_manifest(kept[40])["resumable"] is True
+
+
+def test_only_what_is_over_and_has_steps_left_is_resumed(workspace, pair, texts, uninterrupted):
+    with pytest.raises(InputError, match="has done all its steps"):
+        resume(Workspace(uninterrupted.path.parent.parent), uninterrupted)
+    job = submit_train(workspace, train_options(pair, texts, **LONG))
+    with pytest.raises(InputError, match="only what is over can be resumed"):
+        resume(workspace, job)
+    job.ask_stop()
+    end_of(job, 120)
+    other, _ = JobStore(workspace.jobs).create("project", {}, ["-c", "pass"], "clp project")
+    other.write_status("failed")
+    with pytest.raises(InputError, match="only training runs"):
+        resume(workspace, other)
+
+
+def test_two_resumes_at_once_start_one_supervisor(workspace, pair, texts):
+    job = submit_train(workspace, train_options(pair, texts, **LONG))
+    wait_for(lambda: has_checkpoint(job), 120)
+    job.ask_stop()
+    end_of(job, 60)
+    resume(workspace, job)
+    with pytest.raises(InputError, match="only what is over"):
+        resume(workspace, job)
+    wait_for(lambda: job.status().state == "running", 60)
+    job.ask_stop()
+    end_of(job, 120)
+    assert job.status().attempt == 2
+
+
+def test_run_without_a_checkpoint_begins_again(workspace, pair, texts):
+    job = submit_train(workspace, train_options(pair, texts, max_steps=12, save_every=100))
+    wait_for(lambda: job.status().state == "running", 60)
+    os.kill(supervisor_of(job).pid, signal.SIGKILL)
+    wait_for(lambda: job.status().state == "lost", 30)
+    resume(workspace, job)
+    assert end_of(job, 120).state == "finished", job.log_tail()
+    assert job.result()["step"] == 12
+    assert 0 in held_out(job)
+
+
+def test_checkpoint_with_a_malicious_optimiser_runs_nothing(workspace, pair, texts, tmp_path):
+    import pickle
+
+    job = submit_train(workspace, train_options(pair, texts, **LONG))
+    wait_for(lambda: has_checkpoint(job), 120)
+    job.ask_stop()
+    end_of(job, 60)
+    marker = tmp_path / "was here"
+
+    class Attack:
+        def __reduce__(self):
+            return os.system, (f"touch '{marker}'",)
+
+    checkpoint = resumable_checkpoint(job.path / "checkpoints")
+    state = checkpoint / "optimizer.pt"
+    state.write_bytes(pickle.dumps(Attack()))
+    manifest = read_manifest(checkpoint)
+    manifest["files"]["optimizer.pt"] = state.stat().st_size
+    (checkpoint / "manifest.json").write_text(json.dumps(manifest))
+    resume(workspace, job)
+    assert end_of(job, 120).state == "failed"
+    assert not marker.exists()
+
+
+def test_samples_are_written_at_every_evaluation(uninterrupted):
+    samples = [json.loads(line) for line in (uninterrupted.path / "samples.jsonl").read_text().splitlines()]
+    assert [sample["step"] for sample in samples] == [0, 20, 40, 43]
+    assert all(sample["text"].startswith("Der") for sample in samples)
+    assert len({sample["text"] for sample in samples}) > 1
