@@ -4,6 +4,7 @@ from pathlib import Path
 
 import streamlit as st
 
+from components.guard import let_in_or_stop
 from components.messages import errors_as_messages
 
 # Without an icon of its own, streamlit would fetch that of the open page from a server on the internet.
@@ -31,4 +32,5 @@ navigation = st.navigation(
     }
 )
 with errors_as_messages():
+    let_in_or_stop()
     navigation.run()

@@ -6,9 +6,12 @@ exit code is 0 on success, 1 where a job failed, 2 on bad arguments or bad input
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import os
+import re
 import signal
+import socket
 import sys
 import time
 from pathlib import Path
@@ -246,17 +249,45 @@ def demo(as_json: Json = False) -> None:
 def web_app(
     port: Annotated[int, typer.Option(help="port on the loopback address", min=1, max=65535)] = 8501,
     headless: Annotated[bool, typer.Option("--headless", help="open no browser")] = False,
+    address: Annotated[str, typer.Option(help="address to answer on; another than the loopback one needs [auth]")] = (
+        "127.0.0.1"
+    ),
+    host: Annotated[list[str] | None, typer.Option(help="name under which browsers reach that address")] = None,
 ) -> None:
     """Start the web app."""
     root = Path(__file__).resolve().parent.parent
     if not (root / "app.py").is_file():
         raise InputError(f"the pages are not installed beside {root}; run `clp app` from a checkout (make install)")
+    refuse_strangers(address, host or [], root)
     arguments = [sys.executable, "-m", "streamlit", "run", str(root / "app.py"), f"--server.port={port}"]
+    arguments.append(f"--server.address={address}")
+    arguments += [f"--server.allowedHosts={name}" for name in ("127.0.0.1", "localhost", *(host or []))]
     if headless:
         arguments.append("--server.headless=true")
     os.environ["CLP_WORKSPACE"] = str(Workspace.current().root)
     os.chdir(root)  # streamlit reads .streamlit/config.toml from here
     os.execv(sys.executable, arguments)
+
+
+def refuse_strangers(address: str, hosts: list[str], root: Path) -> None:
+    """Refuse to answer on an address that others reach, unless logging in is configured.
+
+    Raises:
+        InputError: it is not, or no host name is given under which browsers may ask.
+    """
+    try:
+        if address == "localhost" or ipaddress.ip_address(address).is_loopback:
+            return
+    except ValueError as error:
+        raise InputError(f"--address {address!r} is no IP address") from error
+    secrets = [place / ".streamlit" / "secrets.toml" for place in (root, Path.home())]
+    if not any(re.search(r"^\s*\[auth\b", path.read_text(), re.MULTILINE) for path in secrets if path.is_file()):
+        raise InputError(
+            f"--address {address} is reached by others and the app can start processes; configure [auth] in "
+            f"{secrets[0]}, or stay on 127.0.0.1 and tunnel: ssh -L 8501:127.0.0.1:8501 {socket.gethostname()}"
+        )
+    if not hosts:
+        raise InputError("--address needs --host: the name that browsers use for this machine; others are refused")
 
 
 def end_on_signal(number: int, frame: FrameType | None) -> None:  # noqa: ARG001

@@ -17,6 +17,7 @@ from clp_core.jobs.submit import submit_prepare
 from clp_core.locate import is_hub_id
 from clp_core.overlap import Overlap
 from clp_core.prepared import Prepared
+from clp_core.roots import confined
 from clp_core.vocabulary import TOKENIZER_FILES, Vocabulary
 from clp_core.workspace import ModelEntry, Workspace
 from components.jobs import follow
@@ -38,8 +39,18 @@ def workspace() -> Workspace:
 
 
 def models() -> list[ModelEntry]:
-    """Return the models of the workspace."""
-    return workspace().list_models()
+    """Return the models of the workspace, without those that are links to places where pages may not read."""
+    space = workspace()
+    return [entry for entry in space.list_models() if is_confined(entry.folder, space)]
+
+
+def is_confined(path: Path, space: Workspace) -> bool:
+    """Say whether pages may read a path."""
+    try:
+        confined(path, space)
+    except InputError:
+        return False
+    return True
 
 
 def choose_model(label: str, key: str, names: Sequence[str], default: str, about: str = "") -> str:
@@ -86,16 +97,20 @@ def folder_of(reference: str) -> Path:
     """Return the local folder of a model; nothing is downloaded here.
 
     Raises:
-        InputError: there is no such folder, and the Hub's cache does not hold such a model.
+        InputError: there is no such folder, it is where pages may not read, and the Hub's cache does not hold such a
+            model.
     """
-    entry = next((entry for entry in models() if entry.name == reference), None)
+    space = workspace()
+    entry = next((entry for entry in space.list_models() if entry.name == reference), None)
     if entry is not None:
-        return entry.folder.resolve()
+        return confined(entry.folder, space)
     if "\0" in reference:
         raise InputError("a model's name cannot hold a NUL byte")
     path = Path(reference).expanduser()
-    if path.is_dir():
-        return path.resolve()
+    if path.is_absolute() or path.is_dir() or ".." in path.parts:
+        folder = confined(path, space)
+        if folder.is_dir():
+            return folder
     if is_hub_id(reference):
         cached = cached_snapshot(reference)
         if cached is not None:

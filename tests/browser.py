@@ -33,7 +33,12 @@ def space(tmp_path_factory):
 def server(space):
     """The app as ``make app`` starts it, on a free port."""
     assert browser_path, "the browser tests are required here, but there is no chromium"
-    environment = os.environ | {"CLP_WORKSPACE": str(space.root), "HF_HUB_OFFLINE": "1"}
+    environment = os.environ | {
+        "CLP_WORKSPACE": str(space.root),
+        "CLP_QUEUE": str(space.root / "queue"),
+        "CLP_ROOTS": str(ROOT.parent / "shared"),
+        "HF_HUB_OFFLINE": "1",
+    }
     subprocess.run([sys.executable, "-m", "clp_core", "demo"], env=environment, check=True, capture_output=True)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -9,7 +9,7 @@ from test_jobs import end_of
 
 from clp_core.jobs import JobStore
 
-PAGES = ("overlap", "tokens", "projection", "transfer", "train", "runs")
+PAGES = ("overlap", "tokens", "projection", "transfer", "train", "runs", "compare")
 
 pytestmark = pytest.mark.browser
 if browser_path is None and not os.environ.get("CLP_REQUIRE_BROWSER"):
@@ -24,7 +24,7 @@ def test_deep_link_is_the_first_thing_a_fresh_server_opens(server, context):
     page.get_by_text("raw string").wait_for()
     page.get_by_role("link", name="Transfer", exact=True).wait_for()
     page.goto(f"{server}/overlap?source=/no/such/model")
-    page.get_by_text("there is no model /no/such/model").wait_for()
+    page.get_by_text("/no/such/model is outside of the workspace").wait_for()
     page.close()
 
 

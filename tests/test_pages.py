@@ -100,7 +100,7 @@ def test_train_page_starts_a_run_that_the_runs_page_shows_and_stops(target, spac
 def test_unknown_model_is_a_message_not_a_traceback(space):
     app = open_page("overlap", source="/no/such/model")
     check(app)
-    assert "there is no model /no/such/model" in app.error[0].value.replace("\\", "")
+    assert "/no/such/model is outside of the workspace" in app.error[0].value.replace("\\", "")
 
 
 def test_hub_id_that_is_not_here_offers_to_fetch_it_and_tells_a_plain_failure(space):

@@ -1,0 +1,50 @@
+"""Where the web app may read: the workspace, the Hub's cache, and the folders that ``CLP_ROOTS`` names.
+
+On the command line a user has the rights of the shell. A page takes names from addresses and forms, so it is confined.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from clp_core.errors import InputError
+from clp_core.workspace import Workspace
+
+ENVIRONMENT = "CLP_ROOTS"
+
+
+def allowed_roots(workspace: Workspace) -> list[Path]:
+    """Return the folders that pages may read in, links followed."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    named = [Path(part).expanduser() for part in os.environ.get(ENVIRONMENT, "").split(os.pathsep) if part]
+    return [path.resolve() for path in (workspace.root, Path(HF_HUB_CACHE), *named)]
+
+
+def confined(path: str | Path, workspace: Workspace) -> Path:
+    """Return a path with its links followed, if it and the files in it lie where pages may read.
+
+    Args:
+        path: a file or a folder; of a folder, the links directly in it are looked at too.
+        workspace: the workspace.
+
+    Raises:
+        InputError: they do not, or the path holds ``..`` or a NUL byte.
+    """
+    text = str(path)
+    if "\0" in text:
+        raise InputError("a path cannot hold a NUL byte")
+    if ".." in Path(text).parts:
+        raise InputError(f"{text} holds '..'; name the folder itself")
+    found = Path(text).expanduser()
+    resolved, roots = found.resolve(), allowed_roots(workspace)
+    for inner in [found, *(entry for entry in resolved.glob("*") if entry.is_symlink())]:
+        target = inner.resolve()
+        if not any(target.is_relative_to(root) for root in roots):
+            where = f"{inner} is a link to {target}, which" if inner.is_symlink() else f"{inner}"
+            raise InputError(
+                f"{where} is outside of the workspace, the Hub's cache and the folders in {ENVIRONMENT}; "
+                f"copy it to {workspace.root}, or start the app with {ENVIRONMENT}={target.parent}"
+            )
+    return resolved

@@ -1,0 +1,47 @@
+"""Who may use the app: anyone on this machine's loopback address; on any other address only who has logged in."""
+
+from __future__ import annotations
+
+import ipaddress
+
+import streamlit as st
+
+CURE = (
+    "This app can start processes, so it answers on other addresses than the loopback one only where logging in is "
+    "configured. Either start it with `clp app` and reach it through a tunnel "
+    "(`ssh -L 8501:127.0.0.1:8501 this-machine`), or configure `[auth]` in `.streamlit/secrets.toml` and name the host "
+    "with `clp app --address ... --host ...`."
+)
+
+
+def is_loopback(address: str | None) -> bool:
+    """Say whether an address is reached from this machine alone; none at all means every address."""
+    if not address:
+        return False
+    if address == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False
+
+
+def has_authentication() -> bool:
+    """Say whether logging in is configured."""
+    try:
+        return "auth" in st.secrets
+    except (FileNotFoundError, st.errors.StreamlitSecretNotFoundError):
+        return False
+
+
+def let_in_or_stop() -> None:
+    """End the page here for who may not use it."""
+    if has_authentication():
+        if not st.user.is_logged_in:
+            st.title("CLP Workbench")
+            if st.button("Log in", type="primary", icon=":material/login:"):
+                st.login()
+            st.stop()
+    elif not is_loopback(st.get_option("server.address")):
+        st.error(CURE, icon=":material/lock:")
+        st.stop()
