@@ -189,7 +189,9 @@ def import_curve(
     )
     content = {"name": name, "origin": origin, "facts": facts}
     # JSON knows no "not a number"; null comes back as one.
-    as_lists = {key: [[None if math.isnan(x) else x for x in row] for row in rows] for key, rows in points.items()}
+    as_lists = {
+        key: [[None if math.isnan(x) else float(x) for x in row] for row in rows] for key, rows in points.items()
+    }
     write_json(path, content | {"points": as_lists}, durable=True)
     return Curve(f"import:{path.stem}", name, points, facts, origin=origin)
 

@@ -14,6 +14,10 @@ from clp_core.workspace import Workspace
 ENVIRONMENT = "CLP_ROOTS"
 
 
+class OutsideError(InputError):
+    """A path that pages may not read."""
+
+
 def allowed_roots(workspace: Workspace) -> list[Path]:
     """Return the folders that pages may read in, links followed."""
     from huggingface_hub.constants import HF_HUB_CACHE
@@ -30,20 +34,20 @@ def confined(path: str | Path, workspace: Workspace) -> Path:
         workspace: the workspace.
 
     Raises:
-        InputError: they do not, or the path holds ``..`` or a NUL byte.
+        OutsideError: they do not, or the path holds ``..`` or a NUL byte.
     """
     text = str(path)
     if "\0" in text:
-        raise InputError("a path cannot hold a NUL byte")
+        raise OutsideError("a path cannot hold a NUL byte")
     if ".." in Path(text).parts:
-        raise InputError(f"{text} holds '..'; name the folder itself")
+        raise OutsideError(f"{text} holds '..'; name the folder itself")
     found = Path(text).expanduser()
     resolved, roots = found.resolve(), allowed_roots(workspace)
     for inner in [found, *(entry for entry in resolved.glob("*") if entry.is_symlink())]:
         target = inner.resolve()
         if not any(target.is_relative_to(root) for root in roots):
             where = f"{inner} is a link to {target}, which" if inner.is_symlink() else f"{inner}"
-            raise InputError(
+            raise OutsideError(
                 f"{where} is outside of the workspace, the Hub's cache and the folders in {ENVIRONMENT}; "
                 f"copy it to {workspace.root}, or start the app with {ENVIRONMENT}={target.parent}"
             )

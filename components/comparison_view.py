@@ -19,6 +19,7 @@ from clp_core.workspace import REPORT_FILE, Workspace
 from components.messages import cards, number, plain, share
 from components.run_view import duration, metrics_of
 
+MEASURE_NAMES = {"bits_per_byte": "bits per byte", "eval_loss": "held-out loss"}
 WITHOUT_TRANSFER = ("scratch", "random")
 
 

@@ -17,7 +17,7 @@ from clp_core.jobs.submit import submit_prepare
 from clp_core.locate import is_hub_id
 from clp_core.overlap import Overlap
 from clp_core.prepared import Prepared
-from clp_core.roots import confined
+from clp_core.roots import OutsideError, confined
 from clp_core.vocabulary import TOKENIZER_FILES, Vocabulary
 from clp_core.workspace import ModelEntry, Workspace
 from components.jobs import follow
@@ -141,6 +141,8 @@ def prepared_or_offer(reference: str) -> Prepared | None:
     """Return what was prepared of a model; else offer to prepare it in its place."""
     try:
         folder: Path | None = folder_of(reference)
+    except OutsideError:
+        raise
     except InputError:
         if not is_hub_id(reference) or reference.startswith((".", "/", "~")):
             raise
@@ -198,6 +200,8 @@ def vocabulary_of(reference: str) -> tuple[Vocabulary, str]:
     """
     try:
         folder = folder_of(reference)
+    except OutsideError:
+        raise
     except InputError as error:
         if is_hub_id(reference) and not reference.startswith((".", "/", "~")):
             raise UnpreparedError(f"{reference} is not here yet; run `clp prepare {reference}`") from error

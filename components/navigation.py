@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
@@ -47,7 +47,14 @@ def kept(key: str, default: str) -> str:
     return widget
 
 
-def one_of(place: DeltaGenerator, label: str, key: str, options: Sequence[str], about: str) -> str:
+def one_of(
+    place: DeltaGenerator,
+    label: str,
+    key: str,
+    options: Sequence[str],
+    about: str,
+    shown: Callable[[str], str] = str,
+) -> str:
     """Let the user choose one of some options; the choice is kept in the URL, and the last one is the default."""
     widget = kept(key, options[-1])
     if (wanted := st.session_state[widget]) not in options:
@@ -55,7 +62,7 @@ def one_of(place: DeltaGenerator, label: str, key: str, options: Sequence[str], 
             plain(f"There is no {label.lower()} {wanted} here; {options[-1]} is shown."), icon=":material/warning:"
         )
         st.session_state[widget] = options[-1]
-    chosen = place.selectbox(label, options, key=widget, help=about) or options[-1]
+    chosen = place.selectbox(label, options, key=widget, help=about, format_func=shown) or options[-1]
     remember(key, chosen)
     return chosen
 

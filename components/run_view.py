@@ -98,18 +98,18 @@ def state_row(job: Job, metrics: RunMetrics) -> None:
 def buttons_of_a_living_run(job: Job) -> None:
     """Offer to stop a run, and once that was asked, to end it at once."""
     if not job.stop_asked:
-        if st.button("Stop and save", icon=":material/stop:", key=f"stop_{job.id}"):
-            job.ask_stop()
-            st.rerun(scope="fragment")
-    elif st.button(
-        "End at once",
-        icon=":material/cancel:",
-        key=f"kill_{job.id}",
-        disabled=job.kill_asked,
-        help="without saving; what is left is the newest checkpoint",
-    ):
-        job.ask_stop(kill=True)
-        st.rerun(scope="fragment")
+        label = "Leave the queue" if job.status().state == "queued" else "Stop and save"
+        st.button(label, icon=":material/stop:", key=f"stop_{job.id}", on_click=job.ask_stop)
+    else:
+        st.button(
+            "End at once",
+            icon=":material/cancel:",
+            key=f"kill_{job.id}",
+            disabled=job.kill_asked,
+            help="without saving; what is left is the newest checkpoint",
+            on_click=job.ask_stop,
+            kwargs={"kill": True},
+        )
 
 
 def show_alerts(job: Job, metrics: RunMetrics) -> None:
@@ -194,7 +194,11 @@ def samples(job: Job) -> None:
         pd.DataFrame(rows, columns=["step", "tokens", "sample"]),
         hide_index=True,
         row_height=70,
-        column_config={"sample": st.column_config.TextColumn(width="large")},
+        column_config={
+            "step": st.column_config.NumberColumn(width=70),
+            "tokens": st.column_config.NumberColumn(width=100),
+            "sample": st.column_config.TextColumn(width="large"),
+        },
         alt="What the model wrote after the prompt at its evaluations",
     )
     prompt = next(iter(found.values()))["prompt"] if found else ""
@@ -274,9 +278,17 @@ def confirm_removal(job: Job) -> None:
     )
     if started:
         st.warning(plain(f"Started from its checkpoints: {', '.join(started)}."), icon=":material/warning:")
-    if st.button("Delete it", type="primary", icon=":material/delete:"):
-        JobStore(workspace().jobs).remove(job)
-        st.session_state.pop("widget_run", None)
-        st.query_params.pop("run", None)
-        st.session_state.pop("kept_run", None)
+    if st.button("Delete it", type="primary", icon=":material/delete:", on_click=remove_run, args=(job,)):
         st.rerun()
+
+
+def remove_run(job: Job) -> None:
+    """Delete a run and forget that it was chosen; a callback, which runs before the page does."""
+    try:
+        JobStore(workspace().jobs).remove(job)
+    except ClpError as error:
+        st.toast(plain(str(error)), icon=":material/error:")
+        return
+    for key in ("widget_run", "kept_run"):
+        st.session_state.pop(key, None)
+    st.query_params.pop("run", None)

@@ -24,7 +24,8 @@ every = {curve.key: curve for curve in [*runs, *imported_curves(space), *publish
 header = st.container()
 
 left, middle, right = st.columns([3, 2, 2], vertical_alignment="bottom")
-measure = one_of(middle, "Measure", "measure", MEASURES[::-1], "bits per byte alone compares across tokenizers")
+about = "bits per byte alone compares across tokenizers"
+measure = one_of(middle, "Measure", "measure", MEASURES[::-1], about, view.MEASURE_NAMES.__getitem__)
 usable = {key: curve for key, curve in every.items() if len(curve.points.get(measure, ()))}
 if len(usable) < 2:
     with header:
@@ -72,8 +73,8 @@ with header:
     view.saved_cards(comparison)
 
 by, log, paper = st.columns([3, 1, 2], vertical_alignment="bottom")
-axis = by.segmented_control("By", list(AXES), default="tokens", format_func=lambda name: AXES[name]) or "tokens"
-log_x = log.toggle("Logarithmic", value=True, help="of the level axis")
+axis = by.segmented_control("By", list(AXES), default="tokens", format_func=str.capitalize) or "tokens"
+log_x = log.toggle("Log scale", value=True, help="of the level axis")
 overlay: list[Curve] = []
 if paper.toggle(
     "The paper's 6.4B curves",

@@ -19,6 +19,7 @@ if not jobs:
     st.page_link("pages/train.py", label="Open Train", icon=":material/arrow_forward:")
     st.stop()
 by_id = {job.id: job for job in jobs}
+place = st.container()
 if "widget_run" not in st.session_state:
     asked = remembered("run", jobs[0].id).split(",")
     wanted = [run for run in asked if run in by_id]
@@ -40,10 +41,9 @@ shown = [by_id[run] for run in chosen]
 labels = run_view.labels_of(shown)
 job = shown[0]
 
-place = st.container()
-by, log_scale, smooth, hold = st.columns([3, 1, 2, 1], vertical_alignment="bottom")
-axis = by.segmented_control("By", list(AXES), default="tokens", format_func=lambda name: AXES[name]) or "tokens"
-log_y = log_scale.toggle("Logarithmic", help="of the upright axis")
+by, log_scale, smooth, hold = st.columns([4, 2, 3, 2], vertical_alignment="bottom")
+axis = by.segmented_control("By", list(AXES), default="tokens", format_func=str.capitalize) or "tokens"
+log_y = log_scale.toggle("Log scale", help="of the upright axis")
 smoothing = smooth.slider("Smoothing", 0.0, 0.99, 0.0, help="of the training loss; the measured line stays, paler")
 paused = hold.toggle("Pause", help="stop drawing anew; a zoom then stays as it is")
 alive = any(not run.status().is_over for run in shown)

@@ -32,7 +32,7 @@ if not entries or not space.list_texts():
     st.stop()
 
 header = st.container()
-left, right = st.columns([3, 2], gap="large")
+left, right = st.columns([5, 4], gap="large")
 with left:
     filled = train_form.form(space, entries, train_form.cloned_run(space))
 if filled is None:

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from clp_core.jobs.metrics import RunMetrics
     from clp_core.savings import Comparison
 
-AXES = {"tokens": "tokens seen", "bytes": "bytes of text seen", "step": "steps", "hours": "hours of training"}
-COLUMNS = {"step": 0, "tokens": 1, "bytes": 2, "hours": 3}
+AXES = {"tokens": "tokens seen", "bytes": "bytes of text seen", "steps": "steps", "hours": "hours of training"}
+COLUMNS = {"steps": 0, "tokens": 1, "bytes": 2, "hours": 3}
 MEASURES = {
     "loss": "training loss (nats a token)",
     "eval_loss": "held-out loss (nats a token)",
@@ -66,7 +66,7 @@ def curves(
     Args:
         runs: what was read of each run, by its name.
         measure: one of ``MEASURES``.
-        axis: ``tokens``, ``bytes``, ``step`` or ``hours``.
+        axis: ``tokens``, ``bytes``, ``steps`` or ``hours``.
         log_y: whether the measure is on a logarithmic scale.
         smoothing: 0 to below 1; above 0 the raw line stays, paler.
         height: of the figure, in pixels.
@@ -107,7 +107,7 @@ def comparison_figure(
 
     Args:
         comparison: what is compared.
-        axis: ``tokens``, ``bytes``, ``step`` or ``hours``.
+        axis: ``tokens``, ``bytes``, ``steps`` or ``hours``.
         log_x: whether the axis is logarithmic.
         overlay: further curves, drawn pale and not compared.
     """
@@ -130,9 +130,9 @@ def comparison_figure(
             marker={"size": 5},
             hovertemplate="%{y:.4g} at %{x:,.4g}<extra>" + shown + "</extra>",
         )
-    add_gap(figure, comparison, axis)
     if log_x:
         figure.update_xaxes(type="log")
+    add_gap(figure, comparison, axis)
     figure.update_layout(showlegend=True)
     title = f"{MEASURES[comparison.measure].capitalize()} by {AXES[axis]}"
     return titled(figure, title, AXES[axis], MEASURES[comparison.measure], height=460)
@@ -143,7 +143,7 @@ def add_gap(figure: go.Figure, comparison: Comparison, axis: str) -> None:
     if np.isfinite(comparison.level):
         figure.add_hline(comparison.level, line={"color": GREY, "width": 1, "dash": "dash"})
     best = comparison.best
-    attribute = {"tokens": "tokens", "step": "steps", "hours": "seconds"}.get(axis)
+    attribute = {"tokens": "tokens", "steps": "steps", "hours": "seconds"}.get(axis)
     if best is None or attribute is None or best.run_at is None or best.baseline_at is None:
         return
     scale = 3600.0 if axis == "hours" else 1.0
@@ -151,12 +151,15 @@ def add_gap(figure: go.Figure, comparison: Comparison, axis: str) -> None:
     if not np.isfinite(ends).all() or ends.min() <= 0:
         return
     label = best.verdict if axis == "tokens" else gap_in(axis, best.share(attribute), is_bound=best.is_bound)
+    middle = float(np.sqrt(ends.prod())) if figure.layout.xaxis.type == "log" else float(ends.mean())
     figure.add_scatter(
-        x=ends,
-        y=np.full(2, comparison.level),
-        mode="lines+markers",
+        x=np.array([ends[0], middle, ends[1]]),
+        y=np.full(3, comparison.level),
+        mode="lines+markers+text",
+        text=["", literal(label), ""],
+        textposition="top center",
         line={"color": MARK, "width": 4},
-        marker={"size": 9, "symbol": "line-ns-open", "line": {"width": 3}},
+        marker={"size": [9, 0, 9], "symbol": "line-ns-open", "line": {"width": 3}},
         name=literal(label),
         hovertemplate="%{x:,.4g}<extra></extra>",
     )
@@ -166,7 +169,7 @@ def gap_in(axis: str, share: float | None, *, is_bound: bool) -> str:
     """Return the name of a gap on an axis other than tokens."""
     if share is None:
         return "gap"
-    unit = {"step": "steps", "hours": "time"}[axis]
+    unit = {"steps": "steps", "hours": "time"}[axis]
     return f"{'more than ' if is_bound else ''}{100 * share:.0f} % of {unit} saved"
 
 

@@ -1,0 +1,66 @@
+"""Runs as a trainer would leave them, without training."""
+
+import json
+from dataclasses import asdict
+
+from clp_core.jobs import JobStore
+from clp_core.training_plan import TrainOptions, TrainPlan
+
+PLAN = TrainPlan(
+    parameters=1000,
+    device="cpu",
+    devices=("cpu",),
+    bf16=False,
+    block_length=32,
+    step_blocks=4,
+    micro_blocks=4,
+    steps=400,
+    learning_rate=1e-3,
+    warmup_steps=10,
+    eval_every=50,
+    save_every=50,
+    loss_every=1,
+    text_tokens=10_000,
+    tokenizer="t" * 64,
+    memory_bytes=1,
+    disk_bytes=1,
+)
+
+
+def lines_of(n, *, speed=1.0, start=4.0, end=1.0, eval_every=50, first=0):
+    """Metrics lines of a run whose loss falls from ``start`` to ``end``, the sooner the greater its speed."""
+    lines = []
+    for step in range(first, n + 1):
+        line = {
+            "step": step,
+            "tokens": 128 * step,
+            "bytes": 500 * step,
+            "seconds": step / 5,
+            "time": step,
+            "attempt": 1,
+        }
+        loss = end + (start - end) * 2.718 ** (-speed * step / 100)
+        if step:
+            figures = {"loss": loss, "lr": 1e-3, "grad_norm": 1.0, "tokens_per_s": 640.0, "memory": 1e9, "busy": 0.5}
+            lines.append(line | figures)
+        if step % eval_every == 0:
+            lines.append(line | {"eval_loss": loss, "bits_per_byte": loss / 2, "unknown_share": 0.0})
+    return lines
+
+
+def make_run(workspace, name, lines, *, state="finished", text="a" * 64, model="/models/none", **plan):
+    """Make the directory of a run of that name that has these metrics."""
+    options = TrainOptions(model, ("/texts/train.txt",), "/texts/valid.txt", name=name, max_steps=len(lines))
+    job, _ = JobStore(workspace.jobs).create(
+        "train",
+        asdict(options),
+        ["-c", "pass"],
+        "clp train",
+        name=name,
+        plan=asdict(PLAN) | plan,
+        fingerprints={"eval_text": text},
+        devices=["cpu"],
+    )
+    job.metrics_file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    job.write_status(state)
+    return job
