@@ -17,6 +17,7 @@ from filelock import FileLock
 from transformers import Trainer, TrainingArguments, set_seed
 
 from clp_core.corpus import content_key, packed_blocks
+from clp_core.curves import metrics_of_run
 from clp_core.errors import ClpError, InputError
 from clp_core.evaluation import EvaluationText, check_tokenizer_fits, score
 from clp_core.jobs.checkpoints import RUN_STATE_FILE, is_complete, remove_incomplete, resumable_checkpoint
@@ -154,7 +155,7 @@ def arguments_of(plan: TrainPlan, options: dict[str, Any], output: Path, *, resu
     )
 
 
-def train(job: Job, cache: Path) -> dict[str, Any]:
+def train(job: Job, space: Workspace) -> dict[str, Any]:
     """Run the training that a job's spec asks for, from its newest complete checkpoint on; return its result."""
     options, plan = job.spec["arguments"], TrainPlan.of_spec(job.spec["plan"])
     set_seed(options["seed"])
@@ -164,7 +165,7 @@ def train(job: Job, cache: Path) -> dict[str, Any]:
     HEART.beat("reading the texts", expect_next_s=FIRST_STEPS_EXPECT_S)
     vocabulary = Vocabulary.open(folder)
     texts = [Path(text) for text in options["text"]]
-    dataset, counts = packed_blocks(texts, vocabulary, plan.block_length, cache)
+    dataset, counts = packed_blocks(texts, vocabulary, plan.block_length, space.cache)
     positions = max_positions(read_json(folder / "config.json"))
     text = EvaluationText.read([Path(options["eval_text"])], vocabulary, positions)
     HEART.beat("loading the model", expect_next_s=FIRST_STEPS_EXPECT_S)
@@ -199,7 +200,8 @@ def train(job: Job, cache: Path) -> dict[str, Any]:
     }
     write_json(job.path / "result.json", result)
     HEART.beat("preparing the checkpoint for the pages", expect_next_s=FIRST_STEPS_EXPECT_S)
-    prepare(output / f"checkpoint-{step}", cache)
+    metrics_of_run(job, space)  # what it reads is kept for the pages
+    prepare(output / f"checkpoint-{step}", space.cache)
     return result
 
 
@@ -232,7 +234,7 @@ def main() -> None:
         if os.environ.get("RANK", "0") == "0":
             # Processes of an attempt whose supervisor was killed may take a moment to die.
             writer.acquire(timeout=WRITER_WAIT_S)
-        train(job, Workspace.current().cache)
+        train(job, Workspace.current())
     except Exception as error:
         log.exception("training failed")
         # The first process to fail knows why; the others see only that it is gone.

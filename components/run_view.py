@@ -59,7 +59,7 @@ def duration(seconds: float | None) -> str:
 
 def headline(job: Job, metrics: RunMetrics) -> None:
     """Answer the page's question for one run."""
-    plan, evaluations = job.spec["plan"], metrics.evaluation_points("bits_per_byte")
+    plan, evaluations = job.spec["plan"], metrics.points("bits_per_byte")
     steps = f"{number(metrics.step)} of {number(plan['steps'])} steps"
     if len(evaluations):
         first, last = (number(float(evaluations[i, -1]), 3) for i in (0, -1))

@@ -19,7 +19,8 @@ SHOWN_AT_FIRST = 8
 opened_by_app()
 space = workspace()
 jobs = [job for job in JobStore(space.jobs).jobs() if job.kind == "train" and job.spec.get("plan")]
-runs = [view.curve_of(job) for job in jobs]
+with st.spinner("Reading the runs"):
+    runs = [view.curve_of(job) for job in jobs]
 every = {curve.key: curve for curve in [*runs, *imported_curves(space), *published_curves()]}
 header = st.container()
 

@@ -61,7 +61,7 @@ def spike(metrics: RunMetrics) -> str | None:
 
 def getting_worse(metrics: RunMetrics) -> str | None:
     """Tell of a held-out text that is predicted worse and worse."""
-    points = metrics.evaluation_points("bits_per_byte")
+    points = metrics.points("bits_per_byte")
     if len(points) < LAST_LINES:
         return None
     best = points[points[:, -1].argmin()]

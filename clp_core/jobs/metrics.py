@@ -12,6 +12,7 @@ import math
 import os
 import tempfile
 import threading
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ AXES = ("step", "tokens", "bytes", "seconds")
 """What a point is measured by: optimiser steps, tokens and text bytes seen, seconds of training."""
 FIGURES = ("loss", "lr", "grad_norm", "tokens_per_s", "memory", "busy")
 """What a line of loss holds: nats a token, rate, norm, tokens/s, bytes, and the share of the device that was busy."""
+EVALUATED = ("eval_loss", "bits_per_byte", "unknown_share")
+"""What a line of an evaluation holds: nats a token, bits a byte of text, share of unknown tokens."""
 MAX_POINTS = 2000
 """A curve is never drawn with more points."""
 KEEP_AFTER_BYTES = 200_000
@@ -212,8 +215,8 @@ class RunMetrics:
         self._offset = 0
         self._kept_offset = 0
         self._last_steps = {True: -1, False: -1}
-        self.curves = {figure: Thinned() for figure in FIGURES}
-        self.evaluations: list[Line] = []
+        self.curves = {figure: Thinned() for figure in (*FIGURES, *EVALUATED)}
+        self._evaluations: dict[str, list[np.ndarray]] = {measure: [] for measure in EVALUATED}
         self.last: Line = {}
 
     def read(self) -> RunMetrics:
@@ -257,12 +260,19 @@ class RunMetrics:
 
     def _take(self, lines: Sequence[Line]) -> None:
         measured = [line for line in lines if "resumed_from" not in line]
+        scores = [line for line in measured if is_evaluation(line)]
         losses = [line for line in measured if not is_evaluation(line)]
-        for figure in FIGURES:
-            rows = [[*axes_of(line), line[figure]] for line in losses if is_number(line.get(figure))]
-            if rows:
-                self.curves[figure].add(np.array(rows, dtype=np.float64))
-        self.evaluations += [line for line in measured if is_evaluation(line)]
+        for lines_of_kind, figures in ((losses, FIGURES), (scores, EVALUATED)):
+            if not lines_of_kind:
+                continue
+            axes = np.stack([column(lines_of_kind, axis) for axis in AXES], axis=1)
+            for figure in figures:
+                values = column(lines_of_kind, figure)
+                known = np.isfinite(values)
+                if known.any():
+                    points = np.column_stack([axes[known], values[known]])
+                    self.curves[figure].add(points)
+                    self._evaluations.get(figure, []).append(points)
         if measured:
             self.last = measured[-1]
 
@@ -275,11 +285,12 @@ class RunMetrics:
                 stat = self._path.stat()
                 if told["inode"] != stat.st_ino or told["offset"] > stat.st_size:
                     return
-                self.curves = {figure: Thinned.from_arrays(figure, arrays) for figure in FIGURES}
-        except (OSError, ValueError, KeyError, json.JSONDecodeError):
+                self.curves = {figure: Thinned.from_arrays(figure, arrays) for figure in self.curves}
+                self._evaluations = {measure: [arrays[f"{measure}.every"]] for measure in EVALUATED}
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
             self._forget()
             return
-        self.evaluations, self.last = told["evaluations"], told["last"]
+        self.last = told["last"]
         self._offset = self._kept_offset = told["offset"]
         self._last_steps = {True: told["last_steps"][0], False: told["last_steps"][1]}
 
@@ -288,12 +299,12 @@ class RunMetrics:
             "inode": self._path.stat().st_ino,
             "offset": self._offset,
             "last_steps": [self._last_steps[True], self._last_steps[False]],
-            "evaluations": self.evaluations,
             "last": self.last,
         }
         arrays = {"told": np.frombuffer(json.dumps(told).encode(), dtype=np.uint8)}
         for figure, curve in self.curves.items():
             arrays |= curve.as_arrays(figure)
+        arrays |= {f"{measure}.every": self.evaluation_points(measure) for measure in EVALUATED}
         kept.parent.mkdir(parents=True, exist_ok=True)
         descriptor, part = tempfile.mkstemp(prefix=f".{kept.name}.", dir=kept.parent)
         with os.fdopen(descriptor, "wb") as file:
@@ -303,26 +314,16 @@ class RunMetrics:
 
     def evaluation_points(self, measure: str) -> np.ndarray:
         """Return one measure of every evaluation, ``[n, 5]``: step, tokens, bytes, seconds, value."""
-        rows = [[*axes_of(line), line[measure]] for line in self.evaluations if is_number(line.get(measure))]
-        return np.array(rows, dtype=np.float64).reshape(-1, Thinned.WIDTH)
+        return np.concatenate([np.empty((0, Thinned.WIDTH)), *self._evaluations[measure]])
 
     def points(self, measure: str) -> np.ndarray:
         """Return the points of a measure to draw, ``[n, 5]``, at most ``MAX_POINTS``."""
-        if measure in self.curves:
-            return self.curves[measure].points
-        every = self.evaluation_points(measure)
-        if len(every) <= MAX_POINTS:
-            return every
-        curve = Thinned()
-        curve.add(every)
-        return curve.points
+        return self.curves[measure].points
 
     def latest(self, figure: str) -> float | None:
         """Return the last value of a figure, or ``None``."""
-        if figure in self.curves:
-            last = self.curves[figure].last
-            return float(last[0, -1]) if len(last) else None
-        return next((line[figure] for line in reversed(self.evaluations) if is_number(line.get(figure))), None)
+        last = self.curves[figure].last
+        return float(last[0, -1]) if len(last) else None
 
     @property
     def step(self) -> int:
@@ -330,11 +331,7 @@ class RunMetrics:
         return int(self.last.get("step", 0))
 
 
-def axes_of(line: Line) -> list[float]:
-    """Return where a line stands on every axis; what it does not hold is not a number."""
-    return [line[axis] if is_number(line.get(axis)) else float("nan") for axis in AXES]
-
-
-def is_number(value: Any) -> bool:
-    """Say whether a value of a line is a finite number."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def column(lines: Sequence[Line], name: str) -> np.ndarray:
+    """Return one figure of every line, ``[n]``; what a line does not hold is not a number."""
+    values = [line.get(name) for line in lines]
+    return np.array([value if type(value) in (int, float) else math.nan for value in values], dtype=np.float64)
