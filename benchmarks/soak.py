@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import collections
 import json
+import math
 import os
 import random
 import signal
@@ -112,6 +113,7 @@ class Watcher(threading.Thread):
                 self._wrong_since.pop(key, None)
             elif time.monotonic() - self._wrong_since.setdefault(key, time.monotonic()) > LIMIT_S:
                 self.findings.append(f"{job.id} {told} for {LIMIT_S:.0f} s")
+                self._wrong_since[key] = math.inf  # once is enough
         data = job.metrics_file.read_bytes() if job.metrics_file.is_file() else b""
         if not data.startswith(self._seen.get(job.id, b"")):
             self.findings.append(f"{job.id}: what metrics.jsonl held is gone")

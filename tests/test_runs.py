@@ -145,6 +145,16 @@ def test_run_that_is_ended_at_once_says_what_is_left(workspace, pair, texts):
     wait_for(lambda: all(is_gone(rank) for rank in ranks), 20)
 
 
+def test_supervisor_that_is_killed_as_it_starts_is_lost_at_once(workspace, pair, texts):
+    job = submit_train(workspace, train_options(pair, texts, **LONG))
+    os.kill(supervisor_of(job).pid, signal.SIGKILL)
+    assert wait_for(lambda: job.status().state == "lost", 5)
+    resume(workspace, job)
+    wait_for(lambda: job.status().state == "running", 30)
+    job.ask_stop(kill=True)
+    assert end_of(job, 60).state == "stopped"
+
+
 def test_supervisor_asked_to_end_saves_first(workspace, pair, texts):
     job = submit_train(workspace, train_options(pair, texts, **LONG | {"save_every": 100_000}))
     wait_for(lambda: job.progress()[0] >= 1, 120)

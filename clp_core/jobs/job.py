@@ -23,7 +23,7 @@ from clp_core.jobs.process import boot_id, is_alive
 from clp_core.progress import HEARTBEAT_FILE, boot_clock, write_json
 
 TERMINAL = ("finished", "stopped", "failed", "lost")
-START_GRACE_S = 60.0
+START_GRACE_S = 20.0
 SILENCE_ELSEWHERE_S = 3600.0
 LOCK_FILE = "supervisor.lock"
 LABEL_FILE = "label.json"
