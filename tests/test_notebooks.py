@@ -7,6 +7,10 @@ from nbclient import NotebookClient
 ROOT = Path(__file__).resolve().parent.parent
 EXPECTED = {  # what each notebook says on the way, and how many figures it draws
     "01_first_transfer": (("Use linear", "'state': 'finished'"), 4),
+    "03_train_and_compare": (
+        ("stopped on request, saved", "attempts: 2", "linear rows saves", "saves 90 % of the tokens"),
+        3,
+    ),
     "02_explore": (("1,378 of 6,144", "E_{", "in common", "fit"), 5),
 }
 
@@ -16,7 +20,7 @@ def test_notebook_runs_top_to_bottom(path, tmp_path, monkeypatch):
     monkeypatch.setenv("CLP_WORKSPACE", str(tmp_path))
     monkeypatch.setenv("CLP_NOTEBOOK_STEPS", "12")
     notebook = nbformat.read(path, as_version=4)
-    NotebookClient(notebook, timeout=300, kernel_name="python3").execute(cwd=str(tmp_path))
+    NotebookClient(notebook, timeout=500, kernel_name="python3").execute(cwd=str(tmp_path))
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     assert not [output for output in outputs if output.output_type == "error"]
     text = "".join(output.get("text", "") for output in outputs)

@@ -1,0 +1,93 @@
+"""``clp jobs``: several jobs at once, comparing, importing, and what is said to wrong input."""
+
+import csv
+import json
+
+import pytest
+from made_runs import lines_of, make_run
+from test_cli import clp, result_of
+
+COMPARED = {"run", "key", "tokens", "steps", "seconds", "tokens_saved", "share_saved", "verdict", "is_lower_bound"}
+
+
+@pytest.fixture
+def runs(workspace):
+    return [make_run(workspace, name, lines_of(400, speed=speed)) for name, speed in (("slow", 0.5), ("fast", 2))]
+
+
+def refused(*arguments):
+    done = clp(*arguments)
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("clp: ")
+    return line
+
+
+def test_several_jobs_are_shown_renamed_and_removed(runs):
+    one, two = (job.id for job in runs)
+    assert set(result_of("jobs", "show", one)) == {"job", "state", "reason", "step", "tokens"}
+    assert len(result_of("jobs", "show", one, two)["jobs"]) == 2
+    assert result_of("jobs", "rename", one, "a better name")["name"] == "a better name"
+    assert runs[0].name == "a better name"
+    assert len(result_of("jobs", "remove", one, two)["removed"]) == 2
+    assert result_of("jobs", "list")["jobs"] == []
+
+
+def test_comparison_gives_tokens_to_the_level_and_files(runs, tmp_path):
+    slow, fast = (job.id for job in runs)
+    html, table = tmp_path / "c.html", tmp_path / "c.csv"
+    found = result_of("jobs", "compare", slow, fast, "--html", html, "--csv", table)
+    baseline, run = found["runs"]
+    assert set(run) >= COMPARED
+    assert (baseline["verdict"], run["reached"]) == ("baseline", True)
+    assert run["share_saved"] == pytest.approx(1 - run["tokens"] / baseline["tokens"])
+    assert f"{100 * run['share_saved']:.0f} % of tokens saved" == run["verdict"]
+    assert found["answer"].startswith("fast saves")
+    assert "<html" in html.read_text()
+    rows = list(csv.reader(table.read_text().splitlines()))
+    assert rows[1][2] == "slow"
+    low = result_of("jobs", "compare", slow, fast, "--level", "0.1")
+    assert low["level"] == 0.1
+    assert low["runs"][1]["verdict"].startswith("> 51.2 k tokens")
+
+
+def test_imported_curve_is_compared_with_a_run(runs, tmp_path, texts):
+    file = tmp_path / "theirs.csv"
+    file.write_text("tokens,bits_per_byte\n128,2.0\n51200,1.2\n")
+    made = result_of("jobs", "import", file, "--name", "theirs", "--step-tokens", "128", "--eval-text", texts[1])
+    assert made["points"] == {"bits_per_byte": 2}
+    found = result_of("jobs", "compare", made["curve"], runs[1].id)
+    assert "evaluation text differs" in found["runs"][1]["verdict"]
+
+
+def test_wrong_input_is_told_in_one_line(runs, tmp_path, workspace):
+    slow, fast = (job.id for job in runs)
+    assert "name a baseline and at least one run" in refused("jobs", "compare", slow)
+    assert "is no job's name" in refused("jobs", "compare", slow, "../../etc")
+    assert "there is no curve published:x; there are" in refused("jobs", "compare", slow, "published:x")
+    assert "--measure 'loss' is unknown" in refused("jobs", "compare", slow, fast, "--measure", "loss")
+    assert "has no eval_loss" not in refused("jobs", "compare", "published:clp", slow)
+    assert "has no bits_per_byte" in refused("jobs", "compare", "published:clp", slow)
+    assert "there is no file" in refused("jobs", "import", tmp_path / "no.csv")
+    (tmp_path / "bad.json").write_text(json.dumps({"a": 1}))
+    assert "no trainer_state.json" in refused("jobs", "import", tmp_path / "bad.json")
+    assert "has done all its steps" in refused("jobs", "resume", slow)
+    assert "is finished already" in refused("jobs", "stop", slow, "--kill")
+    assert "1 to 120 characters" in refused("jobs", "rename", slow, " ")
+    assert not workspace.curves.exists()
+
+
+def test_resume_of_a_job_of_an_earlier_version_says_what_to_do(runs):
+    job = runs[0]
+    job.write_status("stopped")
+    spec = json.loads((job.path / "spec.json").read_text())
+    (job.path / "spec.json").write_text(json.dumps(spec | {"schema": 1}))
+    assert "was made by an earlier version; clone it" in refused("jobs", "resume", job.id)
+
+
+def test_one_spoilt_job_hides_no_other(runs):
+    (runs[0].path / "spec.json").write_text("{half")
+    (runs[0].path / "status.json").write_bytes(b"")
+    listed = result_of("jobs", "list")["jobs"]
+    assert len(listed) == 2
+    assert {job["state"] for job in listed} == {"lost", "finished"}
