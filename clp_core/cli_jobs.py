@@ -177,7 +177,7 @@ def jobs_import(
 ) -> None:
     """Take in the curve of a run made elsewhere, to compare with."""
     from clp_core.curves import import_curve
-    from clp_core.jobs.submit import content_of
+    from clp_core.folders import content_of
 
     if not file.is_file():
         raise InputError(f"there is no file {file}; check the path")

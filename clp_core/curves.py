@@ -23,6 +23,7 @@ from clp_core.workspace import Workspace
 MEASURES = ("bits_per_byte", "eval_loss")
 """What runs are compared by: bits per byte, and under one tokenizer also the held-out loss, nats a token."""
 EVAL_TEXT, TOKENIZER, STEP_TOKENS, UNKNOWN = "evaluation text", "tokenizer", "tokens a step", "unknown share"
+BLOCK = "block length"
 COLUMNS = {
     "tokens": ("tokens", "num_input_tokens_seen", "tokens_seen"),
     "step": ("step", "steps", "global_step"),
@@ -32,6 +33,7 @@ COLUMNS = {
     "perplexity": ("perplexity", "ppl", "eval_perplexity"),
     "bits_per_byte": ("bits_per_byte", "bpb", "eval_bits_per_byte"),
 }
+KEPT_FILE = "curves.npz"
 MAX_IMPORT_BYTES = 64 << 20
 PAPER = "Ostendorff and Rehm 2023, German 6.4B"
 PAPER_CLP = ((1.1, 96.0), (5.1, 71.0), (9.9, 59.9), (11.4, 58.4), (21.3, 51.1), (26.5, 48.8), (31.6, 47.4),
@@ -82,9 +84,9 @@ class Curve:
         return float(max(last)) if last else None
 
 
-def metrics_of_run(job: Job, workspace: Workspace) -> RunMetrics:
-    """Return the reader of a run's metrics, which keeps what it read in the workspace's cache."""
-    return RunMetrics(job.metrics_file, workspace.cache / "curves" / f"{job.id}.npz").read()
+def metrics_of_run(job: Job) -> RunMetrics:
+    """Return the reader of a run's metrics, which keeps what it read in the run's directory."""
+    return RunMetrics(job.metrics_file, job.path / KEPT_FILE).read()
 
 
 def curve_of_run(job: Job, metrics: RunMetrics) -> Curve:
@@ -94,6 +96,7 @@ def curve_of_run(job: Job, metrics: RunMetrics) -> Curve:
         EVAL_TEXT: prints.get("eval_text"),
         TOKENIZER: plan.get("tokenizer"),
         STEP_TOKENS: plan["block_length"] * plan["step_blocks"] if plan else None,
+        BLOCK: plan.get("block_length"),
         UNKNOWN: metrics.latest("unknown_share"),
     }
     points = {measure: metrics.evaluation_points(measure) for measure in MEASURES}
@@ -132,9 +135,13 @@ def imported_curves(workspace: Workspace) -> list[Curve]:
     found = []
     for path in sorted(workspace.curves.glob("*.json")):
         told = read_state(path)
-        if {"name", "points", "facts", "origin"} <= set(told):
+        try:
             points = {key: np.array(rows, dtype=np.float64) for key, rows in told["points"].items()}
-            found.append(Curve(f"import:{path.stem}", told["name"], points, told["facts"], origin=told["origin"]))
+            if all(rows.ndim == 2 and rows.shape[1] == Thinned.WIDTH for rows in points.values()):
+                facts, origin = dict(told["facts"]), str(told["origin"])
+                found.append(Curve(f"import:{path.stem}", str(told["name"]), points, facts, origin=origin))
+        except (KeyError, TypeError, ValueError, AttributeError):
+            continue
     return found
 
 
@@ -292,4 +299,4 @@ def curve_named(workspace: Workspace, key: str) -> Curve:
     job = JobStore(workspace.jobs).get(key)
     if job.kind != "train" or not job.spec.get("plan"):
         raise InputError(f"{job.id} is no training run; only runs are compared")
-    return curve_of_run(job, metrics_of_run(job, workspace))
+    return curve_of_run(job, metrics_of_run(job))

@@ -20,6 +20,15 @@ def fingerprint(folder: Path) -> str:
     return digest.hexdigest()
 
 
+def content_of(path: Path) -> str:
+    """Return a hash of a file's bytes: scores on texts of the same content can be compared."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 def weight_files(folder: Path, single: str, index_name: str) -> tuple[Path, ...]:
     """Return the weight files of a folder: those that its index names, in order, else the single one, else none.
 

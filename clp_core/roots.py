@@ -41,8 +41,12 @@ def confined(path: str | Path, workspace: Workspace) -> Path:
         raise OutsideError("a path cannot hold a NUL byte")
     if ".." in Path(text).parts:
         raise OutsideError(f"{text} holds '..'; name the folder itself")
-    found = Path(text).expanduser()
-    resolved, roots = found.resolve(), allowed_roots(workspace)
+    try:
+        found = Path(text).expanduser()
+        resolved = found.resolve()
+    except (RuntimeError, OSError) as error:  # an unknown user, a name that is too long, links in a circle
+        raise OutsideError(f"{text[:100]} is no path here: {error}") from error
+    roots = allowed_roots(workspace)
     for inner in [found, *(entry for entry in resolved.glob("*") if entry.is_symlink())]:
         target = inner.resolve()
         if not any(target.is_relative_to(root) for root in roots):

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from clp_core.curves import EVAL_TEXT, STEP_TOKENS, TOKENIZER, UNKNOWN, Curve, differing
+from clp_core.curves import BLOCK, EVAL_TEXT, STEP_TOKENS, TOKENIZER, UNKNOWN, Curve, differing
 from clp_core.evaluation import MAX_UNKNOWN_SHARE
 
 
@@ -24,6 +24,8 @@ class Crossing:
 
     Attributes:
         reached: whether it does.
+        is_upper: whether it was there already at its first point, after training that nothing is known of: it reached
+            the level with at most so many tokens.
         tokens: tokens seen until then.
         steps: optimiser steps until then, not a number if unknown.
         seconds: seconds of training until then, not a number if unknown.
@@ -33,6 +35,7 @@ class Crossing:
     tokens: float
     steps: float
     seconds: float
+    is_upper: bool = False
 
 
 def crossing(points: np.ndarray, level: float) -> Crossing | None:
@@ -46,15 +49,15 @@ def crossing(points: np.ndarray, level: float) -> Crossing | None:
         return Crossing(False, float(tokens[-1]), float(steps[-1]), float(seconds[-1]))
     i = int(below[0])
     if i == 0:
-        return Crossing(True, float(tokens[0]), float(steps[0]), float(seconds[0]))
+        return Crossing(True, float(tokens[0]), float(steps[0]), float(seconds[0]), is_upper=tokens[0] > 0)
     part = (lowest[i - 1] - level) / (lowest[i - 1] - lowest[i])
     if tokens[i - 1] > 0:
         at = math.exp((1 - part) * math.log(tokens[i - 1]) + part * math.log(tokens[i]))
     else:
         at = part * tokens[i]
     share = (at - tokens[i - 1]) / (tokens[i] - tokens[i - 1]) if tokens[i] > tokens[i - 1] else 1.0
-    between = [float(axis[i - 1] + share * (axis[i] - axis[i - 1])) for axis in (steps, seconds)]
-    return Crossing(True, float(at), *between)
+    at_step, at_second = (float(axis[i - 1] + share * (axis[i] - axis[i - 1])) for axis in (steps, seconds))
+    return Crossing(True, float(at), at_step, at_second)
 
 
 @dataclass(frozen=True)
@@ -79,13 +82,16 @@ class Saving:
 
     @property
     def is_known(self) -> bool:
-        """Whether there is a saving or a bound of it."""
-        return not self.obstacles and self.baseline_at is not None and self.run_at is not None and self.run_at.reached
+        """Whether there is a saving or a lower bound of it."""
+        if self.obstacles or self.baseline_at is None or self.run_at is None:
+            return False
+        return self.run_at.reached and not self.baseline_at.is_upper
 
     @property
     def is_bound(self) -> bool:
-        """Whether the baseline never got there, so that the saving is a lower bound."""
-        return self.baseline_at is not None and not self.baseline_at.reached
+        """Whether the saving is a lower bound: the baseline never got there, or the run did before its first point."""
+        never = self.baseline_at is not None and not self.baseline_at.reached
+        return never or (self.run_at is not None and self.run_at.is_upper)
 
     def saved(self, axis: str) -> float | None:
         """Return what is saved of an axis (``tokens``, ``steps``, ``seconds``); negative if the run needs more."""
@@ -109,11 +115,14 @@ class Saving:
             return "nothing measured yet"
         if not self.run_at.reached:
             return f"> {short(self.run_at.tokens)} tokens: not there yet"
+        if self.baseline_at.is_upper:
+            return "the baseline begins below this level: how soon it was there is not known"
         share = self.share()
         if share is None:
             return "there before the first token" if self.run_at.tokens == 0 else "–"
-        if share < 0 and not self.is_bound:
-            return f"{-100 * share:.0f} % more tokens"
+        if share < 0 and self.baseline_at.reached:
+            at_most = "at most " if self.run_at.is_upper else ""
+            return f"{at_most}{-100 * share:.0f} % more tokens"
         if share < 0:
             baseline = short(self.baseline_at.tokens)
             return f"there after {short(self.run_at.tokens)} tokens, the baseline not within {baseline}"
@@ -139,6 +148,9 @@ def obstacles(baseline: Curve, run: Curve, measure: str) -> tuple[str, ...]:
             found.append(f"{fact} of {' and '.join(names)} not known")
         elif one != other:
             found.append(f"{fact} differs ({told(one)} against {told(other)})")
+    blocks = baseline.facts.get(BLOCK), run.facts.get(BLOCK)
+    if None not in blocks and blocks[0] != blocks[1]:
+        found.append(f"{BLOCK} differs ({blocks[0]} against {blocks[1]})")
     if measure == "bits_per_byte":
         for curve in (baseline, run):
             unknown = curve.facts.get(UNKNOWN)
@@ -160,6 +172,8 @@ def cautions(baseline: Curve, run: Curve) -> tuple[str, ...]:
     watched = {
         "steps": "planned steps, which stretch the schedule of the rate",
         "learning_rate": "learning rate",
+        "warmup_steps": "steps of warm-up",
+        "weight_decay": "weight decay",
         "seed": "seed",
         "text": "training text",
         "bf16": "precision",

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from clp_core.jobs.process import die_with_launcher
+
+if __name__ == "__main__":
+    die_with_launcher()  # before torch is imported, which takes seconds in which the launcher may die
+
 import logging
 import math
 import os
@@ -20,14 +25,21 @@ from clp_core.corpus import content_key, packed_blocks
 from clp_core.curves import metrics_of_run
 from clp_core.errors import ClpError, InputError
 from clp_core.evaluation import EvaluationText, check_tokenizer_fits, score
+from clp_core.folders import content_of, fingerprint
 from clp_core.jobs.checkpoints import RUN_STATE_FILE, is_complete, remove_incomplete, resumable_checkpoint
-from clp_core.jobs.job import Job
-from clp_core.jobs.process import die_with_parent
+from clp_core.jobs.job import Job, read_state
 from clp_core.jobs.reasons import reason_of
 from clp_core.locate import locate, read_json
 from clp_core.prepared import max_positions, prepare
 from clp_core.progress import HEART, JOB_ENVIRONMENT, write_json
-from clp_core.training_callback import FIRST_STEPS_EXPECT_S, JobCallback, Measured, companions_of, remove_half_written
+from clp_core.training_callback import (
+    FIRST_STEPS_EXPECT_S,
+    JobCallback,
+    Measured,
+    companions_of,
+    is_distributed,
+    remove_half_written,
+)
 from clp_core.training_plan import TrainPlan
 from clp_core.vocabulary import Vocabulary
 from clp_core.workspace import Workspace
@@ -39,6 +51,7 @@ log = logging.getLogger(__name__)
 
 
 WRITER_WAIT_S = 60.0
+INPUTS_FILE = "inputs.json"
 
 
 class RunTrainer(Trainer):
@@ -74,6 +87,8 @@ class RunTrainer(Trainer):
         began = time.monotonic()
         if self.state.is_world_process_zero:
             remove_half_written(folder)
+        if is_distributed():
+            torch.distributed.barrier()  # before any process writes into it
         super()._save_checkpoint(*args, **kwargs)
         self.callback.seal(folder, self.state, time.monotonic() - began)
 
@@ -171,11 +186,12 @@ def train(job: Job, space: Workspace) -> dict[str, Any]:
     HEART.beat("loading the model", expect_next_s=FIRST_STEPS_EXPECT_S)
     model = load_for_training(folder)
     check_tokenizer_fits(model, vocabulary)
-    measured = Measured(
-        job, plan, counts, content_key(texts, vocabulary, plan.block_length), attempt=job.status().attempt
-    )
+    is_first = int(os.environ.get("RANK", "0")) == 0
+    if is_first:
+        refuse_changed_inputs(job, content_key(texts, vocabulary, plan.block_length), None if checkpoint else folder)
+    measured = Measured(job, plan, counts, attempt=job.status().attempt)
     companions = job.path / "companions"
-    if os.environ.get("RANK", "0") == "0":
+    if is_first:
         companions_of(folder, companions)
     callback = JobCallback(measured, companions, vocabulary, options["prompt"])
     arguments = arguments_of(plan, options, output, resumes=checkpoint is not None)
@@ -184,7 +200,7 @@ def train(job: Job, space: Workspace) -> dict[str, Any]:
     trainer.text, trainer.plan, trainer.callback = text, plan, callback
     if trainer.is_world_process_zero():
         remove_incomplete(output)
-    if checkpoint is not None:
+    if measured.attempt > 1:
         go_on(measured, callback, checkpoint, arguments)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if not trainer.state.is_world_process_zero:
@@ -200,32 +216,56 @@ def train(job: Job, space: Workspace) -> dict[str, Any]:
     }
     write_json(job.path / "result.json", result)
     HEART.beat("preparing the checkpoint for the pages", expect_next_s=FIRST_STEPS_EXPECT_S)
-    metrics_of_run(job, space)  # what it reads is kept for the pages
+    metrics_of_run(job)  # what it reads is kept for the pages
     prepare(output / f"checkpoint-{step}", space.cache)
     return result
 
 
-def go_on(measured: Measured, callback: JobCallback, checkpoint: Path, arguments: TrainingArguments) -> None:
-    """Take up the state of a checkpoint that the Trainer does not keep, and tell readers what was lost since.
+def refuse_changed_inputs(job: Job, data: str, model: Path | None) -> None:
+    """Refuse to train on, or score on, something else than the run was made for.
+
+    Args:
+        job: the run.
+        data: name of the training text's content under its tokenizer; the first attempt writes it down.
+        model: folder of the model to begin with; ``None`` where the run goes on from a checkpoint.
 
     Raises:
-        InputError: the training text has changed since.
+        InputError: a text or the model has changed since.
     """
-    state = read_json(checkpoint / RUN_STATE_FILE)
-    if state["data"] != measured.data:
-        raise InputError("the training text or its tokenizer has changed since the checkpoint; clone the run instead")
+    prints, options = job.spec["fingerprints"], job.spec["arguments"]
+    inputs = read_state(job.path / INPUTS_FILE)
+    changed = [
+        name
+        for name, before, now in (
+            ("the training text or its tokenizer", inputs.get("data", data), data),
+            ("the held-out text", prints["eval_text"], content_of(Path(options["eval_text"]))),
+            ("the model", prints.get(str(model)), fingerprint(model) if str(model) in prints and model else None),
+        )
+        if before != now
+    ]
+    if changed:
+        raise InputError(f"{' and '.join(changed)} changed since the run was made; clone the run instead")
+    write_json(job.path / INPUTS_FILE, {"data": data}, durable=True)
+
+
+def go_on(measured: Measured, callback: JobCallback, checkpoint: Path | None, arguments: TrainingArguments) -> None:
+    """Take up what the Trainer does not keep of a checkpoint, and tell readers what was lost since.
+
+    Without a checkpoint the run begins again, and all that was measured before is lost.
+    """
+    state: dict[str, Any] = {"step": 0, "seconds": 0.0}
+    if checkpoint is not None:
+        state = read_json(checkpoint / RUN_STATE_FILE)
     measured.seconds_before = state["seconds"]
-    callback.go_on_from(checkpoint, arguments.device)
+    if checkpoint is not None:
+        callback.go_on_from(checkpoint, arguments.device)
     if arguments.process_index == 0:
         measured.write(state["step"], resumed_from=state["step"])
-        log.info("goes on from the checkpoint of step %d", state["step"])
+        log.info("goes on from the checkpoint of step %d" if checkpoint else "begins again at step %d", state["step"])
 
 
 def main() -> None:
     """Train what the job directory on the command line asks for."""
-    die_with_parent()
-    if os.getppid() == 1:  # the parent died while torch was imported
-        raise SystemExit("the launcher is gone")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     job = Job(Path(sys.argv[1]).resolve())
     os.environ.setdefault(JOB_ENVIRONMENT, str(job.path))

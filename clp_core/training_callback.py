@@ -48,7 +48,6 @@ class Measured:
         job: the run.
         plan: its settings.
         counts: sizes of the training text.
-        data: name of the training text's content under its tokenizer.
         attempt: how often the run was started, from 1.
         seconds_before: seconds of training until the checkpoint that this attempt goes on from.
     """
@@ -56,7 +55,6 @@ class Measured:
     job: Job
     plan: TrainPlan
     counts: TextCounts
-    data: str
     attempt: int = 1
     seconds_before: float = 0.0
     _began: float = field(default_factory=time.monotonic)
@@ -85,7 +83,7 @@ class Measured:
     @property
     def resume_state(self) -> dict[str, Any]:
         """What a checkpoint must hold of this beside the Trainer's own state."""
-        return {"data": self.data, "seconds": self.seconds}
+        return {"seconds": self.seconds}
 
 
 class JobCallback(TrainerCallback):

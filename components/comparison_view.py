@@ -12,11 +12,12 @@ import streamlit as st
 from clp_core.comparison_report import as_text
 from clp_core.curves import Curve, curve_of_run, import_curve
 from clp_core.errors import ClpError
+from clp_core.folders import content_of
 from clp_core.jobs.job import Job, read_state
-from clp_core.jobs.submit import content_of
 from clp_core.savings import Comparison, short
 from clp_core.workspace import REPORT_FILE, Workspace
 from components.messages import cards, number, plain, share
+from components.models import texts as texts_here
 from components.run_view import duration, metrics_of
 
 MEASURE_NAMES = {"bits_per_byte": "bits per byte", "eval_loss": "held-out loss"}
@@ -139,7 +140,7 @@ def command_of(comparison: Comparison, has_level: bool) -> str:
 
 def import_form(space: Workspace) -> None:
     """Take in a curve from elsewhere."""
-    texts = {path.name: path for path in space.list_texts()}
+    texts = {path.name: path for path in texts_here()}
     with st.form("import", border=False):
         file = st.file_uploader("CSV file or trainer_state.json", type=["csv", "json"])
         a, b, c = st.columns(3)

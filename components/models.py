@@ -13,6 +13,7 @@ from clp_core.demo import HELPER, SOURCE
 from clp_core.errors import InputError
 from clp_core.folders import fingerprint
 from clp_core.jobs import JobStore
+from clp_core.jobs.job import refuse_access_tokens
 from clp_core.jobs.submit import submit_prepare
 from clp_core.locate import is_hub_id
 from clp_core.overlap import Overlap
@@ -42,6 +43,12 @@ def models() -> list[ModelEntry]:
     """Return the models of the workspace, without those that are links to places where pages may not read."""
     space = workspace()
     return [entry for entry in space.list_models() if is_confined(entry.folder, space)]
+
+
+def texts() -> list[Path]:
+    """Return the texts of the workspace, without those that are links to places where pages may not read."""
+    space = workspace()
+    return [path for path in space.list_texts() if is_confined(path, space)]
 
 
 def is_confined(path: Path, space: Workspace) -> bool:
@@ -100,6 +107,7 @@ def folder_of(reference: str) -> Path:
         InputError: there is no such folder, it is where pages may not read, and the Hub's cache does not hold such a
             model.
     """
+    refuse_access_tokens([reference])
     space = workspace()
     entry = next((entry for entry in space.list_models() if entry.name == reference), None)
     if entry is not None:

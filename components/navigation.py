@@ -8,6 +8,7 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 from streamlit.runtime.pages_manager import PagesManager
 
+from clp_core.jobs.job import refuse_access_tokens
 from components.messages import plain
 
 
@@ -30,7 +31,12 @@ def remembered(key: str, default: str) -> str:
 
 
 def remember(key: str, value: str) -> None:
-    """Keep a value in the URL and in this session."""
+    """Keep a value in the URL and in this session.
+
+    Raises:
+        InputError: it holds an access token for the Hub.
+    """
+    refuse_access_tokens([value])
     st.session_state[f"kept_{key}"] = value
     if value and st.query_params.get(key) != value:
         st.query_params[key] = value

@@ -17,7 +17,8 @@ from clp_core.text_overlap import TextOverlap, TokenizerFigures, measure_text, s
 from clp_core.vocabulary import Vocabulary
 from components.browser import cut_paste
 from components.messages import number, offer_csv, plain
-from components.models import Pair, models, overlap_key, pair_overlap, vocabulary_of, workspace
+from components.models import Pair, models, overlap_key, pair_overlap, vocabulary_of
+from components.models import texts as texts_here
 from components.navigation import kept, remember
 from components.pills import legend, show_segments
 
@@ -46,7 +47,7 @@ def start_of(path: str, changed: float) -> str:
 
 def own_text() -> str:
     """Return the beginning of the first validation text of the workspace, else an example sentence."""
-    held_out = [path for path in workspace().list_texts() if "valid" in path.name]
+    held_out = [path for path in texts_here() if "valid" in path.name]
     texts = (start_of(str(path), path.stat().st_mtime) for path in held_out)
     return next((text for text in texts if text.strip()), EXAMPLE)
 
@@ -138,7 +139,7 @@ def show_tokens(table: pd.DataFrame, told: str) -> None:
 
 def chosen_text() -> str:
     """Let the user type a text, upload one, or take one of the workspace; return what is measured of it."""
-    texts = {path.name: path for path in workspace().list_texts()}
+    texts = {path.name: path for path in texts_here()}
     place = st.selectbox("Text", [TYPED, UPLOADED, *texts], help=f"at most {MOST_CHARACTERS:,} characters are measured")
     if place == TYPED:
         text = st.text_area("The text, in the target language", EXAMPLE, height=110, key="typed_text")

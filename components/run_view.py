@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from clp_core.curves import Curve, differing, settings_of
+from clp_core.curves import Curve, differing, metrics_of_run, settings_of
 from clp_core.errors import ClpError
 from clp_core.evaluation import MAX_UNKNOWN_SHARE
 from clp_core.figures import AXES, MEASURES, curves
@@ -32,13 +32,13 @@ LOG_BYTES = 16_000
 
 def metrics_of(job: Job) -> RunMetrics:
     """Return what was read of a run, with what is new since the last time."""
-    return kept_metrics(str(job.path), str(workspace().cache / "curves" / f"{job.id}.npz")).read()
+    return kept_metrics(str(job.path)).read()
 
 
 @st.cache_resource(max_entries=500, show_spinner=False)
-def kept_metrics(folder: str, kept: str) -> RunMetrics:
+def kept_metrics(folder: str) -> RunMetrics:
     """Keep the reader of a run, which goes on where it stopped."""
-    return RunMetrics(Job(Path(folder)).metrics_file, Path(kept))
+    return metrics_of_run(Job(Path(folder)))
 
 
 def labels_of(jobs: Sequence[Job]) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from clp_core.training_plan import PRECISIONS, TrainOptions, list_gpus
 from clp_core.workspace import ModelEntry, Workspace
 from components.messages import plain
 from components.models import choose_model, folder_of
+from components.models import texts as texts_here
 from components.navigation import remember
 
 QUICK_STEPS = 300
@@ -67,13 +68,13 @@ def form(space: Workspace, entries: list[ModelEntry], job: Job | None) -> Filled
     given, of = settings_of(job), job.id if job is not None else "new"
     model = model_field(entries, job, given)
     folder = folder_of(model)
-    texts = {path.name: str(path) for path in space.list_texts()}
-    texts |= {Path(text).name: text for text in [*given.get("text", ()), given.get("eval_text")] if text}
+    texts = labelled([*map(str, texts_here()), *given.get("text", ()), *([given["eval_text"]] if job else [])])
+    label_of = {path: label for label, path in texts.items()}
     first, second = st.columns(2)
     train_names = [name for name in texts if "valid" not in name] or list(texts)
     eval_names = [name for name in texts if "valid" in name] + [name for name in texts if "valid" not in name]
-    begin = [Path(text).name for text in given.get("text", ())] or train_names[:1]
-    scored = Path(given["eval_text"]).name if given.get("eval_text") else eval_names[0]
+    begin = [label_of[text] for text in given.get("text", ())] or train_names[:1]
+    scored = label_of[given["eval_text"]] if job else eval_names[0]
     text = first.multiselect(
         "Training text", list(texts), default=begin, key=f"text_{of}", help=help_of(TrainOptions, "text")
     )
@@ -99,6 +100,13 @@ def form(space: Workspace, entries: list[ModelEntry], job: Job | None) -> Filled
         **more,
     )
     return Filled(options, folder)
+
+
+def labelled(paths: Sequence[str]) -> dict[str, str]:
+    """Return paths by what a list shows of them: the file's name, or all of the path where two have the same."""
+    found = list(dict.fromkeys(paths))
+    names = [Path(path).name for path in found]
+    return {name if names.count(name) == 1 else path: path for name, path in zip(names, found, strict=True)}
 
 
 def model_field(entries: list[ModelEntry], job: Job | None, given: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ from clp_core.jobs.submit import submit_demo
 from components.jobs import follow
 from components.messages import number, question, size
 from components.models import models, workspace
+from components.models import texts as texts_here
 from components.navigation import opened_by_app
 from components.run_view import metrics_of
 
@@ -25,7 +26,7 @@ active = [job for job in jobs if not job.status().is_over]
 
 question(
     "Where am I?",
-    f"This workspace holds **{len(entries)}** models, **{len(space.list_texts())}** texts and **{len(runs)}** training "
+    f"This workspace holds **{len(entries)}** models, **{len(texts_here())}** texts and **{len(runs)}** training "
     f"runs; **{len(active)}** jobs are under way.",
 )
 
@@ -108,7 +109,7 @@ with left:
 with right:
     st.subheader("Texts and jobs")
     st.dataframe(
-        pd.DataFrame([(path.name, size(path.stat().st_size)) for path in space.list_texts()], columns=["text", "size"]),
+        pd.DataFrame([(path.name, size(path.stat().st_size)) for path in texts_here()], columns=["text", "size"]),
         hide_index=True,
         alt="The texts of the workspace",
     )

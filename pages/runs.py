@@ -49,7 +49,7 @@ paused = hold.toggle("Pause", help="stop drawing anew; a zoom then stays as it i
 alive = any(not run.status().is_over for run in shown)
 
 
-@st.fragment(run_every=REFRESH_S if alive and not paused else None)
+@st.fragment(run_every=REFRESH_S if alive else None)
 def live_head() -> None:
     """Show state and figures of the first run; drawn anew every few seconds while it goes on."""
     metrics = run_view.metrics_of(job)

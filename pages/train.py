@@ -13,6 +13,7 @@ from clp_core.training_plan import TrainOptions, TrainPlan, find_device, plan
 from components import train_form
 from components.messages import cards, command, number, plain, question, size
 from components.models import models, workspace
+from components.models import texts as texts_here
 from components.navigation import opened_by_app, remember
 
 
@@ -26,7 +27,7 @@ opened_by_app()
 space = workspace()
 entries = models()
 jobs = JobStore(space.jobs).jobs()
-if not entries or not space.list_texts():
+if not entries or not texts_here():
     question("What will it cost and what will I get?")
     st.info(f"A run needs a model and a text. Put texts into {space.texts}, or run `clp demo`.", icon=":material/info:")
     st.stop()

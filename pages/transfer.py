@@ -16,6 +16,7 @@ from clp_core.transfer_options import TransferOptions
 from components.jobs import follow
 from components.messages import command, plain, question
 from components.models import folder_of, pair_bar, vocabulary_or_stop, workspace
+from components.models import texts as texts_here
 from components.navigation import opened_by_app, put
 from components.report import show_report
 
@@ -70,7 +71,7 @@ with form:
     first, second = st.columns(2)
     match = first.selectbox("Match", MATCHES, help=help_of(TransferOptions, "match")) or MATCHES[0]
     seed = second.number_input("Seed", min_value=0, value=42, help=help_of(TransferOptions, "seed"))
-    texts = {path.name: str(path) for path in space.list_texts()}
+    texts = {path.name: str(path) for path in texts_here()}
     held_out = next((name for name in texts if "valid" in name), NO_TEXT)
     options_text = [NO_TEXT, *texts]
     scored_on = st.selectbox(

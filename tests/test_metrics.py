@@ -97,6 +97,11 @@ def test_thinned_curve_does_not_depend_on_how_points_came():
     assert single.bucket_size == whole.bucket_size
     assert np.array_equal(single.points, whole.points)
     assert MAX_POINTS / 2 - 10 < len(whole.points) <= MAX_POINTS
+    assert np.allclose(single.means, whole.means)
+    full = len(values) // whole.bucket_size
+    expected = values[: full * whole.bucket_size].reshape(full, -1).mean(axis=1)
+    assert np.allclose(whole.means[:full, -1], expected)
+    assert whole.means[-1, -1] == pytest.approx(values[full * whole.bucket_size :].mean())
 
 
 def lines_of(n, start=1):
@@ -130,7 +135,7 @@ def test_refresh_of_a_long_run_reads_and_parses_only_what_is_new(tmp_path, monke
 
 
 def test_what_was_read_is_kept_and_gone_on_with(tmp_path, monkeypatch):
-    path, kept = tmp_path / "metrics.jsonl", tmp_path / "cache" / "run.npz"
+    path, kept = tmp_path / "metrics.jsonl", tmp_path / "run.npz"
     path.write_text(lines_of(3000))
     first = RunMetrics(path, kept).read()
     with open(path, "a") as file:
@@ -158,6 +163,14 @@ def test_kept_reading_of_another_file_or_of_rubbish_is_not_used(tmp_path):
     for rubbish in (b"rubbish", b"", b"PK\x03\x04 half a zip"):
         kept.write_bytes(rubbish)
         assert RunMetrics(path, kept).read().step == 10
+
+
+def test_reading_goes_on_where_nothing_can_be_kept(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(lines_of(3000))
+    reader = RunMetrics(path, tmp_path / "no such folder" / "run.npz").read()
+    assert reader.step == 3000
+    assert [found.name for found in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
 def test_file_that_shrinks_is_read_anew(tmp_path):

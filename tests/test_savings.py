@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from clp_core.comparison_report import answer, as_csv, as_html
 from clp_core.curves import (
+    BLOCK,
     EVAL_TEXT,
     STEP_TOKENS,
     TOKENIZER,
@@ -25,7 +26,7 @@ from clp_core.errors import InputError
 from clp_core.figures import comparison_figure
 from clp_core.savings import Comparison, crossing
 
-FACTS = {EVAL_TEXT: "a" * 64, TOKENIZER: "t" * 64, STEP_TOKENS: 100, UNKNOWN: 0.0}
+FACTS = {EVAL_TEXT: "a" * 64, TOKENIZER: "t" * 64, STEP_TOKENS: 100, BLOCK: 32, UNKNOWN: 0.0}
 
 
 def points(*pairs):
@@ -53,6 +54,18 @@ def test_first_crossing_of_the_running_minimum_counts():
 def test_crossing_before_the_first_token_and_within_the_first_segment():
     assert crossing(points((0, 2.0), (100, 1.0)), 3.0).tokens == 0
     assert crossing(points((0, 5.0), (100, 4.0)), 4.25).tokens == pytest.approx(75)
+
+
+def test_curve_that_begins_below_the_level_was_there_sooner():
+    late = curve("late", (500, 2.0), (1000, 1.0))
+    early = curve("early", (0, 5.0), (100, 2.5), (200, 1.0))
+    assert crossing(late.points["bits_per_byte"], 3.0).is_upper
+    assert not crossing(early.points["bits_per_byte"], 6.0).is_upper
+    unknown = Comparison.of(late, [early], "bits_per_byte", 3.0).savings[0]
+    assert unknown.share() is None
+    assert unknown.verdict.startswith("the baseline begins below this level")
+    at_least = Comparison.of(curve("base", (0, 5.0), (10_000, 3.0)), [late], "bits_per_byte", 3.0).savings[0]
+    assert at_least.verdict == "more than 95 % of tokens saved"
 
 
 def test_curve_that_never_gets_there_gives_its_end_as_a_bound():
@@ -106,6 +119,7 @@ def test_bounds_are_said_to_be_bounds():
     ("measure", "facts", "told"),
     [
         ("bits_per_byte", {EVAL_TEXT: "b" * 64}, "evaluation text differs (aaaaaaaaaaaa against bbbbbbbbbbbb)"),
+        ("bits_per_byte", {BLOCK: 64}, "block length differs (32 against 64)"),
         ("bits_per_byte", {STEP_TOKENS: 200}, "tokens a step differs (100 against 200)"),
         ("bits_per_byte", {EVAL_TEXT: None}, "evaluation text of other not known"),
         ("bits_per_byte", {UNKNOWN: 0.02}, "2.00 % of the text is unknown to the tokenizer of other"),
@@ -228,4 +242,7 @@ def test_spoilt_import_hides_no_other(workspace):
     import_curve(workspace, CSV.encode(), "other.csv", "good")
     (workspace.curves / "bad.json").write_text("{half")
     (workspace.curves / "other.json").write_text("{}")
+    odd = {"name": "odd", "origin": "o", "facts": {}}
+    (workspace.curves / "odd.json").write_text(json.dumps(odd | {"points": [1]}))
+    (workspace.curves / "odd2.json").write_text(json.dumps(odd | {"points": {"eval_loss": [[1, 2]]}}))
     assert [found.name for found in imported_curves(workspace)] == ["good"]

@@ -60,8 +60,8 @@ def test_links_out_of_the_roots_are_refused(workspace, outside):
 
 @pytest.mark.parametrize(
     "attack",
-    ["../../../etc", "/etc", "/etc/passwd", "..", "models/../..", "~/.ssh", "%2e%2e%2fetc", "%00", "a\0b",
-     "..\\..\\etc", "file:///etc/passwd", "//host/share", "$(touch x)", "; touch x", EVIL],
+    ["../../../etc", "/etc", "/etc/passwd", "..", "models/../..", "~/.ssh", "~nobodyhere/x",
+     "a" * 5000, "%2e%2e%2fetc", "%00", "a\0b", "..\\..\\etc", "file:///etc/passwd", "//host/share", "$(touch x)", "; touch x", EVIL],
 )  # fmt: skip
 def test_model_named_in_an_address_opens_nothing_outside(space, attack):
     for page, key in (("overlap", "source"), ("tokens", "helper"), ("train", "model")):
@@ -102,6 +102,17 @@ def test_linked_job_directory_is_no_job(workspace, tmp_path):
     with pytest.raises(InputError):
         store.remove(job)
     assert (elsewhere / "spec.json").is_file()
+
+
+def test_linked_text_of_the_workspace_is_not_offered(space, tmp_path):
+    secret = tmp_path / "secret.txt"
+    secret.write_text("a secret\n")
+    (space.texts / "valid-secret.txt").symlink_to(secret)
+    for page in ("overview", "overlap", "train", "transfer", "compare"):
+        app = check(open_page(page))
+        for box in app.selectbox:
+            assert "valid-secret.txt" not in box.options
+        assert all("valid-secret.txt" not in table.value.to_string() for table in app.dataframe)
 
 
 def test_names_are_shown_as_text_and_run_nowhere(space):
@@ -183,6 +194,17 @@ def test_app_is_not_started_for_others_without_logging_in(address):
     assert "configure [auth]" in line
     assert "ssh -L" in line
     assert "no IP address" in clp("app", "--headless", "--address", "not an address").stderr
+
+
+def test_only_named_accounts_are_let_in():
+    from components.guard import is_allowed
+
+    allowed = ["Someone@lab.org", "@uni.example"]
+    assert is_allowed("someone@LAB.org", allowed)
+    assert is_allowed("anyone@uni.example", allowed)
+    for email in ("other@lab.org", "x@evil-uni.example", "uni.example", "", "@uni.example.evil", "a@b@lab.org"):
+        assert not is_allowed(email, allowed)
+    assert not is_allowed("someone@lab.org", [])
 
 
 def test_pages_refuse_others_however_the_server_was_started(space, monkeypatch):

@@ -68,7 +68,8 @@ def curves(
         measure: one of ``MEASURES``.
         axis: ``tokens``, ``bytes``, ``steps`` or ``hours``.
         log_y: whether the measure is on a logarithmic scale.
-        smoothing: 0 to below 1; above 0 the raw line stays, paler.
+        smoothing: 0 to below 1, weight of what came before in the moving mean over the means of the points drawn;
+            above 0 the measured line stays, paler.
         height: of the figure, in pixels.
     """
     figure = go.Figure()
@@ -92,7 +93,8 @@ def curves(
                 showlegend=False,
                 name=f"{shown}, measured",
             )
-            y = smoothed(y, smoothing)
+            means = run.means(measure)
+            line["x"], y = on_axis(means, axis), smoothed(means[:, -1], smoothing)
         figure.add_scatter(**line, y=y, line={"color": colour, "width": 2}, name=shown)
     figure.update_layout(showlegend=len(runs) > 1)
     if log_y:

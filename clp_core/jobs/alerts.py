@@ -8,6 +8,7 @@ import numpy as np
 
 from clp_core.jobs.job import NO_SIGN, Job, Status
 from clp_core.jobs.metrics import RunMetrics
+from clp_core.training_plan import CHECKPOINT_BYTES_PER_PARAMETER
 
 EXPLODING_FACTOR, EXPLODING_NATS = 1.3, 0.5
 """The last lines of loss are all so much above the least one, as a factor and in nats."""
@@ -17,7 +18,6 @@ WORSE_SHARE = 0.003
 """The last two evaluations are both worse than the best one by this share of it."""
 LAST_LINES = 3
 MIN_LINES = 10
-CHECKPOINT_BYTES_PER_PARAMETER = 12
 
 
 def alerts_of(job: Job, status: Status, metrics: RunMetrics) -> list[str]:
@@ -30,15 +30,13 @@ def alerts_of(job: Job, status: Status, metrics: RunMetrics) -> list[str]:
 
 def stalled(status: Status) -> str | None:
     """Tell of a living process that has not given a sign for longer than it said."""
-    if status.state == "running" and NO_SIGN in status.reason:
+    if status.state in ("running", "stopping") and NO_SIGN in status.reason:
         return f"Stalled: {status.reason}. Its process lives; look at the log, or end it and resume."
     return None
 
 
 def exploding(metrics: RunMetrics) -> str | None:
-    """Tell of a loss that is not a number or far above its least value."""
-    if "loss" in metrics.last and metrics.last["loss"] is None:
-        return f"The training loss is not a number since step {metrics.step}."
+    """Tell of a loss that is far above its least value."""
     points = metrics.points("loss")
     if len(points) < MIN_LINES:
         return None

@@ -67,7 +67,19 @@ def seal(folder: Path, figures: dict[str, Any] | None = None) -> None:
                 os.fsync(file.fileno())
             files[path.name] = path.stat().st_size
     resumable = "optimizer.pt" in files
+    flush_folder(folder)
     write_json(folder / MANIFEST_FILE, {"files": files, "resumable": resumable} | (figures or {}), durable=True)
+    flush_folder(folder)
+    flush_folder(folder.parent)
+
+
+def flush_folder(folder: Path) -> None:
+    """Wait until the disk has the names in a folder, without which it has not the files."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def best_of(checkpoints: Sequence[Path]) -> Path | None:

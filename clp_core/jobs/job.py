@@ -6,9 +6,13 @@ Pages and commands only read it, and ask for a stop by a file; the supervisor an
 from __future__ import annotations
 
 import json
+import logging
+import math
+import os
+import re
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,9 +26,12 @@ from clp_core.jobs.metrics import read_lines, read_tail
 from clp_core.jobs.process import boot_id, is_alive
 from clp_core.progress import HEARTBEAT_FILE, boot_clock, write_json
 
+log = logging.getLogger(__name__)
+
 TERMINAL = ("finished", "stopped", "failed", "lost")
 START_GRACE_S = 20.0
-SILENCE_ELSEWHERE_S = 3600.0
+SILENCE_ELSEWHERE_S = 600.0
+FIRST_SIGN_S = 120.0
 LOCK_FILE = "supervisor.lock"
 LABEL_FILE = "label.json"
 RESERVE_FILE = "reserve"
@@ -33,6 +40,7 @@ STOPPING = "saves and stops at the end of this step"
 NO_SIGN = "no sign"
 MAX_NAME = 120
 LOG_TAIL_BYTES = 16_384
+ACCESS_TOKEN = re.compile(r"hf_[A-Za-z0-9]{20,}")
 
 
 @dataclass(frozen=True)
@@ -54,7 +62,7 @@ class Status:
     time: float = 0.0
     exit_code: int | None = None
     attempt: int = 1
-    boot_clock: float | None = None
+    boot_clock: float = math.nan
     boot_id: str = ""
 
     @property
@@ -98,7 +106,7 @@ class Job:
     @property
     def created(self) -> float:
         """When it was made, seconds since 1970."""
-        return float(self.spec.get("created", 0.0))
+        return number_in(self.spec, "created", 0.0)
 
     @property
     def stop_asked(self) -> bool:
@@ -122,7 +130,7 @@ class Job:
             return self._elsewhere(status, who)
         if is_alive(who):
             if status.state == "running" and self.stop_asked:
-                return replace(status, state="stopping", reason=STOPPING)
+                status = replace(status, state="stopping", reason=STOPPING)
             return self._with_silence(status)
         # The supervisor may have written its last word between the two looks.
         again = self._written()
@@ -137,16 +145,16 @@ class Job:
         return Status(
             state=str(written.get("state", "queued")),
             reason=str(written.get("reason", "")),
-            time=float(written.get("time") or self.created),
+            time=number_in(written, "time", self.created),
             exit_code=written.get("exit_code"),
-            attempt=int(written.get("attempt", 1)),
-            boot_clock=written.get("boot_clock"),
+            attempt=int(number_in(written, "attempt", 1)),
+            boot_clock=number_in(written, "boot_clock", math.nan),
             boot_id=str(written.get("boot_id", "")),
         )
 
     def _without_process(self, status: Status) -> Status:
         """Judge a job whose supervisor has not said who it is: it may be about to."""
-        if status.boot_id == boot_id() and status.boot_clock is not None:
+        if status.boot_id in (boot_id(), ""):
             if boot_clock() - status.boot_clock <= START_GRACE_S:
                 return status
             return replace(status, state="lost", reason="its supervisor never started")
@@ -166,19 +174,21 @@ class Job:
 
     def _elsewhere(self, status: Status, who: Mapping[str, Any]) -> Status:
         """Judge a job of another machine by what it writes here: processes there cannot be seen."""
-        age = max(0.0, time.time() - float(self.heartbeat().get("time", status.time)))
-        if age > SILENCE_ELSEWHERE_S:
-            told = f"no sign from {who.get('host')}, where it ran, for {age / 3600:.1f} hours"
+        heartbeat = self.heartbeat()
+        age = max(0.0, time.time() - number_in(heartbeat, "time", status.time))
+        if age > max(SILENCE_ELSEWHERE_S, 3 * number_in(heartbeat, "expect_next_s", 0.0)):
+            told = f"no sign from {who.get('host')}, where it ran, for {age / 60:.0f} minutes"
             return replace(status, state="lost", reason=told)
         return replace(status, reason=f"on {who.get('host')}" + (f", no sign for {age:.0f} s" if age > 120 else ""))
 
     def _with_silence(self, status: Status) -> Status:
-        heartbeat = self.heartbeat()
-        if status.state != "running" or not heartbeat:
+        if status.state not in ("running", "stopping"):
             return status
-        age = boot_clock() - float(heartbeat.get("boot_clock", 0.0))
-        if age > float(heartbeat.get("expect_next_s", 60.0)):
-            return replace(status, reason=f"{NO_SIGN} for {age:.0f} s")
+        heartbeat = self.heartbeat()
+        age = boot_clock() - number_in(heartbeat, "boot_clock", status.boot_clock)
+        if age > number_in(heartbeat, "expect_next_s", FIRST_SIGN_S):
+            silent = f"{NO_SIGN} for {age:.0f} s"
+            return replace(status, reason=f"{status.reason}; {silent}" if status.reason else silent)
         return status
 
     def heartbeat(self) -> dict[str, Any]:
@@ -191,15 +201,22 @@ class Job:
 
     def ask_stop(self, *, kill: bool = False) -> None:
         """Ask the job to save and stop; with ``kill``, to end at once as it is."""
+        try:
+            self._touch_control(kill=kill)
+        except OSError:  # a full disk
+            (self.path / RESERVE_FILE).unlink(missing_ok=True)
+            self._touch_control(kill=kill)
+        self.add_event("kill asked" if kill else "stop asked")
+
+    def _touch_control(self, *, kill: bool) -> None:
         control = self.path / "control"
         control.mkdir(exist_ok=True)
         if kill:
             (control / "kill").touch()
         (control / "stop").touch()
-        self.add_event("kill asked" if kill else "stop asked")
 
     def write_status(self, state: str, reason: str = "", exit_code: int | None = None) -> None:
-        """Write how the job stands (supervisor only). On a full disk, room that was set aside is used for it."""
+        """Write how the job stands: its maker once, then its supervisor alone. See ``write_last_word``."""
         content = {
             "state": state,
             "reason": reason,
@@ -212,7 +229,7 @@ class Job:
         self.write_last_word("status.json", content)
 
     def write_last_word(self, name: str, content: Mapping[str, Any]) -> None:
-        """Write a file that says how the job ended, on a full disk too."""
+        """Write a file that says how the job stands, on a full disk in the room that was set aside."""
         try:
             write_json(self.path / name, content, durable=True)
         except OSError:
@@ -232,7 +249,10 @@ class Job:
 
     def set_room_aside(self) -> None:
         """Fill a small file whose room the last word may take when the disk is full."""
-        (self.path / RESERVE_FILE).write_bytes(b"\0" * RESERVE_BYTES)
+        with open(self.path / RESERVE_FILE, "wb") as file:
+            file.write(os.urandom(RESERVE_BYTES))  # some file systems store zeros as nothing
+            file.flush()
+            os.fsync(file.fileno())
 
     def rename(self, name: str) -> None:
         """Give the job another name; its directory keeps its own.
@@ -243,10 +263,13 @@ class Job:
         write_json(self.path / LABEL_FILE, {"name": checked_name(name)}, durable=True)
 
     def add_event(self, event: str, **details: Any) -> None:
-        """Append a line to events.jsonl."""
+        """Append a line to events.jsonl; a full disk loses the line, not the job."""
         line = json.dumps({"time": time.time(), "event": event, **details}, ensure_ascii=False)
-        with open(self.path / "events.jsonl", "a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        try:
+            with open(self.path / "events.jsonl", "a", encoding="utf-8") as file:
+                file.write(line + "\n")
+        except OSError as error:
+            log.warning("the event %r could not be written: %s", event, error)
 
     @property
     def metrics_file(self) -> Path:
@@ -292,6 +315,12 @@ def read_state(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
+def number_in(content: Mapping[str, Any], key: str, otherwise: float) -> float:
+    """Return a number of a file, or another one where the file holds none there."""
+    value = content.get(key)
+    return float(value) if isinstance(value, int | float) else otherwise
+
+
 def job_is_over(path: Path) -> bool:
     """Say whether the job in a directory is over, or gone."""
     return not path.is_dir() or Job(path).status().is_over
@@ -304,6 +333,18 @@ def checked_name(name: str) -> str:
         InputError: it is empty, too long, or holds what cannot be shown.
     """
     name = name.strip()
+    refuse_access_tokens([name])
     if not name or len(name) > MAX_NAME or not name.isprintable():
         raise InputError(f"a name has 1 to {MAX_NAME} characters that can be shown")
     return name
+
+
+def refuse_access_tokens(texts: Sequence[str]) -> None:
+    """Refuse what holds an access token for the Hub: it would stand in files, logs and pages.
+
+    Raises:
+        InputError: it does.
+    """
+    own = os.environ.get("HF_TOKEN", "")
+    if any(ACCESS_TOKEN.search(text) or (own and own in text) for text in texts):
+        raise InputError("that holds an access token for the Hub; run `hf auth login` instead of naming it here")

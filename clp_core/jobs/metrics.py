@@ -8,9 +8,9 @@ measured beyond that step was lost with them, and is measured again.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
-import tempfile
 import threading
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+log = logging.getLogger(__name__)
 
 AXES = ("step", "tokens", "bytes", "seconds")
 """What a point is measured by: optimiser steps, tokens and text bytes seen, seconds of training."""
@@ -124,16 +126,19 @@ class Thinned:
     """A curve in at most ``MAX_POINTS`` measured points, however many were added.
 
     Neighbouring points form a bucket, of which the lowest and the highest are kept, so that no spike is lost. When
-    there are too many buckets, each two become one. A point is ``[step, tokens, bytes, seconds, value]``.
+    there are too many buckets, each two become one. A point is ``[step, tokens, bytes, seconds, value]``. The mean of
+    every bucket is known too, for a line that is to be smoothed: extremes have no mean of their own.
     """
 
     WIDTH = len(AXES) + 1
+    PARTS = ("lows", "highs", "sums", "last")
 
     def __init__(self, limit: int = MAX_POINTS) -> None:
         """Begin without a point; never show more than ``limit``."""
         self._buckets = limit // 2 - 1
         self.lows = np.empty((0, self.WIDTH))
         self.highs = np.empty((0, self.WIDTH))
+        self.sums = np.empty((0, self.WIDTH))
         self.last = np.empty((0, self.WIDTH))
         self.open_count = 0
         self.bucket_size = 2
@@ -146,7 +151,7 @@ class Thinned:
         if self.open_count:  # the last bucket is not full
             room = self.bucket_size - self.open_count
             head, points = points[:room], points[room:]
-            self._close(np.concatenate([self.lows[-1:], self.highs[-1:], head]), replace=True)
+            self._close(np.concatenate([self.lows[-1:], self.highs[-1:], head]), self.sums[-1] + head.sum(axis=0), 1)
             self.open_count = (self.open_count + len(head)) % self.bucket_size
         full = len(points) // self.bucket_size * self.bucket_size
         if full:
@@ -154,17 +159,20 @@ class Thinned:
             rows = np.arange(len(grouped))
             self.lows = np.concatenate([self.lows, grouped[rows, grouped[:, :, -1].argmin(axis=1)]])
             self.highs = np.concatenate([self.highs, grouped[rows, grouped[:, :, -1].argmax(axis=1)]])
+            self.sums = np.concatenate([self.sums, grouped.sum(axis=1)])
         if len(rest := points[full:]):
-            self._close(rest, replace=False)
+            self._close(rest, rest.sum(axis=0), 0)
             self.open_count = len(rest)
         while len(self.lows) > self._buckets:
             self._halve()
 
-    def _close(self, members: np.ndarray, *, replace: bool) -> None:
-        keep = len(self.lows) - int(replace)
+    def _close(self, members: np.ndarray, total: np.ndarray, replaced: int) -> None:
+        """Put a bucket of these members at the end, in place of as many of the last ones."""
+        keep = len(self.lows) - replaced
         low, high = members[members[:, -1].argmin()], members[members[:, -1].argmax()]
         self.lows = np.concatenate([self.lows[:keep], low[None]])
         self.highs = np.concatenate([self.highs[:keep], high[None]])
+        self.sums = np.concatenate([self.sums[:keep], total[None]])
 
     def _halve(self) -> None:
         """Make one bucket of each two; a last one without a partner is open from now on."""
@@ -176,6 +184,8 @@ class Thinned:
         rest_low, rest_high = self.lows[2 * pairs :], self.highs[2 * pairs :]
         self.lows = np.concatenate([low[index, low[:, :, -1].argmin(axis=1)], rest_low])
         self.highs = np.concatenate([high[index, high[:, :, -1].argmax(axis=1)], rest_high])
+        totals = self.sums[: 2 * pairs].reshape(pairs, 2, self.WIDTH).sum(axis=1)
+        self.sums = np.concatenate([totals, self.sums[2 * pairs :]])
         self.bucket_size *= 2
         self.open_count = filled % self.bucket_size
 
@@ -185,16 +195,25 @@ class Thinned:
         every = np.concatenate([self.lows, self.highs, self.last])
         return np.unique(every, axis=0)  # sorted by step, which comes first
 
+    @property
+    def means(self) -> np.ndarray:
+        """The mean point of every bucket, ``[n, 5]``, at most half of ``MAX_POINTS``."""
+        counts = np.full((len(self.sums), 1), float(self.bucket_size))
+        if self.open_count:
+            counts[-1] = self.open_count
+        return self.sums / counts
+
     def as_arrays(self, prefix: str) -> dict[str, np.ndarray]:
         """Return all there is as arrays, for the cache."""
         state = np.array([self.open_count, self.bucket_size])
-        return {f"{prefix}.{key}": getattr(self, key) for key in ("lows", "highs", "last")} | {f"{prefix}.state": state}
+        return {f"{prefix}.{key}": getattr(self, key) for key in self.PARTS} | {f"{prefix}.state": state}
 
     @classmethod
     def from_arrays(cls, prefix: str, arrays: Mapping[str, np.ndarray]) -> Thinned:
         """Return what ``as_arrays`` was made of."""
         curve = cls()
-        curve.lows, curve.highs, curve.last = (arrays[f"{prefix}.{key}"] for key in ("lows", "highs", "last"))
+        for key in cls.PARTS:
+            setattr(curve, key, arrays[f"{prefix}.{key}"])
         curve.open_count, curve.bucket_size = (int(value) for value in arrays[f"{prefix}.state"])
         return curve
 
@@ -305,12 +324,15 @@ class RunMetrics:
         for figure, curve in self.curves.items():
             arrays |= curve.as_arrays(figure)
         arrays |= {f"{measure}.every": self.evaluation_points(measure) for measure in EVALUATED}
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, part = tempfile.mkstemp(prefix=f".{kept.name}.", dir=kept.parent)
-        with os.fdopen(descriptor, "wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
-        os.replace(part, kept)
-        self._kept_offset = self._offset
+        self._kept_offset = self._offset  # a full disk is not asked again at once
+        part = kept.with_name(f".{kept.name}.{os.getpid()}.{threading.get_ident()}")
+        try:
+            with open(part, "wb") as file:
+                np.savez(file, **arrays)  # type: ignore[arg-type]
+            os.replace(part, kept)
+        except OSError as error:
+            log.warning("what was read of %s is not kept: %s", self._path, error)
+            part.unlink(missing_ok=True)
 
     def evaluation_points(self, measure: str) -> np.ndarray:
         """Return one measure of every evaluation, ``[n, 5]``: step, tokens, bytes, seconds, value."""
@@ -319,6 +341,10 @@ class RunMetrics:
     def points(self, measure: str) -> np.ndarray:
         """Return the points of a measure to draw, ``[n, 5]``, at most ``MAX_POINTS``."""
         return self.curves[measure].points
+
+    def means(self, measure: str) -> np.ndarray:
+        """Return the mean points of the buckets of a curve, ``[n, 5]``: the points themselves while there are few."""
+        return self.curves[measure].means
 
     def latest(self, figure: str) -> float | None:
         """Return the last value of a figure, or ``None``."""

@@ -68,3 +68,18 @@ def die_with_parent() -> None:
     """Let the kernel kill this process when its parent dies (Linux; elsewhere nothing happens)."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def die_with_launcher() -> None:
+    """Let the kernel kill this training process when torchrun dies; end at once if it is dead already.
+
+    An orphan belongs to init or to whatever process takes orphans in, so its parent is asked what it runs.
+    """
+    die_with_parent()
+    try:
+        parent = psutil.Process().parent()
+        is_launched = parent is not None and any("torch.distributed" in word for word in parent.cmdline())
+    except psutil.Error:
+        is_launched = False
+    if not is_launched:
+        raise SystemExit("the launcher is gone")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from clp_core.jobs.job import job_is_over
+from clp_core.jobs.process import boot_id
 from clp_core.progress import write_json
 
 ENVIRONMENT = "CLP_QUEUE"
@@ -65,11 +65,12 @@ class DeviceQueue:
     @classmethod
     def of_this_machine(cls) -> DeviceQueue:
         """Return the queue of this machine and user; ``CLP_QUEUE`` names another folder."""
-        default = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "clp-workbench" / f"queue-{socket.gethostname()}"
+        default = Path(os.environ.get("XDG_STATE_HOME", "~/.local/state")) / "clp-workbench" / f"queue-{boot_id()}"
         return cls(Path(os.environ.get(ENVIRONMENT, default)).expanduser(), job_is_over)
 
     def enter(self, job: Path, devices: Sequence[str]) -> Ticket:
         """Draw the next ticket for a job; one that it had before is void."""
+        job = job.resolve()
         with self._locked():
             earlier = list(self._tickets())
             for ticket in earlier:
@@ -81,12 +82,10 @@ class DeviceQueue:
             self._write(ticket)
         return ticket
 
-    def leave(self, job: Path) -> None:
-        """Give a job's ticket back."""
+    def leave(self, ticket: Ticket) -> None:
+        """Give a ticket back; one that the job has drawn since stays."""
         with self._locked():
-            for ticket in self._tickets():
-                if ticket.job == job:
-                    self._file(ticket.number).unlink(missing_ok=True)
+            self._file(ticket.number).unlink(missing_ok=True)
 
     def tickets(self) -> list[Ticket]:
         """Return the tickets of all jobs that are not over, in order."""
@@ -94,7 +93,7 @@ class DeviceQueue:
 
     def ticket_of(self, job: Path) -> Ticket | None:
         """Return a job's ticket, or ``None``."""
-        return next((ticket for ticket in self._tickets() if ticket.job == job), None)
+        return next((ticket for ticket in self._tickets() if ticket.job == job.resolve()), None)
 
     def before(self, ticket: Ticket) -> list[Ticket]:
         """Return the jobs that a ticket waits for, in order: those on its devices, and those that came before."""
@@ -139,9 +138,10 @@ class DeviceQueue:
                 continue
             try:
                 told = json.loads(path.read_text(encoding="utf-8"))
-            except (OSError, ValueError):
+                ticket = Ticket(int(match[1]), Path(told["job"]), tuple(told["devices"]), bool(told["holds"]))
+            except (OSError, ValueError, KeyError, TypeError):
                 continue
-            yield Ticket(int(match[1]), Path(told["job"]), tuple(told["devices"]), bool(told["holds"]))
+            yield ticket
 
     def _last_number(self) -> int:
         file = self._root / "last"

@@ -17,14 +17,13 @@ from typing import Any
 from filelock import FileLock
 
 from clp_core.errors import InputError, JobError
-from clp_core.jobs.job import Job, checked_name
+from clp_core.jobs.job import Job, checked_name, refuse_access_tokens
 from clp_core.progress import write_json
 
 SCHEMA_VERSION = 2
 KINDS = ("demo", "prepare", "transfer", "compare-methods", "train", "project", "agreement", "near-duplicates")
 JOB_ID = re.compile(r"\d{8}-\d{6}-[a-z0-9-]{1,40}-[0-9a-f]{4}")
 PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "datasets", "numpy")
-ACCESS_TOKEN = re.compile(r"hf_[A-Za-z0-9]{20,}")
 
 
 @dataclass(frozen=True)
@@ -133,22 +132,13 @@ class JobStore:
         """
         job = self.get(job.id)
         with self.lock():
+            for left in self.root.glob(".removed-*"):  # of a removal that was interrupted
+                shutil.rmtree(left, ignore_errors=True)
             if not job.status().is_over:
                 raise InputError(f"{job.id} is {job.status().state}; stop it first")
             aside = self.root / f".removed-{job.id}"
             os.rename(job.path, aside)
         shutil.rmtree(aside)
-
-
-def refuse_access_tokens(texts: Sequence[str]) -> None:
-    """Refuse what holds an access token for the Hub: it would stand in files, logs and pages.
-
-    Raises:
-        InputError: it does.
-    """
-    own = os.environ.get("HF_TOKEN", "")
-    if any(ACCESS_TOKEN.search(text) or (own and own in text) for text in texts):
-        raise InputError("that holds an access token for the Hub; run `hf auth login` instead of naming it here")
 
 
 def slug_of(text: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from clp_core.errors import InputError
-from clp_core.folders import check_disk, fingerprint
+from clp_core.folders import check_disk, content_of, fingerprint
 from clp_core.jobs.job import Job
 from clp_core.jobs.launchers import start
 from clp_core.jobs.queue import DeviceQueue
@@ -176,15 +175,6 @@ def submit_train(workspace: Workspace, options: TrainOptions) -> Job:
         fingerprints={str(folder): fingerprint(folder), "eval_text": content_of(Path(options.eval_text))},
         devices=chosen.devices,
     )
-
-
-def content_of(text: Path) -> str:
-    """Return a hash of a file's bytes: scores on texts of the same content can be compared."""
-    digest = hashlib.sha256()
-    with open(text, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def torchrun(chosen: TrainPlan) -> list[str]:

@@ -16,13 +16,14 @@ from filelock import FileLock, Timeout
 from clp_core.jobs.checkpoints import step_of
 from clp_core.jobs.job import LOCK_FILE, STOPPING, Job, read_state
 from clp_core.jobs.process import die_with_parent, identity
-from clp_core.jobs.queue import DeviceQueue, Held
+from clp_core.jobs.queue import DeviceQueue, Held, Ticket
 from clp_core.jobs.reasons import oom_kills, reason_of_exit
 from clp_core.progress import JOB_ENVIRONMENT, write_json
 
 log = logging.getLogger(__name__)
 
 POLL_S = 0.25
+LOCK_WAIT_S = 30.0
 QUEUE_POLL_S = 1.0
 STOP_GRACE_S = {"train": 600.0}
 """Seconds from a stop request until the process is signalled: a run saves first, other jobs write nothing by halves."""
@@ -41,6 +42,8 @@ class Supervisor:
         self._queue = queue or DeviceQueue.of_this_machine()
         self._stop_seen_at: float | None = None
         self._signalled_at: float | None = None
+        self._signalled = False
+        self._ticket: Ticket | None = None
         self._log_start = 0
         self._oom_kills = 0
 
@@ -49,7 +52,7 @@ class Supervisor:
         job = self._job
         lock = FileLock(job.path / LOCK_FILE)
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=LOCK_WAIT_S)  # that of the attempt before may be in its last moments
         except Timeout:
             log.warning("%s has a supervisor already", job.id)
             return 1
@@ -64,20 +67,31 @@ class Supervisor:
                     return 0
                 return self._conclude(self._run_process())
             finally:
-                self._queue.leave(job.path)
+                self._leave_queue()
+
+    def _leave_queue(self) -> None:
+        if self._ticket is None:
+            return
+        try:
+            self._queue.leave(self._ticket)
+        except (OSError, Timeout):  # readers pass over the ticket of a job that is over
+            log.warning("the ticket of %s could not be given back", self._job.id)
 
     def _wait_for_devices(self) -> Held | None:
         """Return the devices the job asked for, once it is its turn; ``None`` if it was asked to stop before."""
         job, told = self._job, ""
         devices = tuple(job.spec.get("devices", ()))
-        ticket = self._queue.ticket_of(job.path) or (self._queue.enter(job.path, devices) if devices else None)
-        while not job.stop_asked:
-            if ticket is None:
-                return Held()
-            held = self._queue.try_to_hold(ticket)
+        if not devices:
+            return None if self._stop_is_asked() else Held()
+        self._ticket = self._queue.ticket_of(job.path) or self._queue.enter(job.path, devices)
+        while not self._stop_is_asked():
+            try:
+                held = self._queue.try_to_hold(self._ticket)
+            except Timeout:  # somebody else looks into the queue for long
+                continue
             if held is not None:
                 return held
-            before = self._queue.before(ticket)
+            before = self._queue.before(self._ticket)
             first = f", {Job(before[0].job).name} is first" if before else ""
             reason = f"place {max(len(before), 1)} in the queue for {', '.join(devices)}{first}"
             if reason != told:
@@ -85,6 +99,12 @@ class Supervisor:
                 told = reason
             time.sleep(QUEUE_POLL_S)
         return None
+
+    def _stop_is_asked(self) -> bool:
+        """Say whether a stop is asked for, by its file or by a signal, which asks by the same file."""
+        if self._signalled and not self._job.stop_asked:
+            self._job.ask_stop()
+        return self._job.stop_asked
 
     def _run_process(self) -> int:
         """Start the job's process and stay until it ends; return its exit code."""
@@ -115,11 +135,11 @@ class Supervisor:
         return child.returncode
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        """Turn a signal into a request to save and stop."""
-        self._job.ask_stop()
+        """Turn a signal into a request to save and stop, which the loop makes: a handler writes no files."""
+        self._signalled = True
 
     def _look_for_stop(self, child: subprocess.Popen[bytes]) -> None:
-        if not self._job.stop_asked:
+        if not self._stop_is_asked():
             return
         now = time.monotonic()
         if self._job.kill_asked and child.poll() is None:
@@ -151,7 +171,9 @@ class Supervisor:
         return 1 if state == "failed" else 0
 
     def _kept_reason(self) -> str:
-        """Return what is left of a job that was ended before it had saved."""
+        """Return what is left of a job that was ended from outside."""
+        if self._job.result():
+            return "stopped on request, saved"
         checkpoints = self._job.checkpoints()
         kept = f"its newest checkpoint is that of step {step_of(checkpoints[-1])}" if checkpoints else ""
         return f"ended on request before it had saved; {kept or 'nothing was written'}"
@@ -179,7 +201,8 @@ def main() -> None:
         code = Supervisor(job).run()
     except Exception as error:
         log.exception("the supervisor failed")
-        job.write_status("failed", f"the supervisor failed: {error}")
+        if not job.status().is_over:
+            job.write_status("failed", f"the supervisor failed: {error}")
         code = 1
     raise SystemExit(code)
 
