@@ -92,17 +92,22 @@ def jobs_remove(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="do not ask")] = False,
     as_json: Json = False,
 ) -> None:
-    """Delete the directories of jobs that are over, their checkpoints included."""
-    jobs = [store().get(name) for name in names]
+    """Delete the directories of jobs that are over, their checkpoints included, or imported curves (import:NAME)."""
+    from clp_core.curves import remove_import
+
+    imported = [name for name in names if name.startswith("import:")]
+    jobs = [store().get(name) for name in names if name not in imported]
     for job in jobs:
         if not job.status().is_over:
             raise InputError(f"{job.id} is {job.status().state}; stop it first")
-    told = ", ".join(job.id for job in jobs)
+    told = ", ".join(names)
     if not yes and sys.stdin.isatty():
-        typer.confirm(f"Delete {told} with all checkpoints?", abort=True, err=True)
+        typer.confirm(f"Delete {told}, of runs with all checkpoints?", abort=True, err=True)
+    for key in imported:
+        remove_import(Workspace.current(), key)
     for job in jobs:
         store().remove(job)
-    removed = [str(job.path) for job in jobs]
+    removed = [*imported, *[str(job.path) for job in jobs]]
     result = {"removed": removed[0] if len(removed) == 1 else removed}
     emit(result, as_json, lambda _: typer.echo(f"removed {told}"))
 
@@ -120,25 +125,32 @@ def jobs_compare(
     measure: Annotated[str, typer.Option(help="bits_per_byte or eval_loss")] = "bits_per_byte",
     level: Annotated[float | None, typer.Option(help="value to reach; without it the baseline's best")] = None,
     html: Annotated[Path | None, typer.Option(help="also write one self-contained HTML file")] = None,
-    csv: Annotated[Path | None, typer.Option(help="also write the tables as CSV")] = None,
+    csv: Annotated[Path | None, typer.Option(help="also write the table as CSV, and NAME-points.csv beside it")] = None,
     as_json: Json = False,
 ) -> None:
     """Say how much sooner runs reach what a baseline reached."""
-    from clp_core.comparison_report import answer, as_csv, as_html
+    from clp_core.comparison_report import UNITS, answer, as_csv, as_html, as_text, points_csv
     from clp_core.curves import MEASURES, curve_named
     from clp_core.savings import Comparison
 
     if measure not in MEASURES:
         raise InputError(f"--measure {measure!r} is unknown; use one of {', '.join(MEASURES)}")
-    if len(names) < 2:
-        raise InputError("name a baseline and at least one run to hold against it; `clp jobs list` shows them")
+    if len(set(names)) < 2:
+        raise InputError("name a baseline and at least one other run to hold against it; `clp jobs list` shows them")
+    if level is not None and level <= 0:
+        raise InputError("--level must be above 0")
+    for option, path in (("--html", html), ("--csv", csv)):
+        if path is not None and not path.absolute().parent.is_dir():
+            raise InputError(f"{option}: there is no folder {path.absolute().parent}")
     baseline, *runs = [curve_named(Workspace.current(), name) for name in names]
     if level is None and baseline.best(measure) is None:
         raise InputError(f"{baseline.name} has no {measure} to compare with; choose another baseline or measure")
     comparison = Comparison.of(baseline, runs, measure, level)
-    for path, content in ((html, as_html), (csv, as_csv)):
-        if path is not None:
-            path.write_text(content(comparison), encoding="utf-8")
+    if html is not None:
+        html.write_text(as_html(comparison), encoding="utf-8")
+    if csv is not None:
+        csv.write_text(as_csv(comparison), encoding="utf-8")
+        csv.with_name(f"{csv.stem}-points.csv").write_text(points_csv(comparison), encoding="utf-8")
     result = {
         "measure": measure,
         "level": comparison.level,
@@ -154,8 +166,8 @@ def jobs_compare(
             [row["run"], row["best"], "-" if row["tokens"] is None else bound(row), row["verdict"], row["cautions"]]
             for row in found["runs"]
         ]
-        print_table(f"Tokens to {found['level']:.4g} {measure}", columns, rows)
-        differing = [[name, *[written(str(value)) for value in values]] for name, values in found["differing"].items()]
+        print_table(f"Tokens to {found['level']:.4g} {UNITS[measure]}", columns, rows)
+        differing = [[name, *map(as_text, values)] for name, values in found["differing"].items()]
         if differing:
             print_table("What differs", ["setting", *[row["run"] for row in found["runs"]]], differing)
 
@@ -173,11 +185,14 @@ def jobs_import(
     name: Annotated[str, typer.Option(help="what the curve is called; without it the file's name")] = "",
     step_tokens: Annotated[int, typer.Option(help="tokens a step, where the file counts steps only", min=0)] = 0,
     eval_text: Annotated[Path | None, typer.Option(help="the text its scores are of")] = None,
+    tokenizer: Annotated[str, typer.Option(help="the model whose tokenizer it used, to compare its loss a token")] = "",
     as_json: Json = False,
 ) -> None:
     """Take in the curve of a run made elsewhere, to compare with."""
     from clp_core.curves import import_curve
     from clp_core.folders import content_of
+    from clp_core.locate import locate
+    from clp_core.vocabulary import Vocabulary
 
     if not file.is_file():
         raise InputError(f"there is no file {file}; check the path")
@@ -185,8 +200,16 @@ def jobs_import(
         raise InputError(f"there is no text {eval_text}; check the path")
     scored_on = content_of(eval_text) if eval_text is not None else ""
     called = name or file.stem
+    content = Vocabulary.open(locate(tokenizer, weights=False)).content if tokenizer else ""
     curve = import_curve(
-        Workspace.current(), file.read_bytes(), file.name, called, step_tokens=step_tokens, eval_text=scored_on
+        Workspace.current(),
+        file.read_bytes(),
+        file.name,
+        called,
+        step_tokens=step_tokens,
+        eval_text=scored_on,
+        tokenizer=content,
     )
     points = {measure: len(rows) for measure, rows in curve.points.items()}
-    emit({"curve": curve.key, "name": curve.name, "points": points}, as_json, lambda found: typer.echo(found["curve"]))
+    result = {"curve": curve.key, "name": curve.name, "points": points, "origin": curve.origin}
+    emit(result, as_json, lambda found: typer.echo(f"{found['curve']}: {found['origin']}"))

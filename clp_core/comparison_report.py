@@ -5,10 +5,13 @@ from __future__ import annotations
 import csv
 import html
 import io
+import math
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import Any
 
-from clp_core.figures.runs import MEASURES, comparison_figure
+from clp_core.curves import Curve
+from clp_core.figures.runs import comparison_figure
 from clp_core.savings import Comparison, short
 
 STYLE = """
@@ -25,47 +28,75 @@ RULE = (
 )
 
 
+UNITS = {"bits_per_byte": "bits per byte", "eval_loss": "nats a token of held-out loss"}
+
+
 def answer(comparison: Comparison) -> str:
-    """Return what a comparison says, in one sentence."""
-    measure = {"bits_per_byte": "bits per byte", "eval_loss": "held-out loss"}[comparison.measure]
-    best = comparison.best
-    if best is not None and (share := best.share()) is not None and share > 0:
-        more = "more than " if best.is_bound else ""
-        return (
-            f"{best.run.name} saves {more}{100 * share:.0f} % of the tokens that {comparison.baseline.name} needs to "
-            f"reach {comparison.level:.4g} {measure}."
-        )
-    if best is not None:
-        return f"No run reaches {comparison.level:.4g} {measure} with fewer tokens than {comparison.baseline.name}."
-    return f"Nothing to tell yet: no run that can be compared has reached {comparison.level:.4g} {measure}."
+    """Return what a comparison says, in one sentence, and what to be careful of in a second."""
+    level, best = f"{comparison.level:.4g} {UNITS[comparison.measure]}", comparison.best
+    baseline = comparison.baseline.name
+    if best is None:
+        return without_saving(comparison, level)
+    care = f" With care: {'; '.join(best.cautions)}." if best.cautions else ""
+    share = best.share() or 0.0
+    if share <= 0:
+        return f"No run reaches {level} with fewer tokens than {baseline}.{care}"
+    more = "more than " if best.is_bound else ""
+    return (
+        f"{best.run.name} saves {more}{100 * share:.0f} % of the tokens that {baseline} needs to reach {level}.{care}"
+    )
+
+
+def without_saving(comparison: Comparison, level: str) -> str:
+    """Return why a comparison has no saving to tell of."""
+    if not comparison.runs:
+        return f"Choose a run to hold against {comparison.baseline.name}."
+    able = [saving for saving in comparison.savings if not saving.obstacles]
+    if not able:
+        return f"None of these runs can be compared with {comparison.baseline.name}: the table says why."
+    start = able[0].baseline_at
+    if start is not None and start.reached and (start.tokens == 0 or start.is_upper):
+        return f"{comparison.baseline.name} was below {level} at its first point already; choose a lower level."
+    return f"Nothing to tell yet: no run that can be compared has reached {level}."
 
 
 def as_csv(comparison: Comparison) -> str:
-    """Return the table of tokens to the level, and the points of all curves below it, as CSV."""
-    out = io.StringIO()
+    """Return the table of tokens to the level as CSV, one row a curve."""
     rows = comparison.rows()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["measure", "level", *rows[0]])
-    for row in rows:
-        writer.writerow([comparison.measure, comparison.level, *[as_cell(value) for value in row.values()]])
-    writer.writerow([])
-    writer.writerow(["run", "key", "step", "tokens", "bytes", "seconds", comparison.measure])
-    for curve in comparison.curves:
-        for point in curve.points.get(comparison.measure, []):
-            writer.writerow([as_cell(curve.name), curve.key, *["" if x != x else repr(float(x)) for x in point]])
+    head = {"measure": comparison.measure, "level": comparison.level}
+    return written_csv([[*head, *rows[0]], *[[*head.values(), *row.values()] for row in rows]])
+
+
+def points_csv(comparison: Comparison) -> str:
+    """Return the points of all curves of a comparison as CSV, one row a point."""
+    head = ["run", "key", "step", "tokens", "bytes", "seconds", comparison.measure]
+    rows = [
+        [curve.name, curve.key, *map(float, point)]
+        for curve in comparison.curves
+        for point in curve.points.get(comparison.measure, [])
+    ]
+    return written_csv([head, *rows])
+
+
+def written_csv(rows: Sequence[Sequence[Any]]) -> str:
+    """Return rows as CSV."""
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows([[as_cell(value) for value in row] for row in rows])
     return out.getvalue()
 
 
 def as_cell(value: Any) -> Any:
-    """Return a cell that no spreadsheet takes for a formula."""
+    """Return a cell: text that no spreadsheet takes for a formula, a number in ten digits, nothing for none."""
     if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
         return "'" + value
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:.10g}"
     return "" if value is None else value
 
 
-def as_html(comparison: Comparison, axis: str = "tokens", *, log_x: bool = True) -> str:
-    """Return the whole comparison as one HTML page, plotly's script included."""
-    figure = comparison_figure(comparison, axis, log_x=log_x)
+def as_html(comparison: Comparison, axis: str = "tokens", *, log_x: bool = True, overlay: Sequence[Curve] = ()) -> str:
+    """Return the whole comparison as one HTML page, plotly's script included; see ``comparison_figure``."""
+    figure = comparison_figure(comparison, axis, log_x=log_x, overlay=overlay)
     picture = figure.to_html(full_html=False, include_plotlyjs=True, config={"displaylogo": False})
     made = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
     parts = [
@@ -77,7 +108,7 @@ def as_html(comparison: Comparison, axis: str = "tokens", *, log_x: bool = True)
         differing_table(comparison),
         f"<p>{RULE}</p>",
         f"<p>Made by CLP Workbench, {made}. Sources: "
-        + "; ".join(escape(f"{curve.name}: {curve.origin}, {curve.key}") for curve in comparison.curves)
+        + "; ".join(escape(f"{curve.name}: {curve.origin}, {curve.key}") for curve in [*comparison.curves, *overlay])
         + ".</p></body></html>",
     ]
     return "\n".join(parts)
@@ -101,15 +132,15 @@ def tokens_cell(value: float | None, *, reached: bool | None) -> str:
 
 def savings_table(comparison: Comparison) -> str:
     """Return the table of tokens to the level."""
-    head = ("run", f"best {MEASURES[comparison.measure]}", "tokens to the level", "saved", "with care")
+    head = ("run", f"best {UNITS[comparison.measure]}", "tokens", "steps", "seconds", "saved", "with care")
     cells = "".join(f"<th>{escape(name)}</th>" for name in head)
     rows = [
         f"<tr><td>{escape(row['run'])}</td>{number_cell(row['best'])}"
-        f"{tokens_cell(row['tokens'], reached=row['reached'])}"
+        f"{tokens_cell(row['tokens'], reached=row['reached'])}{number_cell(row['steps'])}{number_cell(row['seconds'])}"
         f"<td>{escape(row['verdict'])}</td><td>{escape(row['cautions'])}</td></tr>"
         for row in comparison.rows()
     ]
-    caption = f"Tokens to {comparison.level:.4g} {MEASURES[comparison.measure]}"
+    caption = f"To {comparison.level:.4g} {UNITS[comparison.measure]}"
     return f"<table><caption>{escape(caption)}</caption><tr>{cells}</tr>{''.join(rows)}</table>"
 
 

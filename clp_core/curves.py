@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ COLUMNS = {
     "step": ("step", "steps", "global_step"),
     "bytes": ("bytes",),
     "seconds": ("seconds",),
-    "eval_loss": ("eval_loss", "val_loss", "validation_loss", "loss"),
+    "eval_loss": ("eval_loss", "val_loss", "validation_loss"),
     "perplexity": ("perplexity", "ppl", "eval_perplexity"),
     "bits_per_byte": ("bits_per_byte", "bpb", "eval_bits_per_byte"),
 }
@@ -113,9 +113,12 @@ def settings_of(job: Job) -> dict[str, Any]:
 
 def differing(curves: Sequence[Curve]) -> dict[str, list[Any]]:
     """Return the settings in which curves differ: name of the setting to one value a curve."""
+    if sum(bool(curve.settings) for curve in curves) < 2:
+        return {}
     names = dict.fromkeys(name for curve in curves for name in curve.settings)
     table = {name: [curve.settings.get(name) for curve in curves] for name in names}
-    return {name: values for name, values in table.items() if len({json.dumps(v, sort_keys=True) for v in values}) > 1}
+    known = [i for i, curve in enumerate(curves) if curve.settings]
+    return {name: v for name, v in table.items() if len({json.dumps(v[i], sort_keys=True) for i in known}) > 1}
 
 
 def published_curves() -> list[Curve]:
@@ -180,13 +183,15 @@ def import_curve(
         rows_of_trainer_state(text, file_name) if file_name.lower().endswith(".json") else rows_of_csv(text, file_name)
     )
     points = points_of(rows, file_name, step_tokens)
+    kept = max(map(len, points.values()))
     facts = {
         EVAL_TEXT: eval_text or None,
         TOKENIZER: tokenizer or None,
         STEP_TOKENS: step_tokens or None,
         UNKNOWN: None,
     }
-    origin = f"imported from {Path(file_name).name}"
+    left_out = f", {len(rows) - kept} of {len(rows)} rows left out" if kept < len(rows) else ""
+    origin = f"imported from {Path(file_name).name}, {kept} points{left_out}"
     workspace.curves.mkdir(parents=True, exist_ok=True)
     slug = slug_of(name)
     path = next(
@@ -201,6 +206,20 @@ def import_curve(
     }
     write_json(path, content | {"points": as_lists}, durable=True)
     return Curve(f"import:{path.stem}", name, points, facts, origin=origin)
+
+
+def remove_import(workspace: Workspace, key: str) -> None:
+    """Delete a curve that was imported.
+
+    Raises:
+        InputError: there is none of that key.
+    """
+    found = {curve.key for curve in imported_curves(workspace)}
+    if key not in found:
+        raise InputError(
+            f"there is no imported curve {key}" + (f"; there are {', '.join(sorted(found))}" if found else "")
+        )
+    (workspace.curves / f"{key.removeprefix('import:')}.json").unlink()
 
 
 def rows_of_csv(text: str, file_name: str) -> list[dict[str, float]]:
@@ -251,7 +270,7 @@ def number_of(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def points_of(rows: Iterable[Mapping[str, float]], file_name: str, step_tokens: int) -> dict[str, np.ndarray]:
+def points_of(rows: Sequence[Mapping[str, float]], file_name: str, step_tokens: int) -> dict[str, np.ndarray]:
     """Return the points of every measure in rows, by tokens.
 
     Raises:
@@ -265,9 +284,11 @@ def points_of(rows: Iterable[Mapping[str, float]], file_name: str, step_tokens: 
             values.setdefault("eval_loss", math.log(row["perplexity"]))
         axes = [row.get(axis, math.nan) if axis != "tokens" else tokens for axis in AXES]
         for measure in MEASURES:
-            if measure in values and tokens >= 0:
+            if values.get(measure, -1.0) >= 0 and tokens >= 0:
                 found[measure].append([*axes, values[measure]])
     points = {measure: np.array(sorted(rows, key=lambda row: row[1])) for measure, rows in found.items() if rows}
+    if not points and any(measure in row for row in rows for measure in (*MEASURES, "perplexity")):
+        raise InputError(f"{file_name} has scores but no tokens to put them at: give the tokens a step")
     if not points:
         no_curve(file_name)
     return points

@@ -170,18 +170,18 @@ def cautions(baseline: Curve, run: Curve) -> tuple[str, ...]:
     """Return what may favour one of two curves that can be compared."""
     found = []
     watched = {
-        "steps": "planned steps, which stretch the schedule of the rate",
+        "steps": "planned length of the schedule",
         "learning_rate": "learning rate",
-        "warmup_steps": "steps of warm-up",
+        "warmup_steps": "warm-up steps",
         "weight_decay": "weight decay",
         "seed": "seed",
-        "text": "training text",
+        "text": "path of the training text",
         "bf16": "precision",
-        "devices": "devices, so seconds",
+        "devices": "devices",
     }
     for key, name in watched.items():
         if key in baseline.settings and key in run.settings and baseline.settings[key] != run.settings[key]:
-            found.append(f"{name} differ")
+            found.append(f"{name}: {told(baseline.settings[key])} against {told(run.settings[key])}")
     return tuple(found)
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import torch
 from transformers import TrainerCallback, TrainingArguments
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 FIRST_STEPS_EXPECT_S = 600.0
 MIN_EXPECT_S = 15.0
 SAMPLES_FILE = "samples.jsonl"
+PROCESS = psutil.Process()
 
 
 class DivergedError(ClpError):
@@ -265,7 +267,10 @@ def told(value: float) -> str:
 
 
 def system_figures() -> dict[str, float]:
-    """Return the memory of this process in bytes, on the GPU its peak, and the share of the device that is busy."""
+    """Return the memory of this process in bytes, on a GPU its peak, and the share of the device that is busy with it.
+
+    On a GPU the driver tells of all that runs there.
+    """
     if torch.cuda.is_available():
         figures = {"memory": float(torch.cuda.max_memory_allocated())}
         try:
@@ -273,9 +278,8 @@ def system_figures() -> dict[str, float]:
         except (RuntimeError, ModuleNotFoundError):  # some drivers do not tell
             return figures
         return figures
-    import psutil
-
-    return {"memory": float(psutil.Process().memory_info().rss), "busy": psutil.cpu_percent() / 100}
+    busy = PROCESS.cpu_percent() / 100 / (psutil.cpu_count() or 1)
+    return {"memory": float(PROCESS.memory_info().rss), "busy": busy}
 
 
 def companions_of(model: Path, kept: Path) -> Path:

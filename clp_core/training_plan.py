@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import re
@@ -114,7 +113,7 @@ class TrainPlan:
         save_every: steps between checkpoints.
         loss_every: steps between lines of loss.
         text_tokens: tokens of the training text (an estimate for large texts).
-        tokenizer: a name for the tokenizer's content: losses a token compare only under one tokenizer.
+        tokenizer: a name for the tokenizer's content.
         memory_bytes: memory the run is expected to need on its device.
         disk_bytes: disk the checkpoints are expected to need, the one being written included.
     """
@@ -307,7 +306,7 @@ def plan(options: TrainOptions, folder: Path) -> TrainPlan:
         save_every=options.save_every or eval_every,
         loss_every=max(1, min(LOSS_EVERY, steps // 60)),
         text_tokens=text_tokens,
-        tokenizer=hashlib.sha256(vocabulary.serialized.encode()).hexdigest(),
+        tokenizer=vocabulary.content,
         memory_bytes=memory,
         disk_bytes=parameters * bytes_kept,
     )

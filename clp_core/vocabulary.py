@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -141,6 +142,11 @@ class Vocabulary:
     def size(self) -> int:
         """Number of tokens, gaps not counted."""
         return len(self.ids)
+
+    @property
+    def content(self) -> str:
+        """A name for the content of tokenizer.json: losses a token compare only under one tokenizer."""
+        return hashlib.sha256(self.serialized.encode()).hexdigest()
 
     @property
     def n_ids(self) -> int:

@@ -6,21 +6,25 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import streamlit as st
 
 from clp_core.comparison_report import as_text
-from clp_core.curves import Curve, curve_of_run, import_curve
+from clp_core.curves import Curve, curve_of_run, import_curve, imported_curves, remove_import
 from clp_core.errors import ClpError
+from clp_core.figures.runs import AXES, on_axis
 from clp_core.folders import content_of
 from clp_core.jobs.job import Job, read_state
 from clp_core.savings import Comparison, short
 from clp_core.workspace import REPORT_FILE, Workspace
 from components.messages import cards, number, plain, share
+from components.models import models, vocabulary_of
 from components.models import texts as texts_here
 from components.run_view import duration, metrics_of
 
 MEASURE_NAMES = {"bits_per_byte": "bits per byte", "eval_loss": "held-out loss"}
+UNKNOWN = "not known"
 WITHOUT_TRANSFER = ("scratch", "random")
 
 
@@ -39,19 +43,37 @@ def names_of(curves: Iterable[Curve]) -> dict[str, str]:
 
 
 def likely_baseline(jobs: Sequence[Job], usable: Mapping[str, Curve]) -> str:
-    """Return the run that others will be held against: one without transferred rows, else the oldest."""
+    """Return the run that others will be held against: one without transferred rows, else the oldest.
+
+    One that has done all its steps goes before one that was stopped, and the one that went furthest before others.
+    """
     runs = [job for job in jobs if job.id in usable]
     for method in WITHOUT_TRANSFER:
+        found = []
         for job in runs:
             model = str(job.spec.get("arguments", {}).get("model", ""))
             if read_state(Path(model) / REPORT_FILE).get("method") == method:
-                return job.id
+                found.append(job)
+        if found:
+            best = max(found, key=lambda job: (job.status().state == "finished", usable[job.id].tokens or 0.0))
+            return best.id
     return runs[-1].id if runs else next(reversed(list(usable)))
 
 
-def plain_answer(text: str) -> str:
-    """Return the answer so that Markdown shows it as it is."""
-    return plain(text)
+def warn_of_absent(keys: Sequence[str]) -> None:
+    """Say which curves of an address are not here, or have not the measure."""
+    if keys:
+        told = ", ".join(key[:60] for key in keys)
+        st.warning(
+            plain(f"There is no curve {told} with this measure here; others are shown."), icon=":material/warning:"
+        )
+
+
+def not_drawn(curves: Sequence[Curve], measure: str, axis: str) -> None:
+    """Say which curves cannot be drawn because they are not known by this axis."""
+    absent = [curve.name for curve in curves if not np.isfinite(on_axis(curve.drawn(measure), axis)).any()]
+    if absent:
+        st.caption(plain(f"Not drawn, as its {AXES[axis]} are not known: {', '.join(absent)}."))
 
 
 def saved_cards(comparison: Comparison) -> None:
@@ -72,7 +94,10 @@ def saved_cards(comparison: Comparison) -> None:
             ),
             "In tokens": (f"{more}{short(tokens) if tokens and tokens > 0 else number(tokens)}", ""),
             "In steps": (f"{more}{number(figures['steps'])}", ""),
-            "In time": (f"{more}{duration(figures['seconds'])}", "of training, evaluations and checkpoints included"),
+            "In time": (
+                f"{more}{duration(figures['seconds'])}",
+                "of training, evaluations and checkpoints included, on the machine as it was then",
+            ),
             "Level": (number(comparison.level, 4), "what all are to reach"),
         }
     )
@@ -85,26 +110,23 @@ def savings_table(comparison: Comparison) -> None:
         [
             (
                 row["run"],
-                row["best"],
-                tokens_told(row["tokens"], reached=bool(row["reached"])),
-                row["steps"] if row["reached"] else None,
-                duration(row["seconds"]) if row["reached"] else "–",
-                None if row["share_saved"] is None else 100 * row["share_saved"],
                 row["verdict"],
                 row["cautions"],
+                row["best"],
+                tokens_told(row["tokens"], reached=bool(row["reached"])),
+                number(row["steps"]) if row["reached"] else "–",
+                duration(row["seconds"]) if row["reached"] else "–",
             )
             for row in rows
         ],
-        columns=["run", "best", "tokens", "steps", "time", "saved %", "verdict", "with care"],
+        columns=["run", "verdict", "with care", "best", "tokens", "steps", "time"],
     )
     st.dataframe(
         table,
         hide_index=True,
         column_config={
+            "verdict": st.column_config.TextColumn(width=330),
             "best": st.column_config.NumberColumn(format="%.4f"),
-            "steps": st.column_config.NumberColumn(format="%.0f"),
-            "saved %": st.column_config.NumberColumn(format="%.1f"),
-            "verdict": st.column_config.TextColumn(width="large"),
         },
         alt="Where every run reaches the level, and what it saves",
     )
@@ -139,36 +161,49 @@ def command_of(comparison: Comparison, has_level: bool) -> str:
 
 
 def import_form(space: Workspace) -> None:
-    """Take in a curve from elsewhere."""
+    """Take in a curve from elsewhere, or let one go."""
+    if told := st.session_state.pop("imported", ""):
+        st.success(plain(told), icon=":material/check:")
     texts = {path.name: path for path in texts_here()}
-    with st.form("import", border=False):
+    names = [entry.name for entry in models()]
+    with st.form("import", border=False, clear_on_submit=True):
         file = st.file_uploader("CSV file or trainer_state.json", type=["csv", "json"])
-        a, b, c = st.columns(3)
+        a, b, c, d = st.columns(4)
         name = a.text_input("Name", help="what the curve is called in lists and charts")
         step_tokens = int(b.number_input("Tokens a step", 0, value=0, help="needed where the file counts steps only"))
         about = "the text its scores are of: without that the curve is drawn, but not compared"
-        text = c.selectbox("Scored on", ["not known", *texts], help=about) or "not known"
+        text = c.selectbox("Scored on", [UNKNOWN, *texts], help=about) or UNKNOWN
+        about = "the model whose tokenizer it used: without that its loss a token is drawn, but not compared"
+        model = d.selectbox("Tokenizer of", [UNKNOWN, *names], help=about) or UNKNOWN
         st.caption(
             "A CSV file has a header that names `tokens` (or `step`) and `eval_loss`, `perplexity` or `bits_per_byte`."
         )
         sent = st.form_submit_button("Import", icon=":material/upload:")
+    imported = {curve.name: curve.key for curve in imported_curves(space)}
+    if imported:
+        row = st.container(horizontal=True, vertical_alignment="bottom")
+        gone = row.selectbox("Imported curves", list(imported), key="imported_curve")
+        if row.button("Delete this curve", icon=":material/delete:") and gone:
+            remove_import(space, imported[gone])
+            st.rerun()
     if not sent:
         return
     if file is None:
         st.error("Choose a file first.", icon=":material/error:")
         return
     try:
-        eval_text = content_of(texts[text]) if text in texts else ""
         curve = import_curve(
             space,
             file.getvalue(),
             file.name,
             name or Path(file.name).stem,
             step_tokens=step_tokens,
-            eval_text=eval_text,
+            eval_text=content_of(texts[text]) if text in texts else "",
+            tokenizer=vocabulary_of(model)[0].content if model != UNKNOWN else "",
         )
     except ClpError as error:
         st.error(plain(str(error)), icon=":material/error:")
         return
-    st.session_state["imported"] = curve.name
+    measures = " and ".join(MEASURE_NAMES[measure] for measure in curve.points)
+    st.session_state["imported"] = f"{curve.name} is here, {curve.origin}: it can be chosen above by {measures}."
     st.rerun()

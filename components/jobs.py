@@ -24,11 +24,11 @@ REFRESH_S = 1.0
 ESTIMATE_AFTER_S = 3.0
 
 
-def badge(job: Job) -> None:
+def badge(job: Job, *, with_reason: bool = True) -> None:
     """Show the state of a job with its reason."""
     status = job.status()
     st.badge(status.state, color=STATE_COLOURS.get(status.state, "gray"))  # type: ignore[arg-type]
-    if status.reason:
+    if status.reason and with_reason:
         st.caption(plain(status.reason))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,14 +16,17 @@ from clp_core.evaluation import MAX_UNKNOWN_SHARE
 from clp_core.figures import AXES, MEASURES, curves
 from clp_core.jobs import Job, JobStore
 from clp_core.jobs.alerts import alerts_of
+from clp_core.jobs.checkpoints import resumable_checkpoint, step_of
 from clp_core.jobs.metrics import RunMetrics
-from clp_core.jobs.speed import seconds_left
+from clp_core.jobs.speed import pace, seconds_left
 from clp_core.jobs.submit import resume
-from components.jobs import badge, progress
+from components.jobs import badge
 from components.messages import cards, number, plain, question, share
 from components.models import workspace
 
 SYSTEM = ("tokens_per_s", "memory", "busy", "lr", "grad_norm")
+TOLD_BELOW = ("failed", "lost")
+"""States whose reason stands in a message of its own."""
 SHOWN_SAMPLES = 12
 SAMPLE_BYTES = 64_000
 LOG_BYTES = 16_000
@@ -60,13 +62,14 @@ def duration(seconds: float | None) -> str:
 def headline(job: Job, metrics: RunMetrics) -> None:
     """Answer the page's question for one run."""
     plan, evaluations = job.spec["plan"], metrics.points("bits_per_byte")
-    steps = f"{number(metrics.step)} of {number(plan['steps'])} steps"
-    if len(evaluations):
-        first, last = (number(float(evaluations[i, -1]), 3) for i in (0, -1))
-        gain = f", from {first} at the start" if len(evaluations) > 1 else ""
-        question("How is it going?", f"**{last}** bits per byte on held-out text after {steps}{gain}.")
-    else:
-        question("How is it going?", f"No evaluation yet; step {steps}.")
+    now = f"{number(metrics.step)} of {number(plan['steps'])} steps"
+    if not len(evaluations):
+        question("How is it going?", f"Nothing is measured on the held-out text yet; {now} done.")
+        return
+    first, last = evaluations[0], evaluations[-1]
+    gain = f", from {number(first[-1], 3)} at the start" if len(evaluations) > 1 else ""
+    at = "" if last[0] == metrics.step else f" at step {number(last[0])}"
+    question("How is it going?", f"**{number(last[-1], 3)}** bits per byte on held-out text{at}{gain}; {now} done.")
 
 
 def state_row(job: Job, metrics: RunMetrics) -> None:
@@ -74,15 +77,13 @@ def state_row(job: Job, metrics: RunMetrics) -> None:
     status, plan = job.status(), job.spec["plan"]
     state, bar, act = st.columns([2, 4, 2], vertical_alignment="center")
     with state:
-        badge(job)
+        badge(job, with_reason=status.state not in TOLD_BELOW)
         if status.attempt > 1:
             st.caption(f"attempt {status.attempt}")
     with bar:
-        if status.is_over or status.state == "queued":
-            done = min(1.0, metrics.step / max(plan["steps"], 1))
-            st.progress(done, text=f"{plain(job.name)}: {number(metrics.step)} of {number(plan['steps'])} steps")
-        else:
-            progress(job)
+        phase = str(job.heartbeat().get("phase") or "") if status.state in ("running", "stopping") else ""
+        told = f"{number(metrics.step)} of {number(plan['steps'])} steps"
+        st.progress(min(1.0, metrics.step / max(plan["steps"], 1)), text=plain(" · ".join(filter(None, (told, phase)))))
     with act:
         if not status.is_over:
             buttons_of_a_living_run(job)
@@ -115,9 +116,10 @@ def buttons_of_a_living_run(job: Job) -> None:
 def show_alerts(job: Job, metrics: RunMetrics) -> None:
     """Show what is wrong, or may soon be."""
     status = job.status()
-    if status.state in ("failed", "lost"):
-        kept = job.checkpoints()
-        left = f"Kept: {', '.join(path.name for path in kept)}." if kept else "No checkpoint was complete."
+    if status.state in TOLD_BELOW:
+        newest = resumable_checkpoint(job.path / "checkpoints")
+        begins = "No checkpoint is complete: it begins again."
+        left = f"Resume goes on from step {step_of(newest)}." if newest else begins
         st.error(plain(f"{status.state}: {status.reason}. {left}"), icon=":material/error:")
     for told in alerts_of(job, status, metrics):
         st.warning(plain(told), icon=":material/warning:")
@@ -132,9 +134,8 @@ def show_alerts(job: Job, metrics: RunMetrics) -> None:
 
 def figures_row(job: Job, metrics: RunMetrics) -> None:
     """Show the run's figures as cards."""
-    plan, speeds = job.spec["plan"], metrics.points("tokens_per_s")[-20:, -1]
-    speed = statistics.median(speeds) if len(speeds) else None
-    left = None if job.status().is_over else seconds_left(job, metrics.step, speed)
+    plan, tokens, seconds = job.spec["plan"], metrics.last.get("tokens") or 0, metrics.last.get("seconds") or 0
+    left = seconds_left(job, metrics.step, seconds) if job.status().state == "running" else None
     cards(
         {
             "Bits per byte": (
@@ -145,7 +146,10 @@ def figures_row(job: Job, metrics: RunMetrics) -> None:
             "Held-out loss": (number(metrics.latest("eval_loss"), 3), "nats a token"),
             "Training loss": (number(metrics.latest("loss"), 3), "nats a token, mean of the last steps"),
             "Tokens seen": (number(metrics.step * plan["block_length"] * plan["step_blocks"]), ""),
-            "Time left": (duration(left), f"at {number(speed, 0, 'tokens/s')}, evaluations not counted"),
+            "Time left": (
+                duration(left),
+                f"at {number(pace(tokens, seconds), 0, 'tokens/s')}, its pace so far, all included",
+            ),
         }
     )
 
@@ -153,6 +157,9 @@ def figures_row(job: Job, metrics: RunMetrics) -> None:
 def charts(runs: Mapping[str, RunMetrics], axis: str, *, log_y: bool, smoothing: float) -> None:
     """Draw bits per byte and training loss of all chosen runs, and below on demand their system figures."""
     for column, measure in zip(st.columns(2), ("bits_per_byte", "loss"), strict=True):
+        if not any(len(run.points(measure)) for run in runs.values()):
+            column.caption(f"No {MEASURES[measure]} yet: the first comes once the model is loaded.")
+            continue
         column.plotly_chart(
             curves(runs, measure, axis, log_y=log_y, smoothing=smoothing),
             key=f"curve_{measure}",
@@ -164,6 +171,9 @@ def system_charts(runs: Mapping[str, RunMetrics], axis: str) -> None:
     """Draw what the machine did and what the optimiser did."""
     for row in (SYSTEM[:3], SYSTEM[3:]):
         for column, measure in zip(st.columns(3), row, strict=False):
+            if not any(len(run.points(measure)) for run in runs.values()):
+                column.caption(f"No {MEASURES[measure]} yet.")
+                continue
             column.plotly_chart(
                 curves(runs, measure, axis, height=240),
                 key=f"system_{measure}",
@@ -248,18 +258,29 @@ def more_actions(job: Job) -> None:
             query_params={"clone": job.id},
         )
         name = st.text_input("Name", job.name, key=f"rename_{job.id}_{job.name}")
-        if st.button("Rename", icon=":material/edit:", disabled=name == job.name, key=f"do_rename_{job.id}"):
-            try:
-                job.rename(name)
-            except ClpError as error:
-                st.error(plain(str(error)), icon=":material/error:")
-            else:
-                st.rerun()
+        st.button(
+            "Rename",
+            icon=":material/edit:",
+            disabled=name == job.name,
+            key=f"do_rename_{job.id}",
+            on_click=rename_run,
+            args=(job, name),
+        )
         is_over = job.status().is_over
         if st.button(
             "Delete", icon=":material/delete:", disabled=not is_over, help="once it is over", key=f"delete_{job.id}"
         ):
             confirm_removal(job)
+
+
+def rename_run(job: Job, name: str) -> None:
+    """Give a run another name; a callback, so that all that shows names is drawn with the new one."""
+    try:
+        job.rename(name)
+    except ClpError as error:
+        st.toast(plain(str(error)), icon=":material/error:")
+        return
+    st.session_state.pop("widget_run", None)
 
 
 @st.dialog("Delete this run?")
@@ -273,12 +294,14 @@ def confirm_removal(job: Job) -> None:
         if job.id in str(other.spec.get("arguments", {}).get("model", ""))
     ]
     st.markdown(
-        f"**{plain(job.name)}**, its curves, its log and {len(job.checkpoints())} checkpoints "
-        f"({number(n_bytes / 1e6, 0, 'MB')}) will be gone. This cannot be undone."
+        f"**{plain(job.name)}**, its curves, its log and its checkpoints ({number(n_bytes / 1e6, 0, 'MB')}) will be "
+        "gone. This cannot be undone."
     )
     if started:
         st.warning(plain(f"Started from its checkpoints: {', '.join(started)}."), icon=":material/warning:")
-    if st.button("Delete it", type="primary", icon=":material/delete:", on_click=remove_run, args=(job,)):
+    row = st.container(horizontal=True)
+    gone = row.button("Delete it", type="primary", icon=":material/delete:", on_click=remove_run, args=(job,))
+    if row.button("Keep it") or gone:
         st.rerun()
 
 

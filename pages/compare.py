@@ -3,14 +3,14 @@
 import pandas as pd
 import streamlit as st
 
-from clp_core.comparison_report import RULE, answer, as_csv, as_html
+from clp_core.comparison_report import RULE, answer, as_csv, as_html, points_csv
 from clp_core.curves import MEASURES, Curve, imported_curves, published_curves
 from clp_core.figures import AXES, comparison_figure
 from clp_core.figures.runs import MEASURES as TITLES
 from clp_core.jobs import JobStore
 from clp_core.savings import Comparison, obstacles
 from components import comparison_view as view
-from components.messages import question
+from components.messages import plain, question
 from components.models import workspace
 from components.navigation import kept, one_of, opened_by_app, remember
 
@@ -38,46 +38,48 @@ names = view.names_of(usable.values())
 first = view.likely_baseline(jobs, usable)
 baseline_widget = kept("baseline", first)
 if st.session_state[baseline_widget] not in usable:
+    view.warn_of_absent([st.session_state[baseline_widget]])
     st.session_state[baseline_widget] = first
-baseline_key = (
-    left.selectbox(
-        "Baseline",
-        list(usable),
-        key=baseline_widget,
-        format_func=names.__getitem__,
-        help="what the others are held against",
-    )
-    or first
-)
+about = "what the others are held against"
+options = list(usable)
+shown = names.__getitem__
+baseline_key = left.selectbox("Baseline", options, key=baseline_widget, format_func=shown, help=about) or first
 remember("baseline", baseline_key)
 baseline = usable[baseline_key]
 others = [key for key in usable if key != baseline_key]
 comparable = [key for key in others if not obstacles(baseline, usable[key], measure)]
-runs_widget = kept("runs", ",".join((comparable or others)[:SHOWN_AT_FIRST]))
+at_first = (comparable or others)[:SHOWN_AT_FIRST]
+runs_widget = kept("runs", ",".join(at_first))
 if isinstance(st.session_state[runs_widget], str):
-    asked = st.session_state[runs_widget].split(",")
-    st.session_state[runs_widget] = [key for key in asked if key in others] or (comparable or others)[:SHOWN_AT_FIRST]
+    asked = [key for key in st.session_state[runs_widget].split(",") if key]
+    view.warn_of_absent([key for key in asked if key not in every])
+    st.session_state[runs_widget] = [key for key in asked if key in others] or at_first
 st.session_state[runs_widget] = [key for key in st.session_state[runs_widget] if key in others]
-chosen = st.multiselect("Runs", others, key=runs_widget, format_func=names.__getitem__)
+chosen = st.multiselect("Runs", others, key=runs_widget, format_func=shown)
 remember("runs", ",".join(chosen))
 level = right.number_input(
     "Level to reach",
-    min_value=0.0,
+    min_value=1e-6,
     value=None,
     format="%.4f",
-    placeholder="the best of the baseline",
+    placeholder="baseline's best",
+    key="level",
+    bind="query-params",
     help="loss or bits per byte at which tokens are compared; empty: the least that the baseline has reached",
 )
 comparison = Comparison.of(baseline, [usable[key] for key in chosen], measure, level)
 with header:
-    question("What did it save?", view.plain_answer(answer(comparison)))
+    question("What did it save?", plain(answer(comparison)))
     view.saved_cards(comparison)
 
-by, log, paper = st.columns([3, 1, 2], vertical_alignment="bottom")
-axis = by.segmented_control("By", list(AXES), default="tokens", format_func=str.capitalize) or "tokens"
-log_x = log.toggle("Log scale", value=True, help="of the level axis")
+controls = st.container(horizontal=True, vertical_alignment="bottom", gap="medium")
+by = controls.segmented_control(
+    "By", list(AXES), default="tokens", format_func=str.capitalize, key="by", bind="query-params"
+)
+axis = str(by or "tokens")
+log_x = controls.toggle("Log scale", value=True, help="of the level axis", key="log_x", bind="query-params")
 overlay: list[Curve] = []
-if paper.toggle(
+if controls.toggle(
     "The paper's 6.4B curves",
     disabled=measure != "eval_loss",
     help="drawn for the shape alone: another text and another tokenizer; only as held-out loss",
@@ -88,6 +90,7 @@ st.plotly_chart(
     key="comparison",
     alt=f"{TITLES[measure]} by {AXES[axis]} of {len(comparison.curves)} curves, and the gap between them",
 )
+view.not_drawn([*comparison.curves, *overlay], measure, axis)
 st.caption(RULE)
 
 st.subheader("Tokens to the level")
@@ -96,18 +99,14 @@ with st.expander("What differs", expanded=0 < len(comparison.differing) <= 12):
     view.differing_table(comparison)
 
 st.subheader("Take it along")
-html, table, _ = st.columns([1, 1, 2])
-html.download_button(
-    "One HTML file",
-    lambda: as_html(comparison, axis, log_x=log_x),
-    "comparison.html",
-    "text/html",
-    icon=":material/download:",
-    key="html",
-)
-table.download_button(
-    "Tables as CSV", lambda: as_csv(comparison), "comparison.csv", "text/csv", icon=":material/download:", key="csv"
-)
+row = st.container(horizontal=True)
+files = {
+    "One HTML file": ("comparison.html", "text/html", lambda: as_html(comparison, axis, log_x=log_x, overlay=overlay)),
+    "Table as CSV": ("comparison.csv", "text/csv", lambda: as_csv(comparison)),
+    "Points as CSV": ("points.csv", "text/csv", lambda: points_csv(comparison)),
+}
+for label, (name, kind, content) in files.items():
+    row.download_button(label, content, name, kind, icon=":material/download:", key=name)
 st.caption("On the command line:")
 st.code(view.command_of(comparison, pd.notna(level)), language="bash", wrap_lines=True)
 with st.expander("A curve from elsewhere"):

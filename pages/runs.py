@@ -10,6 +10,7 @@ from components.models import workspace
 from components.navigation import opened_by_app, remember, remembered
 
 REFRESH_S = 5.0
+SHOWN_OF_A_NAME = 60
 
 opened_by_app()
 jobs = [job for job in JobStore(workspace().jobs).jobs() if job.kind == "train" and job.spec.get("plan")]
@@ -24,7 +25,8 @@ if "widget_run" not in st.session_state:
     asked = remembered("run", jobs[0].id).split(",")
     wanted = [run for run in asked if run in by_id]
     if missing := [run for run in asked if run not in by_id]:
-        st.warning(plain(f"There is no run {', '.join(missing)} here."), icon=":material/warning:")
+        told = ", ".join(run[:SHOWN_OF_A_NAME] for run in missing if run) or "without a name"
+        st.warning(plain(f"There is no run {told} here."), icon=":material/warning:")
     st.session_state["widget_run"] = wanted or [jobs[0].id]
 chosen = st.multiselect(
     "Runs",
@@ -41,11 +43,23 @@ shown = [by_id[run] for run in chosen]
 labels = run_view.labels_of(shown)
 job = shown[0]
 
-by, log_scale, smooth, hold = st.columns([4, 2, 3, 2], vertical_alignment="bottom")
-axis = by.segmented_control("By", list(AXES), default="tokens", format_func=str.capitalize) or "tokens"
-log_y = log_scale.toggle("Log scale", help="of the upright axis")
-smoothing = smooth.slider("Smoothing", 0.0, 0.99, 0.0, help="of the training loss; the measured line stays, paler")
-paused = hold.toggle("Pause", help="stop drawing anew; a zoom then stays as it is")
+controls = st.container(horizontal=True, vertical_alignment="bottom", gap="medium")
+by = controls.segmented_control(
+    "By", list(AXES), default="tokens", format_func=str.capitalize, key="by", bind="query-params"
+)
+log_y = controls.toggle("Log scale", help="of the upright axis", key="log", bind="query-params")
+smoothing = controls.slider(
+    "Smoothing",
+    0.0,
+    0.99,
+    0.0,
+    width=180,
+    key="smooth",
+    bind="query-params",
+    help="of the training loss: moving mean over the points drawn; the measured line stays, paler",
+)
+paused = controls.toggle("Pause curves", help="draw no curve anew; a zoom then stays as it is", key="pause")
+axis = str(by or "tokens")
 alive = any(not run.status().is_over for run in shown)
 
 

@@ -7,7 +7,7 @@ import streamlit as st
 
 from clp_core.jobs import Job, JobStore
 from clp_core.jobs.queue import DeviceQueue
-from clp_core.jobs.speed import measured_speed
+from clp_core.jobs.speed import measured_speeds
 from clp_core.jobs.submit import command_of, submit_train
 from clp_core.training_plan import TrainOptions, TrainPlan, find_device, plan
 from components import train_form
@@ -44,12 +44,17 @@ options = filled.options
 chosen = planned(options, str(filled.folder))
 device = find_device(options.device)
 ahead = DeviceQueue.of_this_machine().ahead(chosen.devices)
-speed = measured_speed([job for job in jobs if job.kind == "train"], chosen)
-told = (
-    f"about **{number(chosen.tokens / speed / 60, 1)} minutes** at the speed of the last run"
-    if speed
-    else "no run of this size was measured yet, so the time is not known"
-)
+speeds = measured_speeds([job for job in jobs if job.kind == "train"], chosen)
+minutes = sorted(chosen.tokens / speed / 60 for speed in speeds)
+if minutes:
+    span = (
+        number(minutes[0], 1)
+        if minutes[-1] < 1.2 * minutes[0]
+        else f"{number(minutes[0], 1)} to {number(minutes[-1], 1)}"
+    )
+    told = f"about **{span} minutes** at the pace of the last {number(len(minutes))} runs, evaluations included"
+else:
+    told = "no run of this size was measured yet, so the time is not known"
 with header:
     question(
         "What will it cost and what will I get?",
@@ -65,7 +70,11 @@ with right:
     )
     cards(
         {
-            "Memory": (size(chosen.memory_bytes), f"{size(device.free_bytes)} can be had on {device.name}"),
+            "Memory": (
+                size(chosen.memory_bytes),
+                "weights, optimiser and logits; activations, Python and libraries come on top. "
+                f"{size(device.free_bytes)} can be had on {device.name}",
+            ),
             "Disk": (size(chosen.disk_bytes), "for the checkpoints that are kept and the one being written"),
         }
     )
@@ -79,11 +88,17 @@ with right:
         "evaluation": f"every {number(chosen.eval_every)} steps",
         "checkpoints": f"every {number(chosen.save_every)} steps, {kept} are kept",
         "devices": ", ".join(chosen.devices),
-        "measured speed": number(speed, 0, "tokens/s") if speed else "–",
+        "measured pace": ", ".join(number(speed, 0, "tokens/s") for speed in speeds) or "–",
         "place in the queue": f"after {number(len(ahead))} runs" if ahead else "starts at once",
     }
     st.dataframe(pd.DataFrame(facts.items(), columns=["setting", "planned"]), hide_index=True, alt="What is planned")
     command(command_of("train", options))
+    if st.session_state.get("started_options") == options:
+        started = Job(space.jobs / st.session_state["started"])
+        st.success(plain(f"{started.name}: {started.status().state}."), icon=":material/check:")
+        watch = {"run": started.id}
+        st.page_link("pages/runs.py", label="Watch it", icon=":material/monitoring:", query_params=watch)
+        st.stop()
     if ahead:
         names = ", ".join(Job(ticket.job).name for ticket in ahead)
         st.info(
@@ -94,9 +109,5 @@ with right:
     if st.button(label, type="primary", icon=":material/play_arrow:", key="start"):
         job = submit_train(space, options)
         remember("run", job.id)
-        st.session_state["started"] = job.id
+        st.session_state["started"], st.session_state["started_options"] = job.id, options
         st.rerun()
-    started = st.session_state.get("started")
-    if started:
-        st.success(f"Started as {plain(started)}.", icon=":material/check:")
-        st.page_link("pages/runs.py", label="Watch it", icon=":material/monitoring:", query_params={"run": started})

@@ -91,7 +91,7 @@ def test_runs_page_says_why_a_run_failed_and_what_is_kept(space):
     job.write_status("failed", "out of memory: the kernel killed it")
     app = check(open_page("runs"))
     told = app.error[0].value.replace("\\", "")
-    assert told == "failed: out of memory: the kernel killed it. No checkpoint was complete."
+    assert told == "failed: out of memory: the kernel killed it. No checkpoint is complete: it begins again."
     assert any(button.label == "Resume" for button in app.button)
 
 

@@ -61,7 +61,8 @@ def test_links_out_of_the_roots_are_refused(workspace, outside):
 @pytest.mark.parametrize(
     "attack",
     ["../../../etc", "/etc", "/etc/passwd", "..", "models/../..", "~/.ssh", "~nobodyhere/x",
-     "a" * 5000, "%2e%2e%2fetc", "%00", "a\0b", "..\\..\\etc", "file:///etc/passwd", "//host/share", "$(touch x)", "; touch x", EVIL],
+     "a" * 5000, "%2e%2e%2fetc", "%00", "a\0b", "..\\..\\etc", "file:///etc/passwd", "//host/share",
+     "$(touch x)", "; touch x", EVIL],
 )  # fmt: skip
 def test_model_named_in_an_address_opens_nothing_outside(space, attack):
     for page, key in (("overlap", "source"), ("tokens", "helper"), ("train", "model")):

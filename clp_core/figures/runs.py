@@ -23,9 +23,12 @@ MEASURES = {
     "lr": "learning rate",
     "grad_norm": "norm of the gradient",
     "tokens_per_s": "tokens a second",
-    "memory": "memory (bytes)",
-    "busy": "share of the device that is busy",
+    "memory": "memory",
+    "busy": "device busy",
 }
+FORMATS = {"memory": {"tickformat": ".2~s", "ticksuffix": "B"}, "busy": {"tickformat": ".0%"}}
+SMALL = 300
+"""Figures less high than this have no room for a title beside the axis."""
 SPARSE = ("eval_loss", "bits_per_byte")
 MAX_COMPARED_POINTS = 60_000
 MIN_POINTS_A_LINE = 100
@@ -99,7 +102,10 @@ def curves(
     figure.update_layout(showlegend=len(runs) > 1)
     if log_y:
         figure.update_yaxes(type="log")
-    return titled(figure, MEASURES[measure].capitalize(), AXES[axis], MEASURES[measure], height)
+    if measure in FORMATS:
+        figure.update_yaxes(**FORMATS[measure])
+    is_small = height < SMALL
+    return titled(figure, MEASURES[measure].capitalize(), AXES[axis], "" if is_small else MEASURES[measure], height)
 
 
 def comparison_figure(
@@ -155,15 +161,23 @@ def add_gap(figure: go.Figure, comparison: Comparison, axis: str) -> None:
     label = best.verdict if axis == "tokens" else gap_in(axis, best.share(attribute), is_bound=best.is_bound)
     middle = float(np.sqrt(ends.prod())) if figure.layout.xaxis.type == "log" else float(ends.mean())
     figure.add_scatter(
-        x=np.array([ends[0], middle, ends[1]]),
-        y=np.full(3, comparison.level),
-        mode="lines+markers+text",
-        text=["", literal(label), ""],
-        textposition="top center",
+        x=ends,
+        y=np.full(2, comparison.level),
+        mode="lines+markers",
         line={"color": MARK, "width": 4},
-        marker={"size": [9, 0, 9], "symbol": "line-ns-open", "line": {"width": 3}},
+        marker={"size": 9, "symbol": "line-ns-open", "line": {"width": 3}},
         name=literal(label),
         hovertemplate="%{x:,.4g}<extra></extra>",
+    )
+    figure.add_annotation(
+        x=np.log10(middle) if figure.layout.xaxis.type == "log" else middle,
+        y=comparison.level,
+        text=literal(label),
+        showarrow=False,
+        yshift=-20,
+        bgcolor=MARK,
+        borderpad=3,
+        font={"color": "white", "size": 13},
     )
 
 

@@ -1,34 +1,43 @@
-"""How fast runs have been, from their own metrics."""
+"""How fast runs have been, evaluations and checkpoints included, from their own metrics."""
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterable
 
 from clp_core.jobs.job import Job
 from clp_core.jobs.metrics import read_tail
 from clp_core.training_plan import TrainPlan
 
-LINES = 20
+RUNS = 3
 
 
-def measured_speed(jobs: Iterable[Job], plan: TrainPlan) -> float | None:
-    """Return the tokens/s of the newest run with as many parameters on the same kind of device, or ``None``.
+def pace(tokens: float, seconds: float) -> float | None:
+    """Return tokens a second of training, or ``None`` where nothing is known yet."""
+    return tokens / seconds if tokens > 0 and seconds > 0 else None
 
-    It is the median over the run's last lines of loss; evaluations are not in it.
+
+def measured_speeds(jobs: Iterable[Job], plan: TrainPlan) -> list[float]:
+    """Return the tokens/s of the newest runs, three at most, with as many parameters on the same kind of device.
+
+    They are those of whole runs, so what a run spends on evaluations and checkpoints is in them.
     """
+    found: list[float] = []
     for job in jobs:
         earlier = job.spec.get("plan", {})
         if earlier.get("parameters") == plan.parameters and earlier.get("device") == plan.device:
-            speeds = [line["tokens_per_s"] for line in read_tail(job.metrics_file) if line.get("tokens_per_s")]
-            if speeds:
-                return float(statistics.median(speeds[-LINES:]))
-    return None
+            lines = read_tail(job.metrics_file)
+            last = lines[-1] if lines else {}
+            speed = pace(last.get("tokens") or 0, last.get("seconds") or 0)
+            if speed is not None:
+                found.append(speed)
+        if len(found) == RUNS:
+            break
+    return found
 
 
-def seconds_left(job: Job, step: int, speed: float | None) -> float | None:
-    """Return how long a run will go on at a speed, evaluations not counted; ``None`` where it is not known."""
+def seconds_left(job: Job, step: int, seconds: float) -> float | None:
+    """Return how long a run will go on at its pace so far; ``None`` where it is not known."""
     plan = job.spec.get("plan", {})
-    if not speed or not plan:
+    if not plan or step <= 0 or seconds <= 0:
         return None
-    return float((plan["steps"] - step) * plan["block_length"] * plan["step_blocks"] / speed)
+    return float((plan["steps"] - step) * seconds / step)
