@@ -25,6 +25,8 @@ from components.jobs import follow
 from components.messages import plain
 from components.navigation import remember, remembered
 
+MAX_NAME = 1000
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -112,10 +114,10 @@ def folder_of(reference: str) -> Path:
     entry = next((entry for entry in space.list_models() if entry.name == reference), None)
     if entry is not None:
         return confined(entry.folder, space)
-    if "\0" in reference:
-        raise InputError("a model's name cannot hold a NUL byte")
-    path = Path(reference).expanduser()
-    if path.is_absolute() or path.is_dir() or ".." in path.parts:
+    if "\0" in reference or len(reference) > MAX_NAME:
+        raise InputError(f"there is no model whose name holds a NUL byte or more than {MAX_NAME} characters")
+    path = Path(reference)
+    if reference.startswith("~") or path.is_absolute() or ".." in path.parts or path.is_dir():
         folder = confined(path, space)
         if folder.is_dir():
             return folder

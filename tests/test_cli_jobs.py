@@ -44,11 +44,24 @@ def test_comparison_gives_tokens_to_the_level_and_files(runs, tmp_path):
     assert f"{100 * run['share_saved']:.0f} % of tokens saved" == run["verdict"]
     assert found["answer"].startswith("fast saves")
     assert "<html" in html.read_text()
+    assert (tmp_path / "c-points.csv").is_file()
     rows = list(csv.reader(table.read_text().splitlines()))
     assert rows[1][2] == "slow"
     low = result_of("jobs", "compare", slow, fast, "--level", "0.1")
     assert low["level"] == 0.1
     assert low["runs"][1]["verdict"].startswith("> 51.2 k tokens")
+
+
+def test_imported_loss_is_compared_under_the_same_tokenizer(runs, tmp_path, texts, pair):
+    file = tmp_path / "trainer_state.json"
+    history = [{"step": step, "eval_loss": 5 - step / 10} for step in (0, 10, 20)]
+    file.write_text(json.dumps({"log_history": history}))
+    assert "give the tokens a step" in refused("jobs", "import", file)
+    same = [*("--step-tokens", "128"), *("--eval-text", texts[1]), *("--tokenizer", pair[1])]
+    one, two = (result_of("jobs", "import", file, "--name", name, *same)["curve"] for name in ("one", "two"))
+    found = result_of("jobs", "compare", one, two, "--measure", "eval_loss")
+    assert found["runs"][1]["verdict"] == "0 % of tokens saved"
+    assert result_of("jobs", "remove", one)["removed"] == one
 
 
 def test_imported_curve_is_compared_with_a_run(runs, tmp_path, texts):
@@ -62,12 +75,15 @@ def test_imported_curve_is_compared_with_a_run(runs, tmp_path, texts):
 
 def test_wrong_input_is_told_in_one_line(runs, tmp_path, workspace):
     slow, fast = (job.id for job in runs)
-    assert "name a baseline and at least one run" in refused("jobs", "compare", slow)
+    assert "name a baseline and at least one other run" in refused("jobs", "compare", slow)
     assert "is no job's name" in refused("jobs", "compare", slow, "../../etc")
     assert "there is no curve published:x; there are" in refused("jobs", "compare", slow, "published:x")
     assert "--measure 'loss' is unknown" in refused("jobs", "compare", slow, fast, "--measure", "loss")
     assert "has no eval_loss" not in refused("jobs", "compare", "published:clp", slow)
     assert "has no bits_per_byte" in refused("jobs", "compare", "published:clp", slow)
+    assert "at least one other run" in refused("jobs", "compare", slow, slow)
+    assert "--level must be above 0" in refused("jobs", "compare", slow, fast, "--level", "-3")
+    assert "--html: there is no folder" in refused("jobs", "compare", slow, fast, "--html", tmp_path / "no" / "c.html")
     assert "there is no file" in refused("jobs", "import", tmp_path / "no.csv")
     (tmp_path / "bad.json").write_text(json.dumps({"a": 1}))
     assert "no trainer_state.json" in refused("jobs", "import", tmp_path / "bad.json")

@@ -76,7 +76,7 @@ def test_paused_page_draws_no_curve_anew(space, monkeypatch):
     assert app.get("plotly_chart")
     assert intervals["live_head"] == intervals["live_curves"] == 5.0
     toggles = {toggle.label: toggle for toggle in app.toggle}
-    toggles["Pause"].set_value(True).run()
+    toggles["Pause curves"].set_value(True).run()
     check(app)
     assert intervals["live_head"] == 5.0  # the state shown is always the present one
     assert intervals["live_curves"] is None
@@ -165,7 +165,7 @@ def test_compare_page_says_why_runs_are_not_compared(space):
     app = check(open_page("compare", baseline=one.id, runs=other.id))
     table = next(table.value for table in app.dataframe if "verdict" in table.value.columns)
     assert table["verdict"].iloc[1].startswith("not comparable: evaluation text differs")
-    assert "Nothing to tell yet" in text_of(app)
+    assert "None of these runs can be compared with one" in text_of(app)
 
 
 def test_compare_page_shows_the_papers_own_saving(workspace):

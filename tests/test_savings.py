@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clp_core.comparison_report import answer, as_csv, as_html
+from clp_core.comparison_report import answer, as_csv, as_html, points_csv
 from clp_core.curves import (
     BLOCK,
     EVAL_TEXT,
@@ -21,6 +21,7 @@ from clp_core.curves import (
     import_curve,
     imported_curves,
     published_curves,
+    remove_import,
 )
 from clp_core.errors import InputError
 from clp_core.figures import comparison_figure
@@ -135,7 +136,7 @@ def test_what_cannot_be_compared_says_why(measure, facts, told):
     assert told in saving.verdict
     assert saving.saved("tokens") is None
     assert comparison.best is None
-    assert "Nothing to tell yet" in answer(comparison)
+    assert answer(comparison) == "None of these runs can be compared with base: the table says why."
 
 
 def test_another_tokenizer_does_not_hinder_bits_per_byte():
@@ -196,11 +197,42 @@ def test_html_report_stands_alone_and_runs_nothing_of_a_name():
 def test_csv_holds_table_and_points_and_no_formula():
     slow = curve("slow", (100, 4.0), (10_000, 2.0), name="=1+1")
     fast = curve("fast", (100, 3.0), (1000, 2.0))
-    lines = as_csv(Comparison.of(slow, [fast], "bits_per_byte")).splitlines()
+    comparison = Comparison.of(slow, [fast], "bits_per_byte")
+    lines = as_csv(comparison).splitlines()
     assert lines[0].startswith("measure,level,run,key")
-    assert lines[1].startswith("bits_per_byte,2.0,'=1+1,slow")
+    assert lines[1].startswith("bits_per_byte,2,'=1+1,slow")
     assert "90 % of tokens saved" in lines[2]
-    assert sum(line.startswith("fast,fast,") for line in lines) == 2
+    assert len(lines) == 3
+    assert points_csv(comparison).splitlines()[1:] == [
+        "'=1+1,slow,1,100,400,10,4",
+        "'=1+1,slow,100,10000,40000,1000,2",
+        "fast,fast,1,100,400,10,3",
+        "fast,fast,10,1000,4000,100,2",
+    ]
+
+
+def test_answer_says_why_there_is_no_saving():
+    base, low = curve("base", (0, 3.0), (100, 2.0)), curve("low", (0, 2.5), (100, 1.0))
+    above = Comparison.of(base, [low], "bits_per_byte", 9.0)
+    assert answer(above) == "base was below 9 bits per byte at its first point already; choose a lower level."
+    assert answer(Comparison.of(base, [], "bits_per_byte")) == "Choose a run to hold against base."
+    below = Comparison.of(base, [curve("late", (0, 3.0), (100, 2.9))], "bits_per_byte")
+    assert answer(below).startswith("Nothing to tell yet")
+    other = curve("other", (0, 3.0), (50, 1.0), seed=2)
+    careful = Comparison.of(curve("base", (0, 3.0), (100, 2.0), seed=1), [other], "bits_per_byte")
+    assert answer(careful).endswith("With care: seed: 1 against 2.")
+
+
+def test_training_loss_and_impossible_losses_are_not_taken_for_held_out_loss(workspace):
+    with pytest.raises(InputError, match="holds no curve"):
+        import_curve(workspace, b"tokens,loss\n1,2\n", "x.csv", "theirs")
+    made = import_curve(workspace, b"tokens,eval_loss\n1,2\n-5,3\n7,-5\n9,1e400\n", "x.csv", "theirs")
+    assert made.points["eval_loss"][:, [1, 4]].tolist() == [[1, 2]]
+    assert made.origin == "imported from x.csv, 1 points, 3 of 4 rows left out"
+    remove_import(workspace, made.key)
+    assert imported_curves(workspace) == []
+    with pytest.raises(InputError, match="no imported curve"):
+        remove_import(workspace, "import:../../x")
 
 
 CSV = "Tokens;Perplexity\n1000;20.0\n2000;10.0\n500;40.0\n"
