@@ -109,6 +109,7 @@ def test_two_runs_are_compared_and_the_comparison_is_sent_on(server, context, sp
     page.goto(f"{server}/compare?baseline={slow.id}&runs={fast.id}")
     settle(page)
     page.get_by_text(re.compile("fast rate saves .* of the tokens that slow rate needs")).wait_for()
+    page.locator(".js-plotly-plot .annotation").first.wait_for()
     gap = page.evaluate("document.querySelector('.js-plotly-plot')._fullLayout.annotations.at(-1).text")
     assert gap.endswith("of tokens saved")
     shoot(page, "compare")
