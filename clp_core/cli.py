@@ -207,7 +207,9 @@ def follow(job: Job) -> None:
         task = bar.add_task(job.name, total=job.spec["plan"]["steps"])
         while not job.status().is_over:
             try:
-                bar.update(task, completed=job.progress()[0], description=f"{job.name}: {job.status().state}")
+                status = job.status()
+                told = f"{job.name}: {status.state}" + (f", {status.reason}" if status.reason else "")
+                bar.update(task, completed=job.progress()[0], description=told)
                 time.sleep(FOLLOW_S)
             except KeyboardInterrupt:
                 job.ask_stop()

@@ -56,7 +56,7 @@ def is_allowed(email: str, allowed: Sequence[str]) -> bool:
 def let_in_or_stop() -> None:
     """End the page here for who may not use it."""
     if has_authentication():
-        if not st.user.is_logged_in:
+        if not st.user.get("is_logged_in"):
             st.title("CLP Workbench")
             if st.button("Log in", type="primary", icon=":material/login:"):
                 st.login()

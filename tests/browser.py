@@ -30,13 +30,13 @@ def space(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def server(space):
+def server(space, tmp_path_factory):
     """The app as ``make app`` starts it, on a free port."""
     assert browser_path, "the browser tests are required here, but there is no chromium"
     environment = os.environ | {
         "CLP_WORKSPACE": str(space.root),
         "CLP_QUEUE": str(space.root / "queue"),
-        "CLP_ROOTS": str(ROOT.parent / "shared"),
+        "CLP_ROOTS": f"{ROOT.parent / 'shared'}{os.pathsep}{tmp_path_factory.getbasetemp()}",
         "HF_HUB_OFFLINE": "1",
     }
     subprocess.run([sys.executable, "-m", "clp_core", "demo"], env=environment, check=True, capture_output=True)

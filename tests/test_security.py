@@ -229,3 +229,14 @@ def test_no_free_text_reaches_a_shell():
         ), path
         assert "trust_remote_code=True" not in code, path
         assert "unsafe_allow_html" not in code, path
+
+
+def test_where_logging_in_is_configured_nobody_comes_in_without(space):
+    from streamlit.testing.v1 import AppTest
+
+    app = AppTest.from_file(ROOT / "app.py", default_timeout=120)
+    app.secrets["auth"] = {"client_id": "x", "client_secret": "y", "cookie_secret": "z", "redirect_uri": "r"}
+    app.run()
+    check(app)
+    assert [button.label for button in app.button] == ["Log in"]
+    assert not app.dataframe
