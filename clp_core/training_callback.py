@@ -164,17 +164,23 @@ class JobCallback(TrainerCallback):
     def _beat(self, state: TrainerState, control: TrainerControl) -> None:
         if not state.is_world_process_zero:
             return
-        seconds = self._stopwatch.step_seconds
-        expected = max(MIN_EXPECT_S, 10 * seconds) if seconds else FIRST_STEPS_EXPECT_S
-        takes_longer = control.should_evaluate or control.should_save
+        watch, longer = self._stopwatch, []
+        if control.should_evaluate:
+            longer.append(watch.longest["evaluation"])
+        if control.should_save:
+            longer.append(watch.longest["save"])
+        # What was not measured yet may take long.
+        is_known = watch.step_seconds and all(longer)
         HEART.beat(
             "training",
             state.global_step / max(state.max_steps, 1),
             step=state.global_step,
-            expect_next_s=FIRST_STEPS_EXPECT_S if takes_longer else expected,
-            force=takes_longer or self._took_longer,
+            expect_next_s=max(MIN_EXPECT_S, 10 * (watch.step_seconds + sum(longer)))
+            if is_known
+            else FIRST_STEPS_EXPECT_S,
+            force=bool(longer) or self._took_longer,
         )
-        self._took_longer = takes_longer
+        self._took_longer = bool(longer)
 
     def on_log(
         self,
@@ -208,7 +214,7 @@ class JobCallback(TrainerCallback):
         sample = {"step": step, "tokens": step * self._measured.plan.step_tokens, "prompt": self._prompt, "text": text}
         with open(self._measured.job.path / SAMPLES_FILE, "a", encoding="utf-8") as file:
             file.write(json.dumps(sample | {"attempt": self._measured.attempt}, ensure_ascii=False) + "\n")
-        self._stopwatch.leave_out(seconds + time.monotonic() - began)
+        self._stopwatch.leave_out(seconds + time.monotonic() - began, "evaluation")
 
     def seal(self, folder: Path, state: TrainerState, seconds: float) -> None:
         """Complete a checkpoint with its tokenizer and what a resume needs, seal it, and let older ones go."""
@@ -227,7 +233,7 @@ class JobCallback(TrainerCallback):
         options = run.job.spec["arguments"]
         for gone in keep_only(folder.parent, options["keep_last"], best=not options["only_last"]):
             run.job.add_event("checkpoint removed", path=str(gone))
-        self._stopwatch.leave_out(seconds + time.monotonic() - began)
+        self._stopwatch.leave_out(seconds + time.monotonic() - began, "save")
 
 
 class Stopwatch:
@@ -239,9 +245,11 @@ class Stopwatch:
         self._began: float | None = None
         self._step = 0
         self.step_seconds = 0.0
+        self.longest = {"evaluation": 0.0, "save": 0.0}
 
-    def leave_out(self, seconds: float) -> None:
-        """Take what was no training out of the lap."""
+    def leave_out(self, seconds: float, what: str) -> None:
+        """Take what was no training, an ``evaluation`` or a ``save``, out of the lap."""
+        self.longest[what] = max(self.longest[what], seconds)
         if self._began is not None:
             self._began += seconds
 
