@@ -279,7 +279,7 @@ def main() -> None:
         log.exception("training failed")
         # The first process to fail knows why; the others see only that it is gone.
         if not (job.path / "error.json").exists():
-            job.write_last_word("error.json", {"reason": reason_of(error)})
+            job.write_last_word("error.json", {"reason": reason_of(error, job.path)})
         raise SystemExit(1) from error
 
 

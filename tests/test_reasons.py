@@ -1,6 +1,7 @@
 """Why a job ended, in one plain line, from the errors that the libraries really raise."""
 
 import errno
+import shutil
 import subprocess
 import sys
 
@@ -41,6 +42,15 @@ def test_disk_without_room_is_told_whoever_raises_it():
     for text in ("PytorchStreamWriter failed writing file data/0", "I/O error: No space left on device (os error 28)"):
         assert reason_of(RuntimeError(text)).startswith("disk full: ")
     assert reason_of(OSError(errno.EACCES, "Permission denied")) == "PermissionError: [Errno 13] Permission denied"
+
+
+def test_error_without_a_cause_on_a_full_disk_is_that_of_the_disk(tmp_path, monkeypatch):
+    error = RuntimeError("basic_ios::clear: iostream error")  # what torch's writer may say of it
+    assert reason_of(error, tmp_path).startswith("RuntimeError")
+    usage = shutil.disk_usage(tmp_path)._replace(free=4096)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    assert reason_of(error, tmp_path).startswith("disk full: ")
+    assert reason_of(ClpError("the loss is infinite"), tmp_path) == "the loss is infinite"
 
 
 def test_bad_data_and_own_words_and_anything_else():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
+import shutil
 import signal
 from pathlib import Path
 
@@ -13,16 +14,22 @@ FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 RANK_EXIT = re.compile(r"exitcode\s*:\s*(-?\d+)")
 OOM_COUNTERS = (Path("/sys/fs/cgroup/memory.events"), Path("/proc/vmstat"))
 MAX_REASON = 500
+ALMOST_NOTHING = 1 << 20
 
 
-def reason_of(error: BaseException) -> str:
-    """Return what an error in a training process means for the user."""
+def reason_of(error: BaseException, folder: Path | None = None) -> str:
+    """Return what an error in a training process means for the user.
+
+    Args:
+        error: what was raised.
+        folder: where the process writes; where nothing is left there, any error of the system is that of a full disk.
+    """
     text = " ".join(str(error).split())
     if isinstance(error, InputError):
         return f"data error: {text}"[:MAX_REASON]
     if isinstance(error, ClpError):
         return text[:MAX_REASON]
-    if is_full_disk(error, text):
+    if is_full_disk(error, text) or (folder is not None and shutil.disk_usage(folder).free < ALMOST_NOTHING):
         return f"disk full: {text}; make room, then resume"[:MAX_REASON]
     if is_out_of_memory(error, text):
         return f"out of memory: {text}"[:MAX_REASON]
