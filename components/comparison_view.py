@@ -71,7 +71,7 @@ def warn_of_absent(keys: Sequence[str]) -> None:
 
 def not_drawn(curves: Sequence[Curve], measure: str, axis: str) -> None:
     """Say which curves cannot be drawn because they are not known by this axis."""
-    absent = [curve.name for curve in curves if not np.isfinite(on_axis(curve.drawn(measure), axis)).any()]
+    absent = [curve.name for curve in curves if not np.isfinite(on_axis(curve.points[measure], axis)).any()]
     if absent:
         st.caption(plain(f"Not drawn, as its {AXES[axis]} are not known: {', '.join(absent)}."))
 
