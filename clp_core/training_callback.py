@@ -82,11 +82,6 @@ class Measured:
         }
         self._writer.write(line | {key: value if math.isfinite(value) else None for key, value in figures.items()})
 
-    @property
-    def resume_state(self) -> dict[str, Any]:
-        """What a checkpoint must hold of this beside the Trainer's own state."""
-        return {"seconds": self.seconds}
-
 
 class JobCallback(TrainerCallback):
     """Writes metrics and heartbeat, obeys control/stop, and seals checkpoints. Only the first process writes."""
@@ -105,7 +100,7 @@ class JobCallback(TrainerCallback):
         self.scores: dict[int, dict[str, float]] = {}
 
     def go_on_from(self, checkpoint: Path, device: torch.device) -> None:
-        """Take up the losses that the checkpoint's step left without a line, and tell readers what was lost."""
+        """Take up the losses that the checkpoint's step left without a line."""
         state = read_state(checkpoint / RUN_STATE_FILE)
         self._losses = [torch.tensor(value, device=device) for value in state["losses"]]
 
@@ -226,7 +221,8 @@ class JobCallback(TrainerCallback):
             return
         run = self._measured
         complete_folder(folder, self._companions, state.global_step)
-        write_json(folder / RUN_STATE_FILE, run.resume_state | {"step": state.global_step, "losses": losses})
+        state_beside = {"step": state.global_step, "seconds": run.seconds, "losses": losses}
+        write_json(folder / RUN_STATE_FILE, state_beside)
         scores = self.scores.get(state.global_step, {})
         seal(folder, {key: value for key, value in scores.items() if math.isfinite(value)})
         run.job.add_event("checkpoint", step=state.global_step, path=str(folder))
