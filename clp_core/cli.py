@@ -26,7 +26,7 @@ from clp_core.cli_jobs import jobs_app
 from clp_core.cli_output import Json, emit, options_command, print_table, terminal_progress, written
 from clp_core.errors import ClpError, InputError
 from clp_core.projection import ProjectOptions
-from clp_core.training_plan import TrainOptions
+from clp_core.train_options import TrainOptions
 from clp_core.transfer_options import TransferOptions
 from clp_core.workspace import Workspace
 
@@ -58,7 +58,7 @@ def overlap(
     as_json: Json = False,
 ) -> None:
     """Compare vocabularies: tokens in common, as shares of source and of target."""
-    from clp_core.corpus import check_texts, read_documents
+    from clp_core.documents import Texts
     from clp_core.locate import locate
     from clp_core.overlap import MATCHES, overlap_pairs
     from clp_core.text_overlap import measure_text
@@ -68,8 +68,7 @@ def overlap(
         raise InputError("name two tokenizers or more, the source's first")
     if match not in MATCHES:
         raise InputError(f"--match {match!r} is unknown; use one of {', '.join(MATCHES)}")
-    if text is not None:
-        check_texts([text])
+    documents = Texts.open([text]) if text is not None else None
     vocabularies = [Vocabulary.open(locate(name, weights=False), name) for name in tokenizers]
     pairs = []
     for found in overlap_pairs(vocabularies, match):
@@ -82,8 +81,8 @@ def overlap(
             "share_of_source": found.share_of_source,
             "share_of_target": found.share_of_target,
         }
-        if text is not None:
-            pair["text"] = measure_text(found, "\n".join(read_documents([text]))).figures
+        if documents is not None:
+            pair["text"] = measure_text(found, "\n".join(documents)).figures
         pairs.append(pair)
     columns = ["source", "target", "source_size", "target_size", "overlap", "share_of_source", "share_of_target"]
 
@@ -204,7 +203,7 @@ def follow(job: Job) -> None:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(job.name, total=job.spec["plan"]["steps"])
+        task = bar.add_task(job.name, total=job.plan["steps"])
         while not job.status().is_over:
             try:
                 status = job.status()

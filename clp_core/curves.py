@@ -91,7 +91,7 @@ def metrics_of_run(job: Job) -> RunMetrics:
 
 def curve_of_run(job: Job, metrics: RunMetrics) -> Curve:
     """Return the curve of a run of the workspace."""
-    plan, prints = job.spec.get("plan", {}), job.spec.get("fingerprints", {})
+    plan, prints = job.plan, job.spec.get("fingerprints", {})
     facts = {
         EVAL_TEXT: prints.get("eval_text"),
         TOKENIZER: plan.get("tokenizer"),
@@ -106,7 +106,7 @@ def curve_of_run(job: Job, metrics: RunMetrics) -> Curve:
 def settings_of(job: Job) -> dict[str, Any]:
     """Return what was asked for and what was planned for a run, one flat table."""
     left_out = ("name", "memory_bytes", "disk_bytes", "device", "tokenizer")
-    values = job.spec.get("arguments", {}) | job.spec.get("plan", {})
+    values = job.spec.get("arguments", {}) | job.plan
     versions = {f"version of {package}": found for package, found in job.spec.get("versions", {}).items()}
     return {key: value for key, value in values.items() if key not in left_out} | versions
 

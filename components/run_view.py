@@ -61,7 +61,7 @@ def duration(seconds: float | None) -> str:
 
 def headline(job: Job, metrics: RunMetrics) -> None:
     """Answer the page's question for one run."""
-    plan, evaluations = job.spec["plan"], metrics.points("bits_per_byte")
+    plan, evaluations = job.plan, metrics.points("bits_per_byte")
     now = f"{number(metrics.step)} of {number(plan['steps'])} steps"
     if not len(evaluations):
         question("How is it going?", f"Nothing is measured on the held-out text yet; {now} done.")
@@ -74,7 +74,7 @@ def headline(job: Job, metrics: RunMetrics) -> None:
 
 def state_row(job: Job, metrics: RunMetrics) -> None:
     """Show the state with its reason, how much is done, and the buttons that change it."""
-    status, plan = job.status(), job.spec["plan"]
+    status, plan = job.status(), job.plan
     state, bar, act = st.columns([2, 4, 2], vertical_alignment="center")
     with state:
         badge(job, with_reason=status.state not in TOLD_BELOW)
@@ -134,7 +134,7 @@ def show_alerts(job: Job, metrics: RunMetrics) -> None:
 
 def figures_row(job: Job, metrics: RunMetrics) -> None:
     """Show the run's figures as cards."""
-    plan, tokens, seconds = job.spec["plan"], metrics.last.get("tokens") or 0, metrics.last.get("seconds") or 0
+    plan, tokens, seconds = job.plan, metrics.last.get("tokens") or 0, metrics.last.get("seconds") or 0
     left = seconds_left(job, metrics.step, seconds) if job.status().state == "running" else None
     cards(
         {

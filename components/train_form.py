@@ -10,9 +10,10 @@ from typing import Any
 import streamlit as st
 
 from clp_core.errors import InputError
+from clp_core.hardware import list_gpus
 from clp_core.jobs import Job, JobStore
 from clp_core.options import MISSING, help_of
-from clp_core.training_plan import PRECISIONS, TrainOptions, list_gpus
+from clp_core.train_options import PRECISIONS, TrainOptions
 from clp_core.workspace import ModelEntry, Workspace
 from components.messages import plain
 from components.models import choose_model, folder_of

@@ -5,11 +5,13 @@ from pathlib import Path
 import pandas as pd
 import streamlit as st
 
+from clp_core.hardware import find_device
 from clp_core.jobs import Job, JobStore
 from clp_core.jobs.queue import DeviceQueue
 from clp_core.jobs.speed import measured_speeds
 from clp_core.jobs.submit import command_of, submit_train
-from clp_core.training_plan import TrainOptions, TrainPlan, find_device, plan
+from clp_core.train_options import TrainOptions
+from clp_core.training_plan import TrainPlan, plan
 from components import train_form
 from components.messages import cards, command, number, plain, question, size
 from components.models import models, workspace
