@@ -124,6 +124,7 @@ class RunTrainer(Trainer):
         began = time.monotonic()
         if self.state.is_world_process_zero:
             remove_half_written(folder)
+            folder.mkdir(parents=True)
         if is_distributed():
             torch.distributed.barrier()  # before any process writes into it
         super()._save_checkpoint(*args, **kwargs)
@@ -150,7 +151,7 @@ class RunTrainer(Trainer):
         part = part_of_optimiser(checkpoint, self.args.process_index)
         if not part.is_file():
             raise ClpError(f"{checkpoint} was written by other processes than these: {part.name} is missing")
-        state = torch.load(part, map_location=self.args.device, weights_only=True)
+        state = torch.load(part, map_location="cpu", weights_only=True)
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         state["state"] = {
             key: {name: part_like(parameters[key], value) for name, value in values.items()}
@@ -178,7 +179,7 @@ def part_like(parameter: torch.Tensor, value: Any) -> Any:
     if not isinstance(parameter, DTensor) or not isinstance(value, torch.Tensor) or value.dim() == 0:
         return value
     return DTensor.from_local(
-        value,
+        value.to(parameter.device),
         parameter.device_mesh,
         parameter.placements,
         run_check=False,

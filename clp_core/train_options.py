@@ -142,6 +142,9 @@ class TrainOptions:
     prompt: tuple[str, ...] = option((), help="what samples at every evaluation go on from; repeatable")
     seed: int = option(42, help="seed of the order of the data", minimum=0)
     device: str = option("auto", help="where to train: auto, cpu, cuda (all GPUs) or some of them, such as cuda:0,2")
+    processes: int = option(
+        0, help="processes that train together on the CPU; 0: one. On GPUs there is always one a GPU", minimum=0
+    )
     precision: str = option(
         "auto", help="of the products; auto: bf16 on GPUs and on CPUs with matrix units for it", choices=PRECISIONS
     )

@@ -199,7 +199,7 @@ def plan(options: TrainOptions, folder: Path) -> TrainPlan:
     shape = Shape.of_config(checkpoint.config, checkpoint.n_parameters, vocabulary.n_ids, width, tied=names.tied)
     device = find_device(options.device)
     bf16 = has_fast_bf16(device) if options.precision == "auto" else options.precision == "bf16"
-    processes = device.count
+    processes = processes_of(options, device)
     batch_tokens = options.batch_tokens or int(by_size(shape.parameters, BATCH_TOKENS))
     step_blocks = max(1, round(batch_tokens / block_length / processes)) * processes
     fitted = fit(options, shape, device, processes, block_length, step_blocks // processes, bf16=bf16)
@@ -333,13 +333,14 @@ def fit(
     switches = {"auto": [False, True], "on": [True], "off": [False]}[options.gradient_checkpointing]
     wanted = options.micro_blocks or 1
     needed = 0
+    free = device.free_bytes // (processes if device.kind == "cpu" else 1)  # of the CPU they share one memory
     for sharding in shardings if processes > 1 else ["none"]:
         for checkpointing in switches:
             state = shape.state_bytes(processes if sharding == "fsdp" else 1)
             block = shape.block_bytes(block_length, bf16=bf16, checkpointing=checkpointing)
             needed = state + wanted * block
-            if needed <= device.free_bytes:
-                room = SHARE_OF_MEMORY[device.kind] * (device.free_bytes - state)
+            if needed <= free:
+                room = SHARE_OF_MEMORY[device.kind] * (free - state)
                 most = options.micro_blocks or min(room // block, MOST_TOKENS_AT_ONCE // block_length)
                 micro = largest_divisor(own_blocks, int(max(1, most)))
                 return {
@@ -349,9 +350,22 @@ def fit(
                     "memory_bytes": state + micro * block,
                 }
     raise InputError(
-        f"training needs about {needed / 1e9:.1f} GB on {device.name}, {device.free_bytes / 1e9:.1f} GB free; "
+        f"training needs about {needed / 1e9:.1f} GB on {device.name}, {free / 1e9:.1f} GB free; "
         "end what else runs there, choose shorter blocks, more devices or a smaller model"
     )
+
+
+def processes_of(options: TrainOptions, device: Device) -> int:
+    """Return how many processes train together on this machine.
+
+    Raises:
+        InputError: another number than one a GPU is asked for.
+    """
+    if device.kind == "cuda" and options.processes not in (0, device.count):
+        raise InputError(
+            f"--processes {options.processes}: on GPUs there is one process a GPU; choose GPUs with --device cuda:0,2"
+        )
+    return options.processes or device.count
 
 
 def largest_divisor(number: int, bound: int) -> int:

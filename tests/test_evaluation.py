@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import FAMILIES, GERMAN, make_model
+from conftest import make_model
 from transformers import AutoModelForCausalLM
 
 from clp_core.corpus import TextCounts

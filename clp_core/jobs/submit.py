@@ -184,5 +184,5 @@ def submit_train(workspace: Workspace, options: TrainOptions) -> Job:
 
 def torchrun(chosen: TrainPlan) -> list[str]:
     """Return the arguments that start the training processes, one a device."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={len(chosen.devices)}"]
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={chosen.processes}"]
     return [*launcher, "-m", "clp_core.training", "{job}"]
