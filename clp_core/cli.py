@@ -175,6 +175,8 @@ def train_command(
     from clp_core.jobs.submit import submit_train
 
     job = submit_train(Workspace.current(), options)
+    for warning in job.plan["warnings"]:
+        typer.echo(f"warning: {warning}", err=True)
     if not detach:
         follow(job)
     status = job.status()

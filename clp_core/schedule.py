@@ -37,6 +37,17 @@ class Stage:
     final_share: float
     rows: str = ALL_ROWS
 
+    @property
+    def told(self) -> str:
+        """The stage in words."""
+        if self.body_rate == self.embedding_rate:
+            rates = f"rate {self.body_rate:g}"
+        elif not self.body_rate:
+            rates = f"rate {self.embedding_rate:g}"
+        else:
+            rates = f"rate {self.body_rate:g}, embeddings {self.embedding_rate:g}"
+        return f"{self.name} for {self.steps:,} steps, {rates}"
+
     def factor(self, step: int) -> float:
         """Return the share of the peak at a step of this stage, counted from 0."""
         if step < self.warmup_steps:
@@ -65,6 +76,11 @@ class Schedule:
     def steps(self) -> int:
         """Steps of all stages."""
         return sum(stage.steps for stage in self.stages)
+
+    @property
+    def told(self) -> str:
+        """The stages in words."""
+        return "; ".join(stage.told for stage in self.stages)
 
     @property
     def trains_missing_rows_alone(self) -> bool:

@@ -163,7 +163,7 @@ def train(job: Job, space: Workspace) -> dict[str, Any]:
     if is_first():
         companions_of(folder, companions)
         remove_incomplete(output)
-    mask = RowMask(missing_rows(folder)) if plan.stages.trains_missing_rows_alone else None
+    mask = RowMask(missing_rows(folder)) if plan.schedule.trains_missing_rows_alone else None
     callback = JobCallback(measured, options, companions, vocabulary)
     trainer = RunTrainer(model=model, args=arguments, train_dataset=blocks, eval_dataset=blocks, callbacks=[callback])
     trainer.set_up(measured, text, callback, mask)

@@ -62,7 +62,7 @@ class Measured:
 
     def _take(self, plan: TrainPlan) -> None:
         self.plan = plan
-        self.schedule: Schedule = plan.stages
+        self.schedule: Schedule = plan.schedule
 
     def settle(self, plan: TrainPlan) -> None:
         """Take the plan whose steps fit into the time of the run."""
@@ -212,7 +212,7 @@ class JobCallback(TrainerCallback):
         run.settle(plan)
         state.max_steps, state.eval_steps, state.save_steps = plan.steps, plan.eval_every, plan.save_every
         if state.is_world_process_zero:
-            settled = {"steps", "schedule", "warmup_steps", "eval_every", "save_every", "loss_every"}
+            settled = {"steps", "stages", "warmup_steps", "eval_every", "save_every", "loss_every"}
             content = {name: value for name, value in plan.as_json().items() if name in settled}
             write_json(run.job.path / PLAN_FILE, content, durable=True)
             run.job.add_event("steps settled", steps=plan.steps, step_seconds=step_seconds)

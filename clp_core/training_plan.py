@@ -66,7 +66,7 @@ class TrainPlan:
         micro_blocks: blocks that go through the model at once, on each process.
         steps: optimiser steps; of a run by time a guess, which its first steps correct.
         minutes: how long the run may take; 0 where it goes by steps.
-        schedule: the stages, see ``schedule.Stage``.
+        stages: the stages of the schedule, see ``schedule.Stage``.
         learning_rate: peak rate of the body where everything trains.
         warmup_steps: steps until the first peak.
         eval_every: steps between evaluations.
@@ -95,7 +95,7 @@ class TrainPlan:
     micro_blocks: int
     steps: int
     minutes: float
-    schedule: tuple[Mapping[str, Any], ...]
+    stages: tuple[Mapping[str, Any], ...]
     learning_rate: float
     warmup_steps: int
     eval_every: int
@@ -125,14 +125,14 @@ class TrainPlan:
         return None if self.text_tokens is None else self.tokens / max(self.text_tokens, 1)
 
     @property
-    def stages(self) -> Schedule:
-        """The schedule of the rates."""
-        return Schedule.of_json(self.schedule)
+    def schedule(self) -> Schedule:
+        """The rates by step."""
+        return Schedule.of_json(self.stages)
 
     @classmethod
     def of_spec(cls, plan: Mapping[str, Any]) -> TrainPlan:
         """Return the plan that a job's spec holds."""
-        lists = {name: tuple(plan[name]) for name in ("devices", "schedule", "warnings")}
+        lists = {name: tuple(plan[name]) for name in ("devices", "stages", "warnings")}
         return cls(**{**plan, **lists})
 
     def as_json(self) -> dict[str, Any]:
@@ -146,7 +146,7 @@ class TrainPlan:
     @property
     def schedule_name(self) -> str:
         """The name of the schedule that was chosen."""
-        first = self.stages.stages[0]
+        first = self.schedule.stages[0]
         if first.body_rate:
             return "plain"
         return "new-rows" if first.rows == schedules.MISSING_ROWS else "two-stage"
@@ -162,18 +162,18 @@ def rhythm_of(options: TrainOptions, steps: int, schedule: str, rate: float) -> 
     shares = (options.warmup_share, options.final_rate_share)
     embedding_rate = options.embedding_rate or rate
     if schedule == "plain":
-        stages = schedules.plain(steps, rate, embedding_rate, *shares)
+        made = schedules.plain(steps, rate, embedding_rate, *shares)
     else:
         first_steps = min(steps, max(1, round(options.first_stage_share * steps)))
         first_rate = options.first_stage_rate or FIRST_STAGE_FACTOR * rate
         rows = schedules.MISSING_ROWS if schedule == "new-rows" else schedules.ALL_ROWS
-        stages = schedules.staged(steps, first_steps, first_rate, rate, embedding_rate, *shares, rows=rows)
+        made = schedules.staged(steps, first_steps, first_rate, rate, embedding_rate, *shares, rows=rows)
     eval_every = options.eval_every or max(MIN_STEPS_BETWEEN_EVALUATIONS, math.ceil(steps / EVALUATIONS))
     return {
         "steps": steps,
-        "schedule": tuple(stages.as_json()),
+        "stages": tuple(made.as_json()),
         "learning_rate": rate,
-        "warmup_steps": stages.stages[0].warmup_steps,
+        "warmup_steps": made.stages[0].warmup_steps,
         "eval_every": eval_every,
         "save_every": options.save_every or eval_every,
         "loss_every": max(1, min(LOSS_EVERY, steps // 60)),

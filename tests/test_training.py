@@ -156,3 +156,85 @@ def test_sharded_run_goes_on_where_it_was_stopped(workspace, models, texts):
 def test_missing_rows_cannot_train_alone_where_nothing_says_which_they_are(workspace, pair, texts):
     with pytest.raises(InputError, match="holds no provenance of missing rows"):
         submit_train(workspace, train_options(pair, texts, schedule="new-rows"))
+
+
+def test_streamed_run_reads_the_text_in_its_order_and_goes_on_in_it(workspace, pair, texts, tmp_path):
+    settings = RUN | {"streaming": True, "micro_blocks": 2}
+    whole = submit_train(workspace, train_options(pair, texts, **settings))
+    finished(whole)
+    assert not (workspace.cache / "blocks").exists()
+    (told,) = json.loads((whole.path / "warnings.json").read_text())["warnings"]
+    assert "was not searched for the held-out text" in told
+    rows = tmp_path / "rows.jsonl"
+    lines = texts[0].read_text().splitlines()
+    rows.write_text("".join(json.dumps({"body": line}) + "\n" for line in lines))
+    held_out = tmp_path / "valid.jsonl"
+    held_out.write_text("".join(json.dumps({"body": line}) + "\n" for line in texts[1].read_text().splitlines()))
+    job = submit_train(workspace, train_options(pair, (rows, held_out), **settings, text_field="body"))
+    wait_for(lambda: job.progress()[0] >= 7, 120)
+    job.ask_stop()
+    assert end_of(job, 60).state == "stopped"
+    resume(workspace, job)
+    finished(job)
+    assert lines_with(job, "loss") == pytest.approx(lines_with(whole, "loss"), abs=1e-6)
+    found, expected = lines_with(job, "bits_per_byte"), lines_with(whole, "bits_per_byte")  # and one where it stopped
+    assert {step: found[step] for step in expected} == pytest.approx(expected, abs=1e-6)
+
+
+def test_run_by_time_settles_its_steps_and_fills_the_time(workspace, pair, texts):
+    job = submit_train(workspace, train_options(pair, texts, max_minutes=0.5, eval_every=1_000_000))
+    finished(job)
+    plan = job.plan
+    settled = [json.loads(line) for line in (job.path / "events.jsonl").read_text().splitlines()]
+    (event,) = [event for event in settled if event["event"] == "steps settled"]
+    assert plan["steps"] == event["steps"] == job.result()["step"] != job.spec["plan"]["steps"]
+    assert sum(stage["steps"] for stage in plan["stages"]) == plan["steps"]
+    seconds = max(line["seconds"] for line in job.metrics())
+    assert 10 < seconds < 60
+    last = job.metrics()[-2]
+    assert last["lr"] < 0.01 * plan["learning_rate"]  # it came to the end of its cosine
+
+
+def test_run_that_outlasts_its_time_stops_saved_and_can_go_on(workspace, pair, texts):
+    options = train_options(pair, texts, max_minutes=0.05, eval_every=1_000_000)
+    job = submit_train(workspace, options)
+    status = end_of(job, 240)
+    if status.state == "stopped":
+        assert status.reason == "its 0.05 minutes are over, saved; resume does the rest of its steps"
+        resume(workspace, job)
+    assert finished(job)
+
+
+def test_metrics_reach_the_reporters_of_the_trainer(workspace, pair, texts):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    job = submit_train(workspace, train_options(pair, texts, **RUN, report_to=("tensorboard",)))
+    finished(job)
+    found = EventAccumulator(str(job.path / "tensorboard"))
+    found.Reload()
+    losses = {event.step: event.value for event in found.Scalars("train/loss")}
+    assert losses[24] > 0
+    scores = {event.step: event.value for event in found.Scalars("eval/bits_per_byte")}
+    assert scores == pytest.approx(lines_with(job, "bits_per_byte"), rel=1e-5)
+
+
+def test_activations_computed_twice_give_the_same_run(workspace, models, texts):
+    options = train_options((models["tied"], None), texts, **RUN)
+    kept = submit_train(workspace, options)
+    finished(kept)
+    twice = submit_train(workspace, replace(options, gradient_checkpointing="on"))
+    finished(twice)
+    assert twice.plan["checkpointing"]
+    assert lines_with(twice, "loss") == pytest.approx(lines_with(kept, "loss"), rel=1e-5)
+
+
+def test_held_out_text_in_the_training_text_is_told_to_the_readers_of_the_run(workspace, pair, texts, tmp_path):
+    from clp_core.jobs.alerts import warnings_of
+
+    held_out = tmp_path / "valid.txt"
+    held_out.write_text(texts[0].read_text().splitlines()[0] + "\n" + texts[1].read_text())
+    job = submit_train(workspace, train_options(pair, (texts[0], held_out), **RUN))
+    finished(job)
+    (told,) = warnings_of(job)
+    assert "held-out documents stand in the training text too" in told
+    assert json.loads((job.path / "warnings.json").read_text())["warnings"] == [told]

@@ -157,7 +157,7 @@ def submit_train(workspace: Workspace, options: TrainOptions) -> Job:
     Raises:
         InputError: model or text cannot be used, or memory or disk does not suffice.
     """
-    options = options.with_preset()
+    asked, options = options, options.with_preset()
     reference = options.model
     folder = locate(reference)
     chosen = plan(options, folder)
@@ -174,7 +174,7 @@ def submit_train(workspace: Workspace, options: TrainOptions) -> Job:
         "train",
         arguments,
         torchrun(chosen),
-        command=command_of("train", options),
+        command=command_of("train", asked),
         name=options.name,
         plan=chosen.as_json(),
         fingerprints={str(folder): fingerprint(folder), "eval_text": content_of(Path(options.eval_text))},
