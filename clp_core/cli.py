@@ -24,7 +24,9 @@ from clp_core.cli_compare import compare_command
 from clp_core.cli_explore import agreement_command, near_duplicates_command, neighbors_command, project_command
 from clp_core.cli_jobs import jobs_app
 from clp_core.cli_output import Json, emit, options_command, print_table, terminal_progress, written
+from clp_core.documents import DEFAULT_FIELD
 from clp_core.errors import ClpError, InputError
+from clp_core.options import help_of
 from clp_core.projection import ProjectOptions
 from clp_core.train_options import TrainOptions
 from clp_core.transfer_options import TransferOptions
@@ -220,7 +222,8 @@ def follow(job: Job) -> None:
 @app.command()
 def evaluate(
     model: Annotated[str, typer.Argument(help="model: a folder or a Hub id")],
-    text: Annotated[list[Path], typer.Option(help="text, one document a line")],
+    text: Annotated[list[str], typer.Option(help="file, folder or hub:ORG/NAME[:CONFIG][:SPLIT] with the text")],
+    text_field: Annotated[str, typer.Option(help=help_of(TrainOptions, "text_field"))] = DEFAULT_FIELD,
     sample: Annotated[bool, typer.Option("--sample", help="also generate 60 tokens")] = False,
     prompt: Annotated[str, typer.Option(help="what the sample goes on from")] = "",
     as_json: Json = False,
@@ -230,7 +233,7 @@ def evaluate(
     from clp_core.evaluation import sample as generate
     from clp_core.locate import locate
 
-    found = evaluate_model(model, text)
+    found = evaluate_model(model, text, text_field)
     result = found.as_json()
     if sample:
         result["sample"] = generate(locate(model), prompt)
