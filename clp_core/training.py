@@ -21,7 +21,7 @@ from clp_core.blocks import Blocks, ShuffledBlocks, StreamedBlocks, padding_of
 from clp_core.corpus import content_key, packed_blocks, stream_fingerprint
 from clp_core.curves import metrics_of_run
 from clp_core.documents import Texts
-from clp_core.errors import ClpError, InputError
+from clp_core.errors import InputError
 from clp_core.evaluation import EvaluationText, check_tokenizer_fits
 from clp_core.folders import content_of, fingerprint
 from clp_core.jobs.checkpoints import RUN_STATE_FILE, remove_incomplete, resumable_checkpoint
@@ -36,7 +36,7 @@ from clp_core.run_trainer import FSDP, RunTrainer
 from clp_core.train_options import TrainOptions
 from clp_core.training_callback import FIRST_STEPS_EXPECT_S, JobCallback, Measured, companions_of
 from clp_core.training_plan import TrainPlan
-from clp_core.training_stages import RowMask
+from clp_core.training_stages import RowMask, refuse_untied
 from clp_core.vocabulary import Vocabulary
 from clp_core.workspace import Workspace
 
@@ -62,17 +62,6 @@ def load_for_training(folder: Path) -> PreTrainedModel:
     model = AutoModelForCausalLM.from_pretrained(str(folder), dtype=torch.float32, trust_remote_code=False)
     refuse_untied(model)
     return model
-
-
-def refuse_untied(model: PreTrainedModel) -> None:
-    """Refuse a model whose embeddings should be one matrix and are two, as loading or sharding may leave them.
-
-    Raises:
-        ClpError: they are.
-    """
-    tied = bool(model.config.get_text_config().tie_word_embeddings)
-    if tied and model.get_input_embeddings().weight is not model.get_output_embeddings().weight:
-        raise ClpError("the tied embeddings of the model came untied; the run would train two matrices for one")
 
 
 def arguments_of(plan: TrainPlan, options: TrainOptions, output: Path, *, resumes: bool) -> TrainingArguments:
@@ -170,7 +159,6 @@ def train(job: Job, space: Workspace) -> dict[str, Any]:
     if measured.attempt > 1:
         go_on(measured, callback, checkpoint, arguments)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    refuse_untied(trainer.model)
     step = trainer.state.global_step
     trainer.evaluate()  # of a step that was scored before the attempt, which ended before it said so
     if not trainer.is_world_process_zero():

@@ -27,6 +27,7 @@ from clp_core.schedule import Schedule
 from clp_core.target_files import TOKENIZER_COMPANIONS
 from clp_core.train_options import TrainOptions
 from clp_core.training_plan import EVALUATIONS, TrainPlan
+from clp_core.training_stages import refuse_untied
 from clp_core.vocabulary import TOKENIZER_FILES, Vocabulary
 from clp_core.workspace import REPORT_FILE
 
@@ -128,6 +129,17 @@ class JobCallback(TrainerCallback):
     def add_loss(self, loss: torch.Tensor) -> None:
         """Take the loss of a part of a step; it stays on its device until a line is due."""
         self._micro_losses.append(loss.detach())
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,  # noqa: ARG002
+        state: TrainerState,  # noqa: ARG002
+        control: TrainerControl,  # noqa: ARG002
+        model: torch.nn.Module,
+        **kwargs: Any,  # noqa: ARG002
+    ) -> None:
+        """Look once more at the model as it will train, sharded or not."""
+        refuse_untied(model)
 
     def on_optimizer_step(
         self,

@@ -10,6 +10,7 @@ import torch
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim.lr_scheduler import LambdaLR
 
+from clp_core.errors import ClpError
 from clp_core.schedule import MISSING_ROWS, Schedule, Stage
 
 BODY, EMBEDDINGS = "body", "embeddings"
@@ -24,6 +25,17 @@ def embedding_parameters(model: torch.nn.Module) -> list[torch.nn.Parameter]:
         if parameter is not None and not any(parameter is other for other in kept):
             kept.append(parameter)
     return kept
+
+
+def refuse_untied(model: torch.nn.Module) -> None:
+    """Refuse a model whose embeddings should be one matrix and are two, as loading or sharding may leave them.
+
+    Raises:
+        ClpError: they are.
+    """
+    tied = bool(model.config.get_text_config().tie_word_embeddings)
+    if tied and model.get_input_embeddings().weight is not model.get_output_embeddings().weight:
+        raise ClpError("the tied embeddings of the model came untied; the run would train two matrices for one")
 
 
 class Groups:

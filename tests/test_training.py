@@ -238,3 +238,16 @@ def test_held_out_text_in_the_training_text_is_told_to_the_readers_of_the_run(wo
     (told,) = warnings_of(job)
     assert "held-out documents stand in the training text too" in told
     assert json.loads((job.path / "warnings.json").read_text())["warnings"] == [told]
+
+
+def test_model_whose_tied_embeddings_came_apart_is_refused(models):
+    from transformers import AutoModelForCausalLM
+
+    from clp_core.errors import ClpError
+    from clp_core.training_stages import refuse_untied
+
+    model = AutoModelForCausalLM.from_pretrained(models["tied"])
+    refuse_untied(model)
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
+    with pytest.raises(ClpError, match="came untied"):
+        refuse_untied(model)
