@@ -16,9 +16,10 @@ from clp_core.checkpoint import Checkpoint
 from clp_core.corpus import estimate_tokens
 from clp_core.documents import Texts
 from clp_core.errors import InputError
+from clp_core.evaluation import LOGITS_BYTES
 from clp_core.hardware import Device, find_device, has_fast_bf16, peak_flops
 from clp_core.leaks import LARGEST_TEXT_AT_ONCE, find_leak
-from clp_core.memory_plan import Shape, decoder_config
+from clp_core.memory_plan import COPIES_OF_LOGITS, Shape, decoder_config
 from clp_core.prepared import max_positions
 from clp_core.provenance import PROVENANCE_FILE, missing_rows
 from clp_core.schedule import Schedule
@@ -186,14 +187,14 @@ def plan(options: TrainOptions, folder: Path) -> TrainPlan:
     Raises:
         InputError: a text is missing, the block is longer than the model's positions, or memory does not suffice.
     """
-    options = options.with_preset()
+    asked, options = options, options.with_preset()
     texts = Texts.open(options.text, options.text_field)
     held_out = open_held_out(options)
     checkpoint = Checkpoint.open(folder)
     vocabulary = Vocabulary.open(folder)
     text_tokens = estimate_tokens(texts, vocabulary)
     warnings: list[str] = []
-    block_length = block_length_of(options, checkpoint.config, warnings)
+    block_length = block_length_of(asked, options.block_length, checkpoint.config, warnings)
     width = checkpoint.rows("input").shape[1]
     names = checkpoint.names
     shape = Shape.of_config(checkpoint.config, checkpoint.n_parameters, vocabulary.n_ids, width, tied=names.tied)
@@ -248,21 +249,21 @@ def open_held_out(options: TrainOptions) -> Texts:
     return Texts.open([options.eval_text], options.text_field)
 
 
-def block_length_of(options: TrainOptions, config: Mapping[str, Any], warnings: list[str]) -> int:
-    """Return the tokens a block, and warn of more than the model has seen at once.
+def block_length_of(asked: TrainOptions, of_preset: int, config: Mapping[str, Any], warnings: list[str]) -> int:
+    """Return the tokens a block, and warn of more than the model has seen at once; a preset asks for no more.
 
     Raises:
         InputError: the model has no position embeddings for so many.
     """
     positions = max_positions(dict(config)) or MAX_BLOCK
-    if options.block_length > positions:
+    if asked.block_length > positions:
         if not any(decoder_config(config).get(name) for name in ROTARY):
-            raise InputError(f"--block-length {options.block_length} is longer than the model's {positions} positions")
+            raise InputError(f"--block-length {asked.block_length} is longer than the model's {positions} positions")
         warnings.append(
-            f"blocks of {options.block_length:,} tokens are longer than the model's {positions:,} positions: it has "
+            f"blocks of {asked.block_length:,} tokens are longer than the model's {positions:,} positions: it has "
             "not learnt such distances, and held-out text is scored in windows of its positions"
         )
-    return options.block_length or min(positions, MAX_BLOCK)
+    return asked.block_length or min(positions, of_preset or MAX_BLOCK)
 
 
 def schedule_of(options: TrainOptions, folder: Path) -> str:
@@ -333,12 +334,13 @@ def fit(
     switches = {"auto": [False, True], "on": [True], "off": [False]}[options.gradient_checkpointing]
     wanted = options.micro_blocks or 1
     needed = 0
+    scoring = COPIES_OF_LOGITS * max(LOGITS_BYTES, 4 * block_length * shape.vocabulary)
     free = device.free_bytes // (processes if device.kind == "cpu" else 1)  # of the CPU they share one memory
     for sharding in shardings if processes > 1 else ["none"]:
         for checkpointing in switches:
             state = shape.state_bytes(processes if sharding == "fsdp" else 1)
             block = shape.block_bytes(block_length, bf16=bf16, checkpointing=checkpointing)
-            needed = state + wanted * block
+            needed = state + max(wanted * block, scoring)
             if needed <= free:
                 room = SHARE_OF_MEMORY[device.kind] * (free - state)
                 most = options.micro_blocks or min(room // block, MOST_TOKENS_AT_ONCE // block_length)
@@ -347,7 +349,7 @@ def fit(
                     "sharding": sharding,
                     "checkpointing": checkpointing,
                     "micro_blocks": micro,
-                    "memory_bytes": state + micro * block,
+                    "memory_bytes": state + max(micro * block, scoring),
                 }
     raise InputError(
         f"training needs about {needed / 1e9:.1f} GB on {device.name}, {free / 1e9:.1f} GB free; "

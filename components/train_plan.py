@@ -42,7 +42,7 @@ def span(values: list[float], digits: int) -> str:
 def show_warnings(chosen: TrainPlan) -> None:
     """Show what should be known before the run is paid for."""
     for told in chosen.warnings:
-        st.warning(plain(f"{told}."), icon=":material/warning:")
+        st.warning(plain(f"{told[:1].upper()}{told[1:]}."), icon=":material/warning:")
 
 
 def show_cards(chosen: TrainPlan, device: Device) -> None:

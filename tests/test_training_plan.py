@@ -180,6 +180,7 @@ def test_block_beyond_rotary_positions_is_warned_of_and_beyond_learnt_ones_refus
         "longer than the model's 64 positions"
         in plan(train_options(pair, texts, block_length=128), pair[0]).warnings[0]
     )
+    assert plan(train_options(pair, texts, block_length=0, preset="published"), pair[0]).block_length == 64
     with pytest.raises(InputError, match="longer than the model's 64 positions"):
         plan(train_options(pair[::-1], texts, block_length=128), pair[1])
 

@@ -117,7 +117,7 @@ def curves(
     return titled(figure, MEASURES[measure].capitalize(), AXES[axis], "" if is_small else MEASURES[measure], height)
 
 
-def schedule_figure(schedule: Schedule, height: int = 210) -> go.Figure:
+def schedule_figure(schedule: Schedule, height: int = 240) -> go.Figure:
     """Show the rates of body and embeddings by step, with the stages named.
 
     Args:
@@ -139,8 +139,10 @@ def schedule_figure(schedule: Schedule, height: int = 210) -> go.Figure:
             x=begin + stage.steps / 2, y=1.08, yref="paper", text=stage.name, showarrow=False, font={"size": 11}
         )
         begin += stage.steps
-    figure.update_yaxes(tickformat=".1e")
-    return titled(figure, "", "step", "learning rate", height)
+    figure.update_yaxes(tickformat=".0e")
+    titled(figure, "", "", "learning rate", height)
+    legend = {"orientation": "h", "x": 1, "xanchor": "right", "y": 1.12, "yanchor": "bottom"}
+    return figure.update_layout(legend=legend, margin_t=56)
 
 
 def comparison_figure(

@@ -160,7 +160,7 @@ def submit_train(workspace: Workspace, options: TrainOptions) -> Job:
     asked, options = options, options.with_preset()
     reference = options.model
     folder = locate(reference)
-    chosen = plan(options, folder)
+    chosen = plan(asked, folder)
     check_disk(workspace.jobs, chosen.disk_bytes)
     arguments = asdict(options) | {
         "model": reference if is_hub_id(reference) and not Path(reference).is_dir() else str(folder)
