@@ -1,0 +1,311 @@
+"""Fetching from the Hub and pushing to it: the real client against a small server on the loopback."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import make_model
+from hub_server import TOKEN, HubServer
+from test_jobs import end_of, wait_for
+
+from clp_core.hub import HubName
+
+BIG = 12 << 20
+STEP = 10 << 20
+"""The client writes in parts of this size."""
+LOCATE = (sys.executable, "-c", "import sys; from clp_core.locate import locate; print(locate(sys.argv[1]))")
+
+
+@pytest.fixture
+def hub():
+    with HubServer() as server:
+        yield server
+
+
+@pytest.fixture
+def online(hub, tmp_path, monkeypatch):
+    """What a command needs in its environment to reach the server, before its client is imported."""
+    settings = {
+        "HF_ENDPOINT": hub.endpoint,
+        "HF_HUB_OFFLINE": "0",
+        "HF_HOME": str(tmp_path / "hf"),
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+    }
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path / "hf"
+
+
+@pytest.fixture
+def logged_in(online):
+    online.mkdir(parents=True, exist_ok=True)
+    (online / "token").write_text(TOKEN)
+
+
+@pytest.fixture(scope="session")
+def big_model(tmp_path_factory, tokenizers):
+    """A model whose weights are fetched in two parts."""
+    folder = tmp_path_factory.mktemp("big") / "model"
+    rows = BIG // (4 * 64)
+    make_model(folder, tokenizers["byte-level", "en"], "llama", width=64, rows=rows, seed=3)
+    assert (folder / "model.safetensors").stat().st_size > BIG
+    return folder
+
+
+def clp(*arguments, **environment):
+    command = [sys.executable, "-m", "clp_core", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ | environment)
+
+
+def result_of(*arguments):
+    done = clp(*arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def refused(*arguments, code=2):
+    done = clp(*arguments)
+    assert done.returncode == code, done.stderr
+    told = [line for line in done.stderr.splitlines() if line.startswith("clp: ")]
+    assert "Traceback" not in done.stderr
+    (line,) = told
+    return line
+
+
+def weights_asked(hub):
+    return [request for request in hub.log if request.method == "GET" and "/cdn/" in request.path]
+
+
+def test_model_is_fetched_by_its_id_and_then_found_without_the_network(hub, online, pair):
+    hub.add("org/name", pair[0])
+    found = result_of("prepare", "org/name")
+    snapshot = found["folder"]
+    assert snapshot.endswith(f"models--org--name/snapshots/{hub.repos['models', 'org/name'].refs['main']}")
+    assert found["content"] == result_of("prepare", pair[0])["content"]
+    asked = len(weights_asked(hub))
+    assert asked == 1
+    again = clp("prepare", "org/name", "--json", HF_HUB_OFFLINE="1")
+    assert json.loads(again.stdout.splitlines()[-1])["folder"] == snapshot
+    assert len(weights_asked(hub)) == asked
+
+
+def test_progress_of_bytes_is_in_the_heartbeat_of_the_job(hub, online, big_model, workspace):
+    from clp_core.jobs.submit import submit_prepare
+
+    hub.add("org/big", big_model)
+    hub.slow_s = 0.002
+    job = submit_prepare(workspace, "org/big")
+    total = (big_model / "model.safetensors").stat().st_size
+    seen = set()
+
+    def has_moved():
+        beat = job.heartbeat()
+        if beat.get("phase") == "fetching org/big":
+            assert beat["bytes_total"] == total
+            seen.add(beat["bytes_done"])
+        return any(0 < done < total for done in seen) or job.status().is_over
+
+    wait_for(has_moved, 120)
+    assert end_of(job, 120).state == "finished", job.log_tail()
+    assert any(0 < done < total for done in seen)
+
+
+def test_connection_that_breaks_is_taken_up_where_it_broke(hub, online, big_model):
+    hub.add("org/big", big_model)
+    hub.drop("/cdn/", STEP + 1000)
+    folder = fetched("org/big")
+    first, second = weights_asked(hub)
+    assert first.sent == STEP + 1000
+    assert second.range == f"bytes={STEP}-"
+    assert same_weights(folder, big_model)
+
+
+def test_second_try_asks_only_for_the_rest(hub, online, big_model):
+    hub.add("org/big", big_model)
+    hub.drop("/cdn/", STEP + 1000)
+    hub.drop("/cdn/", 0, times=99)
+    told = refused("prepare", "org/big", code=1)
+    assert "the connection broke while org/big was fetched; what came is kept: run it again" in told
+    hub.drops.clear()
+    before = len(weights_asked(hub))
+    folder = fetched("org/big")
+    (last,) = weights_asked(hub)[before:]
+    assert last.range == f"bytes={STEP}-"
+    assert last.sent == (big_model / "model.safetensors").stat().st_size - STEP
+    assert same_weights(folder, big_model)
+    assert not list(online.rglob("*.incomplete"))
+
+
+def test_killed_fetch_is_gone_on_with(hub, online, big_model):
+    hub.add("org/big", big_model)
+    hub.slow_s = 0.003
+    process = subprocess.Popen([*LOCATE, "org/big"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for(lambda: any(path.stat().st_size >= STEP for path in online.rglob("*.clp.incomplete")), 120)
+    process.kill()
+    process.wait()
+    hub.slow_s = 0.0
+    folder = fetched("org/big")
+    assert weights_asked(hub)[-1].range == f"bytes={STEP}-"
+    assert same_weights(folder, big_model)
+
+
+def test_part_of_another_content_is_not_kept(hub, online, big_model):
+    hub.add("org/big", big_model)
+    hub.drop("/cdn/", STEP + 1000)
+    hub.drop("/cdn/", 0, times=99)
+    refused("prepare", "org/big", code=1)
+    hub.drops.clear()
+    (part,) = online.rglob("*.clp.incomplete")
+    with open(part, "r+b") as file:
+        file.write(b"spoilt")
+    assert "came with another content than the Hub names; run it again" in refused("prepare", "org/big", code=1)
+    assert same_weights(fetched("org/big"), big_model)
+
+
+def test_only_the_weights_that_are_loaded_are_fetched(hub, online, pair):
+    files = {path.name: path.read_bytes() for path in pair[0].iterdir()}
+    weights = files.pop("model.safetensors")
+    index = {"metadata": {}, "weight_map": {"a": "model-00001-of-00001.safetensors"}}
+    files |= {
+        "model.safetensors.index.json": json.dumps(index).encode(),
+        "model-00001-of-00001.safetensors": weights,
+        "consolidated.safetensors": b"x" * 2_000_000,
+        "pytorch_model.bin": b"x" * 2_000_000,
+        "onnx/config.json": b"{}",
+    }
+    hub.add("org/name", files)
+    fetched("org/name")
+    assert {request.path.rpartition("/")[2] for request in weights_asked(hub)} == {"model-00001-of-00001.safetensors"}
+    assert not any("onnx" in request.path for request in hub.log)
+
+
+def test_pickled_weights_are_fetched_where_there_are_no_others(hub, online, pair):
+    files = {path.name: path.read_bytes() for path in pair[0].iterdir() if path.name != "model.safetensors"}
+    hub.add("org/old", files | {"pytorch_model.bin": b"\x80" + b"x" * 2_000_000})
+    folder = fetched("org/old")
+    assert (folder / "pytorch_model.bin").stat().st_size == 2_000_001
+
+
+def test_revision_is_fetched_that_the_name_asks_for(hub, online, pair):
+    repo = hub.add("org/name", pair[1])
+    first = repo.refs["main"]
+    hub.commit(repo, pair[0], "second")
+    assert fetched(f"org/name@{first}").name == first
+    assert fetched("org/name").name == repo.refs["main"] != first
+    assert "but not that revision" in refused("prepare", "org/name@none")
+    assert HubName.parse("org/name@v1.0/x") == HubName("org/name", "v1.0/x")
+    assert HubName.parse("org/name@") is HubName.parse("../x") is HubName.parse("a/b/c") is None
+
+
+def test_each_way_to_be_refused_is_told_in_a_line_of_its_own(hub, online, pair):
+    hub.add("org/gated", pair[0], gated=True)
+    hub.add("org/private", pair[0], private=True)
+    hub.add("org/nothing", {"README.md": b"nothing here"})
+    hub.add("org/gguf", {"config.json": b"{}", "model.gguf": b"x"})
+    told = refused("prepare", "org/gated")
+    assert (
+        f"org/gated is gated: accept its terms on its page, then run `hf auth login` ({hub.endpoint}/org/gated" in told
+    )
+    for name in ("org/private", "org/none"):
+        assert f"the Hub has no model {name} that is open to you" in (told := refused("prepare", name))
+        assert "if it is private, run `hf auth login`" in told
+    assert "holds no config.json on the Hub" in refused("prepare", "org/nothing")
+    assert "holds no weights that can be read" in refused("prepare", "org/gguf")
+
+
+def test_token_without_rights_is_told_apart_from_no_token(hub, online, logged_in, pair):
+    hub.add("org/gated", pair[0], gated=True)
+    assert "your account has no access yet, or your token no right to gated models" in refused("prepare", "org/gated")
+    assert "your account or token has no access" in refused("prepare", "org/none")
+    hub.add("org/name", pair[0])
+    hub.fail("/api/models/org/name", 401, headers={"X-Error-Message": "Invalid credentials in Authorization header"})
+    assert "the Hub refuses org/name to your token" in refused("prepare", "org/name")
+
+
+def test_token_goes_to_the_hub_alone(hub, online, logged_in, big_model):
+    hub.add("org/big", big_model, private=True)
+    fetched("org/big")
+    assert all(request.has_token for request in hub.log if "/resolve/" in request.path)
+    assert not any(request.has_token for request in weights_asked(hub))
+
+
+def test_hub_that_is_down_for_a_moment_is_asked_again(hub, online, big_model):
+    hub.add("org/big", big_model)
+    for text in ("/api/models/org/big", "HEAD /org/big/resolve", "GET /cdn/"):
+        hub.fail(text, 503)
+    assert same_weights(fetched("org/big"), big_model)
+
+
+def test_hub_that_stays_down_is_told_and_what_is_cached_is_used(hub, online, pair):
+    hub.add("org/name", pair[0])
+    hub.fail("/api/models/org/name", 503, times=99)
+    assert "the Hub answers 503 for org/name" in refused("prepare", "org/name", code=1)
+    hub.failures.clear()
+    folder = fetched("org/name")
+    hub.fail("/api/models/org/name", 503, times=99)
+    assert fetched("org/name") == folder
+
+
+def test_hub_out_of_reach_is_told(online, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    assert "the Hub could not be reached; check the spelling or the network, or give a local folder" in refused(
+        "prepare", "org/name"
+    )
+
+
+def test_model_that_does_not_fit_is_refused_before_it_is_fetched(hub, online, big_model):
+    hub.add("org/big", big_model)
+    code = (
+        "import shutil, sys; from clp_core.cli import main; "
+        "shutil.disk_usage = lambda path: type('U', (), {'free': 1000, 'total': 1, 'used': 1})(); main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code, "prepare", "org/big"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "make room" in done.stderr
+    assert not weights_asked(hub)
+
+
+def test_page_finds_a_fetched_model_again(hub, online, pair):
+    """The client itself calls a snapshot incomplete that lacks files nobody asked for."""
+    hub.add("org/name", {path.name: path.read_bytes() for path in pair[0].iterdir()} | {"logo.png": b"x"})
+    folder = fetched("org/name")
+    code = "from components.models import folder_of; print(folder_of('org/name'))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert found.stdout.strip() == str(folder), found.stderr
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
+def test_dataset_of_the_server_streams(hub, online, tmp_path, ending):
+    import pyarrow
+    import pyarrow.parquet
+
+    lines = [{"text": f"Zeile {i}"} for i in range(50)]
+    if ending == "jsonl":
+        data = "".join(json.dumps(line) + "\n" for line in lines).encode()
+    else:
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(lines), tmp_path / "x.parquet")
+        data = (tmp_path / "x.parquet").read_bytes()
+    hub.add("org/text", {f"train.{ending}": data, "README.md": b"---\nlicense: mit\n---\n"}, kind="datasets")
+    code = (
+        "import datasets, json; found = datasets.load_dataset('org/text', split='train', streaming=True); "
+        "print(json.dumps(list(found)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert json.loads(done.stdout.splitlines()[-1]) == lines, done.stderr
+
+
+def fetched(name):
+    """Return where ``locate`` puts a model, in a process of its own."""
+    done = subprocess.run([*LOCATE, name], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return Path(done.stdout.strip())
+
+
+def same_weights(folder, model):
+    return (folder / "model.safetensors").read_bytes() == (model / "model.safetensors").read_bytes()
