@@ -1,17 +1,27 @@
 """Fetching from the Hub and pushing to it: the real client against a small server on the loopback."""
 
+import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from conftest import make_model
-from hub_server import TOKEN, HubServer
+from hub_server import TOKEN, USER, HubServer
+from made_runs import lines_of, make_run
+from test_export import add_checkpoint, made_target
 from test_jobs import end_of, wait_for
 
+from clp_core.errors import ClpError
+from clp_core.export import ExportOptions, export
 from clp_core.hub import HubName
+from clp_core.hub_errors import explained
+from clp_core.jobs import JobStore
+from clp_core.jobs.submit import submit_push
+from clp_core.push import PushOptions
 
 BIG = 12 << 20
 STEP = 10 << 20
@@ -82,17 +92,17 @@ def weights_asked(hub):
     return [request for request in hub.log if request.method == "GET" and "/cdn/" in request.path]
 
 
-def test_model_is_fetched_by_its_id_and_then_found_without_the_network(hub, online, pair):
+def test_model_is_fetched_by_its_id_and_then_found_without_the_network(hub, online, pair, monkeypatch):
     hub.add("org/name", pair[0])
     found = result_of("prepare", "org/name")
-    snapshot = found["folder"]
-    assert snapshot.endswith(f"models--org--name/snapshots/{hub.repos['models', 'org/name'].refs['main']}")
-    assert found["content"] == result_of("prepare", pair[0])["content"]
-    asked = len(weights_asked(hub))
-    assert asked == 1
-    again = clp("prepare", "org/name", "--json", HF_HUB_OFFLINE="1")
-    assert json.loads(again.stdout.splitlines()[-1])["folder"] == snapshot
-    assert len(weights_asked(hub)) == asked
+    folder = Path(found["folder"])
+    assert folder.parts[-3:-1] == ("models--org--name", "snapshots")
+    assert folder.name == hub.repos["models", "org/name"].refs["main"]
+    assert same_weights(folder, pair[0])
+    asked = len(hub.log)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert fetched("org/name") == folder
+    assert len(hub.log) == asked
 
 
 def test_progress_of_bytes_is_in_the_heartbeat_of_the_job(hub, online, big_model, workspace):
@@ -244,11 +254,11 @@ def test_hub_that_is_down_for_a_moment_is_asked_again(hub, online, big_model):
 
 def test_hub_that_stays_down_is_told_and_what_is_cached_is_used(hub, online, pair):
     hub.add("org/name", pair[0])
-    hub.fail("/api/models/org/name", 503, times=99)
-    assert "the Hub answers 503 for org/name" in refused("prepare", "org/name", code=1)
+    hub.fail("/api/models/org/name", 501, times=99)
+    assert "the Hub answers 501 for org/name" in refused("prepare", "org/name", code=1)
     hub.failures.clear()
     folder = fetched("org/name")
-    hub.fail("/api/models/org/name", 503, times=99)
+    hub.fail("/api/models/org/name", 501, times=99)
     assert fetched("org/name") == folder
 
 
@@ -309,3 +319,230 @@ def fetched(name):
 
 def same_weights(folder, model):
     return (folder / "model.safetensors").read_bytes() == (model / "model.safetensors").read_bytes()
+
+
+MODEL = f"{USER}/german"
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory, tokenizers):
+    """A target of a transfer, whose source's card states a licence."""
+    return made_target(tmp_path_factory.mktemp("target"), tokenizers)
+
+
+@pytest.fixture
+def exported_run(workspace, target):
+    """A model that was trained and exported."""
+    job = make_run(workspace, "a german run", lines_of(200), model=str(target))
+    add_checkpoint(job, target, 200, bits=1.5)
+    output = workspace.models / "exported"
+    export(ExportOptions(job.id, str(output)), workspace)
+    return output
+
+
+def uploads(hub):
+    return [request for request in hub.log if request.method == "PUT"]
+
+
+def test_dry_run_says_all_and_changes_nothing(hub, online, logged_in, exported_run):
+    (exported_run / "notes.xyz").write_text("mine")
+    found = result_of("push", exported_run, MODEL, "--language", "de", "--dataset", "org/text", "--dry-run")
+    assert (found["repo"], found["visibility"], found["exists"], found["user"]) == (MODEL, "private", False, USER)
+    assert (found["problems"], found["licence"], found["dry_run"]) == ([], "apache-2.0", True)
+    names = {file["name"]: file["bytes"] for file in found["files"]}
+    assert names["model.safetensors"] == (exported_run / "model.safetensors").stat().st_size
+    assert set(names) == {
+        "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
+        "clp_transfer.json", "clp_provenance.parquet", "clp_training.json", "training_curve.csv", "README.md",
+    }  # fmt: skip
+    assert found["left_out"] == [{"name": "notes.xyz", "reason": "no part of a model"}]
+    assert "license: apache-2.0" in found["card"]
+    assert "- org/text" in found["card"]
+    assert f'from_pretrained("{MODEL}")' in found["card"]
+    assert not hub.repos
+    assert {request.method for request in hub.log} <= {"GET", "HEAD"}
+
+
+def test_pushed_model_is_fetched_again_the_same(hub, online, logged_in, exported_run):
+    pushed = result_of("push", exported_run, MODEL, "--language", "de", "--message", "the first")
+    repo = hub.repos["models", MODEL]
+    assert repo.private
+    assert (pushed["commit"], pushed["url"]) == (repo.refs["main"], f"{hub.endpoint}/{MODEL}")
+    assert repo.messages == ["initial commit", "the first"]
+    assert not any(request.has_token for request in hub.log if "/cdn/" in request.path)
+    folder = fetched(MODEL)
+    assert same_weights(folder, exported_run)
+    assert (folder / "tokenizer.json").read_bytes() == (exported_run / "tokenizer.json").read_bytes()
+    assert (folder / "README.md").read_text() == result_of(
+        "push", exported_run, MODEL, "--language", "de", "--dry-run"
+    )["card"]
+
+
+def test_nothing_pushed_holds_a_path_of_this_machine_or_a_token(hub, online, logged_in, exported_run, target, tmp_path):
+    config = json.loads((exported_run / "config.json").read_text())
+    (exported_run / "config.json").write_text(json.dumps(config | {"_name_or_path": str(target)}))
+    done = clp("push", exported_run, MODEL, "--json")
+    assert done.returncode == 0, done.stderr
+    pushed = b"\n".join(hub.repos["models", MODEL].files.values())
+    for place in (tmp_path, target.parent, Path.home() / "x", Path.cwd(), TOKEN):
+        assert str(place).encode() not in pushed
+    assert TOKEN not in done.stdout + done.stderr
+    assert not any(TOKEN in path.read_text(errors="replace") for path in exported_run.iterdir())
+    report = json.loads(hub.repos["models", MODEL].files["clp_transfer.json"])
+    assert (report["source"], report["helper"], report["output"]) == ("source", "helper", "german")
+
+
+def test_interrupted_push_leaves_no_commit_and_the_next_sends_the_rest(hub, online, logged_in, exported_run):
+    weights = hashlib.sha256((exported_run / "model.safetensors").read_bytes()).hexdigest()
+    hub.fail(f"PUT /lfs/{weights}", 400)
+    assert f"the Hub answers 400 for {MODEL}" in refused("push", exported_run, MODEL, code=1)
+    assert hub.repos["models", MODEL].messages == ["initial commit"]
+    hub.fail("POST /api/models/tester/german/commit", 400)
+    refused("push", exported_run, MODEL, code=1)
+    assert hub.repos["models", MODEL].messages == ["initial commit"]
+    result_of("push", exported_run, MODEL)
+    sent = [request.path.rpartition("/")[2] for request in uploads(hub) if request.status == 200]
+    assert len(sent) == len(set(sent)) == 2  # provenance and weights, each once in three tries
+    assert same_files(hub.repos["models", MODEL].files, exported_run)
+
+
+def test_upload_that_breaks_off_is_told():
+    from huggingface_hub.errors import HTTPError
+
+    told = "the connection broke while a/b was pushed; run it again to go on"
+    with pytest.raises(ClpError, match=told), explained("a/b", "pushed"):
+        raise RuntimeError("Error while uploading 'x' to the Hub.") from HTTPError("broken pipe")
+
+
+def test_killed_push_leaves_no_commit(hub, online, logged_in, exported_run):
+    hub.drop("PUT /lfs/", 10_000, times=99)
+    process = subprocess.Popen([sys.executable, "-m", "clp_core", "push", str(exported_run), MODEL], env=os.environ)
+    wait_for(lambda: uploads(hub), 120)
+    process.kill()
+    process.wait()
+    assert hub.repos["models", MODEL].messages == ["initial commit"]
+
+
+def same_files(files, folder):
+    weights = [name for name in files if name.endswith(".safetensors")]
+    return weights == ["model.safetensors"] and files[weights[0]] == (folder / weights[0]).read_bytes()
+
+
+def test_hub_that_is_down_for_a_moment_gets_the_push_all_the_same(hub, online, logged_in, exported_run):
+    for text in ("/api/whoami-v2", "/preupload/", "PUT /lfs/", "/commit/"):
+        hub.fail(text, 503)
+    result_of("push", exported_run, MODEL)
+    assert len(hub.repos["models", MODEL].messages) == 2
+
+
+def test_files_of_the_model_that_was_there_before_go(hub, online, logged_in, exported_run):
+    before = {
+        "model-00001-of-00002.safetensors": b"x",
+        "model.safetensors.index.json": b"{}",
+        "merges.txt": b"of another tokenizer",
+        "picture.png": b"y",
+        "README.md": b"old",
+    }
+    hub.add(MODEL, before, private=True)
+    planned = result_of("push", exported_run, MODEL, "--dry-run")
+    assert planned["removed"] == ["merges.txt", "model-00001-of-00002.safetensors", "model.safetensors.index.json"]
+    assert "replaced in the repository: README.md" in planned["notes"]
+    result_of("push", exported_run, MODEL)
+    held = hub.repos["models", MODEL].files
+    assert held["picture.png"] == b"y"
+    assert not set(held) & set(planned["removed"])
+    assert same_files(held, exported_run)
+
+
+def test_push_needs_a_login_and_the_right_account(hub, online, exported_run):
+    assert "nobody is logged in on the Hub here; run `hf auth login`" in refused("push", exported_run, MODEL)
+    online.mkdir(exist_ok=True)
+    (online / "token").write_text(TOKEN)
+    told = refused("push", exported_run, "somebody/german")
+    assert f"{USER}, who is logged in, cannot push to somebody; choose {USER}/..." in told
+    (online / "token").write_text("hf_" + "x" * 24)
+    assert "does not know the token that is used here" in refused("push", exported_run, MODEL)
+    assert not hub.repos
+
+
+def test_public_is_only_what_is_asked_to_be(hub, online, logged_in, exported_run):
+    repo = hub.add(MODEL, {"a.txt": b"a"})
+    assert f"{MODEL} is public; add --public to push to it" in refused("push", exported_run, MODEL)
+    assert len(repo.commits) == 1
+    assert result_of("push", exported_run, MODEL, "--public")["visibility"] == "public"
+    result_of("push", exported_run, f"{USER}/new", "--public")
+    assert not hub.repos["models", f"{USER}/new"].private
+    hub.add(f"{USER}/kept", {"a.txt": b"a"}, private=True)
+    found = result_of("push", exported_run, f"{USER}/kept", "--public", "--dry-run")
+    assert found["visibility"] == "private"
+    assert "the repository is private and stays so" in found["notes"][0]
+
+
+def test_licence_must_be_stated(hub, online, logged_in, pair, tmp_path):
+    shutil.copytree(pair[0], tmp_path / "model")
+    told = refused("push", tmp_path / "model", MODEL)
+    assert "no licence is stated: the source's card names none" in told
+    assert "give --license" in told
+    found = result_of("push", tmp_path / "model", MODEL, "--dry-run")
+    assert len(found["problems"]) == 1
+    assert "| this model | not stated |" in found["card"]
+    assert not hub.repos
+    assert "license: mit" in result_of("push", tmp_path / "model", MODEL, "--license", "mit")["card"]
+
+
+def test_card_that_the_user_wrote_is_kept(hub, online, logged_in, exported_run):
+    (exported_run / "README.md").write_text("---\nlicense: gpl-3.0\n---\n\n# Mine\n\nWhat I found out.\n")
+    card = result_of("push", exported_run, MODEL, "--license", "mit", "--dry-run")["card"]
+    assert card.endswith("# Mine\n\nWhat I found out.\n")
+    assert "license: mit" in card.split("---")[1]
+
+
+def test_what_is_no_whole_model_is_not_pushed(hub, online, logged_in, exported_run, workspace, tmp_path, pair):
+    given = (MODEL, "--license", "mit")
+    assert "there is no folder" in refused("push", tmp_path / "none", *given)
+    (tmp_path / "empty").mkdir()
+    assert "is no model folder" in refused("push", tmp_path / "empty", *given)
+    pickled = shutil.copytree(pair[0], tmp_path / "pickled")
+    (pickled / "pytorch_model.bin").write_bytes(b"\x80")
+    assert "holds pickles, which can run code on who opens them: pytorch_model.bin" in refused("push", pickled, *given)
+    short = shutil.copytree(pair[0], tmp_path / "short")
+    with open(short / "model.safetensors", "r+b") as file:
+        file.truncate(1000)
+    assert "no whole safetensors file" in refused("push", short, *given)
+    (job,) = JobStore(workspace.jobs).jobs()
+    checkpoint = job.path / "checkpoints" / "checkpoint-200"
+    assert "--license 'M I T' is no licence's name" in refused("push", checkpoint, MODEL, "--license", "M I T")
+    assert "is no repository's name; give owner/name" in refused("push", checkpoint, "german")
+    assert "--language 'German' is no language's code" in refused("push", checkpoint, MODEL, "--language", "German")
+    assert "holds an access token" in refused("push", checkpoint, MODEL, "--message", "hf_" + "a" * 30)
+    left_out = result_of("push", checkpoint, MODEL, "--dry-run")["left_out"]
+    assert {file["reason"] for file in left_out} == {"optimiser or run state"}
+    (checkpoint / "manifest.json").unlink()
+    assert "is no complete checkpoint" in refused("push", checkpoint, *given)
+    assert not hub.repos
+
+
+def test_push_as_a_job_tells_its_progress_and_writes_no_token(hub, online, logged_in, exported_run, workspace):
+    hub.fail("PUT /lfs/", 503, times=2)
+    job = submit_push(workspace, PushOptions(str(exported_run), MODEL, language=("de",)))
+    assert job.command == f"clp push {exported_run} {MODEL} --language de"
+    phases = set()
+
+    def is_over():
+        phases.add(job.heartbeat().get("phase"))
+        return job.status().is_over
+
+    wait_for(is_over, 120)
+    assert job.status().state == "finished", job.log_tail()
+    assert any(str(phase).startswith("uploading ") for phase in phases)
+    assert job.result()["commit"] == hub.repos["models", MODEL].refs["main"]
+    assert not any(TOKEN in path.read_text(errors="replace") for path in job.path.rglob("*") if path.is_file())
+
+
+def test_dry_run_without_the_network_still_shows_files_and_card(online, exported_run, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    found = result_of("push", exported_run, MODEL, "--dry-run")
+    assert found["exists"] is None
+    assert "the Hub could not be reached" in found["problems"]
+    assert found["files"]
+    assert "# german" in found["card"]
