@@ -29,12 +29,14 @@ class CardFields:
         languages: codes of its languages, such as ``de``.
         datasets: names of the texts it was trained on, as ids of the Hub or in words.
         repo_id: where it will lie on the Hub.
+        data_licence: licence of these texts.
     """
 
     licence: Licence | None = None
     languages: tuple[str, ...] = ()
     datasets: tuple[str, ...] = ()
     repo_id: str = ""
+    data_licence: str = ""
 
 
 @dataclass(frozen=True)
@@ -113,10 +115,14 @@ class Card:
 
     def summary(self) -> str:
         """Say in a few sentences what it is."""
-        steps = sum(run["step"] for run in self.runs)
-        tokens = sum(run["tokens"] or 0 for run in self.runs)
-        trained = f"It was trained on for {steps:,} steps ({tokens:,} tokens)." if self.runs else (
-            "It has not been trained since." if self.report else "")  # fmt: skip
+        steps, untold = sum(run["step"] for run in self.runs), self.report.get("trained_steps", 0)
+        if self.runs:
+            tokens = sum(run["tokens"] or 0 for run in self.runs)
+            trained = f"It was trained on for {steps:,} steps ({tokens:,} tokens)."
+        elif untold:
+            trained = f"It was trained on for {untold:,} steps; nothing more is recorded of that here."
+        else:
+            trained = "It has not been trained since."
         if not self.report:
             return f"A causal language model, made with CLP Workbench {__version__}. {trained}"
         whole = initializer(self.report["method"]).whole_model
@@ -144,6 +150,7 @@ class Card:
             ("tokens copied", f"{report['overlap']:,} of {total:,}"),
             ("tokens initialised", f"{report['missing']:,}"),
             ("rows at risk", f"{report['health']['rows_at_risk']:,}"),
+            ("health", health_told(report["health"])),
         ]
         heldout = report["heldout"]
         if heldout["centred_cosine"] is not None:
@@ -254,7 +261,7 @@ print(tokenizer.decode(model.generate(**prompt, max_new_tokens=60)[0]))
             if at_risk:
                 since = ", before the training" if self.runs else ""
                 told.append(f"{at_risk:,} of {missing:,} new embedding rows were at risk{since}.")
-        if not self.runs and self.report:
+        if self.report and not self.runs and not self.report.get("trained_steps"):
             told.append("Without training it is a starting point, not a model to use.")
         return "## Limits\n\n" + "\n".join(f"- {line}" for line in told)
 
@@ -263,7 +270,7 @@ print(tokenizer.decode(model.generate(**prompt, max_new_tokens=60)[0]))
         rows = [("this model", str(self.fields.licence or NOT_STATED))]
         rows += [(f"{role} model", str(origin.licence or NOT_STATED)) for role, origin in self.origins.items()]
         if self.runs:
-            rows.append(("training text", NOT_STATED))
+            rows.append(("training text", self.fields.data_licence or NOT_STATED))
         return f"## Licences\n\n{table(rows)}\n\nThe licences of source and helper hold for this model."
 
     def files(self) -> str:
@@ -303,6 +310,16 @@ def table(rows: Sequence[tuple[str, str]]) -> str:
     """Return a table of two columns without a head."""
     lines = [f"| {label} | {value} |".replace("\n", " ") for label, value in rows]
     return "\n".join(["| | |", "|---|---|", *lines]) if rows else ""
+
+
+def health_told(health: Mapping[str, Any]) -> str:
+    """Return the health figures of the new rows."""
+    told = []
+    if health.get("n_eff_median") is not None:
+        told.append(f"half of the new rows rest on {health['n_eff_median']:,.1f} anchors or more (n_eff)")
+    if health.get("norm_ratio_max") is not None:
+        told.append(f"the longest is {health['norm_ratio_max']:.2f} times as long as copied rows are on average")
+    return "; ".join(told) or NOT_STATED
 
 
 def named(origin: Origin) -> str:

@@ -56,6 +56,7 @@ class PushOptions:
     license: str = option("", help="licence the model is given on under, such as apache-2.0; else the source's")
     language: tuple[str, ...] = option((), help="code of a language of the model, such as de; may be given again")
     dataset: tuple[str, ...] = option((), help="name of a training text, for the card; may be given again")
+    dataset_license: str = option("", help="licence of the training texts, for the card")
     message: str = option("", help="message of the commit")
     dry_run: bool = option(False, help="push nothing: say what would be pushed, with the whole card")
 
@@ -71,7 +72,7 @@ class PushOptions:
         for code in self.language:
             if not LANGUAGE.fullmatch(code):
                 raise InputError(f"--language {code!r} is no language's code; use one as de or en")
-        refuse_access_tokens([self.model, self.repo, self.message, *self.dataset])
+        refuse_access_tokens([self.model, self.repo, self.message, self.dataset_license, *self.dataset])
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,7 @@ class PushPlan:
         card = Card(name, public, runs)
         source = card.origins.get("source")
         licence = Licence(options.license) if options.license else (source.licence if source else None)
-        fields = CardFields(licence, options.language, options.dataset, options.repo)
+        fields = CardFields(licence, options.language, options.dataset, options.repo, options.dataset_license)
         own = Card(folder.name, report, runs)
         text = kept_card(folder / CARD_FILE, own, Card(name, public, runs, fields))
         made: dict[str, bytes] = {CARD_FILE: text.encode()}

@@ -225,15 +225,28 @@ def push_form(folder: Path) -> PushOptions | None:
         "Languages", ", ".join(told.get("language", [])), placeholder="de", help="codes, with commas between them",
         key=f"languages_{key}",
     )  # fmt: skip
-    datasets = st.text_input(
-        "Training texts", ", ".join(told.get("dataset", [])), help="names for the card, with commas between them: ids "
-        "of the Hub or words", key=f"datasets_{key}",
-    )  # fmt: skip
+    row = st.columns(2)
+    datasets = row[0].text_input(
+        "Training texts",
+        ", ".join(told.get("dataset", [])),
+        help="names for the card, with commas between them: ids of the Hub, or words",
+        key=f"datasets_{key}",
+    )
+    texts_licence = (
+        row[1]
+        .text_input(
+            "Licence of the texts",
+            told.get("dataset_license", ""),
+            help=help_of(PushOptions, "dataset_license"),
+            key=f"texts_licence_{key}",
+        )
+        .strip()
+    )
     public = st.toggle("Public", bool(told.get("public")), help=help_of(PushOptions, "public"), key=f"public_{key}")
     if not repo:
         st.caption("Name a repository. You need a login: run `hf auth login` in a terminal on this machine.")
         return None
-    return PushOptions(str(folder), repo, public, licence, parts(languages), parts(datasets))
+    return PushOptions(str(folder), repo, public, licence, parts(languages), parts(datasets), texts_licence)
 
 
 def parts(text: str) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -15,13 +16,13 @@ from made_runs import lines_of, make_run
 from test_export import add_checkpoint, made_target
 from test_jobs import end_of, wait_for
 
-from clp_core.errors import ClpError
+from clp_core.errors import ClpError, InputError
 from clp_core.export import ExportOptions, export
 from clp_core.hub import HubName
 from clp_core.hub_errors import explained
 from clp_core.jobs import JobStore
 from clp_core.jobs.submit import submit_push
-from clp_core.push import PushOptions
+from clp_core.push import PushOptions, push
 
 BIG = 12 << 20
 STEP = 10 << 20
@@ -281,6 +282,21 @@ def test_model_that_does_not_fit_is_refused_before_it_is_fetched(hub, online, bi
     assert not weights_asked(hub)
 
 
+def test_disk_that_fills_up_is_told_and_what_came_is_kept(hub, online, big_model):
+    hub.add("org/big", big_model)
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (STEP + 4096, STEP + 4096))
+
+    command = [sys.executable, "-m", "clp_core", "prepare", "org/big"]
+    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit)
+    assert done.returncode == 2
+    assert "clp: the disk is full: org/big does not fit; make room" in done.stderr
+    folder = fetched("org/big")
+    assert weights_asked(hub)[-1].range == f"bytes={STEP + 4096}-"
+    assert same_weights(folder, big_model)
+
+
 def test_page_finds_a_fetched_model_again(hub, online, pair):
     """The client itself calls a snapshot incomplete that lacks files nobody asked for."""
     hub.add("org/name", {path.name: path.read_bytes() for path in pair[0].iterdir()} | {"logo.png": b"x"})
@@ -346,7 +362,9 @@ def uploads(hub):
 
 def test_dry_run_says_all_and_changes_nothing(hub, online, logged_in, exported_run):
     (exported_run / "notes.xyz").write_text("mine")
-    found = result_of("push", exported_run, MODEL, "--language", "de", "--dataset", "org/text", "--dry-run")
+    found = result_of(
+        "push", exported_run, MODEL, "--language", "de", "--dataset", "org/text", *TEXTS_LICENCE, "--dry-run"
+    )
     assert (found["repo"], found["visibility"], found["exists"], found["user"]) == (MODEL, "private", False, USER)
     assert (found["problems"], found["licence"], found["dry_run"]) == ([], "apache-2.0", True)
     names = {file["name"]: file["bytes"] for file in found["files"]}
@@ -358,6 +376,7 @@ def test_dry_run_says_all_and_changes_nothing(hub, online, logged_in, exported_r
     assert found["left_out"] == [{"name": "notes.xyz", "reason": "no part of a model"}]
     assert "license: apache-2.0" in found["card"]
     assert "- org/text" in found["card"]
+    assert "| training text | cc-by-sa-3.0 |" in found["card"]
     assert f'from_pretrained("{MODEL}")' in found["card"]
     assert not hub.repos
     assert {request.method for request in hub.log} <= {"GET", "HEAD"}
@@ -498,28 +517,40 @@ def test_card_that_the_user_wrote_is_kept(hub, online, logged_in, exported_run):
 
 
 def test_what_is_no_whole_model_is_not_pushed(hub, online, logged_in, exported_run, workspace, tmp_path, pair):
-    given = (MODEL, "--license", "mit")
-    assert "there is no folder" in refused("push", tmp_path / "none", *given)
+    def refusal(folder, repo=MODEL, **more):
+        with pytest.raises(InputError) as told:
+            push(PushOptions(str(folder), repo, **{"license": "mit"} | more), workspace)
+        return str(told.value)
+
+    assert "there is no folder" in refusal(tmp_path / "none")
     (tmp_path / "empty").mkdir()
-    assert "is no model folder" in refused("push", tmp_path / "empty", *given)
+    assert "is no model folder" in refusal(tmp_path / "empty")
     pickled = shutil.copytree(pair[0], tmp_path / "pickled")
     (pickled / "pytorch_model.bin").write_bytes(b"\x80")
-    assert "holds pickles, which can run code on who opens them: pytorch_model.bin" in refused("push", pickled, *given)
+    assert "holds pickles, which can run code on who opens them: pytorch_model.bin" in refusal(pickled)
     short = shutil.copytree(pair[0], tmp_path / "short")
     with open(short / "model.safetensors", "r+b") as file:
         file.truncate(1000)
-    assert "no whole safetensors file" in refused("push", short, *given)
+    assert "no whole safetensors file" in refusal(short)
+    mute = shutil.copytree(pair[0], tmp_path / "mute", ignore=shutil.ignore_patterns("tokenizer.json"))
+    assert "holds no tokenizer" in refusal(mute)
+    assert "--license 'M I T' is no licence's name" in refusal(exported_run, license="M I T")
+    assert "is no repository's name; give owner/name" in refusal(exported_run, "german")
+    assert "--language 'German' is no language's code" in refusal(exported_run, language=("German",))
+    assert "holds an access token" in refusal(exported_run, message="hf_" + "a" * 30)
     (job,) = JobStore(workspace.jobs).jobs()
-    checkpoint = job.path / "checkpoints" / "checkpoint-200"
-    assert "--license 'M I T' is no licence's name" in refused("push", checkpoint, MODEL, "--license", "M I T")
-    assert "is no repository's name; give owner/name" in refused("push", checkpoint, "german")
-    assert "--language 'German' is no language's code" in refused("push", checkpoint, MODEL, "--language", "German")
-    assert "holds an access token" in refused("push", checkpoint, MODEL, "--message", "hf_" + "a" * 30)
-    left_out = result_of("push", checkpoint, MODEL, "--dry-run")["left_out"]
-    assert {file["reason"] for file in left_out} == {"optimiser or run state"}
-    (checkpoint / "manifest.json").unlink()
-    assert "is no complete checkpoint" in refused("push", checkpoint, *given)
-    assert not hub.repos
+    (job.path / "checkpoints" / "checkpoint-200" / "manifest.json").unlink()
+    assert "is no complete checkpoint" in refusal(job.path / "checkpoints" / "checkpoint-200")
+    assert not hub.log
+
+
+def test_checkpoint_is_pushed_without_its_run_state(hub, online, logged_in, exported_run, workspace):
+    (job,) = JobStore(workspace.jobs).jobs()
+    found = result_of("push", job.path / "checkpoints" / "checkpoint-200", MODEL, "--dry-run")
+    assert {file["reason"] for file in found["left_out"]} == {"optimiser or run state"}
+    assert {"model.safetensors", "clp_training.json", "training_curve.csv"} <= {file["name"] for file in found["files"]}
+    assert "| run" not in found["card"]
+    assert "## Training" in found["card"]
 
 
 def test_push_as_a_job_tells_its_progress_and_writes_no_token(hub, online, logged_in, exported_run, workspace):

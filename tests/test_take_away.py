@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,10 @@ from hub_server import USER
 from made_runs import lines_of, make_run
 from pages_run import check, open_page, text_of
 from test_export import add_checkpoint, made_target
-from test_hub import hub, logged_in, online  # noqa: F401
+from test_hub import big_model, hub, logged_in, online  # noqa: F401
 from test_jobs import end_of, wait_for
 
+from clp_core.export import ExportOptions, export
 from clp_core.jobs import JobStore
 from components import take_away
 
@@ -53,11 +55,14 @@ def finished(space, kind, n=1):
     return jobs[0]
 
 
-def exported_page(space, run):
-    app = check(open_page("runs"))
-    button(app, "Export").click().run()
-    finished(space, "export")
-    return check(open_page("runs"))
+@pytest.fixture
+def exported(run, workspace):
+    """The best checkpoint, exported as its job would have done."""
+    options = ExportOptions(run.id, str(workspace.models / "a-german-run-100"), checkpoint="100")
+    export(options, workspace)
+    job, _ = JobStore(workspace.jobs).create("export", asdict(options), ["-c", "pass"], "clp jobs export")
+    job.write_status("finished")
+    return Path(options.output)
 
 
 def test_run_without_a_checkpoint_has_nothing_to_take_away(workspace):
@@ -85,7 +90,9 @@ def test_best_checkpoint_is_offered_first_with_its_path_and_command(run, workspa
 
 
 def test_export_is_a_job_and_its_folder_is_downloaded_as_one_file(run, workspace):
-    app = exported_page(workspace, run)
+    button(check(open_page("runs")), "Export").click().run()
+    finished(workspace, "export")
+    app = check(open_page("runs"))
     output = workspace.models / "a-german-run-100"
     assert str(output) in codes(app)
     assert button(app, "Export").disabled
@@ -98,8 +105,8 @@ def test_export_is_a_job_and_its_folder_is_downloaded_as_one_file(run, workspace
     assert held == (output / "model.safetensors").read_bytes()
 
 
-def test_large_model_is_not_held_in_memory_for_a_download(run, workspace, monkeypatch):
-    app = exported_page(workspace, run)
+def test_large_model_is_not_held_in_memory_for_a_download(exported, monkeypatch):
+    app = check(open_page("runs"))
     monkeypatch.setattr(take_away, "DOWNLOAD_LIMIT", 1000)
     app.run()
     check(app)
@@ -107,14 +114,13 @@ def test_large_model_is_not_held_in_memory_for_a_download(run, workspace, monkey
     assert any(code.startswith("rsync -av --partial ") and "a-german-run-100" in code for code in codes(app))
 
 
-def test_push_is_offered_after_the_dry_run_only(hub, online, logged_in, run, workspace):  # noqa: F811
-    app = exported_page(workspace, run)
+def test_push_is_offered_after_the_dry_run_only(hub, online, logged_in, exported, workspace):  # noqa: F811
+    app = check(open_page("runs"))
     assert "hf auth login" in " ".join(caption.value for caption in app.caption)
     field(app, "Repository").set_value(f"{USER}/german").run()
     field(app, "Languages").set_value("de, en").run()
     check(app)
-    output = workspace.models / "a-german-run-100"
-    told = f"clp push {output} {USER}/german --language de --language en"
+    told = f"clp push {exported} {USER}/german --language de --language en"
     assert f"{told} --dry-run" in codes(app)
     assert button(app, f"Push to {USER}/german") is None
     button(app, "Dry run").click().run()
@@ -133,8 +139,8 @@ def test_push_is_offered_after_the_dry_run_only(hub, online, logged_in, run, wor
     assert button(app, "Dry run again") is not None
 
 
-def test_what_stands_against_a_push_is_told_and_it_is_not_offered(hub, online, run, workspace):  # noqa: F811
-    app = exported_page(workspace, run)
+def test_what_stands_against_a_push_is_told_and_it_is_not_offered(hub, online, exported, workspace):  # noqa: F811
+    app = check(open_page("runs"))
     field(app, "Repository").set_value("german").run()
     assert "is no repository's name" in app.error[0].value.replace("\\", "")
     field(app, "Repository").set_value(f"{USER}/german").run()
@@ -146,26 +152,27 @@ def test_what_stands_against_a_push_is_told_and_it_is_not_offered(hub, online, r
     assert button(app, "Dry run again") is not None
 
 
-def test_dry_run_of_another_content_does_not_count(hub, online, logged_in, run, workspace):  # noqa: F811
-    app = exported_page(workspace, run)
+def test_dry_run_of_another_content_does_not_count(hub, online, logged_in, exported, workspace):  # noqa: F811
+    app = check(open_page("runs"))
     field(app, "Repository").set_value(f"{USER}/german").run()
     button(app, "Dry run").click().run()
     finished(workspace, "push")
-    config = workspace.models / "a-german-run-100" / "config.json"
+    config = exported / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"changed": True}))
     app = check(open_page("runs"))
     assert button(app, f"Push to {USER}/german") is None
     assert button(app, "Dry run") is not None
 
 
-def test_page_tells_how_a_fetch_goes(hub, online, workspace, pair):  # noqa: F811
-    """What a user sees who names a model by its Hub id on a page: a button, then the model."""
-    hub.add("org/name", pair[0])
-    hub.add("org/helper", pair[1])
-    app = check(open_page("tokens", source="org/name", helper="org/helper"))
-    label = "Fetch it from the Hub and prepare org/name"
-    button(app, label).click().run()
-    job = finished(workspace, "prepare")
-    assert Path(job.result()["folder"]).name == hub.repos["models", "org/name"].refs["main"]
-    app = check(open_page("tokens", source="org/name", helper="org/helper"))
-    assert button(app, label) is None
+def test_page_tells_how_far_a_fetch_is(hub, online, workspace, big_model):  # noqa: F811
+    hub.add("org/big", big_model)
+    hub.slow_s = 0.005
+    app = check(open_page("tokens", source="org/big", helper="org/big"))
+    button(app, "Fetch it from the Hub and prepare org/big").click().run()
+    (job,) = JobStore(workspace.jobs).jobs()
+    wait_for(lambda: job.heartbeat().get("bytes_done"), 120)
+    app = check(open_page("tokens", source="org/big", helper="org/big"))
+    told = " ".join(bar.proto.text for bar in app.get("progress")).replace("\\", "")
+    assert "fetching org/big · 10.5\N{NARROW NO-BREAK SPACE}MB of " in told
+    job.ask_stop()
+    assert end_of(job, 120).state == "stopped"
