@@ -191,7 +191,8 @@ class Card:
                 rows.append(("held-out text", f"`{data['eval_text']}`{scored}"))
             rows.append(("tokens seen", f"{run['tokens']:,}" if run["tokens"] is not None else NOT_STATED))
             planned = f" of {run['steps_planned']:,} planned" if run.get("steps_planned") else ""
-            rows.append(("steps", f"{run['step']:,}{planned}"))
+            each = f", {run['step_tokens']:,} tokens each" if run.get("step_tokens") else ""
+            rows.append(("steps", f"{run['step']:,}{planned}{each}"))
             if run.get("seconds"):
                 rows.append(("time", f"{run['seconds'] / 3600:.2f} hours, evaluations and checkpoints included"))
             rows.append(("devices", ", ".join(run["devices"]) or NOT_STATED))

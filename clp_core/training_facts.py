@@ -22,7 +22,9 @@ MAX_LOSSES = 2000
 """Lines of the training loss in the file of the curve; evaluations are all in it."""
 MAX_EARLIER_RUNS = 20
 SHOWN_ROWS = 10
-LEFT_OUT = ("model", "text", "eval_text", "prompt", "devices", "parameters", "text_tokens")
+LEFT_OUT = ("model", "text", "eval_text", "prompt", "devices", "parameters", "text_tokens", "max_tokens", "max_steps",
+            "batch_tokens", "steps", "precision", "keep_last", "only_last", "save_every", "loss_every")  # fmt: skip
+"""Settings that the card says otherwise, or that leave no mark on the model."""
 CURVE_COLUMNS = ("run", "step", "tokens", "seconds", "loss", "eval_loss", "perplexity", "bits_per_byte")
 
 
@@ -80,6 +82,7 @@ def facts_of_run(job: Job, step: int) -> dict[str, Any]:
             "eval_content": spec.get("fingerprints", {}).get("eval_text"),
         },
         "parameters": plan.get("parameters"),
+        "step_tokens": plan["block_length"] * plan["step_blocks"] if plan.get("step_blocks") else None,
         "devices": list(spec.get("devices") or []),
         "versions": dict(spec.get("versions") or {}),
         "settings": {

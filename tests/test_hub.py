@@ -363,7 +363,16 @@ def uploads(hub):
 def test_dry_run_says_all_and_changes_nothing(hub, online, logged_in, exported_run):
     (exported_run / "notes.xyz").write_text("mine")
     found = result_of(
-        "push", exported_run, MODEL, "--language", "de", "--dataset", "org/text", *TEXTS_LICENCE, "--dry-run"
+        "push",
+        exported_run,
+        MODEL,
+        "--language",
+        "de",
+        "--dataset",
+        "org/text",
+        "--dataset-license",
+        "cc-by-sa-3.0",
+        "--dry-run",
     )
     assert (found["repo"], found["visibility"], found["exists"], found["user"]) == (MODEL, "private", False, USER)
     assert (found["problems"], found["licence"], found["dry_run"]) == ([], "apache-2.0", True)
