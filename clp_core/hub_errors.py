@@ -53,12 +53,13 @@ def is_unreachable(error: BaseException) -> bool:
 
 
 @contextlib.contextmanager
-def explained(name: str, doing: str = "fetched") -> Iterator[None]:
+def explained(name: str, doing: str = "fetched", kind: str = "model") -> Iterator[None]:
     """Turn what the client raises into one plain line.
 
     Args:
-        name: the model that it is about.
+        name: what it is about.
         doing: ``fetched`` or ``pushed``.
+        kind: ``model`` or ``dataset``.
 
     Raises:
         InputError: what is asked for is not there, or not for this user, or does not fit.
@@ -70,13 +71,13 @@ def explained(name: str, doing: str = "fetched") -> Iterator[None]:
         raise
     except Exception as error:
         inner = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error  # of an upload
-        told = refusal(inner, name) or failure(inner, name, doing)
+        told = refusal(inner, name, kind) or failure(inner, name, doing)
         if told is None:
             raise
         raise told from error
 
 
-def refusal(error: BaseException, name: str) -> ClpError | None:
+def refusal(error: BaseException, name: str, kind: str = "model") -> ClpError | None:
     """Return what an answer of the Hub means that will be the same the next time, or ``None`` for other errors."""
     from huggingface_hub.errors import (
         DisabledRepoError,
@@ -87,13 +88,14 @@ def refusal(error: BaseException, name: str) -> ClpError | None:
 
     told = None
     if isinstance(error, GatedRepoError):  # a kind of RepositoryNotFoundError, so it comes first
-        told = f"{name} is gated: {gate_told(error)} ({page_of(name)})"
+        page = page_of(f"datasets/{name}" if kind == "dataset" else name)
+        told = f"{name} is gated: {gate_told(error)} ({page})"
     elif isinstance(error, RevisionNotFoundError):
-        told = f"{name}: the Hub has the model, but not that revision; check what follows the @"
+        told = f"{name}: the Hub has the {kind}, but not that revision; check what follows the @"
     elif isinstance(error, DisabledRepoError):
-        told = f"{name} is disabled on the Hub; choose another model"
+        told = f"{name} is disabled on the Hub; choose another {kind}"
     elif isinstance(error, RepositoryNotFoundError):
-        told = f"the Hub has no model {name} that is open to you; {login_told()}"
+        told = f"the Hub has no {kind} {name} that is open to you; {login_told()}"
     elif status_of(error) in (401, 403):
         told = f"the Hub refuses {name} to your token; check its rights, or run `hf auth login` again"
     return InputError(told) if told else None
