@@ -233,7 +233,8 @@ def test_card_tells_source_method_data_and_curve(run, workspace):
         "| source model | `source` |", "| helper model | `helper` |", "| method | `linear`", "match `raw`, seed 42",
         f"| tokens initialised | {report['missing']:,} |", "| training text | `train.txt`, content under its tokenizer "
         f"`{'d' * 16}` |", f"| held-out text | `valid.txt`, SHA-256 `{'a' * 16}` |", "| tokens seen | 25,600 |",
-        "| steps | 200 of 400 planned |", "| devices | cpu |", "| learning rate | 0.001 |", "torch 2.", "## Limits",
+        "| steps | 200 of 400 planned, 128 tokens each |", "| devices | cpu |",
+        "| learning rate | 0.001 |", "torch 2.", "## Limits",
         "| source model | apache-2.0 |", "| helper model | not stated |", "| this model | not stated |",
         "not tuned to follow instructions",
     ):  # fmt: skip
