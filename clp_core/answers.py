@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shlex
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -168,17 +169,19 @@ class AnswersReader:
         """Take the file and the models that answer, in the order of the request."""
         self._path = path
         self._offset = 0
-        self.answers = [Answer(model) for model in models]
+        self._lock = threading.Lock()
+        self._answers = [Answer(model) for model in models]
 
     def read(self) -> list[Answer]:
-        """Return the answers as they stand."""
-        lines, self._offset = whole_lines(self._path, self._offset)
-        for line in lines:
-            event = json.loads(line)
-            for number in range(len(self.answers)) if event["model"] is None else [event["model"]]:
-                if not self.answers[number].stopped:
-                    self.answers[number] = self.answers[number].after(event)
-        return list(self.answers)
+        """Return the answers as they stand; several threads may ask."""
+        with self._lock:
+            lines, self._offset = whole_lines(self._path, self._offset)
+            for event in map(json.loads, lines):
+                told = event["model"]
+                for number in range(len(self._answers)) if told is None else [told]:
+                    if not self._answers[number].stopped:
+                        self._answers[number] = self._answers[number].after(event)
+            return list(self._answers)
 
 
 def generate_command_of(options: GenerateOptions) -> str:

@@ -109,6 +109,8 @@ if done:
     st.markdown("**Checkpoints**: " + ", ".join(f"`{path.name}`" for path in done))
     st.code(str(done[-1]), language="text")
     st.caption("Each is a model of the workspace: choose it on the pages Tokens and Projection, or train it on.")
+    newest = {"models": f"{job.id}/{done[-1].name}"}
+    st.page_link("pages/playground.py", label="Ask the newest", icon=":material/chat:", query_params=newest)
 if len(jobs) > 1:
     st.page_link(
         "pages/compare.py",

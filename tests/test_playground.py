@@ -9,6 +9,7 @@ import time
 import psutil
 import pytest
 from conftest import FAMILIES, GERMAN, make_model
+from slow_sessions import slow_down
 from test_cli import clp, result_of
 from test_jobs import end_of, wait_for
 from typer.testing import CliRunner
@@ -351,7 +352,7 @@ def test_place_is_a_gpu_that_no_run_wants_else_the_cpu(workspace, pair, monkeypa
     assert place.waiting(queue) == [ticket]
     place.release(queue)
     assert queue.try_to_hold(ticket) is not None
-    other, _ = run_on(workspace, "cuda:0", "waits for the other")
+    run_on(workspace, "cuda:0", "waits for the other")
     alone = take_place(needs)
     assert (alone.device, alone.why) == ("cpu", "cuda:0 belongs to waits for the other")
     assert alone.waiting(queue) == []
@@ -463,25 +464,8 @@ def test_prompts_wait_for_each_other_and_broken_ones_are_passed_over(workspace, 
         session.ask(options_for(pair[0], prompt="hf_" + "a" * 30))
 
 
-def slow_down(monkeypatch, tmp_path, seconds):
-    """Let every token of sessions that start from now on take some time."""
-    (tmp_path / "slow").mkdir()
-    (tmp_path / "slow" / "sitecustomize.py").write_text(
-        "import importlib.abc, sys, time\n"
-        "class Slow(importlib.abc.MetaPathFinder):\n"
-        "    def find_spec(self, name, path, target=None):\n"
-        "        if name == 'clp_core.playground_session':\n"
-        "            sys.meta_path.remove(self)\n"
-        "            import clp_core.generation as generation\n"
-        "            take = generation.Answering.put\n"
-        f"            generation.Answering.put = lambda self, ids: (time.sleep({seconds}), take(self, ids))[1]\n"
-        "sys.meta_path.insert(0, Slow())\n"
-    )
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'slow'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
-
-
 def test_answer_is_stopped_in_the_middle_and_the_session_goes_on(workspace, pair, open_sessions, monkeypatch, tmp_path):
-    slow_down(monkeypatch, tmp_path, 0.2)
+    slow_down(monkeypatch, tmp_path / "slow", 0.2)
     session, number = ask(workspace, options_for(pair, **LONG))
     wait_for(lambda: session.answers(number)[1].tokens >= 2, 120)
     assert session.phase == "answering"
@@ -498,7 +482,7 @@ def test_answer_is_stopped_in_the_middle_and_the_session_goes_on(workspace, pair
 def test_asked_to_stop_it_ends_within_a_moment_in_the_middle_of_an_answer(
     workspace, pair, open_sessions, monkeypatch, tmp_path
 ):
-    slow_down(monkeypatch, tmp_path, 0.2)
+    slow_down(monkeypatch, tmp_path / "slow", 0.2)
     session, number = ask(workspace, options_for(pair, **LONG))
     _, waiting = ask(workspace, options_for(pair, prompt="Ein"))
     wait_for(lambda: session.answers(number)[0].tokens >= 2, 120)
@@ -516,7 +500,7 @@ def test_asked_to_stop_it_ends_within_a_moment_in_the_middle_of_an_answer(
 
 
 def test_stop_while_it_loads_ends_it_too(workspace, pair, open_sessions):
-    session, number = ask(workspace, options_for(pair))
+    session, _ = ask(workspace, options_for(pair))
     session.job.ask_stop()
     assert end_of(session.job, 60).state == "stopped"
     assert not session.is_open
