@@ -43,22 +43,24 @@ STYLE = """
 """
 
 
-def label_of(name: str, entries: Sequence[ModelEntry]) -> str:
-    """Return what to call a model: a checkpoint by its run's name and its step."""
-    entry = next((entry for entry in entries if entry.name == name), None)
-    if entry is None or entry.kind != "checkpoint":
-        return name
-    run = Job(entry.folder.parent.parent)
-    return f"{run.name} ({run.id[-4:]}), step {entry.folder.name.rpartition('-')[2]}"
+def labels_of(entries: Sequence[ModelEntry]) -> dict[str, str]:
+    """Return what to call each model, by its folder: a checkpoint by its run's name and its step."""
+    labels = {}
+    for entry in entries:
+        label = entry.name
+        if entry.kind == "checkpoint":
+            run = Job(entry.folder.parent.parent)
+            label = f"{run.name} ({run.id[-4:]}), step {entry.folder.name.rpartition('-')[2]}"
+        labels[str(entry.folder.resolve())] = label
+    return labels
 
 
-def label_of_folder(folder: str, entries: Sequence[ModelEntry]) -> str:
-    """Return what to call the model in a folder."""
-    entry = next((entry for entry in entries if str(entry.folder.resolve()) == folder), None)
-    return label_of(entry.name, entries) if entry else Path(folder).name
+def label_of(folder: str, labels: Mapping[str, str]) -> str:
+    """Return what to call the model in a folder, of the workspace or from elsewhere."""
+    return labels.get(folder, Path(folder).name)
 
 
-def choose_models(entries: Sequence[ModelEntry]) -> list[str]:
+def choose_models(entries: Sequence[ModelEntry], labels: Mapping[str, str]) -> list[str]:
     """Let the user choose models of the workspace or type paths; the choice is kept in the URL. Return their folders.
 
     Raises:
@@ -69,12 +71,12 @@ def choose_models(entries: Sequence[ModelEntry]) -> list[str]:
     if isinstance(st.session_state[widget], str):
         asked = [name for name in dict.fromkeys(st.session_state[widget].split(",")) if name]
         st.session_state[widget] = asked[:SIDE_BY_SIDE]
-    names = [entry.name for entry in entries]
+    names = {entry.name: labels[str(entry.folder.resolve())] for entry in entries}
     chosen = st.multiselect(
         "Checkpoints",
         list(dict.fromkeys([*names, *st.session_state[widget]])),
         key=widget,
-        format_func=lambda name: label_of(name, entries),
+        format_func=lambda name: names.get(name, name),
         max_selections=SIDE_BY_SIDE,
         accept_new_options=True,
         placeholder="models of the workspace, or paths",
@@ -126,7 +128,7 @@ def settings(folders: Sequence[str], prompt: str) -> GenerateOptions:
         bind="query-params",
         help=about("repetition_penalty"),
     )
-    ignore_end = left.toggle("Ignore the end of text", key="go_on", bind="query-params", help=about("ignore_end"))
+    ignore_end = st.toggle("Ignore the end of text", key="go_on", bind="query-params", help=about("ignore_end"))
     return GenerateOptions(
         tuple(folders),
         prompt,
@@ -171,12 +173,11 @@ def is_going(session: Session, prompt: int) -> bool:
 def summary(answers: Sequence[Answer], labels: Mapping[str, str]) -> str:
     """Answer the page's question in one sentence."""
     told = [
-        f"**{plain(labels[answer.model])}** wrote {number(answer.tokens)} tokens"
-        + (f" at {number(answer.bits_per_byte, 2)} bits a byte" if answer.bits_per_byte is not None else "")
+        f"**{plain(label_of(answer.model, labels))}** wrote {number(answer.tokens)} tokens "
+        f"({answer.stopped or CUT_OFF})"
         for answer in answers
-        if answer.tokens
     ]
-    return f"{'; '.join(told)}." if told else "Nothing was written."
+    return f"{', '.join(told)}."
 
 
 def show_answers(
@@ -185,7 +186,7 @@ def show_answers(
     """Show answers side by side, each as the model wrote it."""
     for column, answer in zip(st.columns(len(answers)), answers, strict=True):
         with column.container(border=True):
-            card(answer, options.prompt, labels[answer.model], alive=alive)
+            card(answer, options.prompt, label_of(answer.model, labels), alive=alive)
 
 
 def card(answer: Answer, prompt: str, label: str, *, alive: bool) -> None:
@@ -214,15 +215,18 @@ def card(answer: Answer, prompt: str, label: str, *, alive: bool) -> None:
         )
 
 
-def loading(session: Session) -> None:
-    """Show how far a session is that does not answer yet."""
+def under_way(session: Session, prompt: int) -> None:
+    """Show how far a session is that loads its models, and offer to end the answers."""
     if not session.held:
         progress(session.job)
+    elif not session.answers_file(prompt).exists():
+        st.caption("Waits until the prompts before it are answered.")
+    st.button("Stop", icon=":material/stop:", on_click=session.stop, args=(prompt,), help="ends these answers")
 
 
 def memory(session: Session, labels: Mapping[str, str]) -> None:
     """Say what memory a living session holds and until when; offer to give it back."""
-    names = ", ".join(labels.get(model, Path(model).name) for model in session.models)
+    names = ", ".join(label_of(model, labels) for model in session.models)
     held, left = session.held, session.seconds_left
     told = "takes memory" if not held else f"{size(held['memory_bytes'])} on {held['name']}"
     if session.job.stop_asked:
@@ -231,11 +235,9 @@ def memory(session: Session, labels: Mapping[str, str]) -> None:
         until = f"given back in {number(left, 0, 's')} without a prompt"
     else:
         until = session.phase
-    text, button = st.columns([4, 1], vertical_alignment="center")
-    text.markdown(f":material/memory: **{plain(names)}**: {plain(told)}, {plain(until)}")
-    if held.get("why"):
-        text.caption(plain(f"On the CPU, because {held['why']}."))
-    button.button(
+    row = st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute")
+    row.markdown(f":material/memory: **{plain(names)}**: {plain(told)}, {plain(until)}", width="content")
+    row.button(
         "Give the memory back",
         key=f"release_{session.job.id}",
         icon=":material/eject:",
@@ -243,6 +245,8 @@ def memory(session: Session, labels: Mapping[str, str]) -> None:
         help="ends the session; the next prompt starts another one",
         on_click=session.job.ask_stop,
     )
+    if held.get("why"):
+        st.caption(plain(f"On the CPU, because {held['why']}."))
 
 
 def earlier(session: Session, numbers: Sequence[int], labels: Mapping[str, str]) -> None:

@@ -29,7 +29,8 @@ with header:
     question("What does it say?")
 answer_line = header.empty()
 answer_line.markdown("Choose checkpoints and send a prompt.")
-folders = view.choose_models(entries)
+labels = view.labels_of(entries)
+folders = view.choose_models(entries, labels)
 if not folders:
     st.info("Choose a checkpoint.", icon=":material/info:")
     st.stop()
@@ -44,7 +45,6 @@ if sent or again:
 
 every = sessions(space)
 living = [session for session in every if not session.job.status().is_over]
-labels = {model: view.label_of_folder(model, entries) for session in every for model in session.models}
 session = view.latest_session(every, folders)
 numbers = session.numbers() if session else []
 going = bool(session and numbers and view.is_going(session, numbers[-1]))
@@ -60,7 +60,7 @@ def live_answers() -> None:
         st.warning(plain(str(error)), icon=":material/warning:")
         return
     if going:
-        view.loading(session)
+        view.under_way(session, numbers[-1])
     if status.state in ("failed", "lost"):
         st.error(plain(f"The session has ended: {status.reason}."), icon=":material/error:")
         st.button(
@@ -70,15 +70,14 @@ def live_answers() -> None:
             help="starts a session with these checkpoints and sends the prompt above",
         )
     view.show_answers(answers, asked, labels, alive=not status.is_over)
-    if going:
-        st.button("Stop", icon=":material/stop:", on_click=session.stop, args=(numbers[-1],), help="ends these answers")
-        if not view.is_going(session, numbers[-1]):
-            st.rerun()
+    if going and not view.is_going(session, numbers[-1]):
+        st.rerun()
 
 
 def live_memory() -> None:
     """Say what memory is held and until when."""
-    if any(found.job.status().is_over for found in living):
+    has_news = session is not None and session.numbers() != numbers  # from another tab
+    if has_news or any(found.job.status().is_over for found in living):
         st.rerun()
     for found in living:
         view.memory(found, labels)

@@ -1,4 +1,4 @@
-"""The playground in a real browser: a prompt to two models, their texts as they grow, stopped, the memory given back."""
+"""The playground in a real browser: one prompt to two models, texts that grow, a stop, and the memory given back."""
 
 import os
 
@@ -39,7 +39,7 @@ def test_prompt_is_answered_side_by_side_stopped_and_the_memory_given_back(serve
     page.get_by_text("No memory is held").wait_for()
     page.get_by_role("textbox", name="Prompt").fill(PROMPT)
     page.get_by_text("Settings", exact=True).click()
-    page.get_by_label("Tokens at most").fill("180")
+    page.get_by_role("spinbutton", name="Tokens at most").fill("180")
     page.get_by_text("Ignore the end of text").click()
     page.get_by_role("button", name="Send").dblclick()
     page.wait_for_function(
