@@ -35,6 +35,7 @@ COLOURS = {
     REFUSED: "red",
     FAILED: "red",
 }
+SHOWN = {LENGTH: "token limit"}
 STYLE = """
 <style>
 .said { white-space: pre-wrap; overflow-wrap: anywhere; line-height: 1.6; min-height: 6.4em; }
@@ -172,11 +173,11 @@ def is_going(session: Session, prompt: int) -> bool:
 
 def summary(answers: Sequence[Answer], labels: Mapping[str, str]) -> str:
     """Answer the page's question in one sentence."""
-    told = [
-        f"**{plain(label_of(answer.model, labels))}** wrote {number(answer.tokens)} tokens "
-        f"({answer.stopped or CUT_OFF})"
-        for answer in answers
-    ]
+    told = []
+    for answer in answers:
+        state = answer.stopped or CUT_OFF
+        ended = "" if state in (END_OF_TEXT, LENGTH) else f" ({state})"
+        told.append(f"**{plain(label_of(answer.model, labels))}** wrote {number(answer.tokens)} tokens{ended}")
     return f"{', '.join(told)}."
 
 
@@ -184,8 +185,9 @@ def show_answers(
     answers: Sequence[Answer], options: GenerateOptions, labels: Mapping[str, str], *, alive: bool
 ) -> None:
     """Show answers side by side, each as the model wrote it."""
-    for column, answer in zip(st.columns(len(answers)), answers, strict=True):
-        with column.container(border=True):
+    row = st.container(horizontal=True)
+    for answer in answers:
+        with row.container(border=True):
             card(answer, options.prompt, label_of(answer.model, labels), alive=alive)
 
 
@@ -198,7 +200,7 @@ def card(answer: Answer, prompt: str, label: str, *, alive: bool) -> None:
     st.html(f'{STYLE}<div class="said" dir="auto">{body}</div>')
     if answer.error:
         st.warning(plain(answer.error), icon=":material/warning:")
-    st.badge(state, color=COLOURS[state])  # type: ignore[arg-type]
+    st.badge(SHOWN.get(state, state), color=COLOURS[state])  # type: ignore[arg-type]
     told = [f"{number(answer.tokens)} tokens", number(answer.tokens_per_s, 0, "tokens/s")]
     if answer.prompt_tokens is not None:
         told.append(f"prompt {number(answer.prompt_tokens)} tokens")

@@ -88,7 +88,7 @@ def test_prompt_is_sent_to_two_models_and_answered_side_by_side(workspace, model
         assert f"Der alte Fuchs</span>{escaped(printable(answer.text))}</div>" in html_of(app)
     assert f"{session.answers(1)[0].tokens} tokens · " in " ".join(caption.value for caption in app.caption)
     assert "given back in" in text_of(app)
-    assert app.query_params["prompt"] == ["Der alte Fuchs"]
+    assert app.query_params["prompt"] == "Der alte Fuchs"
     command = app.code[0].value
     assert command == f"clp generate {' '.join(folders_of(workspace))} --prompt 'Der alte Fuchs' --max-tokens 12"
     send(app, "Ein Modell")
