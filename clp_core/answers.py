@@ -53,8 +53,8 @@ class GenerateOptions:
             raise InputError("--prompt is no valid text (UTF-8)") from error
         if self.max_tokens < 1:
             raise InputError("--max-tokens must be at least 1")
-        if not 0 <= self.temperature <= 100:
-            raise InputError("--temperature must be 0 to 100")
+        if self.temperature != 0 and not 0.001 <= self.temperature <= 100:
+            raise InputError("--temperature must be 0, or 0.001 to 100")
         if self.top_k < 0:
             raise InputError("--top-k must not be negative")
         if not 0 < self.top_p <= 1:

@@ -95,9 +95,10 @@ def prompt_form(folders: Sequence[str]) -> tuple[GenerateOptions, bool]:
         with st.expander("Settings", icon=":material/tune:"):
             options = settings(folders, prompt)
         sent = st.form_submit_button("Send", type="primary", icon=":material/send:")
-    if len(prompt) <= SHORT_PROMPT:
+    if 0 < len(prompt) <= SHORT_PROMPT:
         remember("prompt", prompt)
     else:
+        st.session_state["kept_prompt"] = prompt
         st.query_params.pop("prompt", None)
     return options, sent
 

@@ -190,6 +190,16 @@ def test_settings_and_prompt_come_from_the_address_and_reach_the_command(workspa
     assert command.endswith("/helper --prompt 'Es war' --max-tokens 7 --temperature 0.0 --top-k 0 --seed 3")
 
 
+def test_prompt_that_is_long_or_gone_leaves_the_address(workspace, models, monkeypatch):
+    memory = psutil.virtual_memory()._replace(available=0)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)  # so that sending starts nothing
+    app = check(open_page("playground", models="helper", prompt="Es war"))
+    for prompt in ("", "Ein", "lang " * 50):
+        send(app, prompt)
+        assert app.query_params.get("prompt") == (prompt if prompt == "Ein" else None)
+        assert app.text_area[0].value == prompt
+
+
 def test_access_token_in_a_prompt_is_refused(workspace, models):
     app = check(open_page("playground", models=models))
     app.text_area[0].set_value("hf_" + "a" * 34)

@@ -271,6 +271,7 @@ def test_error_of_one_model_is_told_and_leaves_the_other_alone(pair, other, monk
     [
         ({"max_tokens": 0}, "--max-tokens"),
         ({"temperature": -1.0}, "--temperature"),
+        ({"temperature": 1e-30}, "--temperature"),
         ({"temperature": float("nan")}, "--temperature"),
         ({"top_k": -1}, "--top-k"),
         ({"top_p": 0.0}, "--top-p"),
