@@ -28,6 +28,7 @@ navigation = st.navigation(
         "Watch": [
             st.Page("pages/runs.py", title="Runs", icon=":material/monitoring:"),
             st.Page("pages/compare.py", title="Compare", icon=":material/compare_arrows:"),
+            st.Page("pages/playground.py", title="Playground", icon=":material/chat:"),
         ],
     }
 )

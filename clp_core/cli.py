@@ -20,15 +20,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from clp_core.answers import GenerateOptions
 from clp_core.cli_compare import compare_command
 from clp_core.cli_explore import agreement_command, near_duplicates_command, neighbors_command, project_command
 from clp_core.cli_hub import export_command, push_command
 from clp_core.cli_jobs import jobs_app
 from clp_core.cli_output import Json, emit, options_command, print_table, terminal_progress, written
+from clp_core.cli_playground import generate_command, playground_command
 from clp_core.documents import DEFAULT_FIELD
 from clp_core.errors import ClpError, InputError
 from clp_core.export import ExportOptions
 from clp_core.options import help_of
+from clp_core.playground import PlaygroundOptions
 from clp_core.projection import ProjectOptions
 from clp_core.push import PushOptions
 from clp_core.train_options import TrainOptions
@@ -53,6 +56,8 @@ app.command("near-duplicates")(near_duplicates_command)
 options_command(app, ProjectOptions, "project", positional=("model",))(project_command)
 options_command(jobs_app, ExportOptions, "export", positional=("job",))(export_command)
 options_command(app, PushOptions, "push", positional=("model", "repo"))(push_command)
+options_command(app, GenerateOptions, "generate", positional=("models",))(generate_command)
+options_command(app, PlaygroundOptions, "playground", positional=("models",))(playground_command)
 
 FOLLOW_S = 0.5
 

@@ -105,6 +105,10 @@ with right:
 with left.expander("Settings and command"):
     run_view.settings(shown, labels)
 take_away.section(job)
+done = job.checkpoints()
+if done:
+    newest = {"models": f"{job.id}/{done[-1].name}"}
+    st.page_link("pages/playground.py", label="Ask the newest", icon=":material/chat:", query_params=newest)
 if len(jobs) > 1:
     st.page_link(
         "pages/compare.py",

@@ -126,6 +126,18 @@ class DeviceQueue:
             self._write(Ticket(ticket.number, ticket.job, ticket.devices, holds=True))
         return held
 
+    def borrow(self, device: str) -> Held | None:
+        """Take a device for a short while if no job has it or waits for it; jobs that come then wait as for another."""
+        with self._locked():
+            lock = FileLock(self._root / f"{device.replace(':', '-')}.lock")
+            try:
+                if self.ahead([device]):
+                    return None
+                lock.acquire(timeout=0)
+            except Timeout:
+                return None
+        return Held([lock])
+
     @contextmanager
     def _locked(self) -> Iterator[None]:
         self._root.mkdir(parents=True, exist_ok=True, mode=0o700)

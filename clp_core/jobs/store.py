@@ -32,6 +32,7 @@ KINDS = (
     "near-duplicates",
     "export",
     "push",
+    "playground",
 )
 JOB_ID = re.compile(r"\d{8}-\d{6}-[a-z0-9-]{1,40}-[0-9a-f]{4}")
 PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "datasets", "numpy")

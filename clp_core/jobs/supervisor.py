@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 POLL_S = 0.25
 LOCK_WAIT_S = 30.0
 QUEUE_POLL_S = 1.0
-STOP_GRACE_S = {"train": 600.0}
+STOP_GRACE_S = {"train": 600.0, "playground": 1.5}
 """Seconds from a stop request until the process is signalled: a run saves first, other jobs write nothing by halves."""
 KILL_GRACE_S = 40.0
 """Seconds from that signal until the process is killed; torchrun itself allows its workers 30 s."""
@@ -157,11 +157,11 @@ class Supervisor:
 
     def _conclude(self, code: int) -> int:
         job = self._job
-        outcome = str(job.result().get("outcome", "finished"))
+        result = job.result()
+        outcome = str(result.get("outcome", "finished"))
         ended_from_outside = job.stop_asked and (job.kill_asked or code in ENDED_BY_SIGTERM)
         if code == 0:
-            told = str(job.result().get("reason") or "stopped on request, saved")
-            reason = told if outcome == "stopped" else ""
+            reason = str(result.get("reason") or ("stopped on request, saved" if outcome == "stopped" else ""))
             state = outcome if outcome in ("finished", "stopped") else "finished"
         elif self._signalled_at is not None or ended_from_outside:
             state, reason = "stopped", self._kept_reason()
@@ -173,6 +173,8 @@ class Supervisor:
 
     def _kept_reason(self) -> str:
         """Return what is left of a job that was ended from outside."""
+        if self._job.kind == "playground":  # it has nothing to save
+            return str(self._job.result().get("reason") or "ended on request; its memory is free")
         if self._job.result():
             return "stopped on request, saved"
         checkpoints = self._job.checkpoints()

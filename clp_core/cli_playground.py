@@ -1,0 +1,65 @@
+"""The commands that let models write: ``clp generate``, and ``clp playground``, which the page of that name starts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from clp_core.answers import FAILED, Answer, GenerateOptions
+from clp_core.cli_output import Json, emit
+from clp_core.errors import ClpError
+from clp_core.jobs.job import refuse_access_tokens
+from clp_core.playground import PlaygroundOptions
+
+WAIT_POLICY = ("OMP_WAIT_POLICY", "PASSIVE")
+"""Threads that wait for each other spin by default: beside a run that uses all cores, that makes a token 20 times as
+slow, and takes the run's time. It must stand before torch is loaded."""
+
+
+def generate_command(options: GenerateOptions, as_json: Json = False) -> None:
+    """Let models go on with a prompt, one after the other; their text is shown as it comes."""
+    os.environ.setdefault(*WAIT_POLICY)
+    from clp_core.playground_session import answer_alone
+
+    refuse_access_tokens([options.prompt])
+    answers = [Answer(model) for model in options.models]
+
+    def tell(event: Mapping[str, Any]) -> None:
+        number = event["model"]
+        answers[number] = answers[number].after(event)
+        if not as_json:
+            show(event, answers[number], options)
+
+    answer_alone(options, tell)
+    if failed := next((answer for answer in answers if answer.stopped == FAILED), None):
+        raise ClpError(f"{failed.model} could not answer: {failed.error}")
+    if as_json:
+        emit({"answers": [answer.as_json() for answer in answers]}, as_json)
+
+
+def show(event: Mapping[str, Any], answer: Answer, options: GenerateOptions) -> None:
+    """Print what is new of an answer: the prompt before it, its text, and the figures at its end."""
+    from clp_core.text_stream import printable
+
+    if "prompt_tokens" in event:
+        typer.echo(f"== {Path(answer.model).name}, {answer.prompt_tokens} tokens of prompt")
+        typer.echo(printable(options.prompt), nl=False)
+    typer.echo(printable(event.get("text", "")), nl=False)
+    if answer.stopped:
+        told = [f"{answer.tokens} tokens", f"{answer.tokens_per_s or 0:.0f} a second"]
+        if answer.bits_per_byte is not None:
+            told.append(f"{answer.bits_per_byte:.2f} bits a byte of its own text")
+        typer.echo(f"\n-- {', '.join([*told, answer.stopped])}")
+
+
+def playground_command(options: PlaygroundOptions, as_json: Json = False) -> None:
+    """Hold models in memory and answer the prompts of the page Playground; ends by itself when none comes."""
+    os.environ.setdefault(*WAIT_POLICY)
+    from clp_core.playground_session import Playground, job_of_this_process
+
+    job = job_of_this_process(options.models)
+    emit(Playground(job, options).run(), as_json, lambda result: typer.echo(result["reason"]))

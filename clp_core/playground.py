@@ -1,0 +1,238 @@
+"""The playground: one prompt for several models, and the job that holds the models and answers.
+
+A session is a job of kind ``playground``. Who asks drops a file into its directory, and reads
+the answers from another::
+
+    requests/0001.json    the prompt with its settings (``GenerateOptions``), put there whole
+    requests/0001.stop    its presence ends that answer
+    answers/0001.jsonl    append-only: for each model its prompt's tokens, each token with its text, and how it ended
+    session.json          where the models are and what memory they hold
+    closed                its presence says that no further prompt is taken
+
+The session ends by itself, and its memory is given back because its process ends.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from clp_core.answers import Answer, AnswersReader, GenerateOptions
+from clp_core.errors import ClpError, InputError
+from clp_core.folders import fingerprint
+from clp_core.jobs.job import Job, read_state, refuse_access_tokens
+from clp_core.jobs.store import JobStore
+from clp_core.jobs.submit import submit
+from clp_core.options import option
+from clp_core.progress import boot_clock, write_json
+from clp_core.workspace import Workspace
+
+KIND = "playground"
+IDLE_SECONDS = 120
+READY, ANSWERING, IDLE = "ready", "answering", "idle"
+"""What the heartbeat says of a session whose models are loaded; before, that it loads them."""
+CLOSING_WAIT_S = 20.0
+
+
+@dataclass(frozen=True)
+class PlaygroundOptions:
+    """What a session holds, and for how long."""
+
+    models: tuple[str, ...] = option(help="models to hold in memory: folders or Hub ids")
+    idle_seconds: int = option(
+        IDLE_SECONDS, help="end, and give the memory back, after so long without a prompt", minimum=1
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse bad values by naming the field."""
+        GenerateOptions(self.models)
+        if self.idle_seconds < 1:
+            raise InputError("--idle-seconds must be at least 1")
+
+
+class ClosedError(ClpError):
+    """A session that takes no further prompt."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """A session by its job."""
+
+    job: Job
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models it holds."""
+        return tuple(self.job.spec["arguments"]["models"])
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it takes prompts."""
+        return not (self.job.path / "closed").exists() and not self.job.stop_asked and not self.job.status().is_over
+
+    @property
+    def held(self) -> dict[str, Any]:
+        """What it holds: ``device``, ``name`` of the device, ``memory_bytes``; empty until the models are loaded."""
+        return read_state(self.job.path / "session.json")
+
+    @property
+    def phase(self) -> str:
+        """What it is doing: loading, ``READY``, ``ANSWERING`` or ``IDLE``."""
+        return str(self.job.heartbeat().get("phase") or "starting")
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Seconds until it ends by itself; ``None`` while it loads or answers."""
+        heartbeat = self.job.heartbeat()
+        if heartbeat.get("phase") not in (READY, IDLE):
+            return None
+        passed = boot_clock() - float(heartbeat["boot_clock"])
+        return max(0.0, float(self.job.spec["arguments"]["idle_seconds"]) - passed)
+
+    @property
+    def lock(self) -> FileLock:
+        """Return the lock under which prompts get their numbers and the session closes."""
+        return FileLock(self.job.path / ".requests.lock", timeout=CLOSING_WAIT_S)
+
+    def numbers(self) -> list[int]:
+        """Return the numbers of all prompts, in order."""
+        return sorted(int(path.stem) for path in self.job.path.glob("requests/*.json") if path.stem.isdecimal())
+
+    def request_file(self, number: int) -> Path:
+        """Return where a prompt lies."""
+        return self.job.path / "requests" / f"{number:04}.json"
+
+    def answers_file(self, number: int) -> Path:
+        """Return where the answers to a prompt lie."""
+        return self.job.path / "answers" / f"{number:04}.jsonl"
+
+    def stop_file(self, number: int) -> Path:
+        """Return the file whose presence ends the answers to a prompt."""
+        return self.job.path / "requests" / f"{number:04}.stop"
+
+    def request(self, number: int) -> GenerateOptions:
+        """Return a prompt with its settings.
+
+        Raises:
+            InputError: its file holds none.
+        """
+        try:
+            content = json.loads(self.request_file(number).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise InputError(f"prompt {number} cannot be read: {error}") from error
+        found = GenerateOptions.of_json(content)
+        if absent := [model for model in found.models if model not in self.models]:
+            raise InputError(f"this session does not hold {absent[0]}")
+        return found
+
+    def answers(self, number: int) -> list[Answer]:
+        """Return the answers to a prompt as they stand."""
+        return AnswersReader(self.answers_file(number), self.request(number).models).read()
+
+    def ask(self, options: GenerateOptions) -> int:
+        """Drop a prompt; return its number. The same one that is still being answered is not asked twice.
+
+        Raises:
+            ClosedError: the session takes no further prompt.
+            InputError: the prompt holds an access token.
+        """
+        refuse_access_tokens([options.prompt])
+        with self.lock:
+            if not self.is_open:
+                raise ClosedError("this session is over; start another one")
+            numbers = self.numbers()
+            if numbers and self._is_under_way(numbers[-1], options):
+                return numbers[-1]
+            number = numbers[-1] + 1 if numbers else 1
+            self.request_file(number).parent.mkdir(exist_ok=True)
+            write_json(self.request_file(number), asdict(options))
+        return number
+
+    def _is_under_way(self, number: int, options: GenerateOptions) -> bool:
+        try:
+            if self.request(number) != options:
+                return False
+        except InputError:
+            return False
+        return not all(answer.stopped for answer in self.answers(number))
+
+    def stop(self, number: int) -> None:
+        """Ask to end the answers to a prompt."""
+        self.stop_file(number).touch()
+
+
+def sessions(workspace: Workspace) -> list[Session]:
+    """Return all sessions of a workspace, newest first."""
+    return [Session(job) for job in JobStore(workspace.jobs).jobs() if job.kind == KIND]
+
+
+def session_for(workspace: Workspace, models: Sequence[str]) -> Session | None:
+    """Return the open session that holds these models with their present content, or ``None``."""
+    content = contents(models)
+    for session in sessions(workspace):
+        held = session.job.spec["arguments"]["content"]
+        if content.items() <= held.items() and session.is_open:
+            return session
+    return None
+
+
+def ask(workspace: Workspace, options: GenerateOptions, idle_seconds: int = IDLE_SECONDS) -> tuple[Session, int]:
+    """Ask models in the session that holds them; where there is none, start one.
+
+    Args:
+        workspace: the workspace.
+        options: the prompt; its models are folders.
+        idle_seconds: after how long without a prompt a session that is started here ends.
+
+    Returns:
+        The session and the prompt's number.
+
+    Raises:
+        InputError: the models do not fit in memory, or cannot be read.
+    """
+    deadline = time.monotonic() + CLOSING_WAIT_S
+    while True:
+        session = session_for(workspace, options.models)
+        session = session or start_session(workspace, PlaygroundOptions(options.models, idle_seconds))
+        try:
+            return session, session.ask(options)
+        except ClosedError:  # it has closed this moment, and will be over in the next
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+
+
+def start_session(workspace: Workspace, options: PlaygroundOptions) -> Session:
+    """Start a session as a job, unless one with the same models is under way, which is then returned.
+
+    Raises:
+        InputError: the models do not fit in memory, or cannot be read.
+    """
+    from clp_core.playground_place import Needs, check_room
+
+    models = sorted(options.models)
+    check_room(Needs.of(models))
+    argv = ["playground", *models, "--idle-seconds", str(options.idle_seconds)]
+    arguments = {"models": models, "idle_seconds": options.idle_seconds, "content": contents(models)}
+    names = ", ".join(Path(model).name for model in models)
+    job = submit(
+        workspace,
+        KIND,
+        arguments,
+        ["-m", "clp_core", *argv, "--json"],
+        command=shlex.join(["clp", *argv]),
+        name=f"playground of {names}"[:100],
+    )
+    return Session(job)
+
+
+def contents(models: Sequence[str]) -> dict[str, str]:
+    """Return a name for the present content of each model that is a folder."""
+    return {model: fingerprint(Path(model)) for model in models}

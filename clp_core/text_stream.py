@@ -1,0 +1,79 @@
+"""The text of tokens as they come: never half a character, and joined the same as decoded at once."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+
+from clp_core.vocabulary import Vocabulary
+
+UNREADABLE = "\N{REPLACEMENT CHARACTER}"
+LONGEST_TAIL = 64
+
+
+class TextStream:
+    """Decodes tokens one by one.
+
+    Tokens are decoded behind one that went before: alone, the first would lose the blank before it. A character whose
+    bytes are spread over tokens waits for the last of them, and so does a run of a tokenizer's byte tokens, which is
+    read as a whole: one byte too many makes all of it unreadable.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, prompt: Sequence[int] = ()) -> None:
+        """Begin behind the tokens of a prompt; without one, at the start of a text."""
+        self._vocabulary = vocabulary
+        before = next((i for i in reversed(prompt) if self._can_stand_before(i)), None)
+        if before is None and prompt:
+            before = next((i for i in range(vocabulary.n_ids) if self._can_stand_before(i)), None)
+        self._ids = [] if before is None else [before]
+        self._n_told = len(self._decoded(self._ids))
+
+    def add(self, token_id: int) -> str:
+        """Take one more token; return the text that is now certain."""
+        self._ids.append(token_id)
+        certain = self._ids
+        if self._vocabulary.family == "sentencepiece":
+            while certain and self._vocabulary.is_byte(certain[-1]):
+                certain = certain[:-1]
+        text = self._decoded(certain).rstrip(UNREADABLE)
+        piece = text[self._n_told :]
+        self._n_told += len(piece)
+        if len(self._ids) > LONGEST_TAIL and certain is self._ids and self._n_told == len(self._decoded(certain)):
+            self._shorten()
+        return piece
+
+    def rest(self) -> str:
+        """Return what was held back, once no more tokens come."""
+        piece = self._decoded(self._ids)[self._n_told :]
+        self._n_told += len(piece)
+        return piece
+
+    def _shorten(self) -> None:
+        """Forget what is told, so that a long text takes no longer than its length."""
+        if self._can_stand_before(self._ids[-1]):
+            self._ids = self._ids[-1:]
+            self._n_told = len(self._decoded(self._ids))
+
+    def _can_stand_before(self, token_id: int) -> bool:
+        vocabulary = self._vocabulary
+        if not 0 <= token_id < vocabulary.n_ids or vocabulary.tokens[token_id] is None:
+            return False
+        text = self._decoded([token_id])
+        return not vocabulary.is_byte(token_id) and bool(text.strip()) and UNREADABLE not in text
+
+    def _decoded(self, ids: Sequence[int]) -> str:
+        return str(self._vocabulary.tokenizer.decode(list(ids), skip_special_tokens=True))
+
+
+def printable(text: str) -> str:
+    """Return text without what would steer a terminal or hide in a page: such characters become visible signs."""
+    return "".join(
+        character if character in "\n\t" or unicodedata.category(character) != "Cc" else sign_of(character)
+        for character in text
+    )
+
+
+def sign_of(character: str) -> str:
+    """Return the picture of a control character."""
+    code = ord(character)
+    return chr(0x2400 + code) if code < 0x20 else "\N{SYMBOL FOR DELETE}" if code == 0x7F else UNREADABLE
