@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from clp_core.checkpoint import Checkpoint
+
 BYTES_OF_STATE = 16
 """A float32 weight, its gradient, and AdamW's two moments."""
 BYTES_OF_ACTIVATION = {True: 3, False: 4}
@@ -45,18 +47,28 @@ class Shape:
     tied: bool
 
     @classmethod
-    def of_config(cls, config: Mapping[str, Any], parameters: int, vocabulary: int, width: int, *, tied: bool) -> Shape:
-        """Read a configuration; what it does not name is taken as in GPT-2."""
-        inner = decoder_config(config)
+    def of_checkpoint(cls, checkpoint: Checkpoint, n_ids: int) -> Shape:
+        """Read configuration and headers of weight files; what they do not tell is taken as in GPT-2. Needs no torch.
+
+        Args:
+            checkpoint: the model.
+            n_ids: ids of its tokenizer.
+        """
+        config = decoder_config(checkpoint.config)
 
         def first(*names: str) -> int | None:
-            return next((inner[name] for name in names if isinstance(inner.get(name), int)), None)
+            return next((config[name] for name in names if isinstance(config.get(name), int)), None)
 
-        body = parameters - vocabulary * width * (1 if tied else 2)
-        hidden = first("hidden_size", "n_embd", "d_model") or width
+        rows = first("vocab_size") or n_ids
+        matrices = [entry.shape for entry in checkpoint.entries.values() if len(entry.shape) == 2]
+        tables = [shape for shape in matrices if shape[0] == rows]
+        tied = len(tables) < 2
+        width = tables[0][1] if tables else 0
+        hidden = first("hidden_size", "n_embd", "d_model") or width or 1
+        body = checkpoint.n_parameters - rows * width * (1 if tied else 2)
         layers = first("num_hidden_layers", "n_layer", "num_layers", "n_layers") or round(body / (12 * hidden**2))
-        feed_forward = first("intermediate_size", "n_inner", "ffn_dim", "d_ff") or 4 * hidden
-        return cls(parameters, hidden, feed_forward, max(1, layers), vocabulary, tied)
+        inner = first("intermediate_size", "n_inner", "ffn_dim", "d_ff") or 4 * hidden
+        return cls(checkpoint.n_parameters, hidden, inner, max(1, layers), rows, tied)
 
     @property
     def multiplied(self) -> int:

@@ -195,9 +195,7 @@ def plan(options: TrainOptions, folder: Path) -> TrainPlan:
     text_tokens = estimate_tokens(texts, vocabulary)
     warnings: list[str] = []
     block_length = block_length_of(asked, options.block_length, checkpoint.config, warnings)
-    width = checkpoint.rows("input").shape[1]
-    names = checkpoint.names
-    shape = Shape.of_config(checkpoint.config, checkpoint.n_parameters, vocabulary.n_ids, width, tied=names.tied)
+    shape = Shape.of_checkpoint(checkpoint, vocabulary.n_ids)
     device = find_device(options.device)
     bf16 = has_fast_bf16(device) if options.precision == "auto" else options.precision == "bf16"
     processes = processes_of(options, device)
