@@ -21,7 +21,18 @@ from clp_core.jobs.job import Job, checked_name, refuse_access_tokens
 from clp_core.progress import write_json
 
 SCHEMA_VERSION = 2
-KINDS = ("demo", "prepare", "transfer", "compare-methods", "train", "project", "agreement", "near-duplicates")
+KINDS = (
+    "demo",
+    "prepare",
+    "tokenizer",
+    "pretrain",
+    "transfer",
+    "compare-methods",
+    "train",
+    "project",
+    "agreement",
+    "near-duplicates",
+)
 JOB_ID = re.compile(r"\d{8}-\d{6}-[a-z0-9-]{1,40}-[0-9a-f]{4}")
 PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "datasets", "numpy")
 
