@@ -92,6 +92,11 @@ class TokenizerOptions:
         if self.vocab_size < 0 or self.min_frequency < 1:
             name, least = ("vocab-size", 0) if self.vocab_size < 0 else ("min-frequency", 1)
             raise InputError(f"--{name} must be {least} or more")
+        if 0 < self.vocab_size <= N_BYTES + 1:
+            raise InputError(
+                f"--vocab-size {self.vocab_size} has no room beyond {N_BYTES} single bytes and the end of text, so "
+                f"nothing would be learned; give more than {2 * N_BYTES}"
+            )
         for name in ("end_of_text", "pad_token"):
             token = getattr(self, name)
             if token and (token.split() != [token] or not token.isprintable()):
