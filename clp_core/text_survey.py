@@ -58,7 +58,7 @@ class Survey:
                 found.held_out.append(document)
                 held_bytes += size
             if head_bytes < HELD_OUT_BYTES:
-                found.head.append(document)
+                found.head.append(document[:HELD_OUT_BYTES])
                 head_bytes += size
             if i % BEAT_DOCUMENTS == 0:
                 report_progress("reading the text")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from clp_core.corpus import estimate_tokens
 from clp_core.errors import InputError
@@ -25,11 +26,11 @@ from clp_core.training_plan import TrainOptions, find_device
 from clp_core.transfer_options import TransferOptions
 from clp_core.vocabulary import Vocabulary
 from clp_core.workspace import TOKENIZER_REPORT_FILE, Workspace
-from components.jobs import badge, last_of, wait_or_offer
+from components.jobs import badge, follow, last_of, wait_or_offer
 from components.messages import cards, command, number, plain, share, size
-from components.models import Pair, choose_model, folder_of, opened_vocabulary
+from components.models import Pair, choose_model, folder_of, is_confined, opened_vocabulary
 from components.models import texts as texts_here
-from components.navigation import one_of, remember, remembered
+from components.navigation import kept, one_of, put, remember, remembered
 from components.targets import targets_of
 
 HELD_OUT_HERE = "(hold out a part of the text)"
@@ -104,11 +105,24 @@ def counted_tokens(stamps: tuple[tuple[str, int, int], ...], content: str, _voca
 
 def choose_tokenizer(space: Workspace) -> Path | None:
     """Let the user choose one of the tokenizers made here, the newest first; ``None`` where there is none."""
-    folders = {path.name: path for path in reversed(space.list_tokenizers())}
+    found = [path for path in space.list_tokenizers() if is_confined(path, space)]
+    folders = {path.name: path for path in reversed(found)}
     if not folders:
         return None
+    if st.session_state.get("tokenizer_asked_for") in folders:
+        put("tokenizer", st.session_state.pop("tokenizer_asked_for"))
     about = "a folder in the workspace's tokenizers"
     return folders[one_of(st.container(), "Tokenizer", "tokenizer", list(folders), about)]
+
+
+def choose_size(place: DeltaGenerator) -> str:
+    """Let the user choose a size, the smallest first; the choice is kept in the URL."""
+    widget = kept("size", "tiny")
+    if st.session_state[widget] not in SIZES:
+        st.session_state[widget] = "tiny"
+    chosen = place.selectbox("Size", list(SIZES), key=widget, help=help_of(PretrainOptions, "size")) or "tiny"
+    remember("size", chosen)
+    return chosen
 
 
 def vocabulary_in(folder: Path) -> Vocabulary:
@@ -176,7 +190,7 @@ def tokenizer_form(space: Workspace, paths: Sequence[Path], names: Sequence[str]
         st.info(told, icon=":material/info:")
     elif wait_or_offer(job, "Train the tokenizer", command_of("tokenizer", options)):
         submit_tokenizer(space, options)
-        st.session_state["widget_tokenizer"] = name.strip()
+        st.session_state["tokenizer_asked_for"] = name.strip()
         st.rerun()
 
 
@@ -247,7 +261,7 @@ def helper_form(space: Workspace, paths: Sequence[Path], tokenizer: Path, runs: 
     tokens = text_tokens(paths, vocabulary)
     size_table(vocabulary, tokens)
     left, middle, right = st.columns(3)
-    chosen = one_of(left, "Size", "size", list(reversed(SIZES)), help_of(PretrainOptions, "size"))
+    chosen = choose_size(left)
     limit = middle.number_input("Tokens to train on", 0, step=100_000, help="0: what the table says it gets")
     held_out = {path.name: str(path) for path in texts_here() if path not in paths}
     picked = right.selectbox("Held-out text", [HELD_OUT_HERE, *held_out], help=help_of(PretrainOptions, "eval_text"))
@@ -273,12 +287,15 @@ def helper_form(space: Workspace, paths: Sequence[Path], tokenizer: Path, runs: 
 
 
 def show_run(job: Job) -> None:
-    """Show the state of a helper's run, and a way to watch it."""
-    row = st.container(horizontal=True, vertical_alignment="center")
-    with row:
-        st.markdown(plain(job.name))
-        badge(job)
-        st.page_link("pages/runs.py", label="Watch it", icon=":material/monitoring:", query_params={"run": job.id})
+    """Show a helper's run, its progress while it goes on, and a way to watch it."""
+    if job.status().is_over:
+        row = st.container(horizontal=True, vertical_alignment="center")
+        with row:
+            st.markdown(plain(job.name))
+            badge(job)
+    else:
+        follow(job)
+    st.page_link("pages/runs.py", label="Watch it", icon=":material/monitoring:", query_params={"run": job.id})
 
 
 def newest_helper(runs: Sequence[Job]) -> tuple[Job, str] | None:
