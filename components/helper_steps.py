@@ -25,7 +25,7 @@ from clp_core.tokenizer_training import STYLES, TokenizerOptions, submit_tokeniz
 from clp_core.training_plan import TrainOptions, find_device
 from clp_core.transfer_options import TransferOptions
 from clp_core.vocabulary import Vocabulary
-from clp_core.workspace import TOKENIZER_REPORT_FILE, Workspace
+from clp_core.workspace import TOKENIZER_REPORT_FILE, ModelEntry, Workspace
 from components.jobs import badge, follow, last_of, wait_or_offer
 from components.messages import cards, command, number, plain, share, size
 from components.models import Pair, choose_model, folder_of, is_confined, opened_vocabulary
@@ -163,7 +163,9 @@ def tokenizer_form(space: Workspace, paths: Sequence[Path], names: Sequence[str]
         stem = paths[0].name.partition(".")[0]
         name = st.text_input("Name of the tokenizer", stem, key=f"tokenizer_name_{stem}", help="a folder of this name")
     with right:
-        vocab_size = st.number_input("Tokens", 0, step=1024, help=help_of(TokenizerOptions, "vocab_size"))
+        vocab_size = st.number_input(
+            "Tokens (0: by the text's size)", 0, step=1024, help=help_of(TokenizerOptions, "vocab_size")
+        )
         style = st.selectbox("Style", STYLES, help=help_of(TokenizerOptions, "style")) or STYLES[0]
     row = st.container(horizontal=True)
     split_digits = row.checkbox("Split digits", help=help_of(TokenizerOptions, "split_digits"))
@@ -262,7 +264,9 @@ def helper_form(space: Workspace, paths: Sequence[Path], tokenizer: Path, runs: 
     size_table(vocabulary, tokens)
     left, middle, right = st.columns(3)
     chosen = choose_size(left)
-    limit = middle.number_input("Tokens to train on", 0, step=100_000, help="0: what the table says it gets")
+    limit = middle.number_input(
+        "Tokens to train on (0: as planned)", 0, step=100_000, help="0: what the table says it gets"
+    )
     held_out = {path.name: str(path) for path in texts_here() if path not in paths}
     picked = right.selectbox("Held-out text", [HELD_OUT_HERE, *held_out], help=help_of(PretrainOptions, "eval_text"))
     name = left.text_input("Name of the run", f"{chosen} helper", key=f"helper_name_{chosen}")
@@ -321,15 +325,34 @@ def progressive(space: Workspace, source: str, helper: str, run: Job) -> None:
     st.code(f"{command_of('transfer', transfer)}\n{command_of('train', train)}", language="bash", wrap_lines=True)
 
 
-def next_links(source: str, helper: str) -> None:
-    """Link to the pages that come next: Transfer with this pair, and Train with what it gave."""
-    query = {"source": source, "helper": helper}
-    label = f"Transfer with {plain(helper)}"
-    st.page_link("pages/transfer.py", label=label, icon=":material/move_down:", query_params=query)
-    written = targets_of(Pair(source, helper)) if source else []
-    for entry in written:
+def targets_made(source: str, helper: str) -> list[ModelEntry]:
+    """Return what transfers of this pair wrote, and the checkpoints trained from that."""
+    return targets_of(Pair(source, helper)) if source else []
+
+
+def next_links(source: str, helper: str, name: str, made: Sequence[ModelEntry]) -> None:
+    """Link to what comes next: the transfer, the training of what it gave, and the transfer with what that gave.
+
+    Args:
+        source: the source in use.
+        helper: the helper as a model of the workspace.
+        name: what the helper's run is called.
+        made: see ``targets_made``.
+    """
+    st.page_link(
+        "pages/transfer.py",
+        label=f"Transfer with {plain(name)}, {plain(Path(helper).name)}",
+        icon=":material/move_down:",
+        query_params={"source": source, "helper": helper},
+    )
+    for entry in made:
         if entry.kind == "target":
-            label = f"Train {plain(entry.name)} on: the next helper"
-            st.page_link(
-                "pages/train.py", label=label, icon=":material/model_training:", query_params={"model": entry.name}
-            )
+            label, icon = f"Train {plain(entry.name)} on: the next helper", ":material/model_training:"
+            st.page_link("pages/train.py", label=label, icon=icon, query_params={"model": entry.name})
+    trained = [entry for entry in made if entry.kind == "checkpoint"]
+    if trained:
+        newest = max(trained, key=lambda entry: entry.folder.stat().st_mtime)
+        label = f"Transfer with the next helper, {plain(newest.name)}: choose a larger source there"
+        st.page_link(
+            "pages/transfer.py", label=label, icon=":material/move_down:", query_params={"helper": newest.name}
+        )

@@ -64,19 +64,21 @@ running = next((job for job in runs if not job.status().is_over), None)
 found = steps.newest_helper(runs)
 with st.container(border=True):
     steps.title("3 · A tiny helper first", is_done=found is not None, doing="under way" if starting or running else "")
+    if runs:
+        steps.show_run(runs[0])
     if tokenizer is None:
         st.caption("It needs a tokenizer: the step above.")
     else:
-        if runs:
-            steps.show_run(runs[0])
-        steps.helper_form(space, paths, tokenizer, runs)
+        with st.expander("Make another helper", expanded=starting is not None) if found else st.container():
+            steps.helper_form(space, paths, tokenizer, runs)
 
 with st.container(border=True):
-    steps.title("4 · Use it, and make the next size", is_done=any(entry.kind == "target" for entry in entries))
+    made = steps.targets_made(source, found[1]) if found else []
+    steps.title("4 · Use it, and make the next size", is_done=bool(made))
     if found is None:
         st.caption("Nothing to use yet: a run of step 3 must have written its first checkpoint.")
     else:
-        steps.next_links(source, found[1])
+        steps.next_links(source, found[1], found[0].name, made)
         steps.progressive(space, source, found[1], found[0])
 
 if under_way := running or starting:

@@ -10,6 +10,8 @@ from test_jobs import end_of, wait_for
 from clp_core.demo import SOURCE, TRAIN_TEXT
 from clp_core.jobs import JobStore
 from clp_core.tokenizer_training import TokenizerOptions, train_tokenizer
+from clp_core.transfer import transfer as write_target
+from clp_core.transfer_options import TransferOptions
 from clp_core.vocabulary import Vocabulary
 
 pytestmark = pytest.mark.usefixtures("server_that_has_run_app_once")
@@ -49,7 +51,7 @@ def test_page_trains_a_tokenizer_by_the_command_it_shows(space):
     app = check(open_page("helper"))
     assert "None was made here yet" in text_of(app)
     assert not any(button.label == "Make the helper" for button in app.button)
-    field(app.number_input, "Tokens").set_value(1000).run()
+    field(app.number_input, "Tokens (0: by the text's size)").set_value(1000).run()
     field(app.text_input, "Name of the tokenizer").set_value("german").run()
     (shown,) = commands(app, "tokenizer")
     assert "--vocab-size 1000" in shown
@@ -77,7 +79,7 @@ def test_page_makes_a_tiny_helper_and_leads_to_the_transfer(space, tokenizer):
     assert list(sizes["size"]) == ["tiny", "small", "base", "medium", "large"]
     assert (sizes["wants"] == 20 * sizes["parameters"]).all()
     assert any("small for tiny" in warning.value for warning in app.warning)
-    field(app.number_input, "Tokens to train on").set_value(8192).run()
+    field(app.number_input, "Tokens to train on (0: as planned)").set_value(8192).run()
     (shown,) = commands(app, "pretrain")
     assert "--max-tokens 8192" in shown
     button(app, "Make the helper").click().run()
@@ -91,6 +93,12 @@ def test_page_makes_a_tiny_helper_and_leads_to_the_transfer(space, tokenizer):
     assert "Yes: tiny helper" in text_of(app)
     name = f"{run.id}/{run.checkpoints()[-1].name}"
     assert str(run.checkpoints()[-1]) in next(code.value for code in app.code if "clp transfer" in code.value)
+    assert not any("the next helper" in link.proto.label for link in app.get("page_link"))
+    target = space.models / "next"
+    write_target(TransferOptions(str(space.models / SOURCE), str(run.checkpoints()[-1]), str(target), "linear"))
+    app = check(open_page("helper"))
+    link = next(link for link in app.get("page_link") if "Train next on" in link.proto.label)
+    assert "model=next" in link.proto.query_string
     transfer = check(open_page("transfer", source=SOURCE, helper=name))
     assert not transfer.error
     offered = [button.label for button in transfer.button]
