@@ -99,6 +99,9 @@ def test_page_makes_a_tiny_helper_and_leads_to_the_transfer(space, tokenizer):
     app = check(open_page("helper"))
     link = next(link for link in app.get("page_link") if "Train next on" in link.proto.label)
     assert "model=next" in link.proto.query_string
+    cloned = check(open_page("train", clone=run.id))  # its first weights are no model in a list, but are found
+    assert not cloned.error
+    assert f"--model {run.spec['arguments']['model']}" in commands(cloned, "train")[0]
     transfer = check(open_page("transfer", source=SOURCE, helper=name))
     assert not transfer.error
     offered = [button.label for button in transfer.button]
@@ -119,6 +122,14 @@ def test_text_and_tokenizer_stand_in_the_address(space, tokenizer):
     app.multiselect[0].set_value([]).run()
     check(app)
     assert "Choose the text" in text_of(app)
+
+
+def test_tokenizer_that_is_a_link_to_elsewhere_is_not_offered(space, tokenizer, tmp_path):
+    shutil.move(tokenizer, tmp_path / "elsewhere")
+    tokenizer.symlink_to(tmp_path / "elsewhere")
+    app = check(open_page("helper", texts="../../etc/passwd"))
+    assert not any(select.label == "Tokenizer" for select in app.selectbox)
+    assert app.multiselect[0].value == [TRAIN_TEXT]
 
 
 def test_pair_bar_without_a_helper_leads_here(space):
