@@ -15,12 +15,13 @@ from filelock import FileLock
 
 from clp_core.corpus import check_texts, estimate_tokens
 from clp_core.errors import InputError
+from clp_core.folders import check_disk
 from clp_core.helper_sizes import FAMILY, SIZES, HelperPlan, Size
 from clp_core.holdout import hold_out
 from clp_core.jobs.job import Job
 from clp_core.jobs.store import slug_of
 from clp_core.jobs.submit import command_of, submit, submit_train
-from clp_core.locate import locate
+from clp_core.locate import locate, read_json
 from clp_core.options import option
 from clp_core.output_folder import partial_folder, take_name
 from clp_core.training_plan import TrainOptions
@@ -30,6 +31,8 @@ from clp_core.workspace import Workspace
 log = logging.getLogger(__name__)
 
 MIN_POSITIONS = 16
+WEIGHT_BYTES = 4
+REPORT_FILE = "clp_helper.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +108,7 @@ def fresh_model(
         ClpError: it does not load as it should.
     """
     from clp_core.scratch import write_random_model
-    from clp_core.target_files import SpecialIds, check_loading, copy_tokenizer, lines_read_otherwise
+    from clp_core.target_files import CHECK_LINES, SpecialIds, check_loading, copy_tokenizer, lines_read_otherwise
 
     ids = SpecialIds.of(vocabulary, {})
     config = size.config(vocabulary.n_ids, ids.as_config(), positions)
@@ -117,13 +120,15 @@ def fresh_model(
         copy_tokenizer(tokenizer, part, vocabulary, config)
         check_loading(part, ids)
         otherwise = lines_read_otherwise(part, vocabulary)
+        warnings = []
+        if otherwise:
+            warnings.append(
+                f"AutoTokenizer reads {otherwise} of {CHECK_LINES} lines otherwise than tokenizer.json under model type "
+                f"{FAMILY}; load the helper's tokenizer with PreTrainedTokenizerFast.from_pretrained"
+            )
+        (part / REPORT_FILE).write_text(json.dumps({"seed": seed, "warnings": warnings}) + "\n")
         take_name(part, output, overwrite=False)
-    if not otherwise:
-        return []
-    return [
-        f"AutoTokenizer reads {otherwise} of 1,000 lines otherwise than tokenizer.json under model type {FAMILY}; load "
-        "the helper's tokenizer with PreTrainedTokenizerFast.from_pretrained"
-    ]
+    return warnings
 
 
 def fresh_folder(
@@ -139,8 +144,9 @@ def fresh_folder(
     folder = workspace.cache / "helpers" / f"{options.size}-{key.hexdigest()}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
-        if (folder / "config.json").is_file():
-            return folder, []
+        if (folder / REPORT_FILE).is_file():
+            return folder, list(read_json(folder / REPORT_FILE)["warnings"])
+        check_disk(folder, WEIGHT_BYTES * options.shape.parameters(vocabulary.n_ids))
         return folder, fresh_model(tokenizer, vocabulary, options.shape, options.positions, options.seed, folder)
 
 

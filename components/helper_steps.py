@@ -34,6 +34,7 @@ from components.navigation import kept, one_of, put, remember, remembered
 from components.targets import targets_of
 
 HELD_OUT_HERE = "(hold out a part of the text)"
+SAMPLE_BYTES = 4_000_000
 
 
 def title(label: str, is_done: bool, doing: str = "") -> None:
@@ -68,9 +69,6 @@ def text_cards(paths: Sequence[Path], vocabulary: Vocabulary | None) -> None:
             "Tokens": (number(tokens), "under the tokenizer chosen below; about, where the text is large"),
         }
     )
-
-
-SAMPLE_BYTES = 4_000_000
 
 
 def stamp(path: Path) -> tuple[str, int, int]:

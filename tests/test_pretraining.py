@@ -18,7 +18,7 @@ from clp_core.errors import InputError
 from clp_core.helper_sizes import MOST_PASSES, SIZES, HelperPlan
 from clp_core.holdout import Rule, hold_out, normalise
 from clp_core.jobs.submit import resume
-from clp_core.pretraining import PretrainOptions, fresh_model, is_helper_run, start_helper, submit_helper
+from clp_core.pretraining import PretrainOptions, fresh_folder, fresh_model, is_helper_run, start_helper, submit_helper
 from clp_core.tokenizer_training import TokenizerOptions, train_tokenizer
 from clp_core.training_plan import TrainOptions
 from clp_core.vocabulary import Vocabulary
@@ -81,6 +81,16 @@ def test_seed_decides_the_weights_and_ids_are_in_step(tmp_path, tokenizer):
         assert ids == (opened.bos_token_id, opened.eos_token_id, opened.pad_token_id)
     assert ids == (0, 0, 1)
     assert opened("Das Haus")["input_ids"] == vocabulary.encode("Das Haus")
+
+
+def test_tokenizer_that_transformers_reads_otherwise_is_told_every_time(workspace, tokenizer, german, monkeypatch):
+    from clp_core import target_files
+
+    monkeypatch.setattr(target_files, "lines_read_otherwise", lambda *_: 7)
+    vocabulary, options = Vocabulary.open(tokenizer), options_of(tokenizer, german)
+    for _ in range(2):
+        _, warnings = fresh_folder(workspace, tokenizer, vocabulary, options)
+        assert "reads 7 of 1000 lines otherwise" in warnings[0]
 
 
 def test_whole_blocks_are_held_out_once_and_not_trained_on(tmp_path, german):
