@@ -25,11 +25,13 @@ from clp_core.cli_helper import pretrain_command, tokenizer_command
 from clp_core.cli_jobs import jobs_app
 from clp_core.cli_output import Json, emit, options_command, print_table, terminal_progress, written
 from clp_core.cli_train import tell_run
+from clp_core.documents import DEFAULT_FIELD
 from clp_core.errors import ClpError, InputError
+from clp_core.options import help_of
 from clp_core.pretraining import PretrainOptions
 from clp_core.projection import ProjectOptions
 from clp_core.tokenizer_training import TokenizerOptions
-from clp_core.training_plan import TrainOptions
+from clp_core.train_options import TrainOptions
 from clp_core.transfer_options import TransferOptions
 from clp_core.workspace import Workspace
 
@@ -58,7 +60,7 @@ def overlap(
     as_json: Json = False,
 ) -> None:
     """Compare vocabularies: tokens in common, as shares of source and of target."""
-    from clp_core.corpus import check_texts, read_documents
+    from clp_core.documents import Texts
     from clp_core.locate import locate
     from clp_core.overlap import MATCHES, overlap_pairs
     from clp_core.text_overlap import measure_text
@@ -68,8 +70,7 @@ def overlap(
         raise InputError("name two tokenizers or more, the source's first")
     if match not in MATCHES:
         raise InputError(f"--match {match!r} is unknown; use one of {', '.join(MATCHES)}")
-    if text is not None:
-        check_texts([text])
+    documents = Texts.open([text]) if text is not None else None
     vocabularies = [Vocabulary.open(locate(name, weights=False), name) for name in tokenizers]
     pairs = []
     for found in overlap_pairs(vocabularies, match):
@@ -82,8 +83,8 @@ def overlap(
             "share_of_source": found.share_of_source,
             "share_of_target": found.share_of_target,
         }
-        if text is not None:
-            pair["text"] = measure_text(found, "\n".join(read_documents([text]))).figures
+        if documents is not None:
+            pair["text"] = measure_text(found, "\n".join(documents)).figures
         pairs.append(pair)
     columns = ["source", "target", "source_size", "target_size", "overlap", "share_of_source", "share_of_target"]
 
@@ -181,7 +182,8 @@ def train_command(
 @app.command()
 def evaluate(
     model: Annotated[str, typer.Argument(help="model: a folder or a Hub id")],
-    text: Annotated[list[Path], typer.Option(help="text, one document a line")],
+    text: Annotated[list[str], typer.Option(help="file, folder or hub:ORG/NAME[:CONFIG][:SPLIT] with the text")],
+    text_field: Annotated[str, typer.Option(help=help_of(TrainOptions, "text_field"))] = DEFAULT_FIELD,
     sample: Annotated[bool, typer.Option("--sample", help="also generate 60 tokens")] = False,
     prompt: Annotated[str, typer.Option(help="what the sample goes on from")] = "",
     as_json: Json = False,
@@ -191,7 +193,7 @@ def evaluate(
     from clp_core.evaluation import sample as generate
     from clp_core.locate import locate
 
-    found = evaluate_model(model, text)
+    found = evaluate_model(model, text, text_field)
     result = found.as_json()
     if sample:
         result["sample"] = generate(locate(model), prompt)

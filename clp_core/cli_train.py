@@ -18,7 +18,7 @@ FOLLOW_S = 0.5
 
 
 def tell_run(job: Job, *, detach: bool, as_json: bool, more: Mapping[str, Any] | None = None) -> None:
-    """Follow a run unless it is detached, then print how it stands.
+    """Say what its plan warns of, follow a run unless it is detached, then print how it stands.
 
     Args:
         job: the run.
@@ -29,6 +29,8 @@ def tell_run(job: Job, *, detach: bool, as_json: bool, more: Mapping[str, Any] |
     Raises:
         ClpError: the run failed.
     """
+    for warning in job.plan["warnings"]:
+        typer.echo(f"warning: {warning}", err=True)
     if not detach:
         follow(job)
     status = job.status()
@@ -57,7 +59,7 @@ def follow(job: Job) -> None:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(job.name, total=job.spec["plan"]["steps"])
+        task = bar.add_task(job.name, total=job.plan["steps"])
         while not job.status().is_over:
             try:
                 status = job.status()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clp_core import heldout
+from clp_core.documents import Texts
 from clp_core.errors import InputError
 from clp_core.initializers import Initializer, initializer, parse_settings
 from clp_core.method_rows import KEPT, MethodRows
@@ -208,7 +209,8 @@ class Bench:
         from clp_core.evaluation import EvaluationText, load_model
 
         report_progress("loading the source")
-        text = EvaluationText.read([Path(options.eval_text)], pair.overlap.target, max_positions(pair.source.config))
+        texts, positions = Texts.open([options.eval_text]), max_positions(pair.source.config)
+        text = EvaluationText.read(texts, pair.overlap.target, positions)
         return cls(load_model(pair.source.folder), text)
 
     def bits(self, rows: dict[str, np.ndarray]) -> float | None:

@@ -1,29 +1,29 @@
 """From text to tokenised, packed blocks, with the bytes of the text counted.
 
-A text file holds one document a line; empty lines are skipped. Every document ends with the end-of-text token, which
-stands for its line end. So the bytes of a text are the UTF-8 bytes of its non-empty lines, one line end each included.
+Every document ends with the end-of-text token, which stands for its line end. So the bytes of a text are the UTF-8
+bytes of its documents, one line end each included. Documents are joined and cut into blocks: nothing is padded but the
+end of the last block, and no token is lost.
 """
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import itertools
 import json
-import lzma
 import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from filelock import FileLock
 
-from clp_core.errors import InputError
+from clp_core.documents import TextFile, Texts
 from clp_core.folders import check_disk
 from clp_core.locate import read_json
 from clp_core.progress import report_progress
@@ -32,11 +32,12 @@ from clp_core.vocabulary import Vocabulary
 if TYPE_CHECKING:
     from datasets import Dataset
 
-OPENERS: dict[str, Callable[..., Any]] = {".xz": lzma.open, ".gz": gzip.open}
 BATCH_DOCUMENTS = 1000
-IGNORED_LABEL = -100
+POLL_S = 0.5
 COUNTS_FILE = "counts.json"
 BLOCKS_FILE = "blocks.arrow"
+CACHE_BYTES_PER_BYTE = 4
+"""An id takes four bytes, and stands for at least one of the text."""
 
 
 @dataclass(frozen=True)
@@ -66,40 +67,6 @@ class TextCounts:
         return self.unknown / max(self.tokens, 1)
 
 
-def check_texts(paths: Sequence[Path]) -> None:
-    """Refuse texts that cannot be read.
-
-    Raises:
-        InputError: no text is named, or one is missing, empty or no UTF-8 at its start.
-    """
-    if not paths:
-        raise InputError("no text is named; give --text FILE")
-    for path in paths:
-        if path.is_dir():
-            raise InputError(f"{path} is a folder; name a text file in it")
-        if not path.is_file():
-            raise InputError(f"there is no text {path}; check the path")
-        if next(read_documents([path]), None) is None:
-            raise InputError(f"{path} holds no text; give a file with one document a line")
-
-
-def read_documents(paths: Sequence[Path]) -> Iterator[str]:
-    """Yield the non-empty lines of text files, plain, ``.xz`` or ``.gz``.
-
-    Raises:
-        InputError: a file is no UTF-8 text.
-    """
-    for path in paths:
-        try:
-            with OPENERS.get(path.suffix, open)(path, "rt", encoding="utf-8", newline="\n") as file:
-                for line in file:
-                    document = line.rstrip("\r\n")
-                    if document.strip():
-                        yield document
-        except (UnicodeDecodeError, lzma.LZMAError, gzip.BadGzipFile, EOFError) as error:
-            raise InputError(f"{path} is no UTF-8 text ({error}); convert it first") from error
-
-
 def document_bytes(document: str) -> int:
     """Return the UTF-8 bytes of a document and its line end."""
     return len(document.encode("utf-8")) + 1
@@ -110,12 +77,12 @@ class Tokenised:
     """A text that is tokenised batch by batch, and counted on the way.
 
     Attributes:
-        paths: the text files.
+        texts: the documents.
         vocabulary: the tokenizer.
         counts: sizes of what has been read so far.
     """
 
-    paths: Sequence[Path]
+    texts: Texts
     vocabulary: Vocabulary
     counts: TextCounts = TextCounts(0, 0, 0, 0)
 
@@ -125,7 +92,7 @@ class Tokenised:
         end = roles.get("eos", roles.get("sep"))
         # A tokenizer may give one token both roles; an end of text is not an unknown word.
         unknown = roles.get("unk", -1) if roles.get("unk") != end else -1
-        documents = read_documents(self.paths)
+        documents = iter(self.texts)
         while batch := list(itertools.islice(documents, BATCH_DOCUMENTS)):
             stream: list[int] = []
             for encoding in self.vocabulary.tokenizer.encode_batch(batch, add_special_tokens=False):
@@ -142,14 +109,9 @@ class Tokenised:
             yield ids
 
 
-def token_stream(paths: Sequence[Path], vocabulary: Vocabulary) -> tuple[np.ndarray, TextCounts]:
-    """Return a whole text as one stream of token ids ``[tokens]``, and its sizes.
-
-    Raises:
-        InputError: the text is missing or empty.
-    """
-    check_texts(paths)
-    text = Tokenised(paths, vocabulary)
+def token_stream(texts: Texts, vocabulary: Vocabulary) -> tuple[np.ndarray, TextCounts]:
+    """Return a whole text as one stream of token ids ``[tokens]``, and its sizes."""
+    text = Tokenised(texts, vocabulary)
     return np.concatenate(list(text)), text.counts
 
 
@@ -165,86 +127,97 @@ def pack(streams: Iterator[np.ndarray], block_length: int) -> Iterator[np.ndarra
         yield rest
 
 
-def block_rows(blocks: Iterator[np.ndarray], block_length: int, padding: int) -> Iterator[dict[str, list[int]]]:
-    """Yield blocks as training rows; the last one is filled up with tokens that no loss looks at."""
-    for block in blocks:
-        missing = block_length - len(block)
-        ids = block.tolist()
-        yield {"input_ids": ids + [padding] * missing, "labels": ids + [IGNORED_LABEL] * missing}
-
-
 def packed_blocks(
-    paths: Sequence[Path], vocabulary: Vocabulary, block_length: int, cache: Path
+    texts: Texts, vocabulary: Vocabulary, block_length: int, cache: Path, *, made_elsewhere: bool = False
 ) -> tuple[Dataset, TextCounts]:
-    """Return a text as a dataset of blocks with ``input_ids`` and ``labels``, made once and cached by content.
+    """Return a text as a dataset of blocks of ``input_ids``, made once and cached by content.
+
+    The last block may be shorter than ``block_length``.
+
+    Args:
+        texts: the documents.
+        vocabulary: the tokenizer.
+        block_length: tokens a block.
+        cache: where blocks are kept.
+        made_elsewhere: wait until another process has made them, on another machine perhaps, where no lock is seen.
 
     Raises:
-        InputError: the text is missing or empty, or the disk is too full.
+        InputError: a text cannot be read, or the disk is too full.
     """
     from datasets import Dataset
 
-    check_texts(paths)
-    folder = cache / "blocks" / content_key(paths, vocabulary, block_length)
+    folder = cache / "blocks" / content_key(texts, vocabulary, block_length)
     folder.parent.mkdir(parents=True, exist_ok=True)
+    while made_elsewhere and not (folder / COUNTS_FILE).is_file():
+        time.sleep(POLL_S)
     with FileLock(f"{folder}.lock"):
         if not (folder / COUNTS_FILE).is_file():
-            check_disk(cache, sum(path.stat().st_size for path in paths) * 8)
+            check_disk(cache, int(texts.text_bytes * CACHE_BYTES_PER_BYTE))
             part = Path(tempfile.mkdtemp(dir=folder.parent))
             try:
-                write_blocks(paths, vocabulary, block_length, part)
+                write_blocks(texts, vocabulary, block_length, part)
                 os.replace(part, folder)
             except BaseException:
                 shutil.rmtree(part, ignore_errors=True)
                 raise
     dataset = Dataset.from_file(str(folder / BLOCKS_FILE))
-    return dataset.with_format("torch"), TextCounts(**read_json(folder / COUNTS_FILE))
+    return dataset.with_format("numpy"), TextCounts(**read_json(folder / COUNTS_FILE))
 
 
-def write_blocks(paths: Sequence[Path], vocabulary: Vocabulary, block_length: int, folder: Path) -> None:
+def write_blocks(texts: Texts, vocabulary: Vocabulary, block_length: int, folder: Path) -> None:
     """Tokenise and pack a text into an Arrow file, row by row, with its counts beside it."""
     from datasets import Features, Value
     from datasets import Sequence as ListOf
     from datasets.arrow_writer import ArrowWriter
 
-    size = max(sum(path.stat().st_size for path in paths), 1)
-    text = Tokenised(paths, vocabulary)
+    size = max(texts.text_bytes, 1)
+    text = Tokenised(texts, vocabulary)
 
     def streams() -> Iterator[np.ndarray]:
         for ids in text:
-            report_progress("tokenising the text", min(1.0, text.counts.bytes / size))
+            report_progress("tokenising the text", min(1.0, text.counts.bytes / size) if texts.is_local else None)
             yield ids
 
-    padding = vocabulary.roles.get("pad", vocabulary.roles.get("eos", 0))
-    features = Features({"input_ids": ListOf(Value("int32")), "labels": ListOf(Value("int32"))})
+    features = Features({"input_ids": ListOf(Value("int32"))})
     with ArrowWriter(features=features, path=str(folder / BLOCKS_FILE)) as writer:
-        for row in block_rows(pack(streams(), block_length), block_length, padding):
-            writer.write(row)
+        for block in pack(streams(), block_length):
+            writer.write({"input_ids": block.astype(np.int32)})
         writer.finalize()
     (folder / COUNTS_FILE).write_text(json.dumps(asdict(text.counts)))
 
 
-def content_key(paths: Sequence[Path], vocabulary: Vocabulary, block_length: int) -> str:
-    """Return a name for a text under a tokenizer: a hash of the files' bytes, the tokenizer and the block length."""
-    digest = hashlib.blake2b(f"1\0{block_length}\0{vocabulary.serialized}".encode(), digest_size=16)
+def content_key(texts: Texts, vocabulary: Vocabulary, block_length: int) -> str:
+    """Return a name for a text under a tokenizer: a hash of the text's bytes, the tokenizer and the block length."""
+    digest = hashlib.blake2b(f"2\0{block_length}\0{vocabulary.serialized}".encode(), digest_size=16)
     digest.update(json.dumps(vocabulary.roles, sort_keys=True).encode())
-    for path in paths:
-        with open(path, "rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
+    digest.update(texts.content().encode())
     return digest.hexdigest()
 
 
-def estimate_tokens(paths: Sequence[Path], vocabulary: Vocabulary, sample_bytes: int = 200_000) -> int:
+def estimate_tokens(texts: Texts, vocabulary: Vocabulary, sample_bytes: int = 200_000) -> int | None:
     """Estimate the tokens of a text from its size and the tokens of its first bytes.
 
-    Raises:
-        InputError: the text is missing or empty.
+    Returns:
+        The tokens; ``None`` for a text whose size is not known before it is read.
     """
-    check_texts(paths)
-    text = Tokenised(paths, vocabulary)
+    if not texts.is_local:
+        return None
+    text = Tokenised(texts, vocabulary)
     is_whole = all(text.counts.bytes < sample_bytes for _ in text)
     if is_whole:
         return text.counts.tokens
     # Compressed files are taken at their usual ratio, as reading them whole would take too long here.
-    total = sum(path.stat().st_size * (3.7 if path.suffix in OPENERS else 1.0) for path in paths)
-    return math.ceil(total / text.counts.bytes_per_token)
+    return math.ceil(texts.text_bytes / text.counts.bytes_per_token)
+
+
+def stream_fingerprint(texts: Texts) -> str:
+    """Return a name for the present content of a text without reading it: of files their paths, sizes and times."""
+    digest = hashlib.blake2b(digest_size=16)
+    for source in texts.sources:
+        if isinstance(source, TextFile):
+            status = source.path.stat()
+            told = f"{source.path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}"
+        else:
+            told = source.content()
+        digest.update(f"{told}\n".encode())
+    return digest.hexdigest()

@@ -18,6 +18,7 @@ from clp_core.jobs.job import Job, checked_name, read_state
 from clp_core.jobs.metrics import AXES, MAX_POINTS, RunMetrics, Thinned
 from clp_core.jobs.store import JobStore, slug_of
 from clp_core.progress import write_json
+from clp_core.schedule import Schedule
 from clp_core.workspace import Workspace
 
 MEASURES = ("bits_per_byte", "eval_loss")
@@ -91,7 +92,7 @@ def metrics_of_run(job: Job) -> RunMetrics:
 
 def curve_of_run(job: Job, metrics: RunMetrics) -> Curve:
     """Return the curve of a run of the workspace."""
-    plan, prints = job.spec.get("plan", {}), job.spec.get("fingerprints", {})
+    plan, prints = job.plan, job.spec.get("fingerprints", {})
     facts = {
         EVAL_TEXT: prints.get("eval_text"),
         TOKENIZER: plan.get("tokenizer"),
@@ -105,8 +106,10 @@ def curve_of_run(job: Job, metrics: RunMetrics) -> Curve:
 
 def settings_of(job: Job) -> dict[str, Any]:
     """Return what was asked for and what was planned for a run, one flat table."""
-    left_out = ("name", "memory_bytes", "disk_bytes", "device", "tokenizer")
-    values = job.spec.get("arguments", {}) | job.spec.get("plan", {})
+    left_out = ("name", "memory_bytes", "disk_bytes", "device", "tokenizer", "warnings")
+    values = job.spec.get("arguments", {}) | job.plan
+    if "stages" in values:
+        values["stages"] = Schedule.of_json(values["stages"]).told
     versions = {f"version of {package}": found for package, found in job.spec.get("versions", {}).items()}
     return {key: value for key, value in values.items() if key not in left_out} | versions
 

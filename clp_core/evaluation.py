@@ -26,6 +26,7 @@ import numpy as np
 
 from clp_core.checkpoint import Checkpoint
 from clp_core.corpus import TextCounts, token_stream
+from clp_core.documents import DEFAULT_FIELD, Texts
 from clp_core.errors import InputError
 from clp_core.locate import locate, read_json
 from clp_core.prepared import max_positions
@@ -109,13 +110,13 @@ class EvaluationText:
     window: int
 
     @classmethod
-    def read(cls, paths: Sequence[Path], vocabulary: Vocabulary, positions: int | None) -> EvaluationText:
+    def read(cls, texts: Texts, vocabulary: Vocabulary, positions: int | None) -> EvaluationText:
         """Tokenise a text for a model with so many positions.
 
         Raises:
             InputError: the text is missing or empty.
         """
-        stream, counts = token_stream(paths, vocabulary)
+        stream, counts = token_stream(texts, vocabulary)
         start = vocabulary.roles.get("bos", vocabulary.roles.get("cls", vocabulary.roles.get("eos")))
         ids = stream if start is None else np.concatenate([[start], stream])
         if len(ids) < 2:
@@ -138,19 +139,20 @@ class EvaluationText:
             start += stride
 
 
-def evaluate(reference: str | Path, texts: Sequence[Path]) -> Evaluation:
+def evaluate(reference: str | Path, texts: Sequence[str | Path], field: str = DEFAULT_FIELD) -> Evaluation:
     """Score a model on texts.
 
     Args:
         reference: a folder or a Hub id.
-        texts: text files, one document a line.
+        texts: files or folders of documents, or datasets of the Hub, see ``documents``.
+        field: field of JSON lines, or column of parquet, that holds the text.
 
     Raises:
         InputError: the model cannot be opened, or the text is missing or empty.
     """
     folder = Checkpoint.open(locate(reference)).folder
     vocabulary = Vocabulary.open(folder)
-    text = EvaluationText.read(texts, vocabulary, max_positions(read_json(folder / "config.json")))
+    text = EvaluationText.read(Texts.open(texts, field), vocabulary, max_positions(read_json(folder / "config.json")))
     model = load_model(folder)
     check_tokenizer_fits(model, vocabulary)
     return score(model, text)
@@ -189,22 +191,34 @@ def check_tokenizer_fits(model: PreTrainedModel, vocabulary: Vocabulary) -> None
 
 
 def score(model: PreTrainedModel, text: EvaluationText) -> Evaluation:
-    """Score a loaded model on a tokenised text; the loss is summed in float64."""
+    """Score a loaded model on a tokenised text; the loss is summed in float64.
+
+    Processes that train together share the windows. Each goes through the model equally often, as the parts of a
+    sharded model come together only where all processes ask for them.
+    """
     import torch
 
     was_training = model.training
     model.eval()
     device = next(model.parameters()).device
-    total = 0.0
     windows = list(text.windows())
     vocab = model.get_output_embeddings().weight.shape[0]
     batch_size = max(1, LOGITS_BYTES // (4 * text.window * vocab))
-    with torch.inference_mode():
-        for first in range(0, len(windows), batch_size):
-            total += batch_loss(model, text, windows[first : first + batch_size], device)
-            report_progress("scoring the text", min(1.0, (first + batch_size) / len(windows)))
+    batches = [windows[first : first + batch_size] for first in range(0, len(windows), batch_size)]
+    together = torch.distributed.is_available() and torch.distributed.is_initialized()
+    rank, processes = (torch.distributed.get_rank(), torch.distributed.get_world_size()) if together else (0, 1)
+    total = torch.zeros((), dtype=torch.float64)
+    with torch.no_grad():  # tensors of inference mode cannot stay with a sharded model, which trains on
+        for first in range(0, len(batches), processes):
+            own = first + rank
+            loss = batch_loss(model, text, batches[min(own, len(batches) - 1)], device)
+            total += loss if own < len(batches) else 0.0
+            report_progress("scoring the text", min(1.0, (first + processes) / len(batches)))
+    if processes > 1:
+        total = total.to(device)
+        torch.distributed.all_reduce(total)
     model.train(was_training)
-    return Evaluation(total / text.scored, text.counts, text.scored)
+    return Evaluation(float(total) / text.scored, text.counts, text.scored)
 
 
 def batch_loss(
@@ -232,10 +246,19 @@ def sample(folder: Path, prompt: str = "", seed: int = 42) -> str:
     return generate(load_model(folder), Vocabulary.open(folder), prompt, seed)
 
 
-def generate(model: PreTrainedModel, vocabulary: Vocabulary, prompt: str = "", seed: int = 42) -> str:
+def generate(
+    model: PreTrainedModel, vocabulary: Vocabulary, prompt: str = "", seed: int = 42, *, synced: bool = False
+) -> str:
     """Return the text that a model goes on with after a prompt: 60 tokens, temperature 0.8, the 50 likeliest.
 
     The generators of random numbers are left as they were, so that a run does not depend on its samples.
+
+    Args:
+        model: a loaded model.
+        vocabulary: its tokenizer.
+        prompt: what it goes on from.
+        seed: of the draws.
+        synced: go through the model equally often in all processes, as a sharded one needs it.
 
     Raises:
         InputError: there is nothing to begin with.
@@ -250,7 +273,7 @@ def generate(model: PreTrainedModel, vocabulary: Vocabulary, prompt: str = "", s
     was_training = model.training
     model.eval()
     gpus = [model.device] if model.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=gpus), torch.inference_mode():
+    with torch.random.fork_rng(devices=gpus), torch.no_grad():
         torch.manual_seed(seed)
         output = model.generate(
             input_ids=inputs,
@@ -259,6 +282,7 @@ def generate(model: PreTrainedModel, vocabulary: Vocabulary, prompt: str = "", s
             do_sample=True,
             temperature=0.8,
             top_k=50,
+            synced_gpus=synced,
             pad_token_id=vocabulary.roles.get("pad", vocabulary.roles.get("eos", 0)),
         )
     model.train(was_training)

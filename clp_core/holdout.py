@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import math
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from clp_core.corpus import check_texts, document_bytes, read_documents
+from clp_core.corpus import document_bytes
+from clp_core.documents import Texts
 from clp_core.errors import InputError
 from clp_core.folders import check_disk
 from clp_core.jobs.store import slug_of
@@ -94,23 +96,24 @@ class Split:
         )
 
 
-def hold_out(paths: Sequence[Path], folder: Path) -> Split:
+def hold_out(texts: Texts, called: str, folder: Path) -> Split:
     """Cut a text into a training and a held-out file, which are kept and found again for the same text.
 
     A training document that equals a held-out one once case, digits and punctuation are dropped is left out.
 
     Args:
-        paths: the text.
+        texts: the text.
+        called: what the files' names begin with.
         folder: where the files go.
 
     Raises:
         InputError: the text cannot be read, has too few documents, or repeats itself so that none is left to train on.
     """
-    check_texts(paths)
-    documents, n_bytes, content = measure(paths)
+    documents, n_bytes, content, has_breaks = measure(texts)
     rule = Rule.of(documents, n_bytes)
-    name = f"{slug_of(paths[0].name.partition('.')[0])}-{content}"
-    split = Split(folder / f"{name}-train.txt", folder / f"{name}-valid.txt", rule)
+    name = f"{slug_of(called)}-{content}"
+    ending = ".jsonl" if has_breaks else ".txt"
+    split = Split(folder / f"{name}-train{ending}", folder / f"{name}-valid{ending}", rule)
     if split.train.is_file() and split.valid.is_file():
         return split
     folder.mkdir(parents=True, exist_ok=True)
@@ -118,20 +121,21 @@ def hold_out(paths: Sequence[Path], folder: Path) -> Split:
     held_out: set[str] = set()
 
     def held() -> Iterator[str]:
-        for i, document in enumerate(read_documents(paths)):
+        for i, document in enumerate(texts):
             if rule.holds_out(i):
                 held_out.add(normalise(document))
                 yield document
 
     def kept() -> Iterator[str]:
-        for i, document in enumerate(read_documents(paths)):
+        for i, document in enumerate(texts):
             if i % BEAT_DOCUMENTS == 0:
                 report_progress("holding out a part of the text", i / documents)
             if not rule.holds_out(i) and normalise(document) not in held_out:
                 yield document
 
     with written_beside(split.valid) as valid, written_beside(split.train) as train:
-        n_held, n_kept = write_lines(valid, held()), write_lines(train, kept())
+        field = texts.field if has_breaks else None
+        n_held, n_kept = write_documents(valid, held(), field), write_documents(train, kept(), field)
         repeats = documents - n_held - n_kept
         if n_kept <= repeats:
             raise InputError(
@@ -143,23 +147,24 @@ def hold_out(paths: Sequence[Path], folder: Path) -> Split:
     return split
 
 
-def measure(paths: Sequence[Path]) -> tuple[int, int, str]:
-    """Return the documents of a text, its bytes, and a short name for its content."""
-    documents, n_bytes, digest = 0, 0, hashlib.blake2b(digest_size=4)
-    for document in read_documents(paths):
+def measure(texts: Texts) -> tuple[int, int, str, bool]:
+    """Return the documents of a text, its bytes, a short name for its content, and whether line ends stand in some."""
+    documents, n_bytes, digest, has_breaks = 0, 0, hashlib.blake2b(digest_size=4), False
+    for document in texts:
         documents += 1
         n_bytes += document_bytes(document)
         digest.update(document.encode() + b"\n")
+        has_breaks |= "\n" in document or "\r" in document
         if documents % BEAT_DOCUMENTS == 0:
             report_progress("reading the text")
-    return documents, n_bytes, digest.hexdigest()
+    return documents, n_bytes, digest.hexdigest(), has_breaks
 
 
-def write_lines(file: TextIO, documents: Iterable[str]) -> int:
-    """Write documents, one a line; return how many."""
+def write_documents(file: TextIO, documents: Iterable[str], field: str | None) -> int:
+    """Write documents, one a line, or one JSON object a line with the document in a field; return how many."""
     n = 0
     for document in documents:
-        file.write(document + "\n")
+        file.write((document if field is None else json.dumps({field: document}, ensure_ascii=False)) + "\n")
         n += 1
     return n
 

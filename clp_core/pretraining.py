@@ -13,7 +13,8 @@ from typing import Any
 
 from filelock import FileLock
 
-from clp_core.corpus import check_texts, estimate_tokens
+from clp_core.corpus import estimate_tokens
+from clp_core.documents import HUB_PREFIX, Texts
 from clp_core.errors import InputError
 from clp_core.folders import check_disk
 from clp_core.helper_sizes import FAMILY, SIZES, HelperPlan, Size
@@ -24,7 +25,8 @@ from clp_core.jobs.submit import command_of, submit, submit_train
 from clp_core.locate import locate, read_json
 from clp_core.options import option
 from clp_core.output_folder import partial_folder, take_name
-from clp_core.training_plan import TrainOptions
+from clp_core.tokenizer_training import TEXT_HELP
+from clp_core.train_options import PRESETS, TrainOptions
 from clp_core.vocabulary import Vocabulary
 from clp_core.workspace import Workspace
 
@@ -43,10 +45,10 @@ class PretrainOptions(TrainOptions):
     tokenizer: str = option(help="folder or Hub id of the tokenizer, such as one that `clp tokenizer` made")
     size: str = option("tiny", help="shape of the helper; the smallest first", choices=tuple(SIZES))
     positions: int = option(0, help="tokens the helper sees at once; 0: by its size, 256 to 1,024", minimum=0)
-    text: tuple[str, ...] = option(help="text of the target language, one document a line; may be given more than once")
+    text: tuple[str, ...] = option(help=TEXT_HELP)
     eval_text: str = option("", help="held-out text; without it a part of the text is held out and kept as a text")
     max_steps: int = option(
-        0, help="train for this many steps; without either, 20 tokens a parameter, four passes at most", minimum=0
+        0, help="train for this many steps; without a budget, 20 tokens a parameter, four passes at most", minimum=0
     )
     seed: int = option(42, help="seed of the weights and of the order of the data", minimum=0)
 
@@ -75,13 +77,17 @@ class PretrainOptions(TrainOptions):
         return TrainOptions(**{**shared, "model": model, "text": tuple(text), "eval_text": eval_text, **changed})
 
 
-def plan_helper(options: PretrainOptions, vocabulary: Vocabulary, texts: Sequence[Path]) -> HelperPlan:
+def plan_helper(options: PretrainOptions, vocabulary: Vocabulary, texts: Texts) -> HelperPlan:
     """Plan a helper on a text; needs no torch.
 
     Raises:
-        InputError: the text is missing or empty.
+        InputError: nobody knows how large the text is, and no budget is given.
     """
     tokens = estimate_tokens(texts, vocabulary)
+    if tokens is None:
+        raise InputError(
+            "the size of a dataset of the Hub is not known; leave out --eval-text, so that it is read once"
+        )
     return HelperPlan(options.shape, vocabulary.n_ids, tokens, options.max_tokens, options.max_steps)
 
 
@@ -123,8 +129,8 @@ def fresh_model(
         warnings = []
         if otherwise:
             warnings.append(
-                f"AutoTokenizer reads {otherwise} of {CHECK_LINES} lines otherwise than tokenizer.json under model type "
-                f"{FAMILY}; load the helper's tokenizer with PreTrainedTokenizerFast.from_pretrained"
+                f"AutoTokenizer reads {otherwise} of {CHECK_LINES} lines otherwise than tokenizer.json under model "
+                f"type {FAMILY}; load the helper's tokenizer with PreTrainedTokenizerFast.from_pretrained"
             )
         (part / REPORT_FILE).write_text(json.dumps({"seed": seed, "warnings": warnings}) + "\n")
         take_name(part, output, overwrite=False)
@@ -173,21 +179,22 @@ def start_helper(workspace: Workspace, options: PretrainOptions) -> Started:
     """
     folder = locate(options.tokenizer, weights=False)
     vocabulary = Vocabulary.open(folder)
-    texts = [Path(text).expanduser().absolute() for text in options.text]
-    check_texts(texts)
+    given = [text if text.startswith(HUB_PREFIX) else str(Path(text).expanduser().absolute()) for text in options.text]
+    texts, called = Texts.open(given, options.text_field), slug_of(Path(given[0]).name.partition(".")[0])
     if options.eval_text:
-        check_texts([Path(options.eval_text)])
-        train, valid = texts, Path(options.eval_text)
+        valid = Path(options.eval_text)
+        Texts.open([valid], options.text_field)
     else:
-        split = hold_out(texts, workspace.texts)
-        train, valid = [split.train], split.valid
+        split = hold_out(texts, called, workspace.texts)
+        given, texts, valid = [str(split.train)], Texts.open([split.train]), split.valid
         log.info("%s", split.told)
-    plan = plan_helper(options, vocabulary, train)
+    plan = plan_helper(options, vocabulary, texts)
     log.info("%s", plan.told)
     weights, warnings = fresh_folder(workspace, folder, vocabulary, options)
-    budget = {} if options.max_steps else {"max_tokens": plan.tokens}
-    name = options.name or f"{options.size} helper on {slug_of(texts[0].name.partition('.')[0])}"
-    run = options.as_train(str(weights), [str(path) for path in train], str(valid), name=name, **budget)
+    has_budget = options.max_steps or options.max_minutes or "max_steps" in PRESETS[options.preset].settings
+    budget = {} if has_budget else {"max_tokens": plan.tokens}
+    name = options.name or f"{options.size} helper on {called}"
+    run = options.as_train(str(weights), given, str(valid), name=name, **budget)
     job = submit_train(workspace, run)
     return Started(job, plan, (*([plan.shortfall] if plan.shortfall else []), *warnings))
 

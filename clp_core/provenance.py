@@ -234,3 +234,13 @@ def anchor_columns(anchors: Anchors | None, part: slice) -> dict[str, pa.Array]:
     for name, value in zip(ANCHOR_COLUMNS, values, strict=True):
         columns[name] = pa.ListArray.from_arrays(offsets, pa.array(value[kept]))
     return columns
+
+
+def missing_rows(folder: Path) -> np.ndarray:
+    """Return which rows of a target were made by its transfer, initialised or overridden, ``[n_rows]`` of bool.
+
+    Raises:
+        FileNotFoundError: the folder holds no provenance.
+    """
+    status = pq.read_table(folder / PROVENANCE_FILE, columns=["status"]).column("status")
+    return np.isin(status.to_numpy(), ["initialised", "override"])

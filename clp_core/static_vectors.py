@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from scipy.linalg import orthogonal_procrustes
 
-from clp_core.corpus import read_documents
+from clp_core.documents import read_lines
 from clp_core.errors import InputError
 from clp_core.initializers import Vectors
 from clp_core.progress import report_progress
@@ -49,7 +49,7 @@ class WordVectors:
         """
         if not path.is_file():
             raise InputError(f"there are no word vectors {path}; check the path")
-        lines = read_documents([path])
+        lines = read_lines(path)
         first = next(lines, "").split()
         if len(first) != 2 or not all(part.isdecimal() for part in first):
             raise InputError(f"{path} is no .vec text: its first line should be the number of words and their width")
@@ -117,7 +117,7 @@ def read_dictionary(path: Path, source: WordVectors, target: WordVectors) -> lis
     """
     if not path.is_file():
         raise InputError(f"there is no dictionary {path}; check the path")
-    pairs = [line.split("\t") if "\t" in line else line.split() for line in read_documents([path])]
+    pairs = [line.split("\t") if "\t" in line else line.split() for line in read_lines(path)]
     pairs = [[word.strip() for word in pair] for pair in pairs if len(pair) == 2]
     orders = [
         [(source.places[a], target.places[b]) for a, b in order if a in source.places and b in target.places]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from clp_core.corpus import document_bytes, read_documents
+from clp_core.corpus import document_bytes
+from clp_core.documents import Texts
 from clp_core.progress import HEART, report_progress
 from clp_core.vocabulary import WORD_START
 
@@ -43,11 +43,11 @@ class Survey:
     head: list[str] = field(default_factory=list)
 
     @classmethod
-    def of(cls, paths: Sequence[Path], *, count_characters: bool) -> Survey:
+    def of(cls, texts: Texts, *, count_characters: bool) -> Survey:
         """Read a text once."""
         found = cls()
         held_bytes = head_bytes = 0
-        for i, document in enumerate(read_documents(paths)):
+        for i, document in enumerate(texts):
             size = document_bytes(document)
             found.documents += 1
             found.bytes += size
@@ -78,10 +78,10 @@ class Survey:
         """The text that the tokenizer's figures are measured on."""
         return "\n".join(self.held_out or self.head)
 
-    def training(self, paths: Sequence[Path]) -> Iterator[str]:
+    def training(self, texts: Texts) -> Iterator[str]:
         """Yield the documents that were not held out, and tell how far the reading is."""
         held, seen = 0, 0
-        for i, document in enumerate(read_documents(paths)):
+        for i, document in enumerate(texts):
             seen += document_bytes(document)
             if is_chosen(i) and held < len(self.held_out) and self.held_out[held] == document:
                 held += 1

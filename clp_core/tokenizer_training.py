@@ -23,19 +23,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clp_core.corpus import check_texts
+from clp_core.documents import DEFAULT_FIELD, HUB_PREFIX, Texts
 from clp_core.errors import ClpError, InputError
 from clp_core.folders import refuse_if_inside
 from clp_core.jobs.job import Job
 from clp_core.jobs.submit import submit_command
 from clp_core.locate import locate
-from clp_core.options import option
+from clp_core.options import help_of, option
 from clp_core.output_folder import LOCK_FILE, partial_folder, restore_replaced, take_name
 from clp_core.overlap import MATCHES, Overlap
 from clp_core.progress import report_progress
 from clp_core.target_files import lines_read_otherwise
 from clp_core.text_overlap import TokenizerFigures, measure_text
 from clp_core.text_survey import Survey
+from clp_core.train_options import TrainOptions
 from clp_core.vocabulary import WORD_START, Vocabulary
 from clp_core.workspace import TOKENIZER_REPORT_FILE, Workspace
 
@@ -50,6 +51,7 @@ N_BYTES = 256
 VOCAB_SIZES = ((1e6, 4096), (10e6, 8192), (100e6, 16384), (math.inf, 32768))
 """Tokens to learn by the bytes of the text: a token must be seen some hundred times before its row says much."""
 
+TEXT_HELP = help_of(TrainOptions, "text").replace("training text", "text of the target language")
 MIXED_SHARE = 0.001
 RAW_IS_POOR = 0.8
 LETTERS = r"\p{L}\p{M}\x{200C}\x{200D}"
@@ -60,7 +62,7 @@ WORDS = rf"BLANK?[{LETTERS}]+|BLANK?\p{{N}}+|BLANK?[^\s{LETTERS}\p{{N}}BLANK]+|\
 class TokenizerOptions:
     """What the training of a tokenizer is asked to do."""
 
-    text: tuple[str, ...] = option(help="text of the target language, one document a line; may be given more than once")
+    text: tuple[str, ...] = option(help=TEXT_HELP)
     output: str = option(help="folder to write the tokenizer to")
     vocab_size: int = option(0, help="tokens in all; 0: by the text's size, 4,096 to 32,768", minimum=0)
     source: str = option("", help="source model of the transfer to come: its overlap with the tokenizer is told")
@@ -78,6 +80,7 @@ class TokenizerOptions:
         "", help=f"token that ends a text; without it the source's, so that its row is copied, else {END_OF_TEXT}"
     )
     pad_token: str = option("", help="a token for padding, such as <|pad|>; training here needs none")
+    text_field: str = option(DEFAULT_FIELD, help=help_of(TrainOptions, "text_field"))
     overwrite: bool = option(False, help="replace an output folder that holds a tokenizer")
 
     def __post_init__(self) -> None:
@@ -225,17 +228,17 @@ def train_tokenizer(options: TokenizerOptions) -> dict[str, Any]:
     began = time.monotonic()
     output = Path(options.output).expanduser().absolute()
     check_place(output, options.overwrite)
-    paths = [Path(text).expanduser() for text in options.text]
-    check_texts(paths)
+    texts = Texts.open(options.text, options.text_field)
+    paths = [Path(text).expanduser() for text in options.text if not text.startswith(HUB_PREFIX)]
     folder = locate(options.source, weights=False) if options.source else None
     refuse_if_inside(output, *paths, *([folder] if folder else []))
     source = Vocabulary.open(folder, options.source) if folder else None
     style = options.style
     if style == "auto":
         style = "sentencepiece" if source is not None and source.family == "sentencepiece" else "byte-level"
-    survey = Survey.of(paths, count_characters=style == "sentencepiece")
+    survey = Survey.of(texts, count_characters=style == "sentencepiece")
     recipe = Recipe.of(options, style, survey, source)
-    tokenizer = recipe.train(survey.training(paths))
+    tokenizer = recipe.train(survey.training(texts))
     output.parent.mkdir(parents=True, exist_ok=True)
     with partial_folder(output) as part:
         recipe.write(tokenizer, part)

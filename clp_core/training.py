@@ -8,39 +8,35 @@ if __name__ == "__main__":
     die_with_launcher()  # before torch is imported, which takes seconds in which the launcher may die
 
 import logging
-import math
 import os
 import sys
-import time
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from filelock import FileLock
-from transformers import Trainer, TrainingArguments, set_seed
+from transformers import TrainingArguments, set_seed
 
-from clp_core.corpus import content_key, packed_blocks
+from clp_core.blocks import Blocks, ShuffledBlocks, StreamedBlocks, padding_of
+from clp_core.corpus import content_key, packed_blocks, stream_fingerprint
 from clp_core.curves import metrics_of_run
-from clp_core.errors import ClpError, InputError
-from clp_core.evaluation import EvaluationText, check_tokenizer_fits, score
+from clp_core.documents import Texts
+from clp_core.errors import InputError
+from clp_core.evaluation import EvaluationText, check_tokenizer_fits
 from clp_core.folders import content_of, fingerprint
-from clp_core.jobs.checkpoints import RUN_STATE_FILE, is_complete, remove_incomplete, resumable_checkpoint
-from clp_core.jobs.job import Job, read_state
+from clp_core.jobs.checkpoints import RUN_STATE_FILE, remove_incomplete, resumable_checkpoint
+from clp_core.jobs.job import WARNINGS_FILE, Job, read_state
 from clp_core.jobs.reasons import reason_of
+from clp_core.leaks import find_leak
 from clp_core.locate import locate, read_json
 from clp_core.prepared import max_positions, prepare
 from clp_core.progress import HEART, JOB_ENVIRONMENT, write_json
-from clp_core.training_callback import (
-    FIRST_STEPS_EXPECT_S,
-    JobCallback,
-    Measured,
-    companions_of,
-    is_distributed,
-    remove_half_written,
-)
+from clp_core.provenance import missing_rows
+from clp_core.run_trainer import FSDP, RunTrainer
+from clp_core.train_options import TrainOptions
+from clp_core.training_callback import FIRST_STEPS_EXPECT_S, JobCallback, Measured, companions_of
 from clp_core.training_plan import TrainPlan
+from clp_core.training_stages import RowMask, refuse_untied
 from clp_core.vocabulary import Vocabulary
 from clp_core.workspace import Workspace
 
@@ -51,64 +47,8 @@ log = logging.getLogger(__name__)
 
 
 WRITER_WAIT_S = 60.0
+GUESS_MAY_BE_OFF = 50
 INPUTS_FILE = "inputs.json"
-
-
-class RunTrainer(Trainer):
-    """transformers' Trainer with this project's evaluation: bits per byte, every token scored once."""
-
-    text: EvaluationText
-    plan: TrainPlan
-    callback: JobCallback
-    last_evaluation: dict[str, float]
-    evaluated_at: int = -1
-
-    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> torch.utils.data.Sampler[int]:  # noqa: ARG002
-        """Read the blocks in the order they were put in."""
-        return torch.utils.data.SequentialSampler(self.train_dataset)
-
-    def compute_loss_context_manager(self) -> AbstractContextManager[Any]:
-        """Compute products in bfloat16 where the plan says so, in training alone: scores are those of float32."""
-        if not self.plan.bf16:
-            return nullcontext()
-        return torch.autocast(self.plan.device, dtype=torch.bfloat16)
-
-    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Train on a part of a step, and remember its loss."""
-        loss = super().training_step(*args, **kwargs)
-        self.callback.add_loss(loss)
-        return loss
-
-    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        """Write a checkpoint once: the Trainer asks again when it ends. It counts once it is sealed."""
-        folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
-        if is_complete(folder):
-            return
-        began = time.monotonic()
-        if self.state.is_world_process_zero:
-            remove_half_written(folder)
-        if is_distributed():
-            torch.distributed.barrier()  # before any process writes into it
-        super()._save_checkpoint(*args, **kwargs)
-        self.callback.seal(folder, self.state, time.monotonic() - began)
-
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:  # noqa: ARG002
-        """Score the held-out text, as ``clp evaluate`` does, and write the line."""
-        step = self.state.global_step
-        if self.evaluated_at == step:  # the Trainer asks again when it ends
-            return self.last_evaluation
-        began = time.monotonic()
-        result = score(self.model, self.text)
-        figures = {
-            "eval_loss": result.loss,
-            "bits_per_byte": result.bits_per_byte,
-            "unknown_share": result.counts.unknown_share,
-        }
-        if self.state.is_world_process_zero:
-            self.callback.after_evaluation(self.model, step, figures, time.monotonic() - began)
-            log.info("step %d: held-out loss %.4f, %.4f bits per byte", step, result.loss, result.bits_per_byte)
-        self.last_evaluation, self.evaluated_at = figures, step
-        return figures
 
 
 def load_for_training(folder: Path) -> PreTrainedModel:
@@ -120,42 +60,33 @@ def load_for_training(folder: Path) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(str(folder), dtype=torch.float32, trust_remote_code=False)
-    tied = bool(model.config.get_text_config().tie_word_embeddings)
-    same = model.get_input_embeddings().weight is model.get_output_embeddings().weight
-    if tied and not same:
-        raise ClpError(f"the tied embeddings of {folder} came untied on loading")
+    refuse_untied(model)
     return model
 
 
-def block_order(n_blocks: int, wanted: int, seed: int) -> np.ndarray:
-    """Return which block is read when, ``[wanted]``: pass after pass over all blocks, each pass in an order of its own.
-
-    So every step is a full one, and tokens seen are steps times tokens a step.
-    """
-    generator = np.random.default_rng(seed)
-    passes = math.ceil(wanted / n_blocks)
-    return np.concatenate([generator.permutation(n_blocks) for _ in range(passes)])[:wanted]
-
-
-def arguments_of(plan: TrainPlan, options: dict[str, Any], output: Path, *, resumes: bool) -> TrainingArguments:
+def arguments_of(plan: TrainPlan, options: TrainOptions, output: Path, *, resumes: bool) -> TrainingArguments:
     """Return the Trainer's arguments for a plan."""
     processes = int(os.environ.get("WORLD_SIZE", "1"))
-    micro = max(1, min(plan.micro_blocks, plan.step_blocks // processes))
-    on_gpu = plan.device == "cuda"
+    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(output.parent / "tensorboard"))
+    on_gpu, is_sharded = plan.device == "cuda", plan.sharding == FSDP
     return TrainingArguments(
         output_dir=str(output),
-        max_steps=plan.steps,
-        per_device_train_batch_size=micro,
-        gradient_accumulation_steps=max(1, plan.step_blocks // (micro * processes)),
+        max_steps=longest(plan),
+        per_device_train_batch_size=plan.micro_blocks,
+        gradient_accumulation_steps=plan.step_blocks // (plan.micro_blocks * processes),
         learning_rate=plan.learning_rate,
-        lr_scheduler_type="cosine",
-        warmup_steps=plan.warmup_steps,
-        weight_decay=options["weight_decay"],
+        weight_decay=options.weight_decay,
         adam_beta1=0.9,
         adam_beta2=0.95,
         max_grad_norm=1.0,
+        optim="adamw_torch_fused",
         use_cpu=not on_gpu,
-        ddp_backend=None if on_gpu else "gloo",
+        ddp_backend="nccl" if on_gpu else "gloo",
+        ddp_find_unused_parameters=False,
+        fsdp=is_sharded or None,
+        fsdp_config={"version": 2, "activation_checkpointing": plan.checkpointing} if is_sharded else None,
+        activation_checkpointing=plan.checkpointing and not is_sharded,
+        torch_compile=plan.compiled,
         logging_strategy="no",  # the callback says when a line is due
         logging_nan_inf_filter=False,  # it would replace a lost loss by the mean of those before
         eval_strategy="steps",
@@ -163,55 +94,80 @@ def arguments_of(plan: TrainPlan, options: dict[str, Any], output: Path, *, resu
         eval_on_start=not resumes,
         save_strategy="steps",
         save_steps=plan.save_every,
-        report_to="none",
+        report_to=list(options.report_to),
+        run_name=options.name or None,
         disable_tqdm=True,
         dataloader_num_workers=0,
-        seed=options["seed"],
+        seed=options.seed,
     )
+
+
+def longest(plan: TrainPlan) -> int:
+    """Return the most steps a run may take: those of the plan, or where it goes by time far more than was guessed."""
+    return max(1000, GUESS_MAY_BE_OFF * plan.steps) if plan.minutes else plan.steps
+
+
+def open_blocks(plan: TrainPlan, options: TrainOptions, vocabulary: Vocabulary, cache: Path) -> tuple[Blocks, str]:
+    """Return the blocks of the training text in the order of the run, and a name for their content.
+
+    Raises:
+        InputError: a text cannot be read, or the disk is too full.
+    """
+    texts = Texts.open(options.text, options.text_field)
+    wanted = longest(plan) * plan.step_blocks
+    if options.streaming:
+        return StreamedBlocks(texts, vocabulary, plan.block_length, wanted), stream_fingerprint(texts)
+    dataset, counts = packed_blocks(texts, vocabulary, plan.block_length, cache, made_elsewhere=not is_first())
+    key = content_key(texts, vocabulary, plan.block_length) if is_first() else ""
+    blocks = ShuffledBlocks(dataset, counts, plan.block_length, padding_of(vocabulary), wanted, options.seed)
+    return blocks, key
+
+
+def is_first() -> bool:
+    """Say whether this is the first of the processes that train together: the one that writes."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def train(job: Job, space: Workspace) -> dict[str, Any]:
     """Run the training that a job's spec asks for, from its newest complete checkpoint on; return its result."""
-    options, plan = job.spec["arguments"], TrainPlan.of_spec(job.spec["plan"])
-    set_seed(options["seed"])
+    options, plan = TrainOptions.of_spec(job.spec["arguments"]), TrainPlan.of_spec(job.plan)
+    set_seed(options.seed)
     output = job.path / "checkpoints"
     checkpoint = resumable_checkpoint(output)
-    folder = checkpoint or locate(options["model"])
+    folder = checkpoint or locate(options.model)
     HEART.beat("reading the texts", expect_next_s=FIRST_STEPS_EXPECT_S)
     vocabulary = Vocabulary.open(folder)
-    texts = [Path(text) for text in options["text"]]
-    dataset, counts = packed_blocks(texts, vocabulary, plan.block_length, space.cache)
+    blocks, content = open_blocks(plan, options, vocabulary, space.cache)
     positions = max_positions(read_json(folder / "config.json"))
-    text = EvaluationText.read([Path(options["eval_text"])], vocabulary, positions)
+    text = EvaluationText.read(Texts.open([options.eval_text], options.text_field), vocabulary, positions)
+    if is_first():
+        refuse_changed_inputs(job, content, None if checkpoint else folder)
+        look_for_leak(job, options, space.cache)
     HEART.beat("loading the model", expect_next_s=FIRST_STEPS_EXPECT_S)
     model = load_for_training(folder)
     check_tokenizer_fits(model, vocabulary)
-    is_first = int(os.environ.get("RANK", "0")) == 0
-    if is_first:
-        refuse_changed_inputs(job, content_key(texts, vocabulary, plan.block_length), None if checkpoint else folder)
-    measured = Measured(job, plan, counts, attempt=job.status().attempt)
-    companions = job.path / "companions"
-    if is_first:
-        companions_of(folder, companions)
-    callback = JobCallback(measured, companions, vocabulary, options["prompt"])
     arguments = arguments_of(plan, options, output, resumes=checkpoint is not None)
-    ordered = dataset.select(block_order(len(dataset), plan.steps * plan.step_blocks, options["seed"]))
-    trainer = RunTrainer(model=model, args=arguments, train_dataset=ordered, eval_dataset=dataset, callbacks=[callback])
-    trainer.text, trainer.plan, trainer.callback = text, plan, callback
-    if trainer.is_world_process_zero():
+    measured = Measured(job, plan, blocks, attempt=job.status().attempt)
+    companions = job.path / "companions"
+    if is_first():
+        companions_of(folder, companions)
         remove_incomplete(output)
+    mask = RowMask(missing_rows(folder)) if plan.schedule.trains_missing_rows_alone else None
+    callback = JobCallback(measured, options, companions, vocabulary)
+    trainer = RunTrainer(model=model, args=arguments, train_dataset=blocks, eval_dataset=blocks, callbacks=[callback])
+    trainer.set_up(measured, text, callback, mask)
     if measured.attempt > 1:
         go_on(measured, callback, checkpoint, arguments)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    if not trainer.state.is_world_process_zero:
-        return {}
     step = trainer.state.global_step
     trainer.evaluate()  # of a step that was scored before the attempt, which ended before it said so
+    if not trainer.is_world_process_zero():
+        return {}
     result = {
         "outcome": "stopped" if callback.stopped else "finished",
+        "reason": callback.reason,
         "step": step,
         "tokens": step * plan.step_tokens,
-        "unknown_share": text.counts.unknown_share,
         **trainer.last_evaluation,
     }
     write_json(job.path / "result.json", result)
@@ -219,6 +175,17 @@ def train(job: Job, space: Workspace) -> dict[str, Any]:
     metrics_of_run(job)  # what it reads is kept for the pages
     prepare(output / f"checkpoint-{step}", space.cache)
     return result
+
+
+def look_for_leak(job: Job, options: TrainOptions, cache: Path) -> None:
+    """Write down for the readers of the run whether its held-out text stands in its training text."""
+    texts = Texts.open(options.text, options.text_field)
+    if options.streaming or not texts.is_local:
+        warnings = ["the training text is streamed, so it was not searched for the held-out text"]
+    else:
+        held_out = Texts.open([options.eval_text], options.text_field)
+        warnings = find_leak(texts, held_out, cache).warnings
+    write_json(job.path / WARNINGS_FILE, {"warnings": warnings})
 
 
 def refuse_changed_inputs(job: Job, data: str, model: Path | None) -> None:
@@ -271,7 +238,9 @@ def main() -> None:
     os.environ.setdefault(JOB_ENVIRONMENT, str(job.path))
     writer = FileLock(job.path / "writer.lock")
     try:
-        if os.environ.get("RANK", "0") == "0":
+        if not is_first():
+            os.environ.pop(JOB_ENVIRONMENT)  # one process alone gives signs of life
+        else:
             # Processes of an attempt whose supervisor was killed may take a moment to die.
             writer.acquire(timeout=WRITER_WAIT_S)
         train(job, Workspace.current())

@@ -1,97 +1,51 @@
-"""What a training run is asked to do, and the plan that follows: steps, tokens, memory. Needs no torch."""
+"""The plan that follows from what a run is asked to do: steps, rates, memory. Needs no torch."""
 
 from __future__ import annotations
 
 import math
-import os
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 
+from clp_core import schedule as schedules
 from clp_core.checkpoint import Checkpoint
-from clp_core.corpus import check_texts, estimate_tokens
+from clp_core.corpus import estimate_tokens
+from clp_core.documents import Texts
 from clp_core.errors import InputError
-from clp_core.jobs.queue import DeviceQueue
-from clp_core.options import option
+from clp_core.evaluation import LOGITS_BYTES
+from clp_core.hardware import Device, find_device, has_fast_bf16, peak_flops
+from clp_core.leaks import LARGEST_TEXT_AT_ONCE, find_leak
+from clp_core.memory_plan import COPIES_OF_LOGITS, Shape, decoder_config
 from clp_core.prepared import max_positions
+from clp_core.provenance import PROVENANCE_FILE, missing_rows
+from clp_core.schedule import Schedule
+from clp_core.train_options import TrainOptions
 from clp_core.vocabulary import Vocabulary
 
 MAX_BLOCK = 1024
 EPOCHS_OF_SMALL_TEXT = 4
-PRECISIONS = ("auto", "float32", "bf16")
 SMALL_TEXT_TOKENS = 10_000_000
 LOSS_EVERY = 10
 EVALUATIONS = 12
 MIN_STEPS_BETWEEN_EVALUATIONS = 10
-ADAM_BYTES_PER_PARAMETER = 16
 CHECKPOINT_BYTES_PER_PARAMETER = 12
 WEIGHT_BYTES_PER_PARAMETER = 4
-LOGITS_SHARE_OF_MEMORY = 0.15
-DEVICE = re.compile(r"auto|cpu|cuda(:\d+(,\d+)*)?")
-
-
-@dataclass(frozen=True)
-class TrainOptions:
-    """What a training run is asked to do; 0 means: choose what suits the model and the device."""
-
-    model: str = option(help="model to go on with: a folder or a Hub id")
-    text: tuple[str, ...] = option(help="training text, one document a line; may be given more than once")
-    eval_text: str = option(help="held-out text for loss and bits per byte")
-    name: str = option("", help="name of the run, shown in lists and charts")
-    max_tokens: int = option(0, help="train on this many tokens (rounded up to whole steps)", minimum=0)
-    max_steps: int = option(
-        0, help="train for this many steps; without either, four passes over a small text, one over a large", minimum=0
-    )
-    block_length: int = option(0, help="tokens a block; 0: the model's positions, at most 1,024", minimum=0)
-    batch_tokens: int = option(0, help="tokens a step; 0: by the model's size", minimum=0)
-    learning_rate: float = option(0.0, help="peak of the cosine schedule; 0: by the model's size", minimum=0.0)
-    warmup_share: float = option(0.1, help="share of the steps in which the rate rises to its peak", minimum=0.0)
-    weight_decay: float = option(0.1, help="AdamW weight decay", minimum=0.0)
-    eval_every: int = option(
-        0, help="steps between evaluations; 0: twelve in the run, at least 10 steps apart", minimum=0
-    )
-    save_every: int = option(0, help="steps between checkpoints; 0: at every evaluation", minimum=0)
-    keep_last: int = option(2, help="checkpoints to keep, the newest ones", minimum=1)
-    only_last: bool = option(False, help="keep no checkpoint for having the least bits per byte")
-    prompt: str = option("", help="what a sample at every evaluation goes on from")
-    seed: int = option(42, help="seed of the order of the data", minimum=0)
-    device: str = option("auto", help="where to train: auto, cpu, cuda (all GPUs) or some of them, such as cuda:0,2")
-    precision: str = option(
-        "auto", help="of the products; auto: bf16 on GPUs and on CPUs with matrix units for it", choices=PRECISIONS
-    )
-
-    def __post_init__(self) -> None:
-        """Refuse bad values by naming the field."""
-        if not self.model.strip():
-            raise InputError("--model is empty; name a folder or a Hub id")
-        if not self.text:
-            raise InputError("--text is missing; name the training text")
-        if not self.eval_text:
-            raise InputError("--eval-text is missing; name a held-out text")
-        if self.max_tokens and self.max_steps:
-            raise InputError("--max-tokens and --max-steps exclude each other; give one of them")
-        for name in ("max_tokens", "max_steps", "block_length", "batch_tokens", "eval_every", "save_every", "seed"):
-            if getattr(self, name) < 0:
-                raise InputError(f"--{name.replace('_', '-')} must not be negative")
-        if not 0 <= self.warmup_share < 1:
-            raise InputError("--warmup-share must be at least 0 and below 1")
-        if not 0 <= self.learning_rate < 1:
-            raise InputError("--learning-rate must be at least 0 and below 1")
-        if self.weight_decay < 0:
-            raise InputError("--weight-decay must not be negative")
-        if self.keep_last < 1:
-            raise InputError("--keep-last must be at least 1: a run goes on from its newest checkpoint")
-        self._check_place()
-
-    def _check_place(self) -> None:
-        if not DEVICE.fullmatch(self.device):
-            raise InputError(f"--device {self.device!r} is unknown; use auto, cpu, cuda or cuda:0,2")
-        if self.precision not in PRECISIONS:
-            raise InputError(f"--precision {self.precision!r} is unknown; use one of {', '.join(PRECISIONS)}")
+FIRST_STAGE_FACTOR = 3.0
+"""How much faster embeddings learn while the body is frozen; the authors use 1e-3 beside 3e-4."""
+SHARE_OF_MEMORY = {"cpu": 0.15, "cuda": 0.85}
+"""What blocks at once may take of what is left beside the weights; small ones are as fast on a CPU."""
+MOST_TOKENS_AT_ONCE = 65_536
+COMPILE_FROM_STEPS = 1000
+GUESSED_SHARE_OF_PEAK = 0.35
+GUESSED_FLOPS = {"cpu": 3e10, "cuda": 3e13}
+"""Operations a second of a CPU core, or of a GPU that is not known: only the first steps of a run by time use it."""
+ROTARY = ("rope_theta", "rope_parameters", "rope_scaling", "rotary_dim", "rotary_pct", "rotary_emb_base", "alibi")
+LEARNING_RATES = ((50e6, 1e-3), (1e9, 3e-4), (7e9, 1e-4), (math.inf, 5e-5))
+BATCH_TOKENS = ((10e6, 4096), (200e6, 32768), (math.inf, 262144))
 
 
 @dataclass(frozen=True)
@@ -101,40 +55,60 @@ class TrainPlan:
     Attributes:
         parameters: number of the model's parameters.
         device: ``cpu`` or ``cuda``.
+        device_name: what the device is.
         devices: what the run holds while it trains: ``cpu``, or GPUs as ``cuda:0``; one process each.
+        processes: processes that train together, on all machines.
+        sharding: ``none`` (one process), ``ddp`` or ``fsdp``.
         bf16: whether products are computed in bfloat16; weights and sums stay float32.
+        checkpointing: whether activations are computed twice to save memory.
+        compiled: whether the model goes through torch.compile.
         block_length: tokens a block.
         step_blocks: blocks an optimiser step.
-        micro_blocks: blocks that go through the model at once.
-        steps: optimiser steps.
-        learning_rate: peak rate.
-        warmup_steps: steps until the peak.
+        micro_blocks: blocks that go through the model at once, on each process.
+        steps: optimiser steps; of a run by time a guess, which its first steps correct.
+        minutes: how long the run may take; 0 where it goes by steps.
+        stages: the stages of the schedule, see ``schedule.Stage``.
+        learning_rate: peak rate of the body where everything trains.
+        warmup_steps: steps until the first peak.
         eval_every: steps between evaluations.
         save_every: steps between checkpoints.
         loss_every: steps between lines of loss.
-        text_tokens: tokens of the training text (an estimate for large texts).
+        text_tokens: tokens of the training text (an estimate for large texts); ``None`` where it is not known.
         tokenizer: a name for the tokenizer's content.
+        flops_per_token: operations of forward and backward pass a token.
+        peak_flops: operations a second that one device can do at most; ``None`` where it is not known.
         memory_bytes: memory the run is expected to need on its device.
         disk_bytes: disk the checkpoints are expected to need, the one being written included.
+        warnings: what the user should know before paying for the run.
     """
 
     parameters: int
     device: str
+    device_name: str
     devices: tuple[str, ...]
+    processes: int
+    sharding: str
     bf16: bool
+    checkpointing: bool
+    compiled: bool
     block_length: int
     step_blocks: int
     micro_blocks: int
     steps: int
+    minutes: float
+    stages: tuple[Mapping[str, Any], ...]
     learning_rate: float
     warmup_steps: int
     eval_every: int
     save_every: int
     loss_every: int
-    text_tokens: int
+    text_tokens: int | None
     tokenizer: str
+    flops_per_token: float
+    peak_flops: float | None
     memory_bytes: int
     disk_bytes: int
+    warnings: tuple[str, ...] = ()
 
     @property
     def step_tokens(self) -> int:
@@ -147,103 +121,36 @@ class TrainPlan:
         return self.steps * self.step_tokens
 
     @property
-    def epochs(self) -> float:
-        """Passes over the training text."""
-        return self.tokens / max(self.text_tokens, 1)
+    def epochs(self) -> float | None:
+        """Passes over the training text; ``None`` where its size is not known."""
+        return None if self.text_tokens is None else self.tokens / max(self.text_tokens, 1)
+
+    @property
+    def schedule(self) -> Schedule:
+        """The rates by step."""
+        return Schedule.of_json(self.stages)
 
     @classmethod
     def of_spec(cls, plan: Mapping[str, Any]) -> TrainPlan:
         """Return the plan that a job's spec holds."""
-        return cls(**{**plan, "devices": tuple(plan["devices"])})
+        lists = {name: tuple(plan[name]) for name in ("devices", "stages", "warnings")}
+        return cls(**{**plan, **lists})
 
     def as_json(self) -> dict[str, Any]:
         """Return the plan for the job's spec."""
         return asdict(self)
 
-
-@dataclass(frozen=True)
-class Device:
-    """A place to train.
-
-    Attributes:
-        kind: ``cpu`` or ``cuda``.
-        name: what it is.
-        names: what a run holds: ``cpu``, or the GPUs as ``cuda:0``.
-        free_bytes: memory a run can have on it (on the fullest of several): what is free; where a run of this queue
-            is on it, all of it, as that will be over.
-    """
-
-    kind: str
-    name: str
-    names: tuple[str, ...]
-    free_bytes: int
+    def with_steps(self, options: TrainOptions, steps: int) -> TrainPlan:
+        """Return the plan with another number of steps, and all that follows from it."""
+        return replace(self, **rhythm_of(options, steps, self.schedule_name, self.learning_rate))
 
     @property
-    def count(self) -> int:
-        """Processes to start: one a GPU, one on the CPU."""
-        return len(self.names)
-
-
-@dataclass(frozen=True)
-class Gpu:
-    """A GPU as the driver knows it; bytes of memory."""
-
-    index: int
-    name: str
-    free_bytes: int
-    total_bytes: int
-
-
-def find_device(wanted: str = "auto") -> Device:
-    """Return the device to train on, asking the driver rather than torch.
-
-    Raises:
-        InputError: a GPU is wanted and there is none, or none of that number.
-    """
-    gpus = [] if wanted == "cpu" else list_gpus()
-    if ":" in wanted:
-        numbers = {int(number) for number in wanted.partition(":")[2].split(",")}
-        absent = numbers - {gpu.index for gpu in gpus}
-        if absent:
-            raise InputError(f"there is no GPU {min(absent)} here; use --device auto")
-        gpus = [gpu for gpu in gpus if gpu.index in numbers]
-    if gpus:
-        names = tuple(f"cuda:{gpu.index}" for gpu in gpus)
-        is_held = bool(DeviceQueue.of_this_machine().ahead(names))
-        free = min(gpu.total_bytes if is_held else gpu.free_bytes for gpu in gpus)
-        return Device("cuda", gpus[0].name, names, free)
-    if wanted == "cuda":
-        raise InputError("no GPU is found; use --device cpu")
-    memory = psutil.virtual_memory()
-    free = memory.total if DeviceQueue.of_this_machine().ahead(["cpu"]) else memory.available
-    return Device("cpu", f"CPU, {psutil.cpu_count(logical=False) or 1} cores", ("cpu",), free)
-
-
-def list_gpus() -> list[Gpu]:
-    """Return every NVIDIA GPU that ``CUDA_VISIBLE_DEVICES`` leaves; an empty list where there is no driver."""
-    import pynvml
-
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return []
-    try:
-        found = []
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        for index in range(pynvml.nvmlDeviceGetCount()):
-            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-            if visible is None or {str(index), str(pynvml.nvmlDeviceGetUUID(handle))} & set(visible.split(",")):
-                memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
-                found.append(Gpu(index, str(pynvml.nvmlDeviceGetName(handle)), int(memory.free), int(memory.total)))
-        return found
-    finally:
-        pynvml.nvmlShutdown()
-
-
-def has_fast_bf16(device: Device) -> bool:
-    """Say whether bfloat16 products are faster than float32 ones on a device: on GPUs, and on CPUs with AMX."""
-    cpu = Path("/proc/cpuinfo")
-    return device.kind == "cuda" or (cpu.is_file() and "amx_bf16" in cpu.read_text())
+    def schedule_name(self) -> str:
+        """The name of the schedule that was chosen."""
+        first = self.schedule.stages[0]
+        if first.body_rate:
+            return "plain"
+        return "new-rows" if first.rows == schedules.MISSING_ROWS else "two-stage"
 
 
 def by_size(parameters: int, table: Sequence[tuple[float, float]]) -> float:
@@ -251,8 +158,27 @@ def by_size(parameters: int, table: Sequence[tuple[float, float]]) -> float:
     return next(value for bound, value in table if parameters < bound)
 
 
-LEARNING_RATES = ((50e6, 1e-3), (1e9, 3e-4), (7e9, 1e-4), (math.inf, 5e-5))
-BATCH_TOKENS = ((10e6, 4096), (200e6, 32768), (math.inf, 262144))
+def rhythm_of(options: TrainOptions, steps: int, schedule: str, rate: float) -> dict[str, Any]:
+    """Return what follows from the number of steps: rates, evaluations, checkpoints, lines."""
+    shares = (options.warmup_share, options.final_rate_share)
+    embedding_rate = options.embedding_rate or rate
+    if schedule == "plain":
+        made = schedules.plain(steps, rate, embedding_rate, *shares)
+    else:
+        first_steps = min(steps, max(1, round(options.first_stage_share * steps)))
+        first_rate = options.first_stage_rate or FIRST_STAGE_FACTOR * rate
+        rows = schedules.MISSING_ROWS if schedule == "new-rows" else schedules.ALL_ROWS
+        made = schedules.staged(steps, first_steps, first_rate, rate, embedding_rate, *shares, rows=rows)
+    eval_every = options.eval_every or max(MIN_STEPS_BETWEEN_EVALUATIONS, math.ceil(steps / EVALUATIONS))
+    return {
+        "steps": steps,
+        "stages": tuple(made.as_json()),
+        "learning_rate": rate,
+        "warmup_steps": made.stages[0].warmup_steps,
+        "eval_every": eval_every,
+        "save_every": options.save_every or eval_every,
+        "loss_every": max(1, min(LOSS_EVERY, steps // 60)),
+    }
 
 
 def plan(options: TrainOptions, folder: Path) -> TrainPlan:
@@ -261,52 +187,189 @@ def plan(options: TrainOptions, folder: Path) -> TrainPlan:
     Raises:
         InputError: a text is missing, the block is longer than the model's positions, or memory does not suffice.
     """
-    check_texts([Path(options.eval_text)])
+    asked, options = options, options.with_preset()
+    texts = Texts.open(options.text, options.text_field)
+    held_out = open_held_out(options)
     checkpoint = Checkpoint.open(folder)
     vocabulary = Vocabulary.open(folder)
-    text_tokens = estimate_tokens([Path(text) for text in options.text], vocabulary)
-    positions = max_positions(checkpoint.config) or MAX_BLOCK
-    if options.block_length > positions:
-        raise InputError(f"--block-length {options.block_length} is longer than the model's {positions} positions")
-    block_length = options.block_length or min(positions, MAX_BLOCK)
-    parameters = checkpoint.n_parameters
+    text_tokens = estimate_tokens(texts, vocabulary)
+    warnings: list[str] = []
+    block_length = block_length_of(asked, options.block_length, checkpoint.config, warnings)
+    width = checkpoint.rows("input").shape[1]
+    names = checkpoint.names
+    shape = Shape.of_config(checkpoint.config, checkpoint.n_parameters, vocabulary.n_ids, width, tied=names.tied)
     device = find_device(options.device)
-    batch_tokens = options.batch_tokens or int(by_size(parameters, BATCH_TOKENS))
-    step_blocks = max(1, round(batch_tokens / block_length / device.count)) * device.count
-    if options.max_steps:
-        steps = options.max_steps
-    else:
-        epochs = EPOCHS_OF_SMALL_TEXT if text_tokens < SMALL_TEXT_TOKENS else 1
-        steps = math.ceil((options.max_tokens or epochs * text_tokens) / (block_length * step_blocks))
-    logits = 4 * 3 * block_length * vocabulary.n_ids
-    own_blocks = step_blocks // device.count
-    micro = max(1, min(own_blocks, int(LOGITS_SHARE_OF_MEMORY * device.free_bytes / logits)))
-    micro = next(size for size in range(micro, 0, -1) if own_blocks % size == 0)
+    bf16 = has_fast_bf16(device) if options.precision == "auto" else options.precision == "bf16"
+    processes = processes_of(options, device)
+    batch_tokens = options.batch_tokens or int(by_size(shape.parameters, BATCH_TOKENS))
+    step_blocks = max(1, round(batch_tokens / block_length / processes)) * processes
+    fitted = fit(options, shape, device, processes, block_length, step_blocks // processes, bf16=bf16)
+    flops = shape.flops_per_token(block_length)
+    peak = peak_flops(device.name, bf16=bf16)
+    steps = steps_of(options, text_tokens, block_length * step_blocks, flops, device, peak)
+    rate = options.learning_rate or by_size(shape.parameters, LEARNING_RATES)
     bytes_kept = CHECKPOINT_BYTES_PER_PARAMETER * (options.keep_last + 1)
     bytes_kept += 0 if options.only_last else WEIGHT_BYTES_PER_PARAMETER
-    eval_every = options.eval_every or max(MIN_STEPS_BETWEEN_EVALUATIONS, math.ceil(steps / EVALUATIONS))
-    memory = ADAM_BYTES_PER_PARAMETER * parameters + 2 * micro * logits
-    if memory > device.free_bytes:
-        raise InputError(
-            f"training needs about {memory / 1e9:.1f} GB on {device.name}, {device.free_bytes / 1e9:.1f} GB free; "
-            "end what else runs there or choose a smaller model"
-        )
+    if texts.is_local and texts.text_bytes <= LARGEST_TEXT_AT_ONCE:
+        warnings += find_leak(texts, held_out).warnings
+    is_single_gpu = device.kind == "cuda" and processes == 1
+    compiled = is_single_gpu and steps >= COMPILE_FROM_STEPS if options.compile == "auto" else options.compile == "on"
+    if compiled and fitted["sharding"] == "fsdp":
+        raise InputError("--compile on and --sharding fsdp do not go together here; leave one of them")
     return TrainPlan(
-        parameters=parameters,
+        parameters=shape.parameters,
         device=device.kind,
+        device_name=device.name,
         devices=device.names,
-        bf16=has_fast_bf16(device) if options.precision == "auto" else options.precision == "bf16",
+        processes=processes,
+        bf16=bf16,
+        compiled=compiled,
         block_length=block_length,
         step_blocks=step_blocks,
-        micro_blocks=micro,
-        steps=steps,
-        learning_rate=options.learning_rate or by_size(parameters, LEARNING_RATES),
-        warmup_steps=math.ceil(options.warmup_share * steps),
-        eval_every=eval_every,
-        save_every=options.save_every or eval_every,
-        loss_every=max(1, min(LOSS_EVERY, steps // 60)),
+        minutes=options.max_minutes,
         text_tokens=text_tokens,
         tokenizer=vocabulary.content,
-        memory_bytes=memory,
-        disk_bytes=parameters * bytes_kept,
+        flops_per_token=flops,
+        peak_flops=peak,
+        disk_bytes=shape.parameters * bytes_kept,
+        warnings=tuple(warnings),
+        **fitted,
+        **rhythm_of(options, steps, schedule_of(options, folder), rate),
     )
+
+
+def open_held_out(options: TrainOptions) -> Texts:
+    """Open the held-out text, which is read whole and known by its bytes.
+
+    Raises:
+        InputError: it is no file.
+    """
+    if not Path(options.eval_text).expanduser().is_file():
+        raise InputError(f"--eval-text {options.eval_text}: there is no such file; name one file of held-out text")
+    return Texts.open([options.eval_text], options.text_field)
+
+
+def block_length_of(asked: TrainOptions, of_preset: int, config: Mapping[str, Any], warnings: list[str]) -> int:
+    """Return the tokens a block, and warn of more than the model has seen at once; a preset asks for no more.
+
+    Raises:
+        InputError: the model has no position embeddings for so many.
+    """
+    positions = max_positions(dict(config)) or MAX_BLOCK
+    if asked.block_length > positions:
+        if not any(decoder_config(config).get(name) for name in ROTARY):
+            raise InputError(f"--block-length {asked.block_length} is longer than the model's {positions} positions")
+        warnings.append(
+            f"blocks of {asked.block_length:,} tokens are longer than the model's {positions:,} positions: it has "
+            "not learnt such distances, and held-out text is scored in windows of its positions"
+        )
+    return asked.block_length or min(positions, of_preset or MAX_BLOCK)
+
+
+def schedule_of(options: TrainOptions, folder: Path) -> str:
+    """Return the name of the schedule.
+
+    Raises:
+        InputError: missing rows are to train alone, and nothing says which they are.
+    """
+    has_provenance = (folder / PROVENANCE_FILE).is_file()
+    if options.schedule == "new-rows":
+        if not has_provenance or not np.any(missing_rows(folder)):
+            raise InputError(
+                f"--schedule new-rows: {folder} holds no provenance of missing rows; train what `clp transfer` wrote, "
+                "or choose --schedule two-stage"
+            )
+        return options.schedule
+    return AUTO_SCHEDULE if options.schedule == "auto" else options.schedule
+
+
+AUTO_SCHEDULE = "plain"
+
+
+def steps_of(
+    options: TrainOptions,
+    text_tokens: int | None,
+    step_tokens: int,
+    flops: float,
+    device: Device,
+    peak: float | None,
+) -> int:
+    """Return the number of steps of a budget.
+
+    Raises:
+        InputError: there is no budget, and the size of the text is not known.
+    """
+    if options.max_steps:
+        return options.max_steps
+    if options.max_minutes:
+        cores = device.count if device.kind == "cuda" else psutil.cpu_count(logical=False) or 1
+        each = peak * GUESSED_SHARE_OF_PEAK if peak else GUESSED_FLOPS[device.kind]
+        return max(1, round(60 * options.max_minutes * cores * each / (flops * step_tokens)))
+    if text_tokens is None and not options.max_tokens:
+        raise InputError(
+            "the size of a text of the Hub is not known before it is read; give --max-tokens or --max-steps"
+        )
+    epochs = EPOCHS_OF_SMALL_TEXT if (text_tokens or math.inf) < SMALL_TEXT_TOKENS else 1
+    return math.ceil((options.max_tokens or epochs * (text_tokens or 0)) / step_tokens)
+
+
+def fit(
+    options: TrainOptions,
+    shape: Shape,
+    device: Device,
+    processes: int,
+    block_length: int,
+    own_blocks: int,
+    *,
+    bf16: bool,
+) -> dict[str, Any]:
+    """Choose sharding, checkpointing of activations and blocks at once, so that the memory of the device holds them.
+
+    Raises:
+        InputError: it does not, whatever is chosen.
+    """
+    if options.sharding == "none" and processes > 1:
+        raise InputError(f"--sharding none is for one process, {processes} are planned; use ddp or fsdp")
+    shardings = ["ddp", "fsdp"] if options.sharding == "auto" else [options.sharding]
+    switches = {"auto": [False, True], "on": [True], "off": [False]}[options.gradient_checkpointing]
+    wanted = options.micro_blocks or 1
+    needed = 0
+    scoring = COPIES_OF_LOGITS * max(LOGITS_BYTES, 4 * block_length * shape.vocabulary)
+    free = device.free_bytes // (processes if device.kind == "cpu" else 1)  # of the CPU they share one memory
+    for sharding in shardings if processes > 1 else ["none"]:
+        for checkpointing in switches:
+            state = shape.state_bytes(processes if sharding == "fsdp" else 1)
+            block = shape.block_bytes(block_length, bf16=bf16, checkpointing=checkpointing)
+            needed = state + max(wanted * block, scoring)
+            if needed <= free:
+                room = SHARE_OF_MEMORY[device.kind] * (free - state)
+                most = options.micro_blocks or min(room // block, MOST_TOKENS_AT_ONCE // block_length)
+                micro = largest_divisor(own_blocks, int(max(1, most)))
+                return {
+                    "sharding": sharding,
+                    "checkpointing": checkpointing,
+                    "micro_blocks": micro,
+                    "memory_bytes": state + max(micro * block, scoring),
+                }
+    raise InputError(
+        f"training needs about {needed / 1e9:.1f} GB on {device.name}, {free / 1e9:.1f} GB free; "
+        "end what else runs there, choose shorter blocks, more devices or a smaller model"
+    )
+
+
+def processes_of(options: TrainOptions, device: Device) -> int:
+    """Return how many processes train together on this machine.
+
+    Raises:
+        InputError: another number than one a GPU is asked for.
+    """
+    if device.kind == "cuda" and options.processes not in (0, device.count):
+        raise InputError(
+            f"--processes {options.processes}: on GPUs there is one process a GPU; choose GPUs with --device cuda:0,2"
+        )
+    return options.processes or device.count
+
+
+def largest_divisor(number: int, bound: int) -> int:
+    """Return the largest divisor of a number that is not above a bound."""
+    return next(size for size in range(min(number, bound), 0, -1) if number % size == 0)

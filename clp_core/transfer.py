@@ -338,9 +338,9 @@ def read_evaluation_text(path: str) -> bool:
     """Say whether a text is to be scored, and refuse one that is not there before any work is done."""
     if not path:
         return False
-    from clp_core.corpus import check_texts
+    from clp_core.documents import Texts
 
-    check_texts([Path(path)])
+    Texts.open([path])
     return True
 
 

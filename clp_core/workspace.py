@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clp_core.documents import TEXT_ENDINGS, TextFile
 from clp_core.locate import read_json
 
 ENVIRONMENT = "CLP_WORKSPACE"
@@ -115,6 +116,16 @@ class Workspace:
         reports = [path for path in self.tokenizers.glob(f"*/{TOKENIZER_REPORT_FILE}") if path.parent.name[0] != "."]
         return [path.parent for path in sorted(reports, key=lambda path: path.stat().st_mtime, reverse=True)]
 
+    def list_training_texts(self) -> list[Path]:
+        """Return what a run can be trained on, by name: text files of every form, and folders that hold some."""
+        found = [path for path in self.texts.glob("*") if not path.name.startswith(".")]
+        return sorted(path for path in found if is_text(path) or (path.is_dir() and any(map(is_text, path.rglob("*")))))
+
     def contains(self, path: Path) -> bool:
         """Say whether a path lies in the workspace once links are followed."""
         return path.resolve().is_relative_to(self.root)
+
+
+def is_text(path: Path) -> bool:
+    """Say whether a file is one of documents, by its name."""
+    return path.is_file() and TextFile(path).kind in TEXT_ENDINGS

@@ -11,8 +11,10 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from clp_core.corpus import estimate_tokens
+from clp_core.documents import Texts
 from clp_core.errors import InputError
 from clp_core.folders import fingerprint
+from clp_core.hardware import find_device
 from clp_core.helper_sizes import MOST_PASSES, SIZES, TOKENS_A_PARAMETER, HelperPlan
 from clp_core.jobs import Job
 from clp_core.jobs.speed import Sized, measured_speeds
@@ -22,7 +24,7 @@ from clp_core.options import help_of
 from clp_core.pretraining import PretrainOptions, command_detached, submit_helper
 from clp_core.roots import OutsideError
 from clp_core.tokenizer_training import STYLES, TokenizerOptions, submit_tokenizer
-from clp_core.training_plan import TrainOptions, find_device
+from clp_core.train_options import TrainOptions
 from clp_core.transfer_options import TransferOptions
 from clp_core.vocabulary import Vocabulary
 from clp_core.workspace import TOKENIZER_REPORT_FILE, ModelEntry, Workspace
@@ -98,7 +100,7 @@ def text_tokens(paths: Sequence[Path], vocabulary: Vocabulary) -> int:
 @st.cache_data(max_entries=16, show_spinner="Counting tokens")
 def counted_tokens(stamps: tuple[tuple[str, int, int], ...], content: str, _vocabulary: Vocabulary) -> int:
     """Count once for each content of texts and tokenizer."""
-    return estimate_tokens([Path(path) for path, _, _ in stamps], _vocabulary)
+    return estimate_tokens(Texts.open([path for path, _, _ in stamps]), _vocabulary) or 0
 
 
 def choose_tokenizer(space: Workspace) -> Path | None:

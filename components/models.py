@@ -53,6 +53,12 @@ def texts() -> list[Path]:
     return [path for path in space.list_texts() if is_confined(path, space)]
 
 
+def training_texts() -> list[Path]:
+    """Return what a run of the workspace can be trained on, without links to places where pages may not read."""
+    space = workspace()
+    return [path for path in space.list_training_texts() if is_confined(path, space)]
+
+
 def is_confined(path: Path, space: Workspace) -> bool:
     """Say whether pages may read a path."""
     try:

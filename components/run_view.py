@@ -24,7 +24,7 @@ from components.jobs import badge
 from components.messages import cards, number, plain, question, share
 from components.models import workspace
 
-SYSTEM = ("tokens_per_s", "memory", "busy", "lr", "grad_norm")
+SYSTEM = ("tokens_per_s", "mfu", "memory", "busy", "lr", "lr_embeddings", "grad_norm", "perplexity")
 TOLD_BELOW = ("failed", "lost")
 """States whose reason stands in a message of its own."""
 SHOWN_SAMPLES = 12
@@ -61,7 +61,7 @@ def duration(seconds: float | None) -> str:
 
 def headline(job: Job, metrics: RunMetrics) -> None:
     """Answer the page's question for one run."""
-    plan, evaluations = job.spec["plan"], metrics.points("bits_per_byte")
+    plan, evaluations = job.plan, metrics.points("bits_per_byte")
     now = f"{number(metrics.step)} of {number(plan['steps'])} steps"
     if not len(evaluations):
         question("How is it going?", f"Nothing is measured on the held-out text yet; {now} done.")
@@ -74,7 +74,7 @@ def headline(job: Job, metrics: RunMetrics) -> None:
 
 def state_row(job: Job, metrics: RunMetrics) -> None:
     """Show the state with its reason, how much is done, and the buttons that change it."""
-    status, plan = job.status(), job.spec["plan"]
+    status, plan = job.status(), job.plan
     state, bar, act = st.columns([2, 4, 2], vertical_alignment="center")
     with state:
         badge(job, with_reason=status.state not in TOLD_BELOW)
@@ -134,7 +134,7 @@ def show_alerts(job: Job, metrics: RunMetrics) -> None:
 
 def figures_row(job: Job, metrics: RunMetrics) -> None:
     """Show the run's figures as cards."""
-    plan, tokens, seconds = job.spec["plan"], metrics.last.get("tokens") or 0, metrics.last.get("seconds") or 0
+    plan, tokens, seconds = job.plan, metrics.last.get("tokens") or 0, metrics.last.get("seconds") or 0
     left = seconds_left(job, metrics.step, seconds) if job.status().state == "running" else None
     cards(
         {
@@ -143,12 +143,16 @@ def figures_row(job: Job, metrics: RunMetrics) -> None:
                 "held-out text; comparable across tokenizers; "
                 f"{share(metrics.latest('unknown_share'), 2)} of its tokens are unknown",
             ),
-            "Held-out loss": (number(metrics.latest("eval_loss"), 3), "nats a token"),
+            "Held-out loss": (
+                number(metrics.latest("eval_loss"), 3),
+                f"nats a token; perplexity {number(metrics.latest('perplexity'), 1)}",
+            ),
             "Training loss": (number(metrics.latest("loss"), 3), "nats a token, mean of the last steps"),
             "Tokens seen": (number(metrics.step * plan["block_length"] * plan["step_blocks"]), ""),
             "Time left": (
                 duration(left),
-                f"at {number(pace(tokens, seconds), 0, 'tokens/s')}, its pace so far, all included",
+                f"at {number(pace(tokens, seconds), 0, 'tokens/s')}, its pace so far, all included"
+                + (f"; {share(metrics.latest('mfu'))} of the device's peak" if metrics.latest("mfu") else ""),
             ),
         }
     )
@@ -169,11 +173,11 @@ def charts(runs: Mapping[str, RunMetrics], axis: str, *, log_y: bool, smoothing:
 
 def system_charts(runs: Mapping[str, RunMetrics], axis: str) -> None:
     """Draw what the machine did and what the optimiser did."""
-    for row in (SYSTEM[:3], SYSTEM[3:]):
-        for column, measure in zip(st.columns(3), row, strict=False):
-            if not any(len(run.points(measure)) for run in runs.values()):
-                column.caption(f"No {MEASURES[measure]} yet.")
-                continue
+    known = [measure for measure in SYSTEM if any(len(run.points(measure)) for run in runs.values())]
+    if not known:
+        st.caption("Nothing is measured yet.")
+    for first in range(0, len(known), 3):
+        for column, measure in zip(st.columns(3), known[first : first + 3], strict=False):
             column.plotly_chart(
                 curves(runs, measure, axis, height=240),
                 key=f"system_{measure}",
@@ -190,29 +194,28 @@ def samples(job: Job) -> None:
     with open(file, "rb") as opened:
         opened.seek(max(0, file.stat().st_size - SAMPLE_BYTES))
         lines = opened.read().decode("utf-8", errors="replace").splitlines()
-    found: dict[int, dict[str, Any]] = {}
+    found: dict[tuple[int, str], dict[str, Any]] = {}
     for line in lines:
         try:
             sample = json.loads(line)
         except json.JSONDecodeError:
             continue  # cut off by the window, or by a crash
-        found[sample["step"]] = sample
-    rows = [
-        (step, sample["tokens"], sample["text"]) for step, sample in sorted(found.items(), reverse=True)[:SHOWN_SAMPLES]
-    ]
+        found[sample["step"], sample["prompt"]] = sample
+    newest = sorted(found.values(), key=lambda sample: sample["step"], reverse=True)[:SHOWN_SAMPLES]
+    rows = [(sample["step"], sample["tokens"], sample["prompt"] or "–", sample["text"]) for sample in newest]
     st.dataframe(
-        pd.DataFrame(rows, columns=["step", "tokens", "sample"]),
+        pd.DataFrame(rows, columns=["step", "tokens", "prompt", "sample"]),
         hide_index=True,
         row_height=70,
         column_config={
             "step": st.column_config.NumberColumn(width=70),
             "tokens": st.column_config.NumberColumn(width=100),
+            "prompt": st.column_config.TextColumn(width="small"),
             "sample": st.column_config.TextColumn(width="large"),
         },
         alt="What the model wrote after the prompt at its evaluations",
     )
-    prompt = next(iter(found.values()))["prompt"] if found else ""
-    st.caption(f"Prompt: {plain(prompt) or 'none'}. Temperature 0.8, the 50 likeliest tokens, always the same seed.")
+    st.caption("Temperature 0.8, the 50 likeliest tokens, always the same seed.")
 
 
 def log_tail(job: Job) -> None:

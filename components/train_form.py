@@ -1,27 +1,31 @@
-"""The form of the page Train: a budget, the settings, and all of them from another run where one is cloned."""
+"""The form of the page Train: what to train on, a preset, a budget, and all settings of another run that is cloned."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import streamlit as st
 
+from clp_core.documents import HUB_PREFIX
 from clp_core.errors import InputError
+from clp_core.hardware import list_gpus
 from clp_core.jobs import Job, JobStore
 from clp_core.options import MISSING, help_of
-from clp_core.training_plan import PRECISIONS, TrainOptions, list_gpus
+from clp_core.roots import confined
+from clp_core.train_options import PRESETS, TrainOptions
 from clp_core.workspace import ModelEntry, Workspace
 from components.messages import plain
-from components.models import choose_model, folder_of
-from components.models import texts as texts_here
+from components.models import choose_model, folder_of, training_texts
 from components.navigation import remember
 
-QUICK_STEPS = 300
-BUDGETS = ("Quick look: 300 steps", "Sound default: four passes over a small text, one over a large", "Tokens", "Steps")
-DEFAULTS = {item.name: item.default for item in fields(TrainOptions) if item.default is not MISSING}
+FIRST_PRESET = "quick"
+BUDGETS = ("What the preset says", "Tokens", "Steps", "Minutes")
+BUDGET_FIELDS = ("max_tokens", "max_steps", "max_minutes")
+DEFAULTS: dict[str, Any] = {item.name: item.default for item in fields(TrainOptions) if item.default is not MISSING}
+CHOICES = {item.name: list(item.metadata["choices"]) for item in fields(TrainOptions) if item.metadata["choices"]}
 
 
 @dataclass(frozen=True)
@@ -54,29 +58,58 @@ def cloned_run(space: Workspace) -> Job | None:
     return job
 
 
-def settings_of(job: Job | None) -> dict[str, Any]:
-    """Return what the form begins with: the settings of a run, or the defaults."""
-    return DEFAULTS | (dict(job.spec["arguments"]) if job is not None else {})
-
-
 def form(space: Workspace, entries: list[ModelEntry], job: Job | None) -> Filled | None:
     """Show the form; return what it holds, or ``None`` while something is missing.
 
     Raises:
         InputError: a setting is refused.
     """
-    given, of = settings_of(job), job.id if job is not None else "new"
-    model = model_field(entries, job, given)
+    cloned, of = dict(job.spec["arguments"]) if job is not None else {}, job.id if job is not None else "new"
+    model = model_field(entries, job, cloned)
     folder = folder_of(model)
-    texts = labelled([*map(str, texts_here()), *given.get("text", ()), *([given["eval_text"]] if job else [])])
+    text, eval_text = text_fields(space, cloned, of)
+    preset = preset_field(cloned, of)
+    given = DEFAULTS | dict(PRESETS[preset].settings) | (cloned if preset == cloned.get("preset") else {})
+    of = f"{of}_{preset}"
+    limits = budget(given, preset, of)
+    default_name = f"{job.name} again" if job is not None else f"train {Path(model).name}"
+    name = st.text_input("Name of the run", default_name, key=f"name_{of}_{model}", help=help_of(TrainOptions, "name"))
+    more = more_settings(given, of)
+    if not text or not eval_text:
+        return None
+    options = TrainOptions(model=str(folder), text=text, eval_text=eval_text, name=name.strip(), **limits, **more)
+    return Filled(by_preset(options, preset), folder)
+
+
+def by_preset(options: TrainOptions, preset: str) -> TrainOptions:
+    """Return the options that name the preset in place of its settings, where that says the same."""
+    same = [name for name, value in PRESETS[preset].settings.items() if getattr(options, name) == value]
+    named = replace(options, preset=preset, **{name: DEFAULTS[name] for name in same})
+    return named if named.with_preset() == replace(options, preset=preset) else options
+
+
+def text_fields(space: Workspace, cloned: Mapping[str, Any], of: str) -> tuple[tuple[str, ...], str]:
+    """Let the user choose training and held-out text; files and folders lie where pages may read.
+
+    Raises:
+        OutsideError: a path that was typed does not.
+    """
+    earlier = [*cloned.get("text", ()), *([cloned["eval_text"]] if cloned else [])]
+    texts = labelled([*map(str, training_texts()), *earlier])
     label_of = {path: label for label, path in texts.items()}
-    first, second = st.columns(2)
     train_names = [name for name in texts if "valid" not in name] or list(texts)
-    eval_names = [name for name in texts if "valid" in name] + [name for name in texts if "valid" not in name]
-    begin = [label_of[text] for text in given.get("text", ())] or train_names[:1]
-    scored = label_of[given["eval_text"]] if job else eval_names[0]
-    text = first.multiselect(
-        "Training text", list(texts), default=begin, key=f"text_{of}", help=help_of(TrainOptions, "text")
+    files = [name for name, path in texts.items() if Path(path).is_file()]
+    eval_names = [name for name in files if "valid" in name] + [name for name in files if "valid" not in name]
+    begin = [label_of[text] for text in cloned.get("text", ())] or train_names[:1]
+    scored = label_of[cloned["eval_text"]] if cloned else eval_names[0]
+    first, second = st.columns(2)
+    chosen = first.multiselect(
+        "Training text",
+        list(texts),
+        default=begin,
+        key=f"text_{of}",
+        accept_new_options=True,
+        help=help_of(TrainOptions, "text"),
     )
     eval_text = second.selectbox(
         "Held-out text",
@@ -85,21 +118,13 @@ def form(space: Workspace, entries: list[ModelEntry], job: Job | None) -> Filled
         key=f"eval_{of}",
         help=help_of(TrainOptions, "eval_text"),
     )
-    limits = budget(given, of)
-    default_name = f"{job.name} again" if job is not None else f"train {Path(model).name}"
-    name = st.text_input("Name of the run", default_name, key=f"name_{of}_{model}", help=help_of(TrainOptions, "name"))
-    more = more_settings(given, of)
-    if not text or not eval_text:
-        return None
-    options = TrainOptions(
-        model=str(folder),
-        text=tuple(texts[name] for name in text),
-        eval_text=texts[eval_text],
-        name=name.strip(),
-        **limits,
-        **more,
-    )
-    return Filled(options, folder)
+    found = []
+    for name in chosen:
+        if name in texts or name.startswith(HUB_PREFIX):
+            found.append(texts.get(name, name))
+        else:
+            found.append(str(confined(name, space)))
+    return tuple(found), texts[eval_text] if eval_text else ""
 
 
 def labelled(paths: Sequence[str]) -> dict[str, str]:
@@ -109,42 +134,59 @@ def labelled(paths: Sequence[str]) -> dict[str, str]:
     return {name if names.count(name) == 1 else path: path for name, path in zip(names, found, strict=True)}
 
 
-def model_field(entries: list[ModelEntry], job: Job | None, given: Mapping[str, Any]) -> str:
+def model_field(entries: list[ModelEntry], job: Job | None, cloned: Mapping[str, Any]) -> str:
     """Let the user choose the model; of a cloned run it is that run's until another one is chosen."""
     targets = [entry.name for entry in entries if entry.kind == "target"]
     names = [*targets, *[entry.name for entry in entries if entry.name not in targets]]
     if job is not None and st.session_state.get("clone_seen") != job.id:
         st.session_state["clone_seen"] = job.id
         of_workspace = {str(entry.folder): entry.name for entry in entries}
-        remember("model", of_workspace.get(given["model"], given["model"]))
+        remember("model", of_workspace.get(cloned["model"], cloned["model"]))
     return choose_model("Model", "model", names, targets[-1] if targets else names[0], help_of(TrainOptions, "model"))
 
 
-def budget(given: Mapping[str, Any], of: str) -> dict[str, int]:
+def preset_field(cloned: Mapping[str, Any], of: str) -> str:
+    """Let the user choose a preset, with the reason for it."""
+    names = list(PRESETS)
+    chosen = st.selectbox(
+        "Preset",
+        names,
+        index=names.index(cloned.get("preset", FIRST_PRESET)),
+        format_func=lambda name: PRESETS[name].title,
+        key=f"preset_{of}",
+        help="settings that belong together; all of them can be changed below",
+    )
+    preset = chosen or FIRST_PRESET
+    st.caption(plain(PRESETS[preset].reason))
+    return preset
+
+
+def budget(given: Mapping[str, Any], preset: str, of: str) -> dict[str, Any]:
     """Let the user choose how long to train."""
-    if given["max_tokens"]:
-        index = 2
-    elif given["max_steps"]:
-        index = 0 if given["max_steps"] == QUICK_STEPS else 3
-    else:
-        index = 0 if of == "new" else 1
-    chosen = st.radio("Budget", BUDGETS, index=index, key=f"budget_{of}")
-    if chosen == BUDGETS[0]:
-        return {"max_steps": QUICK_STEPS}
+    by_preset_alone = {name: PRESETS[preset].settings.get(name, DEFAULTS[name]) for name in BUDGET_FIELDS}
+    own = {name: given[name] for name in BUDGET_FIELDS}
+    set_by_user = [name for name in BUDGET_FIELDS if own[name]] if own != by_preset_alone else []
+    index = 1 + BUDGET_FIELDS.index(set_by_user[0]) if set_by_user else 0
+    chosen = st.radio("Budget", BUDGETS, index=index, key=f"budget_{of}", horizontal=True)
     if chosen == "Tokens":
-        value = given["max_tokens"] or 1_000_000
+        value = int(own["max_tokens"] or 1_000_000)
         return {
             "max_tokens": int(st.number_input("Tokens", min_value=1, value=value, step=100_000, key=f"tokens_{of}"))
         }
     if chosen == "Steps":
-        value = given["max_steps"] or 1_000
+        value = int(own["max_steps"] or 1_000)
         return {"max_steps": int(st.number_input("Steps", min_value=1, value=value, step=100, key=f"steps_{of}"))}
-    return {}
+    if chosen == "Minutes":
+        minutes = float(own["max_minutes"] or 30.0)
+        about = help_of(TrainOptions, "max_minutes")
+        return {"max_minutes": st.number_input("Minutes", 1.0, value=minutes, key=f"minutes_{of}", help=about)}
+    return by_preset_alone
 
 
 def more_settings(given: Mapping[str, Any], of: str) -> dict[str, Any]:
     """Let the user change the settings that have a default."""
-    changed = any(given[name] != DEFAULTS[name] for name in DEFAULTS if name not in ("name", "max_steps", "max_tokens"))
+    hidden = ("name", "preset", *BUDGET_FIELDS)
+    changed = any(given[name] != DEFAULTS[name] for name in DEFAULTS if name not in hidden)
 
     def about(name: str) -> dict[str, Any]:
         return {"key": f"{name}_{of}", "help": help_of(TrainOptions, name)}
@@ -152,27 +194,71 @@ def more_settings(given: Mapping[str, Any], of: str) -> dict[str, Any]:
     def count(place: Any, label: str, name: str) -> int:
         return int(place.number_input(label, 1 if name == "keep_last" else 0, value=int(given[name]), **about(name)))
 
+    def rate(place: Any, label: str, name: str) -> float:
+        return float(place.number_input(label, 0.0, 0.99, float(given[name]), format="%.6f", **about(name)))
+
+    def share(place: Any, label: str, name: str) -> float:
+        return float(place.number_input(label, 0.0, 1.0, float(given[name]), **about(name)))
+
+    def one_of(place: Any, label: str, name: str) -> str:
+        return str(place.selectbox(label, CHOICES[name], index=CHOICES[name].index(given[name]), **about(name)))
+
     with st.expander("More settings", expanded=changed):
-        a, b, c = st.columns(3)
-        devices = ["auto", "cpu", "cuda", *[f"cuda:{gpu.index}" for gpu in list_gpus()]]
-        devices += [] if given["device"] in devices else [given["device"]]
-        rate = a.number_input(
-            "Learning rate", 0.0, 0.99, given["learning_rate"], format="%.6f", **about("learning_rate")
-        )
-        return {
-            "learning_rate": rate,
-            "batch_tokens": count(b, "Tokens a step", "batch_tokens"),
-            "block_length": count(c, "Block length", "block_length"),
-            "warmup_share": a.number_input("Warm-up share", 0.0, 0.99, given["warmup_share"], **about("warmup_share")),
-            "weight_decay": b.number_input("Weight decay", 0.0, value=given["weight_decay"], **about("weight_decay")),
-            "eval_every": count(c, "Evaluate every", "eval_every"),
-            "save_every": count(a, "Checkpoint every", "save_every"),
-            "keep_last": count(b, "Checkpoints to keep", "keep_last"),
-            "seed": count(c, "Seed", "seed"),
-            "device": a.selectbox("Device", devices, index=devices.index(given["device"]), **about("device")),
-            "precision": b.selectbox(
-                "Precision", PRECISIONS, index=PRECISIONS.index(given["precision"]), **about("precision")
-            ),
-            "prompt": c.text_input("Prompt of the samples", given["prompt"], **about("prompt")),
-            "only_last": a.checkbox("Keep the newest only", given["only_last"], **about("only_last")),
-        }
+        schedule, data, machine, keeping = st.tabs(["Rates", "Data", "Machine", "Scores and checkpoints"])
+        with schedule:
+            a, b, c = st.columns(3)
+            settings: dict[str, Any] = {
+                "schedule": one_of(a, "Schedule", "schedule"),
+                "first_stage_share": share(b, "First stage's share", "first_stage_share"),
+                "first_stage_rate": rate(c, "First stage's rate", "first_stage_rate"),
+                "learning_rate": rate(a, "Learning rate", "learning_rate"),
+                "embedding_rate": rate(b, "Rate of the embeddings", "embedding_rate"),
+                "final_rate_share": share(c, "Rate left at the end", "final_rate_share"),
+                "warmup_share": share(a, "Warm-up share", "warmup_share"),
+                "weight_decay": b.number_input(
+                    "Weight decay", 0.0, value=given["weight_decay"], **about("weight_decay")
+                ),
+            }
+        with data:
+            a, b, c = st.columns(3)
+            settings |= {
+                "batch_tokens": count(a, "Tokens a step", "batch_tokens"),
+                "block_length": count(b, "Block length", "block_length"),
+                "micro_blocks": count(c, "Blocks at once", "micro_blocks"),
+                "text_field": a.text_input("Field of the text", given["text_field"], **about("text_field")),
+                "seed": count(b, "Seed", "seed"),
+                "streaming": c.checkbox("Stream the text", given["streaming"], **about("streaming")),
+            }
+        with machine:
+            a, b, c = st.columns(3)
+            devices = ["auto", "cpu", "cuda", *[f"cuda:{gpu.index}" for gpu in list_gpus()]]
+            devices += [] if given["device"] in devices else [given["device"]]
+            settings |= {
+                "device": a.selectbox("Device", devices, index=devices.index(given["device"]), **about("device")),
+                "processes": count(b, "Processes", "processes"),
+                "sharding": one_of(c, "Sharding", "sharding"),
+                "precision": one_of(a, "Precision", "precision"),
+                "gradient_checkpointing": one_of(b, "Gradient checkpointing", "gradient_checkpointing"),
+                "compile": one_of(c, "Compile", "compile"),
+            }
+        with keeping:
+            a, b, c = st.columns(3)
+            settings |= {
+                "eval_every": count(a, "Evaluate every", "eval_every"),
+                "save_every": count(b, "Checkpoint every", "save_every"),
+                "keep_last": count(c, "Checkpoints to keep", "keep_last"),
+                "prompt": lines(st.text_area("Prompts of the samples, one a line", joined(given), **about("prompt"))),
+                "only_last": a.checkbox("Keep the newest only", given["only_last"], **about("only_last")),
+                "report_to": lines(b.text_input("Report to", " ".join(given["report_to"]), **about("report_to")), " "),
+            }
+    return settings
+
+
+def joined(given: Mapping[str, Any]) -> str:
+    """Return the prompts as lines."""
+    return "\n".join(given["prompt"])
+
+
+def lines(text: str, separator: str = "\n") -> tuple[str, ...]:
+    """Return the parts of a text that are not empty."""
+    return tuple(part.strip() for part in text.split(separator) if part.strip())

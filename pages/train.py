@@ -2,18 +2,18 @@
 
 from pathlib import Path
 
-import pandas as pd
 import streamlit as st
 
+from clp_core.hardware import find_device
 from clp_core.jobs import Job, JobStore
 from clp_core.jobs.queue import DeviceQueue
 from clp_core.jobs.speed import measured_speeds
 from clp_core.jobs.submit import command_of, submit_train
-from clp_core.training_plan import TrainOptions, TrainPlan, find_device, plan
-from components import train_form
-from components.messages import cards, command, number, plain, question, size
-from components.models import models, workspace
-from components.models import texts as texts_here
+from clp_core.train_options import TrainOptions
+from clp_core.training_plan import TrainPlan, plan
+from components import train_form, train_plan
+from components.messages import command, plain, question
+from components.models import models, training_texts, workspace
 from components.navigation import opened_by_app, remember
 
 
@@ -27,7 +27,7 @@ opened_by_app()
 space = workspace()
 entries = models()
 jobs = JobStore(space.jobs).jobs()
-if not entries or not texts_here():
+if not entries or not training_texts():
     question("What will it cost and what will I get?")
     st.info(f"A run needs a model and a text. Put texts into {space.texts}, or run `clp demo`.", icon=":material/info:")
     st.stop()
@@ -45,53 +45,14 @@ chosen = planned(options, str(filled.folder))
 device = find_device(options.device)
 ahead = DeviceQueue.of_this_machine().ahead(chosen.devices)
 speeds = measured_speeds([job for job in jobs if job.kind == "train"], chosen)
-minutes = sorted(chosen.tokens / speed / 60 for speed in speeds)
-if minutes:
-    span = (
-        number(minutes[0], 1)
-        if minutes[-1] < 1.2 * minutes[0]
-        else f"{number(minutes[0], 1)} to {number(minutes[-1], 1)}"
-    )
-    told = f"about **{span} minutes** at the pace of the last {number(len(minutes))} runs, evaluations included"
-else:
-    told = "no run of this size was measured yet, so the time is not known"
 with header:
-    question(
-        "What will it cost and what will I get?",
-        f"**{number(chosen.steps)}** steps over **{number(chosen.tokens)}** tokens on {plain(device.name)}: {told}.",
-    )
+    question("What will it cost and what will I get?", train_plan.answer(chosen, device, speeds))
 with right:
     st.subheader("Plan")
-    cards(
-        {
-            "Tokens": (number(chosen.tokens), f"{number(chosen.epochs, 1)} passes over the text"),
-            "Steps": (number(chosen.steps), ""),
-        }
-    )
-    cards(
-        {
-            "Memory": (
-                size(chosen.memory_bytes),
-                "weights, optimiser and logits; activations, Python and libraries come on top. "
-                f"{size(device.free_bytes)} can be had on {device.name}",
-            ),
-            "Disk": (size(chosen.disk_bytes), "for the checkpoints that are kept and the one being written"),
-        }
-    )
-    kept = f"the last {number(options.keep_last)}" + ("" if options.only_last else " and the best")
-    facts = {
-        "parameters": number(chosen.parameters),
-        "tokens a step": f"{number(chosen.step_tokens)} ({chosen.step_blocks} blocks of {number(chosen.block_length)})",
-        "at once": f"{chosen.micro_blocks} blocks",
-        "learning rate": f"{chosen.learning_rate:g}, cosine, {number(chosen.warmup_steps)} steps of warm-up",
-        "products in": "bfloat16" if chosen.bf16 else "float32",
-        "evaluation": f"every {number(chosen.eval_every)} steps",
-        "checkpoints": f"every {number(chosen.save_every)} steps, {kept} are kept",
-        "devices": ", ".join(chosen.devices),
-        "measured pace": ", ".join(number(speed, 0, "tokens/s") for speed in speeds) or "–",
-        "place in the queue": f"after {number(len(ahead))} runs" if ahead else "starts at once",
-    }
-    st.dataframe(pd.DataFrame(facts.items(), columns=["setting", "planned"]), hide_index=True, alt="What is planned")
+    train_plan.show_warnings(chosen)
+    train_plan.show_cards(chosen, device)
+    train_plan.show_rates(chosen)
+    train_plan.show_facts(options, chosen, speeds, len(ahead))
     command(command_of("train", options))
     if st.session_state.get("started_options") == options:
         started = Job(space.jobs / st.session_state["started"])

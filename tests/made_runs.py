@@ -4,17 +4,26 @@ import json
 from dataclasses import asdict
 
 from clp_core.jobs import JobStore
-from clp_core.training_plan import TrainOptions, TrainPlan
+from clp_core.schedule import plain
+from clp_core.train_options import TrainOptions
+from clp_core.training_plan import TrainPlan
 
 PLAN = TrainPlan(
     parameters=1000,
     device="cpu",
+    device_name="CPU, 2 cores",
     devices=("cpu",),
+    processes=1,
+    sharding="none",
     bf16=False,
+    checkpointing=False,
+    compiled=False,
     block_length=32,
     step_blocks=4,
     micro_blocks=4,
     steps=400,
+    minutes=0.0,
+    stages=tuple(plain(400, 1e-3, 1e-3, 0.025, 0.0).as_json()),
     learning_rate=1e-3,
     warmup_steps=10,
     eval_every=50,
@@ -22,6 +31,8 @@ PLAN = TrainPlan(
     loss_every=1,
     text_tokens=10_000,
     tokenizer="t" * 64,
+    flops_per_token=1e4,
+    peak_flops=None,
     memory_bytes=1,
     disk_bytes=1,
 )

@@ -9,7 +9,7 @@ from test_jobs import end_of, wait_for
 
 from clp_core.jobs import JobStore
 from clp_core.jobs.submit import submit_train
-from clp_core.training_plan import TrainOptions
+from clp_core.train_options import TrainOptions
 
 pytestmark = pytest.mark.browser
 if browser_path is None and not os.environ.get("CLP_REQUIRE_BROWSER"):

@@ -3,10 +3,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import FAMILIES, GERMAN, make_model
+from conftest import make_model
 from transformers import AutoModelForCausalLM
 
-from clp_core.corpus import TextCounts, Tokenised, block_rows, pack, packed_blocks, read_documents
+from clp_core.corpus import TextCounts
+from clp_core.documents import Texts
 from clp_core.errors import InputError
 from clp_core.evaluation import Evaluation, EvaluationText, evaluate, load_model, sample, score
 from clp_core.vocabulary import Vocabulary
@@ -15,7 +16,7 @@ from clp_core.vocabulary import Vocabulary
 def test_bits_per_byte_equals_its_definition_token_by_token(pair, texts):
     folder = pair[0]
     vocabulary = Vocabulary.open(folder)
-    text = EvaluationText.read([texts[1]], vocabulary, 16)
+    text = EvaluationText.read(Texts.open([texts[1]]), vocabulary, 16)
     model = load_model(folder)
     found = score(model, text)
     total = 0.0
@@ -67,37 +68,6 @@ def test_text_that_is_no_utf8_is_refused(tmp_path, pair):
     (tmp_path / "t.txt").write_bytes(b"Gr\xfc\xdfe\n")
     with pytest.raises(InputError, match="no UTF-8"):
         evaluate(pair[0], [tmp_path / "t.txt"])
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_packing_loses_no_token(folders, texts, family):
-    vocabulary = Vocabulary.open(folders[family, "de"])
-    stream = np.concatenate(list(Tokenised([texts[0]], vocabulary)))
-    blocks = list(pack(iter(np.array_split(stream, 7)), 13))
-    assert np.array_equal(np.concatenate(blocks), stream)
-    rows = list(block_rows(iter(blocks), 13, 0))
-    assert all(len(row["input_ids"]) == 13 for row in rows)
-    assert sum(label != -100 for row in rows for label in row["labels"]) == len(stream)
-
-
-def test_blocks_are_made_once_for_one_content(tmp_path, folders, texts):
-    vocabulary = Vocabulary.open(folders["byte-level", "de"])
-    first, counts = packed_blocks([texts[0]], vocabulary, 32, tmp_path)
-    (made,) = (tmp_path / "blocks").glob("*/blocks.arrow")
-    changed = made.stat().st_mtime_ns
-    again, _ = packed_blocks([texts[0]], vocabulary, 32, tmp_path)
-    assert made.stat().st_mtime_ns == changed
-    assert torch.equal(first[0]["input_ids"], again[0]["input_ids"])
-    assert counts.documents == len(GERMAN)
-    assert counts.bytes == len(texts[0].read_bytes())
-
-
-def test_compressed_text_reads_like_plain(tmp_path, texts):
-    import lzma
-
-    packed = tmp_path / "t.txt.xz"
-    packed.write_bytes(lzma.compress(texts[0].read_bytes()))
-    assert list(read_documents([packed])) == list(read_documents([texts[0]]))
 
 
 def test_model_with_fewer_rows_than_tokens_is_refused(tmp_path, tokenizers, texts):

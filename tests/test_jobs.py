@@ -12,13 +12,13 @@ import time
 import psutil
 import pytest
 
-from clp_core import training_plan
+from clp_core import hardware
 from clp_core.errors import InputError
 from clp_core.jobs import JobStore, start
 from clp_core.jobs.process import boot_id, identity, is_alive
 from clp_core.jobs.submit import submit_train, submit_transfer
 from clp_core.progress import write_json
-from clp_core.training_plan import TrainOptions
+from clp_core.train_options import TrainOptions
 from clp_core.transfer_options import TransferOptions
 
 
@@ -219,16 +219,6 @@ def test_training_writes_metrics_and_a_checkpoint_that_opens(workspace, pair, te
     assert job.result()["step"] == 30
 
 
-def test_every_step_is_full_and_every_pass_reads_every_block():
-    from clp_core.training import block_order
-
-    order = block_order(7, 3 * 7 + 2, seed=5)
-    assert len(order) == 23
-    for first in range(0, 21, 7):
-        assert sorted(order[first : first + 7]) == list(range(7))
-    assert list(order[:7]) != list(order[7:14])
-
-
 def test_stopped_training_saves_where_it_is(workspace, pair, texts):
     job = submit_train(workspace, train_options(pair, texts, max_steps=100_000, eval_every=100_000))
     wait_for(lambda: job.progress()[0] >= 3, 120)
@@ -258,7 +248,7 @@ def test_bad_training_input_is_refused_before_a_job_is_made(workspace, pair, tex
         submit_train(workspace, TrainOptions(str(pair[0]), (str(tmp_path / "no.txt"),), str(texts[1])))
     with pytest.raises(InputError, match="exclude each other"):
         train_options(pair, texts, max_steps=5, max_tokens=5)
-    monkeypatch.setattr(training_plan, "list_gpus", list)
+    monkeypatch.setattr(hardware, "list_gpus", list)
     with pytest.raises(InputError, match="no GPU is found"):
         submit_train(workspace, train_options(pair, texts, device="cuda"))
     assert not list(workspace.jobs.glob("*/spec.json"))

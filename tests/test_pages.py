@@ -86,10 +86,11 @@ def test_transfer_page_warns_of_a_chat_template(space):
 def test_train_page_starts_a_run_that_the_runs_page_shows_and_stops(target, space):
     app = check(open_page("train"))
     shown = next(code.value for code in app.code if code.value.startswith("clp train"))
-    assert "--max-steps 300" in shown
+    assert "--preset quick" in shown
     next(button for button in app.button if button.label == "Start training").click().run()
     check(app)
     (job,) = [job for job in JobStore(space.jobs).jobs() if job.kind == "train"]
+    assert (job.command, job.spec["arguments"]["max_steps"]) == (shown, 300)
     runs = check(open_page("runs"))
     next(button for button in runs.button if button.label == "Stop and save").click().run()
     assert job.stop_asked

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import json
 from pathlib import Path
 
 import pytest
@@ -13,14 +14,14 @@ from test_cli_jobs import refused
 from test_jobs import end_of, wait_for
 
 from clp_core.checkpoint import Checkpoint
-from clp_core.corpus import read_documents
+from clp_core.documents import Texts, read_documents
 from clp_core.errors import InputError
 from clp_core.helper_sizes import MOST_PASSES, SIZES, HelperPlan
 from clp_core.holdout import Rule, hold_out, normalise
 from clp_core.jobs.submit import resume
 from clp_core.pretraining import PretrainOptions, fresh_folder, fresh_model, is_helper_run, start_helper, submit_helper
 from clp_core.tokenizer_training import TokenizerOptions, train_tokenizer
-from clp_core.training_plan import TrainOptions
+from clp_core.train_options import TrainOptions
 from clp_core.vocabulary import Vocabulary
 
 TINY_RUN = {"max_steps": 20, "block_length": 32, "batch_tokens": 256, "eval_every": 10}
@@ -94,7 +95,7 @@ def test_tokenizer_that_transformers_reads_otherwise_is_told_every_time(workspac
 
 
 def test_whole_blocks_are_held_out_once_and_not_trained_on(tmp_path, german):
-    split = hold_out([german], tmp_path / "texts")
+    split = hold_out(Texts.open([german]), "german", tmp_path / "texts")
     documents, train, valid = ([*read_documents([path])] for path in (german, split.train, split.valid))
     assert split.rule == Rule(4, 10)
     assert valid == [document for i, document in enumerate(documents) if i // 4 % 10 == 7]
@@ -102,7 +103,7 @@ def test_whole_blocks_are_held_out_once_and_not_trained_on(tmp_path, german):
     assert not {normalise(line) for line in train} & {normalise(line) for line in valid}
     assert len(train) > 0.85 * len(documents)
     stamp = split.train.stat().st_mtime_ns
-    assert hold_out([german], tmp_path / "texts") == split
+    assert hold_out(Texts.open([german]), "german", tmp_path / "texts") == split
     assert split.train.stat().st_mtime_ns == stamp
     assert len(list((tmp_path / "texts").iterdir())) == 2
 
@@ -118,6 +119,17 @@ def test_about_a_megabyte_is_held_out_and_a_tenth_at_most(documents, n_bytes, ru
     assert held * n_bytes / documents == pytest.approx(min(1e6, n_bytes / 10), rel=0.25)
 
 
+def test_documents_with_line_ends_stay_whole(tmp_path):
+    documents = [f"First line of {word}.\nSecond line of {word}." for word in itertools.product("abcde", "fghij")]
+    path = tmp_path / "lines.jsonl"
+    path.write_text("".join(json.dumps({"body": document}) + "\n" for document in documents))
+    split = hold_out(Texts.open([path], "body"), "lines", tmp_path / "texts")
+    train, valid = ([*read_documents([part], "body")] for part in (split.train, split.valid))
+    assert split.valid.suffix == ".jsonl"
+    assert valid == documents[7::10]
+    assert sorted(train + valid) == sorted(documents)
+
+
 def test_few_documents_with_many_bytes_still_leave_some_held_out():
     rule = Rule.of(100, 10_000_000_000)
     assert sum(rule.holds_out(i) for i in range(100)) == 10
@@ -126,10 +138,10 @@ def test_few_documents_with_many_bytes_still_leave_some_held_out():
 def test_text_that_repeats_itself_or_is_too_short_is_refused(tmp_path):
     (tmp_path / "same.txt").write_text("\n".join(GERMAN) + "\n")
     with pytest.raises(InputError, match="the text repeats itself: 108 of 120"):
-        hold_out([tmp_path / "same.txt"], tmp_path / "texts")
+        hold_out(Texts.open([tmp_path / "same.txt"]), "same", tmp_path / "texts")
     (tmp_path / "short.txt").write_text("a\nb\n")
     with pytest.raises(InputError, match=r"has 2 documents .* give --eval-text"):
-        hold_out([tmp_path / "short.txt"], tmp_path / "texts")
+        hold_out(Texts.open([tmp_path / "short.txt"]), "short", tmp_path / "texts")
     assert not list((tmp_path / "texts").iterdir())
 
 
@@ -148,13 +160,13 @@ def test_plan_wants_twenty_tokens_a_parameter_and_says_what_a_text_feeds():
 
 
 def test_every_option_of_a_run_but_its_model_is_one_of_a_helper(tokenizer, german):
-    options = options_of(tokenizer, german, learning_rate=0.002, prompt="Der", precision="float32")
+    options = options_of(tokenizer, german, learning_rate=0.002, prompt=("Der",), precision="float32")
     run = options.as_train("/model", ["/train.txt"], "/valid.txt")
     for item in dataclasses.fields(TrainOptions):
         if item.name not in ("model", "text", "eval_text"):
             assert getattr(run, item.name) == getattr(options, item.name)
     assert (run.model, run.text, run.eval_text) == ("/model", ("/train.txt",), "/valid.txt")
-    assert (run.learning_rate, run.prompt, run.precision, run.max_steps) == (0.002, "Der", "float32", 20)
+    assert (run.learning_rate, run.prompt, run.precision, run.max_steps) == (0.002, ("Der",), "float32", 20)
     for given, told in (
         ({"size": "huge"}, "--size 'huge' is unknown; use one of tiny, small"),
         ({"positions": 4}, "--positions must be 16 or more"),

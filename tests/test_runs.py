@@ -66,7 +66,7 @@ def uninterrupted(tmp_path_factory, pair, texts):
 
 
 def options_of(pair, texts, **more):
-    settings = {"max_steps": 43, "save_every": 10, "eval_every": 20, "learning_rate": 5e-3, "prompt": "Der"} | more
+    settings = {"max_steps": 43, "save_every": 10, "eval_every": 20, "learning_rate": 5e-3, "prompt": ("Der",)} | more
     return train_options(pair[::-1], texts, **settings)  # the helper has dropout
 
 

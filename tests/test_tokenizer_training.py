@@ -10,7 +10,7 @@ from test_cli import result_of
 from test_cli_jobs import refused
 
 from clp_core import tokenizer_training
-from clp_core.corpus import read_documents
+from clp_core.documents import read_documents
 from clp_core.errors import ClpError, InputError
 from clp_core.overlap import Overlap
 from clp_core.tokenizer_training import TokenizerOptions, train_tokenizer

@@ -3,7 +3,7 @@
 from clp_core.figures.methods import methods_chart
 from clp_core.figures.overlap import matrix_heatmap, overlap_bars
 from clp_core.figures.projection import Marks, scatter
-from clp_core.figures.runs import AXES, MEASURES, comparison_figure, curves, spark
+from clp_core.figures.runs import AXES, MEASURES, comparison_figure, curves, schedule_figure, spark
 from clp_core.figures.style import COLOURS, MARK, SERIES
 from clp_core.figures.tokens import agreement_bars, anchor_bars, health_histograms
 
@@ -23,5 +23,6 @@ __all__ = [
     "methods_chart",
     "overlap_bars",
     "scatter",
+    "schedule_figure",
     "spark",
 ]

@@ -13,6 +13,7 @@ from clp_core.figures.style import MARK, SERIES, literal, titled
 if TYPE_CHECKING:
     from clp_core.jobs.metrics import RunMetrics
     from clp_core.savings import Comparison
+    from clp_core.schedule import Schedule
 
 AXES = {"tokens": "tokens seen", "bytes": "bytes of text seen", "steps": "steps", "hours": "hours of training"}
 COLUMNS = {"steps": 0, "tokens": 1, "bytes": 2, "hours": 3}
@@ -20,17 +21,25 @@ MEASURES = {
     "loss": "training loss (nats a token)",
     "eval_loss": "held-out loss (nats a token)",
     "bits_per_byte": "bits per byte (held-out text)",
-    "lr": "learning rate",
+    "perplexity": "perplexity (held-out text)",
+    "lr": "learning rate of the body",
+    "lr_embeddings": "learning rate of the embeddings",
     "grad_norm": "norm of the gradient",
     "tokens_per_s": "tokens a second",
+    "mfu": "share of the device's peak (MFU)",
     "memory": "memory",
     "busy": "device busy",
 }
-FORMATS = {"memory": {"tickformat": ".2~s", "ticksuffix": "B"}, "busy": {"tickformat": ".0%"}}
+FORMATS = {
+    "memory": {"tickformat": ".2~s", "ticksuffix": "B"},
+    "busy": {"tickformat": ".0%"},
+    "mfu": {"tickformat": ".1%"},
+}
 SMALL = 300
 """Figures less high than this have no room for a title beside the axis."""
-SPARSE = ("eval_loss", "bits_per_byte")
+SPARSE = ("eval_loss", "perplexity", "bits_per_byte")
 MAX_COMPARED_POINTS = 60_000
+MAX_RATES = 400
 MIN_POINTS_A_LINE = 100
 GREY = "#8C8C8C"
 
@@ -106,6 +115,34 @@ def curves(
         figure.update_yaxes(**FORMATS[measure])
     is_small = height < SMALL
     return titled(figure, MEASURES[measure].capitalize(), AXES[axis], "" if is_small else MEASURES[measure], height)
+
+
+def schedule_figure(schedule: Schedule, height: int = 240) -> go.Figure:
+    """Show the rates of body and embeddings by step, with the stages named.
+
+    Args:
+        schedule: the stages of a run.
+        height: of the figure, in pixels.
+    """
+    steps = np.unique(np.linspace(0, schedule.steps - 1, min(schedule.steps, MAX_RATES)).astype(int))
+    rates = np.array([schedule.rates(int(step)) for step in steps])
+    figure = go.Figure()
+    for column, (name, dash) in enumerate((("body", "solid"), ("embeddings", "dot"))):
+        line = {"color": SERIES[column], "width": 2, "dash": dash}
+        hover = "%{y:.3g} at step %{x:,}<extra>" + name + "</extra>"
+        figure.add_scatter(x=steps + 1, y=rates[:, column], line=line, mode="lines", name=name, hovertemplate=hover)
+    begin = 0
+    for stage in schedule.stages:
+        if begin:
+            figure.add_vline(begin + 0.5, line={"color": GREY, "width": 1, "dash": "dash"})
+        figure.add_annotation(
+            x=begin + stage.steps / 2, y=1.08, yref="paper", text=stage.name, showarrow=False, font={"size": 11}
+        )
+        begin += stage.steps
+    figure.update_yaxes(tickformat=".0e")
+    titled(figure, "", "", "learning rate", height)
+    legend = {"orientation": "h", "x": 1, "xanchor": "right", "y": 1.12, "yanchor": "bottom"}
+    return figure.update_layout(legend=legend, margin_t=56)
 
 
 def comparison_figure(

@@ -13,7 +13,7 @@ from clp_core.progress import write_json
 from clp_core.workspace import MANIFEST_FILE
 
 RUN_STATE_FILE = "clp_run.json"
-OPTIMISER_FILES = ("optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state*.pth")
+OPTIMISER_FILES = ("optimizer.pt", "optimizer-*.pt", "scheduler.pt", "scaler.pt", "rng_state*.pth")
 
 
 def step_of(folder: Path) -> int:
@@ -66,7 +66,7 @@ def seal(folder: Path, figures: dict[str, Any] | None = None) -> None:
             with open(path, "rb") as file:
                 os.fsync(file.fileno())
             files[path.name] = path.stat().st_size
-    resumable = "optimizer.pt" in files
+    resumable = bool({"optimizer.pt", "optimizer-0.pt"} & files.keys())
     flush_folder(folder)
     write_json(folder / MANIFEST_FILE, {"files": files, "resumable": resumable} | (figures or {}), durable=True)
     flush_folder(folder)

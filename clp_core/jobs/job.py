@@ -34,6 +34,8 @@ SILENCE_ELSEWHERE_S = 600.0
 FIRST_SIGN_S = 120.0
 LOCK_FILE = "supervisor.lock"
 LABEL_FILE = "label.json"
+PLAN_FILE = "plan.json"
+WARNINGS_FILE = "warnings.json"
 RESERVE_FILE = "reserve"
 RESERVE_BYTES = 64 << 10
 STOPPING = "saves and stops at the end of this step"
@@ -86,6 +88,11 @@ class Job:
     def spec(self) -> dict[str, Any]:
         """The frozen spec: kind, name, arguments, versions, fingerprints."""
         return read_state(self.path / "spec.json")
+
+    @property
+    def plan(self) -> dict[str, Any]:
+        """What was planned for a run, with what it has found out itself since; empty for other jobs."""
+        return dict(self.spec.get("plan", {})) | read_state(self.path / PLAN_FILE)
 
     @property
     def kind(self) -> str:

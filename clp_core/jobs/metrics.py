@@ -23,10 +23,11 @@ log = logging.getLogger(__name__)
 
 AXES = ("step", "tokens", "bytes", "seconds")
 """What a point is measured by: optimiser steps, tokens and text bytes seen, seconds of training."""
-FIGURES = ("loss", "lr", "grad_norm", "tokens_per_s", "memory", "busy")
-"""What a line of loss holds: nats a token, rate, norm, tokens/s, bytes, and the share of the device that was busy."""
-EVALUATED = ("eval_loss", "bits_per_byte", "unknown_share")
-"""What a line of an evaluation holds: nats a token, bits a byte of text, share of unknown tokens."""
+FIGURES = ("loss", "lr", "lr_embeddings", "grad_norm", "tokens_per_s", "mfu", "memory", "busy")
+"""What a line of loss holds: nats a token, rates of body and embeddings, norm, tokens/s, share of the device's peak
+where that is known, bytes, and the share of the device that was busy."""
+EVALUATED = ("eval_loss", "perplexity", "bits_per_byte", "unknown_share")
+"""What a line of an evaluation holds: nats a token, its exponential, bits a byte of text, share of unknown tokens."""
 MAX_POINTS = 2000
 """A curve is never drawn with more points."""
 KEEP_AFTER_BYTES = 200_000

@@ -46,7 +46,7 @@ def measured_speeds(jobs: Iterable[Job], plan: TrainPlan | Sized) -> list[float]
 
 def seconds_left(job: Job, step: int, seconds: float) -> float | None:
     """Return how long a run will go on at its pace so far; ``None`` where it is not known."""
-    plan = job.spec.get("plan", {})
+    plan = job.plan
     if not plan or step <= 0 or seconds <= 0:
         return None
     return float((plan["steps"] - step) * seconds / step)

@@ -20,7 +20,7 @@ from clp_core.errors import InputError, JobError
 from clp_core.jobs.job import Job, checked_name, refuse_access_tokens
 from clp_core.progress import write_json
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 KINDS = (
     "demo",
     "prepare",

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from clp_core.documents import HUB_PREFIX
 from clp_core.errors import InputError
 from clp_core.folders import check_disk, content_of, fingerprint
 from clp_core.jobs.job import Job
@@ -17,7 +18,8 @@ from clp_core.jobs.store import SCHEMA_VERSION, JobStore
 from clp_core.locate import is_hub_id, locate
 from clp_core.options import arguments_of
 from clp_core.projection import ProjectOptions
-from clp_core.training_plan import TrainOptions, TrainPlan, plan
+from clp_core.train_options import TrainOptions
+from clp_core.training_plan import TrainPlan, plan
 from clp_core.transfer_options import TransferOptions
 from clp_core.workspace import Workspace
 
@@ -155,21 +157,24 @@ def submit_train(workspace: Workspace, options: TrainOptions) -> Job:
     Raises:
         InputError: model or text cannot be used, or memory or disk does not suffice.
     """
+    asked, options = options, options.with_preset()
     reference = options.model
     folder = locate(reference)
-    chosen = plan(options, folder)
+    chosen = plan(asked, folder)
     check_disk(workspace.jobs, chosen.disk_bytes)
     arguments = asdict(options) | {
         "model": reference if is_hub_id(reference) and not Path(reference).is_dir() else str(folder)
     }
-    arguments["text"] = [str(Path(text).expanduser().absolute()) for text in options.text]
+    arguments["text"] = [
+        text if text.startswith(HUB_PREFIX) else str(Path(text).expanduser().absolute()) for text in options.text
+    ]
     arguments["eval_text"] = str(Path(options.eval_text).expanduser().absolute())
     return submit(
         workspace,
         "train",
         arguments,
         torchrun(chosen),
-        command=command_of("train", options),
+        command=command_of("train", asked),
         name=options.name,
         plan=chosen.as_json(),
         fingerprints={str(folder): fingerprint(folder), "eval_text": content_of(Path(options.eval_text))},
@@ -179,5 +184,5 @@ def submit_train(workspace: Workspace, options: TrainOptions) -> Job:
 
 def torchrun(chosen: TrainPlan) -> list[str]:
     """Return the arguments that start the training processes, one a device."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={len(chosen.devices)}"]
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={chosen.processes}"]
     return [*launcher, "-m", "clp_core.training", "{job}"]

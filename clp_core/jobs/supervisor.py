@@ -160,7 +160,8 @@ class Supervisor:
         outcome = str(job.result().get("outcome", "finished"))
         ended_from_outside = job.stop_asked and (job.kill_asked or code in ENDED_BY_SIGTERM)
         if code == 0:
-            reason = "stopped on request, saved" if outcome == "stopped" else ""
+            told = str(job.result().get("reason") or "stopped on request, saved")
+            reason = told if outcome == "stopped" else ""
             state = outcome if outcome in ("finished", "stopped") else "finished"
         elif self._signalled_at is not None or ended_from_outside:
             state, reason = "stopped", self._kept_reason()

@@ -1,0 +1,303 @@
+"""Texts as users have them: plain text, JSON lines, parquet, folders of these, and datasets of the Hub.
+
+* A text file holds one document a line (``.txt`` or any other name); empty lines are skipped.
+* A ``.jsonl`` file holds one object a line, a ``.parquet`` file one row a document; a field of it is the text.
+* Text and JSON lines may be packed as ``.gz`` or ``.xz``. Of a folder all such files are read, by their paths.
+* ``hub:ORG/NAME``, ``hub:ORG/NAME:SPLIT`` or ``hub:ORG/NAME:CONFIG:SPLIT`` is a dataset of the Hub, read as it comes.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import lzma
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from clp_core.errors import InputError
+from clp_core.folders import content_of
+
+OPENERS: dict[str, Callable[..., Any]] = {".xz": lzma.open, ".gz": gzip.open}
+PACKED_RATIO = 3.7
+"""How much larger a packed text usually is once it is unpacked."""
+TEXT_ENDINGS = (".txt", ".jsonl", ".parquet")
+DEFAULT_FIELD = "text"
+HUB_PREFIX = "hub:"
+HUB_NAME = re.compile(r"hub:([\w.-]+(?:/[\w.-]+)?)(?::([\w.+-]+))?(?::([\w.+\[\]%-]+))?")
+PARQUET_ROWS = 1000
+
+
+@dataclass(frozen=True)
+class TextFile:
+    """One file of documents."""
+
+    path: Path
+
+    @property
+    def kind(self) -> str:
+        """Its ending, that of the packing left out."""
+        inner = Path(self.path.stem) if self.path.suffix in OPENERS else self.path
+        return inner.suffix
+
+    @property
+    def text_bytes(self) -> float:
+        """Bytes of its text, guessed where it is packed."""
+        is_packed = self.path.suffix in OPENERS or self.kind == ".parquet"
+        return self.path.stat().st_size * (PACKED_RATIO if is_packed else 1.0)
+
+    def documents(self, field: str) -> Iterator[str]:
+        """Yield the documents that are not empty.
+
+        Raises:
+            InputError: the file is not what its ending says, or its documents have no such field.
+        """
+        if self.kind == ".parquet":
+            return parquet_documents(self.path, field)
+        lines = read_lines(self.path)
+        return json_documents(self.path, lines, field) if self.kind == ".jsonl" else lines
+
+    def content(self) -> str:
+        """Return a hash of its bytes."""
+        return content_of(self.path)
+
+
+@dataclass(frozen=True)
+class HubDataset:
+    """A split of a dataset of the Hub."""
+
+    name: str
+    config: str | None
+    split: str
+
+    @classmethod
+    def parse(cls, reference: str) -> HubDataset:
+        """Read ``hub:NAME``, ``hub:NAME:SPLIT`` or ``hub:NAME:CONFIG:SPLIT``.
+
+        Raises:
+            InputError: it has another form.
+        """
+        match = HUB_NAME.fullmatch(reference)
+        if match is None:
+            raise InputError(
+                f"{reference!r} is no dataset; write hub:ORG/NAME, hub:ORG/NAME:SPLIT or with :CONFIG:SPLIT"
+            )
+        name, first, second = match.groups()
+        return cls(name, first if second else None, second or first or "train")
+
+    @property
+    def text_bytes(self) -> float:
+        """Not known before it is read."""
+        return 0.0
+
+    @cached_property
+    def revision(self) -> str:
+        """The commit that ``main`` stands at; all is read from that one.
+
+        Raises:
+            InputError: the Hub cannot be reached, or has no such dataset.
+        """
+        from huggingface_hub import HfApi
+
+        with hub_errors(self.name):
+            return str(HfApi().dataset_info(self.name).sha)
+
+    def documents(self, field: str) -> Iterator[str]:
+        """Yield the documents that are not empty, as they come over the network.
+
+        Raises:
+            InputError: the Hub cannot be reached, or has no such dataset, split or field.
+        """
+        from datasets import load_dataset
+
+        with hub_errors(self.name):
+            rows = load_dataset(self.name, self.config, split=self.split, streaming=True, revision=self.revision)
+            for number, row in enumerate(rows):
+                yield from field_of(row, field, f"row {number} of {self.name}")
+
+    def content(self) -> str:
+        """Return a name for what the split holds."""
+        return f"{self.name}@{self.revision}:{self.config}:{self.split}"
+
+
+class hub_errors:  # noqa: N801
+    """Turns what the Hub's clients raise into one plain line."""
+
+    def __init__(self, name: str) -> None:
+        """Take the name of the dataset."""
+        self._name = name
+
+    def __enter__(self) -> None:
+        """Begin."""
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        """Raise an ``InputError`` in place of the client's error."""
+        if error is None or isinstance(error, InputError | GeneratorExit) or not isinstance(error, Exception):
+            return
+        first_line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise InputError(
+            f"the dataset {self._name} cannot be read from the Hub: {first_line} Check its name, configuration and "
+            "split, the network and `hf auth login`, or give a local file"
+        ) from error
+
+
+Source = TextFile | HubDataset
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Documents from one place or several, in the order in which these were named.
+
+    Attributes:
+        sources: the files and datasets.
+        field: field of JSON lines, column of parquet and of datasets that holds the text.
+    """
+
+    sources: tuple[Source, ...]
+    field: str = DEFAULT_FIELD
+
+    @classmethod
+    def open(cls, references: Sequence[str | Path], field: str = DEFAULT_FIELD) -> Texts:
+        """Find what references name; the first document of each is read.
+
+        Raises:
+            InputError: nothing is named, or something named is missing, empty or cannot be read.
+        """
+        if not references:
+            raise InputError("no text is named; give --text FILE")
+        found: list[Source] = []
+        for reference in references:
+            if str(reference).startswith(HUB_PREFIX):
+                found.append(HubDataset.parse(str(reference)))
+                continue
+            for path in files_of(Path(reference).expanduser()):
+                file = TextFile(path)
+                if next(iter(file.documents(field)), None) is None:
+                    raise InputError(f"{path} holds no text; give a file with one document a line")
+                found.append(file)
+        return cls(tuple(found), field)
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield all documents that are not empty."""
+        for source in self.sources:
+            yield from source.documents(self.field)
+
+    @property
+    def text_bytes(self) -> float:
+        """Bytes of text: of packed files a guess, datasets of the Hub not counted."""
+        return sum(source.text_bytes for source in self.sources)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether all of it lies on this machine."""
+        return all(isinstance(source, TextFile) for source in self.sources)
+
+    def content(self) -> str:
+        """Return a name for the content; that of a single file is the hash of its bytes."""
+        names = [source.content() for source in self.sources]
+        if len(names) == 1 and isinstance(self.sources[0], TextFile) and self.sources[0].kind not in TEXT_ENDINGS[1:]:
+            return names[0]
+        return hashlib.sha256("\n".join([self.field, *names]).encode()).hexdigest()
+
+
+def files_of(path: Path) -> list[Path]:
+    """Return a file, or the text files below a folder by their paths.
+
+    Raises:
+        InputError: there is no such file, or no text in the folder.
+    """
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise InputError(f"there is no text {path}; check the path")
+    found = []
+    for folder, inner, names in os.walk(path):
+        inner[:] = [name for name in inner if not name.startswith(".")]
+        files = [Path(folder) / name for name in names if not name.startswith(".")]
+        found += [file for file in files if TextFile(file).kind in TEXT_ENDINGS]
+    if not found:
+        raise InputError(f"{path} holds no text; texts end with {', '.join(TEXT_ENDINGS)}, packed as .gz or .xz or not")
+    return sorted(found, key=lambda file: file.relative_to(path).parts)
+
+
+def read_lines(path: Path) -> Iterator[str]:
+    """Yield the non-empty lines of a text file, plain, ``.xz`` or ``.gz``.
+
+    Raises:
+        InputError: it is no UTF-8 text.
+    """
+    try:
+        with OPENERS.get(path.suffix, open)(path, "rt", encoding="utf-8", newline="\n") as file:
+            for line in file:
+                document = line.rstrip("\r\n")
+                if document.strip():
+                    yield document
+    except (UnicodeDecodeError, lzma.LZMAError, gzip.BadGzipFile, EOFError) as error:
+        raise InputError(f"{path} is no UTF-8 text ({error}); convert it first") from error
+
+
+def json_documents(path: Path, lines: Iterator[str], field: str) -> Iterator[str]:
+    """Yield a field of every line of JSON.
+
+    Raises:
+        InputError: a line is no JSON object, or has no such field.
+    """
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise InputError(f"line {number} of {path} is no JSON ({error.msg}); write one object a line") from error
+        yield from field_of(row, field, f"line {number} of {path}")
+
+
+def parquet_documents(path: Path, field: str) -> Iterator[str]:
+    """Yield a column of a parquet file, some rows at a time.
+
+    Raises:
+        InputError: it is no parquet file, or has no such column.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            if field not in file.schema_arrow.names:
+                names = ", ".join(file.schema_arrow.names)
+                raise InputError(f"{path} has no column {field!r}; name one of {names} with --text-field")
+            for batch in file.iter_batches(PARQUET_ROWS, columns=[field]):
+                for value in batch.column(0).to_pylist():
+                    yield from field_of({field: value}, field, str(path))
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(f"{path} is no parquet file that can be read ({error}); write it again") from error
+
+
+def field_of(row: Any, field: str, where: str) -> Iterator[str]:
+    """Yield the text in a field of a row, unless it is empty.
+
+    Raises:
+        InputError: there is no such field, or it holds no text.
+    """
+    if not isinstance(row, dict) or field not in row:
+        names = ", ".join(map(str, row)) if isinstance(row, dict) else "none"
+        raise InputError(f"{where} has no field {field!r} (fields: {names}); name another with --text-field")
+    text = row[field]
+    if text is None:
+        return
+    if not isinstance(text, str):
+        raise InputError(f"the field {field!r} of {where} holds no text but {type(text).__name__}")
+    if text.strip():
+        yield text
+
+
+def read_documents(references: Sequence[str | Path], field: str = DEFAULT_FIELD) -> Iterator[str]:
+    """Yield the documents of texts; see ``Texts``.
+
+    Raises:
+        InputError: a text cannot be read.
+    """
+    return iter(Texts.open(references, field))

@@ -1,0 +1,188 @@
+"""transformers' Trainer with this project's schedule, evaluation and checkpoints."""
+
+from __future__ import annotations
+
+import logging
+import time
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed.tensor import DTensor
+from transformers import Trainer
+
+from clp_core.errors import ClpError
+from clp_core.evaluation import EvaluationText, score
+from clp_core.jobs.checkpoints import is_complete
+from clp_core.training_callback import JobCallback, Measured, is_distributed, remove_half_written
+from clp_core.training_stages import Groups, RowMask, prepare_gradients
+
+log = logging.getLogger(__name__)
+
+FSDP = "fsdp"
+
+
+class RunTrainer(Trainer):
+    """The Trainer of a run; ``set_up`` it before it trains."""
+
+    measured: Measured
+    text: EvaluationText
+    callback: JobCallback
+    mask: RowMask | None
+    groups: Groups
+    optimizer: Any
+    lr_scheduler: Any
+    last_evaluation: dict[str, float]
+    evaluated_at: int = -1
+
+    def set_up(self, measured: Measured, text: EvaluationText, callback: JobCallback, mask: RowMask | None) -> None:
+        """Take the run, its held-out text, its callback, and which rows train where missing rows train alone."""
+        self.measured, self.text, self.callback, self.mask = measured, text, callback, mask
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether each process holds a part of the model."""
+        return self.measured.plan.sharding == FSDP
+
+    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> torch.utils.data.Sampler[int]:  # noqa: ARG002
+        """Read the blocks in the order they were put in."""
+        return torch.utils.data.SequentialSampler(self.train_dataset)
+
+    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
+        """Make the optimiser with groups for body and embeddings; the schedule alone sets their rates."""
+        if self.optimizer is None:
+            whole = self.model if model is None else model
+            decaying = set(self.get_decay_parameter_names(whole))
+            self.groups = Groups(whole, decaying, self.args.weight_decay, self.measured.schedule)
+            kind, settings = self.get_optimizer_cls_and_kwargs(self.args, whole)
+            self.optimizer = kind(self.groups.for_optimiser, **settings | {"lr": 1.0})
+        return self.optimizer
+
+    def create_scheduler(
+        self,
+        num_training_steps: int,  # noqa: ARG002
+        optimizer: torch.optim.Optimizer | None = None,
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        """Make what sets the rates of body and embeddings by the plan's schedule."""
+        if self.lr_scheduler is None:
+            self.lr_scheduler = self.groups.scheduler(optimizer or self.optimizer, self.measured.rates)
+        return self.lr_scheduler
+
+    def _clip_grad_norm(self, model: torch.nn.Module) -> torch.Tensor:
+        """Take the gradients of what is frozen in this stage, then clip the others."""
+        stage, _ = self.measured.schedule.stage_at(self.state.global_step)
+        prepare_gradients(self.optimizer, self.groups.kinds, stage, self.mask)
+        return super()._clip_grad_norm(model)
+
+    def compute_loss_context_manager(self) -> AbstractContextManager[Any]:
+        """Compute products in bfloat16 where the plan says so, in training alone: scores are those of float32."""
+        if not self.measured.plan.bf16:
+            return nullcontext()
+        return torch.autocast(self.measured.plan.device, dtype=torch.bfloat16)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Train on a part of a step, and remember its loss."""
+        loss = super().training_step(*args, **kwargs)
+        self.callback.add_loss(loss)
+        return loss
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:  # noqa: ARG002
+        """Count nothing: the plan knows the operations of a token."""
+        return 0
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:  # noqa: ARG002
+        """Score the held-out text, as ``clp evaluate`` does, and write the line."""
+        step = self.state.global_step
+        if self.evaluated_at == step:  # the Trainer asks again when it ends
+            return self.last_evaluation
+        began = time.monotonic()
+        result = score(self.model, self.text)
+        figures = {
+            "eval_loss": result.loss,
+            "perplexity": result.perplexity,
+            "bits_per_byte": result.bits_per_byte,
+            "unknown_share": result.counts.unknown_share,
+        }
+        first = self.state.is_world_process_zero
+        if first:
+            self.callback.after_evaluation(step, figures)
+            log.info("step %d: held-out loss %.4f, %.4f bits per byte", step, result.loss, result.bits_per_byte)
+            if self.args.report_to:
+                self.log({f"eval_{name.removeprefix('eval_')}": value for name, value in figures.items()})
+        if first or self.is_sharded:  # the parts of a sharded model come together only if every process asks
+            self.callback.write_samples(self.model, step, sharded=self.is_sharded)
+        self.callback.leave_out_evaluation(time.monotonic() - began)
+        self.last_evaluation, self.evaluated_at = figures, step
+        return figures
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        """Write a checkpoint once: the Trainer asks again when it ends. It counts once it is sealed."""
+        folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+        if is_complete(folder):
+            return
+        began = time.monotonic()
+        if self.state.is_world_process_zero:
+            remove_half_written(folder)
+            folder.mkdir(parents=True)
+        if is_distributed():
+            torch.distributed.barrier()  # before any process writes into it
+        super()._save_checkpoint(*args, **kwargs)
+        self.callback.seal(folder, self.state, time.monotonic() - began)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """Write the optimiser's state; of a sharded model each process writes its part."""
+        if not self.is_sharded:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        state = self.optimizer.state_dict()
+        state["state"] = {
+            key: {name: local_part(value) for name, value in values.items()} for key, values in state["state"].items()
+        }
+        torch.save(state, part_of_optimiser(output_dir, self.args.process_index))
+        if self.args.should_save:
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / "scheduler.pt")
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Read the optimiser's state; of a sharded model each process reads its part."""
+        if not self.is_sharded or checkpoint is None:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        part = part_of_optimiser(checkpoint, self.args.process_index)
+        if not part.is_file():
+            raise ClpError(f"{checkpoint} was written by other processes than these: {part.name} is missing")
+        state = torch.load(part, map_location="cpu", weights_only=True)
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        state["state"] = {
+            key: {name: part_like(parameters[key], value) for name, value in values.items()}
+            for key, values in state["state"].items()
+        }
+        self.optimizer.load_state_dict(state)
+        self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / "scheduler.pt", weights_only=True))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+        """Leave the weights as they are: the model was opened from the checkpoint."""
+
+
+def part_of_optimiser(folder: str, process: int) -> Path:
+    """Return the file of the optimiser's state that one process of several holds."""
+    return Path(folder) / f"optimizer-{process}.pt"
+
+
+def local_part(value: Any) -> Any:
+    """Return what this process holds of a sharded tensor."""
+    return value.to_local() if isinstance(value, DTensor) else value
+
+
+def part_like(parameter: torch.Tensor, value: Any) -> Any:
+    """Return a process's part as a tensor sharded like its parameter; single numbers stay as they are."""
+    if not isinstance(parameter, DTensor) or not isinstance(value, torch.Tensor) or value.dim() == 0:
+        return value
+    return DTensor.from_local(
+        value.to(parameter.device),
+        parameter.device_mesh,
+        parameter.placements,
+        run_check=False,
+        shape=parameter.shape,
+        stride=parameter.stride(),
+    )

@@ -1,0 +1,230 @@
+"""What a training run is asked to do, and presets of it. Needs no torch."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from clp_core.documents import DEFAULT_FIELD
+from clp_core.errors import InputError
+from clp_core.options import MISSING, option
+from clp_core.schedule import SCHEDULES
+
+PRECISIONS = ("auto", "float32", "bf16")
+SWITCHES = ("auto", "on", "off")
+SHARDINGS = ("auto", "none", "ddp", "fsdp")
+REPORTERS = {
+    "tensorboard": "tensorboard",
+    "wandb": "wandb",
+    "mlflow": "mlflow",
+    "comet_ml": "comet_ml",
+    "trackio": "trackio",
+    "swanlab": "swanlab",
+    "clearml": "clearml",
+    "neptune": "neptune",
+}
+"""The Trainer's own integrations, and the package each needs."""
+DEVICE = re.compile(r"auto|cpu|cuda(:\d+(,\d+)*)?")
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Settings that belong together.
+
+    Attributes:
+        title: what a list shows.
+        reason: when to take it, and why these values.
+        settings: fields of ``TrainOptions``; what the user gives beside the preset counts more.
+    """
+
+    title: str
+    reason: str
+    settings: Mapping[str, Any]
+
+
+PRESETS = {
+    "default": Preset(
+        "Sound default",
+        "Length, batch, rate and schedule by the model's size, the text and the device.",
+        {},
+    ),
+    "quick": Preset(
+        "Quick look: 300 steps",
+        "Long enough to rank methods and to see that data and model fit together.",
+        {"max_steps": 300},
+    ),
+    "published": Preset(
+        "Published recipe",
+        "What the authors give for a 410M model: blocks of 512, rate 3e-4 falling on a cosine to 3e-5, 10 % warm-up.",
+        {"schedule": "plain", "block_length": 512, "learning_rate": 3e-4, "final_rate_share": 0.1},
+    ),
+    "published-two-stage": Preset(
+        "Published recipe, embeddings first",
+        "The same, with the embeddings alone at 1e-3 for the first 10 % of the steps: the body is not pulled about by "
+        "rows that are still far off.",
+        {
+            "schedule": "two-stage",
+            "block_length": 512,
+            "learning_rate": 3e-4,
+            "final_rate_share": 0.1,
+            "first_stage_rate": 1e-3,
+        },
+    ),
+    "new-rows": Preset(
+        "Missing rows first",
+        "Only rows that the transfer had to initialise train for the first 20 % of the steps; copied rows and body "
+        "stay bit for bit the source's until then.",
+        {"schedule": "new-rows", "first_stage_share": 0.2},
+    ),
+    "only-new-rows": Preset(
+        "Missing rows alone",
+        "Nothing but the missing rows trains, so the source's rows and body stay as they are: little forgetting, and "
+        "less gain.",
+        {"schedule": "new-rows", "first_stage_share": 1.0},
+    ),
+}
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What a training run is asked to do; 0 means: choose what suits the model and the device."""
+
+    model: str = option(help="model to go on with: a folder or a Hub id")
+    text: tuple[str, ...] = option(
+        help="training text: a file (.txt with one document a line, .jsonl, .parquet; also .gz, .xz), a folder of "
+        "these, or hub:ORG/NAME[:CONFIG][:SPLIT]; may be given more than once"
+    )
+    eval_text: str = option(help="held-out text for loss and bits per byte: a file")
+    name: str = option("", help="name of the run, shown in lists and charts")
+    preset: str = option("default", help="settings that belong together; others count more", choices=tuple(PRESETS))
+    max_tokens: int = option(0, help="train on this many tokens (rounded up to whole steps)", minimum=0)
+    max_steps: int = option(
+        0,
+        help="train for this many steps; without a budget, four passes over a small text, one over large",
+        minimum=0,
+    )
+    max_minutes: float = option(
+        0.0, help="train for about this long: the steps that fit are found out by the first ones", minimum=0.0
+    )
+    schedule: str = option(
+        "auto",
+        help="plain: everything at once; two-stage: embeddings alone first; new-rows: missing rows alone first",
+        choices=SCHEDULES,
+    )
+    first_stage_share: float = option(0.1, help="share of the steps in the first stage of two", minimum=0.0)
+    first_stage_rate: float = option(
+        0.0, help="peak rate of the embeddings in the first stage; 0: three times the learning rate", minimum=0.0
+    )
+    learning_rate: float = option(0.0, help="peak of the cosine schedule; 0: by the model's size", minimum=0.0)
+    embedding_rate: float = option(
+        0.0, help="peak rate of the embeddings while everything trains; 0: the learning rate", minimum=0.0
+    )
+    final_rate_share: float = option(0.0, help="share of the peak rate that is left at the end", minimum=0.0)
+    warmup_share: float = option(0.1, help="share of a stage's steps in which the rate rises to its peak", minimum=0.0)
+    weight_decay: float = option(0.1, help="AdamW weight decay", minimum=0.0)
+    block_length: int = option(0, help="tokens a block; 0: the model's positions, at most 1,024", minimum=0)
+    batch_tokens: int = option(0, help="tokens a step; 0: by the model's size", minimum=0)
+    micro_blocks: int = option(0, help="blocks at once on a device; 0: what its memory holds", minimum=0)
+    text_field: str = option(DEFAULT_FIELD, help="field of JSON lines, or column of parquet, that holds the text")
+    streaming: bool = option(
+        False, help="tokenise while training, in the order of the text, and keep nothing on disk; for texts beyond it"
+    )
+    eval_every: int = option(
+        0, help="steps between evaluations; 0: twelve in the run, at least 10 steps apart", minimum=0
+    )
+    save_every: int = option(0, help="steps between checkpoints; 0: at every evaluation", minimum=0)
+    keep_last: int = option(2, help="checkpoints to keep, the newest ones", minimum=1)
+    only_last: bool = option(False, help="keep no checkpoint for having the least bits per byte")
+    prompt: tuple[str, ...] = option((), help="what samples at every evaluation go on from; repeatable")
+    seed: int = option(42, help="seed of the order of the data", minimum=0)
+    device: str = option("auto", help="where to train: auto, cpu, cuda (all GPUs) or some of them, such as cuda:0,2")
+    processes: int = option(
+        0, help="processes that train together on the CPU; 0: one. On GPUs there is always one a GPU", minimum=0
+    )
+    precision: str = option(
+        "auto", help="of the products; auto: bf16 on GPUs and on CPUs with matrix units for it", choices=PRECISIONS
+    )
+    sharding: str = option(
+        "auto",
+        help="of several processes: ddp (each holds the model) or fsdp (each holds a part); auto: fsdp where the model "
+        "does not fit on one",
+        choices=SHARDINGS,
+    )
+    gradient_checkpointing: str = option(
+        "auto", help="compute activations twice to save memory; auto: where they do not fit", choices=SWITCHES
+    )
+    compile: str = option(
+        "auto", help="torch.compile; auto: on a single GPU for 1,000 steps or more, where it pays", choices=SWITCHES
+    )
+    report_to: tuple[str, ...] = option(
+        (), help="also send metrics to one of the Trainer's integrations, such as tensorboard or wandb"
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse bad values by naming the field."""
+        if not self.model.strip():
+            raise InputError("--model is empty; name a folder or a Hub id")
+        if not self.text:
+            raise InputError("--text is missing; name the training text")
+        if not self.eval_text:
+            raise InputError("--eval-text is missing; name a held-out text")
+        budgets = [name for name in ("max_tokens", "max_steps", "max_minutes") if getattr(self, name)]
+        if len(budgets) > 1:
+            first, second = (f"--{name.replace('_', '-')}" for name in budgets[:2])
+            raise InputError(f"{first} and {second} exclude each other; give one of them")
+        self._check_numbers()
+        self._check_shares()
+        self._check_place()
+        self._check_reporters()
+
+    def _check_numbers(self) -> None:
+        for item in fields(self):
+            value, least = getattr(self, item.name), item.metadata["minimum"]
+            if least is not None and not (value >= least and math.isfinite(value)):
+                why = ": a run goes on from its newest checkpoint" if item.name == "keep_last" else ""
+                told = "must not be negative" if least == 0 else f"must be at least {least}"
+                raise InputError(f"--{item.name.replace('_', '-')} {told}{why}")
+            if item.metadata["choices"] and value not in item.metadata["choices"]:
+                known = ", ".join(item.metadata["choices"])
+                raise InputError(f"--{item.name.replace('_', '-')} {value!r} is unknown; use one of {known}")
+
+    def _check_shares(self) -> None:
+        for name in ("learning_rate", "embedding_rate", "first_stage_rate", "warmup_share", "final_rate_share"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"--{name.replace('_', '-')} must be at least 0 and below 1")
+        if not 0 < self.first_stage_share <= 1:
+            raise InputError("--first-stage-share must be above 0 and at most 1; --schedule plain has no first stage")
+
+    def _check_place(self) -> None:
+        if not DEVICE.fullmatch(self.device):
+            raise InputError(f"--device {self.device!r} is unknown; use auto, cpu, cuda or cuda:0,2")
+
+    def _check_reporters(self) -> None:
+        for name in self.report_to:
+            package = REPORTERS.get(name)
+            if package is None:
+                raise InputError(f"--report-to {name!r} is unknown; use one of {', '.join(REPORTERS)}")
+            if importlib.util.find_spec(package) is None:
+                raise InputError(f"--report-to {name} needs the package {package}: pip install {package}")
+
+    @classmethod
+    def of_spec(cls, arguments: Mapping[str, Any]) -> TrainOptions:
+        """Return the options that a job's spec holds."""
+        lists = {name: tuple(value) for name, value in arguments.items() if isinstance(value, list)}
+        return cls(**{**arguments, **lists})
+
+    def with_preset(self) -> TrainOptions:
+        """Return the options with the preset's settings where the user has left the default."""
+        defaults = {item.name: item.default for item in fields(self) if item.default is not MISSING}
+        budgets = ("max_tokens", "max_steps", "max_minutes")
+        has_budget = any(getattr(self, name) for name in budgets)
+        chosen = {
+            name: value
+            for name, value in PRESETS[self.preset].settings.items()
+            if getattr(self, name) == defaults[name] and not (name in budgets and has_budget)
+        }
+        return replace(self, **chosen)

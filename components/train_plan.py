@@ -1,0 +1,92 @@
+"""What the page Train shows beside its form: the plan, its rates, its cost, and its warnings."""
+
+from __future__ import annotations
+
+import pandas as pd
+import streamlit as st
+
+from clp_core.figures import schedule_figure
+from clp_core.hardware import Device
+from clp_core.train_options import TrainOptions
+from clp_core.training_plan import TrainPlan
+from components.messages import cards, number, plain, share, size
+
+SHARDING = {"none": "one process", "ddp": "each holds the model (DDP)", "fsdp": "each holds a part (FSDP2)"}
+
+
+def answer(chosen: TrainPlan, device: Device, speeds: list[float]) -> str:
+    """Say in a sentence what the run does and how long it takes, at the pace of earlier runs where there are any."""
+    stages = chosen.schedule.stages
+    order = (
+        f", {stages[0].name} first" if len(stages) > 1 else f", {stages[0].name}" if stages[0].body_rate == 0 else ""
+    )
+    place = f"on {plain(device.name)}"
+    if chosen.minutes:
+        tokens = [60 * chosen.minutes * speed for speed in speeds]
+        fit = f"about {span(tokens, 0)} tokens at the pace of earlier runs" if tokens else "how many is not known yet"
+        return f"As many steps as fit into **{number(chosen.minutes, 1)}** minutes{order}, {place}: {fit}."
+    done = f"**{number(chosen.steps)}** steps over **{number(chosen.tokens)}** tokens{order}, {place}"
+    minutes = [chosen.tokens / speed / 60 for speed in speeds]
+    if not minutes:
+        return f"{done}: no run of this size was measured yet, so the time is not known."
+    pace = f"at the pace of the last {len(minutes)} runs, evaluations included"
+    return f"{done}: about **{span(minutes, 1)} minutes** {pace}."
+
+
+def span(values: list[float], digits: int) -> str:
+    """Return the range of some values, or one of them where they are near each other."""
+    low, high = min(values), max(values)
+    return number(low, digits) if high < 1.2 * low else f"{number(low, digits)} to {number(high, digits)}"
+
+
+def show_warnings(chosen: TrainPlan) -> None:
+    """Show what should be known before the run is paid for."""
+    for told in chosen.warnings:
+        st.warning(plain(f"{told[:1].upper()}{told[1:]}."), icon=":material/warning:")
+
+
+def show_cards(chosen: TrainPlan, device: Device) -> None:
+    """Show what the run costs."""
+    passes = "passes over the text not known" if chosen.epochs is None else f"{number(chosen.epochs, 1)} passes"
+    steps = "a guess: the first steps settle it" if chosen.minutes else ""
+    cards({"Tokens": (number(chosen.tokens), f"{passes} over the text"), "Steps": (number(chosen.steps), steps)})
+    cards(
+        {
+            "Memory": (
+                size(chosen.memory_bytes),
+                "of each process: weights, optimiser, activations and logits, estimated; Python and libraries come on "
+                f"top. {size(device.free_bytes)} can be had on {device.name}",
+            ),
+            "Disk": (size(chosen.disk_bytes), "for the checkpoints that are kept and the one being written"),
+        }
+    )
+
+
+def show_rates(chosen: TrainPlan) -> None:
+    """Draw the rates by step."""
+    st.plotly_chart(schedule_figure(chosen.schedule), key="rates", alt=f"Rates by step: {chosen.schedule.told}")
+
+
+def show_facts(options: TrainOptions, chosen: TrainPlan, speeds: list[float], n_ahead: int) -> None:
+    """Show every setting that was chosen."""
+    kept = f"the last {number(options.keep_last)}" + ("" if options.only_last else " and the best")
+    facts = {
+        "parameters": number(chosen.parameters),
+        "schedule": chosen.schedule.told,
+        "tokens a step": f"{number(chosen.step_tokens)} ({chosen.step_blocks} blocks of {number(chosen.block_length)})",
+        "at once": f"{chosen.micro_blocks} blocks on each process",
+        "products in": "bfloat16" if chosen.bf16 else "float32",
+        "devices": ", ".join(chosen.devices),
+        "processes": f"{chosen.processes}, {SHARDING[chosen.sharding]}",
+        "activations": "computed twice, to save memory" if chosen.checkpointing else "kept",
+        "compiled": "by torch.compile" if chosen.compiled else "no",
+        "evaluation": f"every {number(chosen.eval_every)} steps",
+        "checkpoints": f"every {number(chosen.save_every)} steps, {kept} are kept",
+        "work": f"{number(chosen.flops_per_token * chosen.tokens / 1e15, 3)} 10^15 operations",
+        "measured pace": ", ".join(number(speed, 0, "tokens/s") for speed in speeds) or "–",
+        "place in the queue": f"after {number(n_ahead)} runs" if n_ahead else "starts at once",
+    }
+    if speeds and chosen.peak_flops:
+        best = max(speeds) * chosen.flops_per_token / (chosen.peak_flops * chosen.processes)
+        facts["share of the device's peak"] = f"{share(best)} at that pace"
+    st.dataframe(pd.DataFrame(facts.items(), columns=["setting", "planned"]), hide_index=True, alt="What is planned")

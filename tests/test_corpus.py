@@ -1,0 +1,88 @@
+"""From documents to blocks: no token lost, made once, the same whether cached or streamed."""
+
+import numpy as np
+import pytest
+from conftest import FAMILIES, GERMAN
+
+from clp_core.blocks import IGNORED_LABEL, ShuffledBlocks, StreamedBlocks, padding_of
+from clp_core.corpus import Tokenised, estimate_tokens, pack, packed_blocks
+from clp_core.documents import Texts
+from clp_core.errors import InputError
+from clp_core.vocabulary import Vocabulary
+
+
+@pytest.fixture
+def vocabulary(folders):
+    return Vocabulary.open(folders["byte-level", "de"])
+
+
+def shuffled(texts, vocabulary, length, cache, wanted, seed=5):
+    dataset, counts = packed_blocks(Texts.open([texts[0]]), vocabulary, length, cache)
+    return ShuffledBlocks(dataset, counts, length, padding_of(vocabulary), wanted, seed), dataset
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_packing_loses_no_token(folders, texts, family, tmp_path):
+    vocabulary = Vocabulary.open(folders[family, "de"])
+    stream = np.concatenate(list(Tokenised(Texts.open([texts[0]]), vocabulary)))
+    blocks = list(pack(iter(np.array_split(stream, 7)), 13))
+    assert np.array_equal(np.concatenate(blocks), stream)
+    read, dataset = shuffled(texts, vocabulary, 13, tmp_path, wanted=len(blocks))
+    assert np.array_equal(np.concatenate([row["input_ids"] for row in dataset]), stream)
+    rows = [read[i] for i in range(len(read))]
+    assert all(row["input_ids"].shape == row["labels"].shape == (13,) for row in rows)
+    labels = np.concatenate([row["labels"] for row in rows])
+    assert np.array_equal(np.sort(labels[labels != IGNORED_LABEL]), np.sort(stream))
+
+
+def test_blocks_are_made_once_for_one_content(tmp_path, vocabulary, texts):
+    first, counts = packed_blocks(Texts.open([texts[0]]), vocabulary, 32, tmp_path)
+    (made,) = (tmp_path / "blocks").glob("*/blocks.arrow")
+    changed = made.stat().st_mtime_ns
+    copy = tmp_path / "copy.txt"
+    copy.write_bytes(texts[0].read_bytes())
+    again, _ = packed_blocks(Texts.open([copy]), vocabulary, 32, tmp_path)
+    assert made.stat().st_mtime_ns == changed
+    assert np.array_equal(first[0]["input_ids"], again[0]["input_ids"])
+    assert counts.documents == len(GERMAN)
+    assert counts.bytes == len(texts[0].read_bytes())
+
+
+def test_every_pass_reads_every_block_in_an_order_of_its_own(tmp_path, vocabulary, texts):
+    read, dataset = shuffled(texts, vocabulary, 64, tmp_path, wanted=0)
+    n = len(dataset)
+    passes = [[read.place(number * n + i) for i in range(n)] for number in range(3)]
+    assert all(sorted(order) == list(range(n)) for order in passes)
+    assert passes[0] != passes[1] != passes[2]
+    other, _ = shuffled(texts, vocabulary, 64, tmp_path, wanted=0, seed=6)
+    assert [other.place(i) for i in range(n)] != passes[0]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_streamed_blocks_are_those_of_the_cache(tmp_path, folders, texts, family):
+    vocabulary = Vocabulary.open(folders[family, "de"])
+    dataset, counts = packed_blocks(Texts.open([texts[0]]), vocabulary, 32, tmp_path)
+    streamed = StreamedBlocks(Texts.open([texts[0]]), vocabulary, 32, wanted=10**9)
+    n = len(dataset)
+    for number in range(2):
+        for i in range(n):
+            row, expected = streamed[number * n + i], dataset[i]["input_ids"]
+            assert np.array_equal(row["labels"][row["labels"] != IGNORED_LABEL], expected)
+        assert streamed.counts == counts
+
+
+def test_streamed_text_goes_on_at_its_place(vocabulary, texts):
+    whole = StreamedBlocks(Texts.open([texts[0]]), vocabulary, 32, 100)
+    expected = [whole[i]["input_ids"] for i in range(20)]
+    other = StreamedBlocks(Texts.open([texts[0]]), vocabulary, 32, 100)
+    for i in (3, 4, 11, 19):
+        assert np.array_equal(other[i]["input_ids"], expected[i])
+    with pytest.raises(InputError, match="block 2 has been passed"):
+        other[2]
+
+
+def test_estimate_of_a_large_text_is_near_its_tokens(tmp_path, vocabulary):
+    text = tmp_path / "t.txt"
+    text.write_text("\n".join(GERMAN * 30) + "\n")
+    exact = sum(map(len, Tokenised(Texts.open([text]), vocabulary)))
+    assert estimate_tokens(Texts.open([text]), vocabulary) == pytest.approx(exact, rel=0.05)

@@ -1,0 +1,106 @@
+"""Texts in every form a user has them give the same documents."""
+
+import gzip
+import json
+import lzma
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from clp_core.documents import HubDataset, Texts, read_documents
+from clp_core.errors import InputError
+
+DOCUMENTS = ["Der Fuchs läuft.", "Ein zweites Dokument, größer.", "Drittes."]
+
+
+def write_in_every_form(folder):
+    lines = "".join(f"{document}\n\n" for document in DOCUMENTS)
+    rows = "".join(json.dumps({"id": i, "text": document}) + "\n" for i, document in enumerate([*DOCUMENTS, "  "]))
+    (folder / "a.txt").write_text(lines)
+    (folder / "a.txt.xz").write_bytes(lzma.compress(lines.encode()))
+    (folder / "a.txt.gz").write_bytes(gzip.compress(lines.encode()))
+    (folder / "a.jsonl").write_text(rows)
+    (folder / "a.jsonl.gz").write_bytes(gzip.compress(rows.encode()))
+    pq.write_table(pa.table({"n": [1, 2, 3, 4], "text": [*DOCUMENTS, None]}), folder / "a.parquet")
+    return sorted(folder.iterdir())
+
+
+def test_every_form_gives_the_same_documents(tmp_path):
+    for path in write_in_every_form(tmp_path):
+        assert list(read_documents([path])) == DOCUMENTS, path
+
+
+def test_folder_is_read_by_paths_and_hidden_files_are_left_out(tmp_path):
+    for name, text in (("b/1.txt", "zwei"), ("a.jsonl", '{"text": "eins"}'), (".c.txt", "nie"), ("d.csv", "nie")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    (tmp_path / ".git").mkdir()
+    (tmp_path / ".git" / "x.txt").write_text("nie")
+    assert list(read_documents([tmp_path])) == ["eins", "zwei"]
+
+
+def test_document_of_json_may_have_line_ends(tmp_path):
+    (tmp_path / "a.jsonl").write_text(json.dumps({"text": "eins\nzwei"}))
+    assert list(read_documents([tmp_path / "a.jsonl"])) == ["eins\nzwei"]
+
+
+def test_other_field_is_read_and_names_another_content(tmp_path):
+    (tmp_path / "a.jsonl").write_text(json.dumps({"text": "eins", "body": "zwei"}))
+    assert list(read_documents([tmp_path / "a.jsonl"], "body")) == ["zwei"]
+    names = {Texts.open([tmp_path / "a.jsonl"], field).content() for field in ("text", "body")}
+    assert len(names) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("a.jsonl", b'{"text": "x"}\n{"te', "line 2 of .* is no JSON"),
+        ("a.jsonl", b'["x"]', "has no field 'text'"),
+        ("a.jsonl", b'{"body": "x"}', r"no field 'text' \(fields: body\); name another with --text-field"),
+        ("a.jsonl", b'{"text": 5}', "holds no text but int"),
+        ("a.parquet", b"no parquet", "is no parquet file"),
+        ("a.txt.gz", b"no gzip", "is no UTF-8 text"),
+        ("a.txt", b" \n\n", "holds no text"),
+    ],
+)
+def test_what_cannot_be_read_is_told(tmp_path, name, content, told):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=told):
+        list(read_documents([tmp_path / name]))
+
+
+def test_parquet_without_the_column_names_those_it_has(tmp_path):
+    pq.write_table(pa.table({"body": ["x"]}), tmp_path / "a.parquet")
+    with pytest.raises(InputError, match="has no column 'text'; name one of body"):
+        list(read_documents([tmp_path / "a.parquet"]))
+
+
+def test_empty_folder_and_missing_file_are_refused(tmp_path):
+    with pytest.raises(InputError, match="holds no text; texts end with"):
+        Texts.open([tmp_path])
+    with pytest.raises(InputError, match="there is no text"):
+        Texts.open([tmp_path / "none.txt"])
+    with pytest.raises(InputError, match="no text is named"):
+        Texts.open([])
+
+
+@pytest.mark.parametrize(
+    ("reference", "expected"),
+    [
+        ("hub:org/name", ("org/name", None, "train")),
+        ("hub:org/name:validation", ("org/name", None, "validation")),
+        ("hub:org/name:20231101.de:train", ("org/name", "20231101.de", "train")),
+        ("hub:name", ("name", None, "train")),
+    ],
+)
+def test_dataset_of_the_hub_is_named_by_configuration_and_split(reference, expected):
+    found = HubDataset.parse(reference)
+    assert (found.name, found.config, found.split) == expected
+
+
+def test_dataset_that_cannot_be_reached_is_told_in_one_line():
+    with pytest.raises(InputError, match="the dataset org/name cannot be read from the Hub"):
+        list(Texts.open(["hub:org/name"]))
+    with pytest.raises(InputError, match="is no dataset; write hub:ORG/NAME"):
+        Texts.open(["hub:org/name/more"])
