@@ -22,14 +22,17 @@ import typer
 from clp_core.cli_compare import compare_command
 from clp_core.cli_explore import agreement_command, near_duplicates_command, neighbors_command, project_command
 from clp_core.cli_helper import pretrain_command, tokenizer_command
+from clp_core.cli_hub import export_command, push_command
 from clp_core.cli_jobs import jobs_app
 from clp_core.cli_output import Json, emit, options_command, print_table, terminal_progress, written
 from clp_core.cli_train import tell_run
 from clp_core.documents import DEFAULT_FIELD
 from clp_core.errors import ClpError, InputError
+from clp_core.export import ExportOptions
 from clp_core.options import help_of
 from clp_core.pretraining import PretrainOptions
 from clp_core.projection import ProjectOptions
+from clp_core.push import PushOptions
 from clp_core.tokenizer_training import TokenizerOptions
 from clp_core.train_options import TrainOptions
 from clp_core.transfer_options import TransferOptions
@@ -47,7 +50,9 @@ app.command("compare-methods")(compare_command)
 app.command("neighbors")(neighbors_command)
 app.command("agreement")(agreement_command)
 app.command("near-duplicates")(near_duplicates_command)
-options_command(app, ProjectOptions, "project", positional="model")(project_command)
+options_command(app, ProjectOptions, "project", positional=("model",))(project_command)
+options_command(jobs_app, ExportOptions, "export", positional=("job",))(export_command)
+options_command(app, PushOptions, "push", positional=("model", "repo"))(push_command)
 options_command(app, TokenizerOptions, "tokenizer")(tokenizer_command)
 options_command(app, PretrainOptions, "pretrain")(pretrain_command)
 

@@ -8,7 +8,7 @@ import inspect
 import json
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
@@ -93,8 +93,15 @@ def terminal_progress() -> Iterator[None]:
             HEART.listener = None
 
 
-def options_command(app: typer.Typer, options: type, name: str, positional: str = "") -> Callable[..., Any]:
-    """Make a command of an options dataclass: each field an option, with the field's help and default."""
+def options_command(app: typer.Typer, options: type, name: str, positional: Sequence[str] = ()) -> Callable[..., Any]:
+    """Make a command of an options dataclass: each field an option, with the field's help and default.
+
+    Args:
+        app: what the command belongs to.
+        options: the dataclass.
+        name: of the command.
+        positional: fields that are given by their place, in this order.
+    """
 
     def decorate(run: Callable[..., None]) -> Callable[..., None]:
         hints = get_type_hints(options)
@@ -103,7 +110,7 @@ def options_command(app: typer.Typer, options: type, name: str, positional: str 
         for item in fields:
             hint: Any = list[str] if hints[item.name] == tuple[str, ...] else hints[item.name]
             about: Any = typer.Option(help=item.metadata["help"])
-            if item.name == positional:
+            if item.name in positional:
                 about = typer.Argument(help=item.metadata["help"], metavar=item.name.upper())
             elif item.metadata["choices"]:
                 about = typer.Option(help=f"{item.metadata['help']} ({', '.join(item.metadata['choices'])})")

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import json
@@ -20,8 +21,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from clp_core.errors import InputError
+from clp_core.errors import ClpError, InputError, first_line
 from clp_core.folders import content_of
+from clp_core.hub_errors import explained
 
 OPENERS: dict[str, Callable[..., Any]] = {".xz": lzma.open, ".gz": gzip.open}
 PACKED_RATIO = 3.7
@@ -104,7 +106,7 @@ class HubDataset:
         """
         from huggingface_hub import HfApi
 
-        with hub_errors(self.name):
+        with explained_dataset(self.name):
             return str(HfApi().dataset_info(self.name).sha)
 
     def documents(self, field: str) -> Iterator[str]:
@@ -115,7 +117,7 @@ class HubDataset:
         """
         from datasets import load_dataset
 
-        with hub_errors(self.name):
+        with explained_dataset(self.name):
             rows = load_dataset(self.name, self.config, split=self.split, streaming=True, revision=self.revision)
             for number, row in enumerate(rows):
                 yield from field_of(row, field, f"row {number} of {self.name}")
@@ -125,25 +127,22 @@ class HubDataset:
         return f"{self.name}@{self.revision}:{self.config}:{self.split}"
 
 
-class hub_errors:  # noqa: N801
-    """Turns what the Hub's clients raise into one plain line."""
+@contextlib.contextmanager
+def explained_dataset(name: str) -> Iterator[None]:
+    """Turn what the clients of the Hub raise about a dataset into one plain line.
 
-    def __init__(self, name: str) -> None:
-        """Take the name of the dataset."""
-        self._name = name
-
-    def __enter__(self) -> None:
-        """Begin."""
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
-        """Raise an ``InputError`` in place of the client's error."""
-        if error is None or isinstance(error, InputError | GeneratorExit) or not isinstance(error, Exception):
-            return
-        first_line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise InputError(
-            f"the dataset {self._name} cannot be read from the Hub: {first_line} Check its name, configuration and "
-            "split, the network and `hf auth login`, or give a local file"
-        ) from error
+    Raises:
+        InputError: it is not there, not for this user, or has no such configuration or split.
+        ClpError: the Hub or the network failed.
+    """
+    try:
+        with explained(name, kind="dataset"):
+            yield
+    except ClpError:
+        raise
+    except Exception as error:
+        told = f"the dataset {name} cannot be read: {first_line(error)}"
+        raise InputError(f"{told}; check its name, configuration and split, or give a local file") from error
 
 
 Source = TextFile | HubDataset

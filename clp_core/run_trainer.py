@@ -15,7 +15,9 @@ from transformers import Trainer
 from clp_core.errors import ClpError
 from clp_core.evaluation import EvaluationText, score
 from clp_core.jobs.checkpoints import is_complete
-from clp_core.training_callback import JobCallback, Measured, is_distributed, remove_half_written
+from clp_core.run_folder import remove_half_written
+from clp_core.run_measures import Measured
+from clp_core.training_callback import JobCallback, is_distributed
 from clp_core.training_stages import Groups, RowMask, prepare_gradients
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,6 @@ import numpy as np
 
 from clp_core.checkpoint import Checkpoint, Written
 from clp_core.errors import ClpError, first_line
-from clp_core.initializers import initializer
 from clp_core.locate import read_json
 from clp_core.prepared import max_positions
 from clp_core.progress import report_progress
@@ -196,8 +195,8 @@ def check_rows(new: TensorRows, old: TensorRows, plan: RowPlan, side: str) -> No
             raise ClpError(f"a copied row of the written {side} embedding differs from the source's")
 
 
-def check_loading(folder: Path, ids: SpecialIds) -> None:
-    """Let transformers load the folder, on the meta device, and compare keys, shapes and ids.
+def check_loading(folder: Path, ids: SpecialIds | None = None) -> None:
+    """Let transformers load the folder, on the meta device, and compare keys and shapes, and ids where some are given.
 
     Raises:
         ClpError: it does not load, a weight is missing or misshapen, or an id differs. Weights that the class does not
@@ -216,68 +215,10 @@ def check_loading(folder: Path, ids: SpecialIds) -> None:
             raise ClpError(
                 f"transformers finds {kind.replace('_', ' ')} in the written model: {sorted(map(str, info[kind]))[:3]}"
             )
+    if ids is None:
+        return
     generation = GenerationConfig.from_pretrained(str(folder))
     for name, value in ids.as_config().items():
         for found in (getattr(model.config, name, None), getattr(generation, name, None)):
             if found != value:
                 raise ClpError(f"{name} reads {found} after writing, it should be {value}")
-
-
-def model_card(report: Mapping[str, Any]) -> str:
-    """Return the README.md of a target model."""
-    heldout, health = report["heldout"], report["health"]
-    chosen = report["settings"][report["method"]]
-    settings = f" with {', '.join(f'{name} {value:g}' for name, value in chosen.items())}" if chosen else ""
-    whole = initializer(report["method"]).whole_model
-    made_of = (
-        "the shape of the source model with weights drawn at random, and the tokenizer of the helper model"
-        if whole
-        else "the body of the source model, the tokenizer of the helper model, and new embedding rows"
-    )
-    lines = [
-        "---",
-        "library_name: transformers",
-        "pipeline_tag: text-generation",
-        "tags: [clp-transfer]",
-        "---",
-        "",
-        f"# {Path(report['output']).name}",
-        "",
-        f"A causal language model made by a CLP transfer with CLP Workbench {report['version']}. It has {made_of}. "
-        "It has not been trained since.",
-        "",
-        "| | |",
-        "|---|---|",
-        f"| source model | `{Path(report['source']).name}` |",
-        f"| helper model | `{Path(report['helper']).name}` |",
-        f"| method | `{report['method']}`{settings} (match `{report['match']}`, seed {report['seed']}) |",
-        f"| tokens copied | {report['overlap']:,} of {report['overlap'] + report['missing']:,} |",
-        f"| tokens initialised | {report['missing']:,} |",
-        f"| rows at risk | {health['rows_at_risk']:,} |",
-    ]
-    if heldout["centred_cosine"] is not None:
-        lines.append(
-            f"| held-out anchors | centred cosine {heldout['centred_cosine']:.3f}, "
-            f"relative error {heldout['relative_error']:.3f} |"
-        )
-    if (report.get("zero_step") or {}).get("bits_per_byte") is not None:
-        lines.append(f"| bits per byte before training | {report['zero_step']['bits_per_byte']:.3f} |")
-    if report["auto"]:
-        lines.append(f"| why this method | {report['auto']['reason']} |")
-    if report["overrides"]:
-        lines.append(f"| tokens overridden by hand | {len(report['overrides']):,} |")
-    taken_over = {name: n for name, n in report["guard"]["taken_over"].items() if n}
-    if taken_over:
-        lines.append(
-            f"| rows at risk taken over | {', '.join(f'{n:,} by `{name}`' for name, n in taken_over.items())} |"
-        )
-    lines += [f"| source file | `{name}`, SHA-256 `{digest}` |" for name, digest in report["source_files"].items()]
-    lines.append("")
-    if report["warnings"]:
-        lines += ["## Warnings", "", *(f"- {warning}" for warning in report["warnings"]), ""]
-    lines += [
-        "`clp_transfer.json` holds all figures; `clp_provenance.parquet` says for every token where its row is from.",
-        "The licences of source and helper hold for this model.",
-        "",
-    ]
-    return "\n".join(lines)

@@ -32,9 +32,11 @@ from clp_core.locate import locate, read_json
 from clp_core.prepared import max_positions, prepare
 from clp_core.progress import HEART, JOB_ENVIRONMENT, write_json
 from clp_core.provenance import missing_rows
+from clp_core.run_folder import companions_of
+from clp_core.run_measures import Measured
 from clp_core.run_trainer import FSDP, RunTrainer
 from clp_core.train_options import TrainOptions
-from clp_core.training_callback import FIRST_STEPS_EXPECT_S, JobCallback, Measured, companions_of
+from clp_core.training_callback import FIRST_STEPS_EXPECT_S, JobCallback
 from clp_core.training_plan import TrainPlan
 from clp_core.training_stages import RowMask, refuse_untied
 from clp_core.vocabulary import Vocabulary

@@ -5,100 +5,37 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psutil
 import torch
 from transformers import TrainerCallback, TrainingArguments
 
-from clp_core.blocks import Blocks
 from clp_core.errors import ClpError
 from clp_core.evaluation import generate
-from clp_core.jobs.checkpoints import RUN_STATE_FILE, keep_only, remove, seal, step_of
-from clp_core.jobs.job import PLAN_FILE, Job, read_state
-from clp_core.jobs.metrics import MetricsWriter
-from clp_core.locate import read_json
+from clp_core.jobs.checkpoints import RUN_STATE_FILE, keep_only, seal, step_of
+from clp_core.jobs.job import PLAN_FILE, read_state
 from clp_core.progress import HEART, write_json
-from clp_core.provenance import PROVENANCE_FILE
-from clp_core.schedule import Schedule
-from clp_core.target_files import TOKENIZER_COMPANIONS
+from clp_core.run_folder import complete_folder
+from clp_core.run_measures import Measured, Stopwatch, system_figures
 from clp_core.train_options import TrainOptions
-from clp_core.training_plan import EVALUATIONS, TrainPlan
+from clp_core.training_plan import EVALUATIONS
 from clp_core.training_stages import refuse_untied
-from clp_core.vocabulary import TOKENIZER_FILES, Vocabulary
-from clp_core.workspace import REPORT_FILE
+from clp_core.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, TrainerControl, TrainerState
 
 FIRST_STEPS_EXPECT_S = 600.0
 MIN_EXPECT_S = 15.0
-STEPS_TO_MEASURE = 4
 SHARE_TO_MEASURE, SHARE_TO_FILL = 0.02, 0.97
 """Of the time of a run: what is measured before its steps are settled, and what they are to fill."""
 SAMPLES_FILE = "samples.jsonl"
-PROCESS = psutil.Process()
 
 
 class DivergedError(ClpError):
     """The loss or its gradient is not a finite number any more."""
-
-
-class Measured:
-    """What the metrics lines of a run are computed from: the run, its plan, its text, and the time it took."""
-
-    def __init__(self, job: Job, plan: TrainPlan, blocks: Blocks, attempt: int = 1) -> None:
-        """Take the run, its settings, its training text, and how often the run was started, from 1."""
-        self.job, self.blocks, self.attempt = job, blocks, attempt
-        self.seconds_before = 0.0
-        """Seconds of training until the checkpoint that this attempt goes on from."""
-        self.is_fitted = not plan.minutes or (job.path / PLAN_FILE).is_file()
-        """Whether the number of steps is settled: that of a run by time is, once some steps were measured."""
-        self._began = time.monotonic()
-        self._writer: MetricsWriter | None = None
-        self._take(plan)
-
-    def _take(self, plan: TrainPlan) -> None:
-        self.plan = plan
-        self.schedule: Schedule = plan.schedule
-
-    def settle(self, plan: TrainPlan) -> None:
-        """Take the plan whose steps fit into the time of the run."""
-        self._take(plan)
-        self.is_fitted = True
-
-    def rates(self, step: int) -> tuple[float, float]:
-        """Return the rates of body and embeddings at a step, counted from 0."""
-        return self.schedule.rates(step)
-
-    @property
-    def seconds(self) -> float:
-        """Seconds of training so far, evaluations and checkpoints included, what was lost with a crash not."""
-        return self.seconds_before + time.monotonic() - self._began
-
-    def utilisation(self, tokens_per_s: float) -> float | None:
-        """Return the share of the devices' peak that a speed takes (MFU); ``None`` where the peak is not known."""
-        if not self.plan.peak_flops:
-            return None
-        return tokens_per_s * self.plan.flops_per_token / (self.plan.peak_flops * self.plan.processes)
-
-    def write(self, step: int, **figures: Any) -> None:
-        """Append a line to metrics.jsonl; what is not finite becomes null."""
-        if self._writer is None:
-            self._writer = MetricsWriter(self.job.metrics_file)
-        tokens = step * self.plan.step_tokens
-        line: dict[str, Any] = {
-            "step": step,
-            "tokens": tokens,
-            "bytes": round(tokens * self.blocks.counts.bytes_per_token),
-            "seconds": round(self.seconds, 3),
-            "time": time.time(),
-            "attempt": self.attempt,
-        }
-        self._writer.write(line | {key: value if math.isfinite(value) else None for key, value in figures.items()})
 
 
 class JobCallback(TrainerCallback):
@@ -317,44 +254,6 @@ class JobCallback(TrainerCallback):
         self._stopwatch.leave_out(seconds + time.monotonic() - began, "save")
 
 
-class Stopwatch:
-    """How fast training is, evaluations and checkpoints left out."""
-
-    def __init__(self, step_tokens: int) -> None:
-        """Begin before the first step."""
-        self._step_tokens = step_tokens
-        self._began: float | None = None
-        self._step = 0
-        self.step_seconds = 0.0
-        self.longest = {"evaluation": 0.0, "save": 0.0}
-        self._seen: list[float] = []
-        self._left_out = 0.0
-
-    def leave_out(self, seconds: float, what: str) -> None:
-        """Take what was no training, an ``evaluation`` or a ``save``, out of the lap."""
-        self.longest[what] = max(self.longest[what], seconds)
-        self._left_out += seconds
-        if self._began is not None:
-            self._began += seconds
-
-    def pure_step_seconds(self) -> float | None:
-        """Note that a step is done; return the mean seconds of all but the first, ``None`` before there are three."""
-        self._seen.append(time.monotonic() - self._left_out)
-        if len(self._seen) < STEPS_TO_MEASURE:
-            return None
-        return (self._seen[-1] - self._seen[0]) / (len(self._seen) - 1)
-
-    def lap(self, step: int) -> dict[str, float]:
-        """Return the tokens/s since the last lap; nothing at the first, whose steps include what happens only once."""
-        now, figures = time.monotonic(), {}
-        if self._began is not None and step > self._step:
-            seconds = max(now - self._began, 1e-9)
-            self.step_seconds = seconds / (step - self._step)
-            figures["tokens_per_s"] = self._step_tokens / self.step_seconds
-        self._began, self._step = now, step
-        return figures
-
-
 def control_group() -> torch.distributed.ProcessGroup | None:
     """Return a group of all processes over the CPU for their requests to each other; ``None`` for one process."""
     return torch.distributed.new_group(backend="gloo") if is_distributed() else None
@@ -368,54 +267,3 @@ def is_distributed() -> bool:
 def told(value: float) -> str:
     """Return a number that is not finite in words."""
     return "not a number (NaN)" if math.isnan(value) else "infinite"
-
-
-def system_figures() -> dict[str, float]:
-    """Return the memory of this process in bytes, on a GPU its peak, and the share of the device that is busy with it.
-
-    On a GPU the driver tells of all that runs there.
-    """
-    if torch.cuda.is_available():
-        figures = {"memory": float(torch.cuda.max_memory_allocated())}
-        try:
-            figures["busy"] = torch.cuda.utilization() / 100
-        except (RuntimeError, ModuleNotFoundError):  # some drivers do not tell
-            return figures
-        return figures
-    busy = PROCESS.cpu_percent() / 100 / (psutil.cpu_count() or 1)
-    return {"memory": float(PROCESS.memory_info().rss), "busy": busy}
-
-
-def companions_of(model: Path, kept: Path) -> Path:
-    """Keep what every checkpoint of a run gets beside its weights, tokenizer and provenance, in a folder of the run.
-
-    The model may be gone when the run goes on.
-    """
-    if not kept.is_dir():
-        part = kept.with_name(f".{kept.name}.part")
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir()
-        for name in (*TOKENIZER_FILES, *TOKENIZER_COMPANIONS, "chat_template.jinja", REPORT_FILE, PROVENANCE_FILE):
-            if (model / name).is_file():
-                shutil.copyfile(model / name, part / name)
-        os.rename(part, kept)
-    return kept
-
-
-def complete_folder(folder: Path, companions: Path, steps: int) -> None:
-    """Copy tokenizer and provenance into a checkpoint.
-
-    The provenance is that of the rows before the training; the report says how many steps came since.
-    """
-    for path in companions.iterdir():
-        if not (folder / path.name).exists():
-            shutil.copyfile(path, folder / path.name)
-    report = read_json(companions / REPORT_FILE)
-    if report:
-        write_json(folder / REPORT_FILE, report | {"trained_steps": report.get("trained_steps", 0) + steps})
-
-
-def remove_half_written(folder: Path) -> None:
-    """Remove a checkpoint of the same step that an earlier attempt left without its seal."""
-    if folder.is_dir():
-        remove(folder)

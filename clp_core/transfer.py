@@ -18,6 +18,8 @@ from clp_core.checkpoint import Written
 from clp_core.folders import check_disk, refuse_if_inside
 from clp_core.initializers import Fitted, initializer
 from clp_core.locate import read_json
+from clp_core.model_card import Card
+from clp_core.origins import Origin
 from clp_core.output_folder import check_output, partial_folder, restore_replaced, take_name
 from clp_core.pair import Pair
 from clp_core.progress import report_progress
@@ -28,7 +30,6 @@ from clp_core.shards import Replacement
 from clp_core.target_files import (
     SpecialIds,
     copy_tokenizer,
-    model_card,
     target_config,
     target_generation_config,
     verify,
@@ -82,7 +83,7 @@ def transfer(options: TransferOptions) -> dict[str, Any]:
         report["seconds"] = round(time.perf_counter() - started, 3)
         report["peak_rss_bytes"] = peak_rss_bytes()
         (part / REPORT_FILE).write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
-        (part / "README.md").write_text(model_card(report), encoding="utf-8")
+        (part / "README.md").write_text(Card(output.name, report).text(), encoding="utf-8")
         take_name(part, output, options.overwrite)
     return report
 
@@ -294,6 +295,10 @@ class Transfer:
             "output": str(output),
             "source": str(pair.source.folder),
             "helper": str(pair.helper.folder),
+            "origins": {
+                role: Origin.of_folder(model.folder).as_json()
+                for role, model in (("source", pair.source), ("helper", pair.helper))
+            },
             "helper_content": content_of(pair.helper.rows("input")),
             "method": self.method.name,
             "auto": self.chosen.as_json() if self.chosen else None,

@@ -8,7 +8,7 @@ import streamlit as st
 
 from clp_core.jobs import Job, JobStore
 from clp_core.workspace import Workspace
-from components.messages import command, number, plain
+from components.messages import command, number, plain, size
 
 STATE_COLOURS = {
     "queued": "gray",
@@ -38,7 +38,7 @@ def progress(job: Job) -> None:
     fraction = min(max(float(heartbeat.get("fraction") or 0.0), 0.0), 1.0)
     told = [str(heartbeat.get("phase") or "starting")]
     if heartbeat.get("bytes_total"):
-        told.append(f"{heartbeat['bytes_done'] / 1e9:.1f} of {number(heartbeat['bytes_total'] / 1e9, 1, 'GB')}")
+        told.append(f"{size(heartbeat['bytes_done'])} of {size(heartbeat['bytes_total'])}")
     elapsed = float(heartbeat.get("phase_seconds") or 0.0)
     if fraction > 0 and elapsed > ESTIMATE_AFTER_S:
         told.append(f"about {number(elapsed * (1 - fraction) / fraction, 0, 's')} left")

@@ -12,6 +12,7 @@ import streamlit as st
 from clp_core.demo import HELPER, SOURCE
 from clp_core.errors import InputError
 from clp_core.folders import fingerprint
+from clp_core.hub import HubName, cached
 from clp_core.jobs import JobStore
 from clp_core.jobs.job import refuse_access_tokens
 from clp_core.jobs.submit import submit_prepare
@@ -128,24 +129,11 @@ def folder_of(reference: str) -> Path:
         folder = confined(path, space)
         if folder.is_dir():
             return folder
-    if is_hub_id(reference):
-        cached = cached_snapshot(reference)
-        if cached is not None:
-            return cached
+    name = HubName.parse(reference)
+    found = cached(name) if name else None
+    if found is not None:
+        return found
     raise InputError(f"there is no model {reference} in the workspace, on this path or in the Hub's cache")
-
-
-def cached_snapshot(repo_id: str) -> Path | None:
-    """Return the folder of a model that was downloaded before, or ``None``; the network is not asked."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    try:
-        folder = Path(snapshot_download(repo_id, local_files_only=True))
-    except (LocalEntryNotFoundError, OSError):
-        return None
-    # A snapshot may hold the tokenizer alone, where only that was asked for.
-    return folder if any(folder.glob("*.safetensors")) else None
 
 
 def prepared_or_stop(reference: str) -> Prepared:

@@ -51,12 +51,12 @@ def before_and_after(targets: list[ModelEntry], entry: ModelEntry | None) -> tup
     origin = {found.name: report_of(str(found.folder), fingerprint(found.folder)) for found in targets}
     output = (origin[entry.name] or {}).get("output")
     same = [found for found in targets if (origin[found.name] or {}).get("output") == output]
-    before = next((found.name for found in same if found.kind == "target"), "")
-    trained = [found for found in same if found.kind == "checkpoint"]
-    if entry.kind == "checkpoint":
+    steps = {found.name: (origin[found.name] or {}).get("trained_steps", 0) for found in same}
+    trained = {found.name for found in same if found.kind == "checkpoint" or steps[found.name]}  # or an exported one
+    before = next((found.name for found in same if found.name not in trained), "")
+    if entry.name in trained:
         return before or entry.name, entry.name if before else ""
-    steps = {found.name: (origin[found.name] or {}).get("trained_steps", 0) for found in trained}
-    return entry.name, max(steps, key=lambda name: steps[name], default="")
+    return entry.name, max(trained, key=lambda name: steps[name], default="")
 
 
 @st.cache_data(max_entries=64, show_spinner=False)

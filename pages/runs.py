@@ -4,7 +4,7 @@ import streamlit as st
 
 from clp_core.figures import AXES
 from clp_core.jobs import JobStore
-from components import run_view
+from components import run_view, take_away
 from components.messages import plain, question
 from components.models import workspace
 from components.navigation import opened_by_app, remember, remembered
@@ -104,11 +104,7 @@ with right:
     run_view.more_actions(job)
 with left.expander("Settings and command"):
     run_view.settings(shown, labels)
-done = job.checkpoints()
-if done:
-    st.markdown("**Checkpoints**: " + ", ".join(f"`{path.name}`" for path in done))
-    st.code(str(done[-1]), language="text")
-    st.caption("Each is a model of the workspace: choose it on the pages Tokens and Projection, or train it on.")
+take_away.section(job)
 if len(jobs) > 1:
     st.page_link(
         "pages/compare.py",

@@ -100,7 +100,9 @@ def test_dataset_of_the_hub_is_named_by_configuration_and_split(reference, expec
 
 
 def test_dataset_that_cannot_be_reached_is_told_in_one_line():
-    with pytest.raises(InputError, match="the dataset org/name cannot be read from the Hub"):
+    with pytest.raises(
+        InputError, match="org/name is no folder here, and it cannot be fetched: the Hub could not be reached"
+    ):
         list(Texts.open(["hub:org/name"]))
     with pytest.raises(InputError, match="is no dataset; write hub:ORG/NAME"):
         Texts.open(["hub:org/name/more"])

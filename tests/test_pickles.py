@@ -94,23 +94,3 @@ def test_safetensors_are_taken_where_both_are_there(tmp_path, tokenizers):
     assert Checkpoint.open(source).weights == source
     shutil.copyfile(source / "model.safetensors", tmp_path / "kept")
     assert not zipfile.is_zipfile(source / "pytorch_model.bin")
-
-
-def test_hub_model_without_safetensors_is_fetched_as_pickle(tmp_path, tokenizers, monkeypatch):
-    import huggingface_hub
-
-    from clp_core.locate import locate
-
-    source = make_model(tmp_path / "hub", tokenizers["byte-level", "en"])
-    as_pickle(source)
-    asked = []
-
-    def snapshot_download(repo_id, allow_patterns):
-        asked.append(allow_patterns)
-        return str(source)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    monkeypatch.chdir(tmp_path)
-    assert locate("some/model") == source
-    assert not any("bin" in pattern for pattern in asked[0])
-    assert "pytorch_model*.bin" in asked[1]

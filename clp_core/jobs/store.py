@@ -32,6 +32,8 @@ KINDS = (
     "project",
     "agreement",
     "near-duplicates",
+    "export",
+    "push",
 )
 JOB_ID = re.compile(r"\d{8}-\d{6}-[a-z0-9-]{1,40}-[0-9a-f]{4}")
 PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "datasets", "numpy")

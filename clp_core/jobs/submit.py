@@ -10,6 +10,7 @@ from typing import Any
 
 from clp_core.documents import HUB_PREFIX
 from clp_core.errors import InputError
+from clp_core.export import ExportOptions
 from clp_core.folders import check_disk, content_of, fingerprint
 from clp_core.jobs.job import Job
 from clp_core.jobs.launchers import start
@@ -18,19 +19,27 @@ from clp_core.jobs.store import SCHEMA_VERSION, JobStore
 from clp_core.locate import is_hub_id, locate
 from clp_core.options import arguments_of
 from clp_core.projection import ProjectOptions
+from clp_core.push import PushOptions
 from clp_core.train_options import TrainOptions
 from clp_core.training_plan import TrainPlan, plan
 from clp_core.transfer_options import TransferOptions
 from clp_core.workspace import Workspace
 
+POSITIONAL = {"project": ("model",), "export": ("job",), "push": ("model", "repo")}
+"""Options that a command takes by their place."""
+WORDS = {"export": ("jobs", "export")}
+"""The words of a command that is not its kind's own name."""
+
 
 def command_of(kind: str, options: Any) -> str:
     """Return the command that does the same on the command line; positional arguments come first."""
     arguments = arguments_of(options)
-    if kind == "project":
-        position = arguments.index("--model")
-        arguments = [arguments[position + 1], *arguments[:position], *arguments[position + 2 :]]
-    return shlex.join(["clp", kind, *arguments])
+    placed = []
+    for name in POSITIONAL.get(kind, ()):
+        position = arguments.index(f"--{name}")
+        placed.append(arguments[position + 1])
+        del arguments[position : position + 2]
+    return shlex.join(["clp", *WORDS.get(kind, (kind,)), *placed, *arguments])
 
 
 def submit(workspace: Workspace, kind: str, arguments: Mapping[str, Any], argv: Sequence[str], **details: Any) -> Job:
@@ -115,6 +124,17 @@ def submit_project(workspace: Workspace, options: ProjectOptions) -> Job:
     return submit_command(
         workspace, "project", options, [options.model], f"{options.method} of {Path(options.model).name}"
     )
+
+
+def submit_export(workspace: Workspace, options: ExportOptions) -> Job:
+    """Start writing a run's checkpoint as a plain model folder as a job."""
+    return submit_command(workspace, "export", options, [], f"export {Path(options.output).name}")
+
+
+def submit_push(workspace: Workspace, options: PushOptions) -> Job:
+    """Start pushing a model to the Hub, or a dry run of it, as a job."""
+    name = f"{'dry run of ' if options.dry_run else ''}push to {options.repo}"
+    return submit_command(workspace, "push", options, [options.model], name)
 
 
 def submit_plain(workspace: Workspace, kind: str, arguments: Sequence[str], name: str) -> Job:

@@ -1,0 +1,47 @@
+"""``clp push`` and ``clp jobs export``: take a model away."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+
+from clp_core.cli_output import Json, emit, print_table, terminal_progress
+from clp_core.export import ExportOptions
+from clp_core.push import PushOptions
+from clp_core.workspace import Workspace
+
+
+def export_command(options: ExportOptions, as_json: Json = False) -> None:
+    """Write a run's checkpoint as a plain model folder, without optimiser and run state."""
+    from clp_core.export import export
+    from clp_core.prepared import leave_prepared
+
+    with terminal_progress():
+        result = export(options, Workspace.current())
+    leave_prepared(Workspace.current(), result["output"])
+    emit(result, as_json, lambda found: print_table("Exported", ["figure", "value"], list(map(list, found.items()))))
+
+
+def push_command(options: PushOptions, as_json: Json = False) -> None:
+    """Push a model to the Hub with a card; --dry-run says what would be pushed."""
+    from clp_core.push import push
+
+    with terminal_progress():
+        result = push(options, Workspace.current())
+
+    def show(found: dict[str, Any]) -> None:
+        if found["dry_run"]:
+            state = {True: "exists", False: "is new", None: "cannot be seen from here"}[found["exists"]]
+            typer.echo(f"{found['repo']} ({found['visibility']}) {state}; nothing was pushed")
+            print_table("Files", ["file", "bytes"], [[file["name"], file["bytes"]] for file in found["files"]])
+            if found["left_out"]:
+                left_out = [[file["name"], file["reason"]] for file in found["left_out"]]
+                print_table("Left out", ["file", "reason"], left_out)
+            typer.echo(found["card"])
+        else:
+            typer.echo(f"{found['url']} ({found['visibility']}), commit {found['commit']}")
+
+    for told in [*result["notes"], *(f"not yet: {problem}" for problem in result["problems"])]:
+        typer.echo(told, err=True)
+    emit(result, as_json, show)

@@ -1,0 +1,251 @@
+"""Take a run's checkpoint away: a plain Hugging Face folder without optimiser and run state, in the source's data type.
+
+Training keeps float32 weights. Here they are narrowed tensor by tensor, block by block, so that no model is loaded;
+the folder is written beside its place, reopened and compared, and only then takes its name.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clp_core.checkpoint import Checkpoint
+from clp_core.errors import ClpError, InputError
+from clp_core.folders import check_disk, refuse_if_inside
+from clp_core.hub import HubName, cached
+from clp_core.jobs.checkpoints import best_of, read_manifest, step_of
+from clp_core.jobs.job import Job
+from clp_core.jobs.store import JobStore
+from clp_core.locate import read_json
+from clp_core.model_card import Card
+from clp_core.options import option
+from clp_core.output_folder import check_output, partial_folder, restore_replaced, take_name
+from clp_core.progress import report_progress
+from clp_core.provenance import PROVENANCE_FILE
+from clp_core.shards import Replacement
+from clp_core.target_files import TOKENIZER_COMPANIONS, check_loading
+from clp_core.tensors import DTYPES, TensorEntry, TensorRows, block_ranges, tensor_digest
+from clp_core.training_facts import CURVE_FILE, TRAINING_FILE, curve_csv, first_model, runs_behind
+from clp_core.vocabulary import TOKENIZER_FILES
+from clp_core.workspace import REPORT_FILE, Workspace
+
+BEST, LAST = "best", "last"
+SOURCE = "source"
+DTYPE_NAMES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
+CONFIG_NAMES = {"F64": "float64"} | {name: config for config, name in DTYPE_NAMES.items()}
+COMPANIONS = (*TOKENIZER_FILES, *TOKENIZER_COMPANIONS, "chat_template.jinja", "generation_config.json",
+              REPORT_FILE, PROVENANCE_FILE)  # fmt: skip
+"""What is copied as it is; nothing else of a checkpoint is taken along."""
+ROW_WIDTH = 1024
+"""A tensor is read as rows of this many values where its size allows; what shape it has does not matter."""
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What an export is asked to do."""
+
+    job: str = option(help="run whose checkpoint is exported: the name of its directory")
+    output: str = option(help="folder to write the model to")
+    checkpoint: str = option(BEST, help="best (fewest bits per byte), last, or the step of a checkpoint")
+    dtype: str = option(
+        SOURCE, help="data type of the weights; source: that of the model the training began with, tensor by tensor",
+        choices=(SOURCE, *DTYPE_NAMES),
+    )  # fmt: skip
+    overwrite: bool = option(False, help="replace an output folder that exists")
+
+    def __post_init__(self) -> None:
+        """Refuse bad values by naming the field."""
+        if not self.output.strip():
+            raise InputError("--output is empty; name a folder")
+        if self.checkpoint not in (BEST, LAST) and not self.checkpoint.isdigit():
+            raise InputError(f"--checkpoint {self.checkpoint!r} is unknown; use {BEST}, {LAST} or a step")
+        if self.dtype not in (SOURCE, *DTYPE_NAMES):
+            raise InputError(f"--dtype {self.dtype!r} is unknown; use one of {', '.join((SOURCE, *DTYPE_NAMES))}")
+
+
+def chosen_checkpoint(job: Job, which: str) -> Path:
+    """Return the complete checkpoint of a run that is meant.
+
+    Raises:
+        InputError: the job is no run, has no complete checkpoint yet, or none that is meant.
+    """
+    if job.kind != "train":
+        raise InputError(f"{job.id} is a {job.kind} job; only training runs have checkpoints")
+    checkpoints = job.checkpoints()
+    if not checkpoints:
+        raise InputError(f"{job.id} has no complete checkpoint yet; stop it, which saves one, or wait for the next")
+    if which == LAST:
+        return checkpoints[-1]
+    if which == BEST:
+        found = best_of(checkpoints)
+        if found is None:
+            raise InputError(f"no checkpoint of {job.id} was scored; use --checkpoint {LAST}")
+        return found
+    wanted = next((path for path in checkpoints if step_of(path) == int(which)), None)
+    if wanted is None:
+        steps = ", ".join(str(step_of(path)) for path in checkpoints)
+        raise InputError(f"{job.id} keeps no checkpoint of step {which}; there are those of {steps}")
+    return wanted
+
+
+def export(options: ExportOptions, workspace: Workspace) -> dict[str, Any]:
+    """Write a checkpoint as a plain model folder and return what was written.
+
+    Raises:
+        InputError: bad input, the output exists and ``overwrite`` is off, or a value does not fit the data type.
+        ClpError: the written model did not pass the check.
+    """
+    began = time.perf_counter()
+    job = JobStore(workspace.jobs).get(options.job)
+    folder = chosen_checkpoint(job, options.checkpoint)
+    output = Path(options.output).expanduser().absolute()
+    restore_replaced(output)
+    check_output(output, options.overwrite)
+    refuse_if_inside(output, job.path, workspace.jobs)
+    if output.resolve().is_relative_to(workspace.jobs.resolve()):
+        raise InputError(f"{output} lies among the jobs; choose another --output, such as {workspace.models}/NAME")
+    try:
+        checkpoint = Checkpoint.open(folder)
+        dtypes = wanted_dtypes(job, checkpoint, options.dtype)
+        sizes = {name: entry.n_bytes for name, entry in checkpoint.entries.items()}
+        narrowed = {name: size * DTYPES[dtypes[name]].itemsize // DTYPES[checkpoint.entries[name].dtype].itemsize
+                    for name, size in sizes.items() if name in dtypes}  # fmt: skip
+        check_disk(output, sum((sizes | narrowed).values()))
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with partial_folder(output) as part:
+            write_model(checkpoint, part, dtypes)
+            runs = runs_behind(folder)
+            write_companions(folder, part, output.name, runs)
+            take_name(part, output, options.overwrite)
+    except FileNotFoundError as error:
+        if folder.is_dir() and read_manifest(folder):
+            raise
+        raise InputError(f"{folder.name} was removed by its run while it was read; export another one") from error
+    kinds = sorted({dtypes.get(name, entry.dtype) for name, entry in checkpoint.entries.items()})
+    return {
+        "output": str(output),
+        "job": str(job.path),
+        "checkpoint": folder.name,
+        "step": step_of(folder),
+        "dtypes": [CONFIG_NAMES.get(kind, kind.lower()) for kind in kinds],
+        "bytes": sum(path.stat().st_size for path in output.iterdir() if path.is_file()),
+        "bits_per_byte": read_manifest(folder).get("bits_per_byte"),
+        "seconds": round(time.perf_counter() - began, 3),
+    }
+
+
+def wanted_dtypes(job: Job, checkpoint: Checkpoint, dtype: str) -> dict[str, str]:
+    """Return the data type that each tensor of floating-point numbers is to have, by its name in the checkpoint.
+
+    Raises:
+        InputError: the source's are asked for, and the model that the training began with is not here any more.
+    """
+    floats = [name for name, entry in checkpoint.entries.items() if entry.dtype in DTYPES]
+    if dtype != SOURCE:
+        return dict.fromkeys(floats, DTYPE_NAMES[dtype])
+    reference = first_model(job)
+    name = HubName.parse(reference)
+    folder = Path(reference) if Path(reference).is_dir() else (cached(name) if name else None)
+    if folder is None:
+        raise InputError(
+            f"{reference}, which the training began with, is not here any more, so its data type is unknown; "
+            "give --dtype float32 or bfloat16"
+        )
+    source = Checkpoint.open(folder)
+    usual = source.entry("input").dtype
+    prefix = f"{source.names.prefix}." if source.names.prefix else ""
+
+    def of(tensor: str) -> str:
+        spellings = (tensor, tensor.removeprefix(prefix), prefix + tensor)
+        entry = next((source.entries[spelled] for spelled in spellings if spelled in source.entries), None)
+        return entry.dtype if entry is not None and entry.dtype in DTYPES else usual
+
+    return {tensor: of(tensor) for tensor in floats}
+
+
+def write_model(checkpoint: Checkpoint, part: Path, dtypes: Mapping[str, str]) -> None:
+    """Write weights and configuration, reopen them, and compare.
+
+    Raises:
+        InputError: a value does not fit its data type.
+        ClpError: what was written is not what it should be.
+    """
+    changed = {
+        name: entry for name, entry in checkpoint.entries.items() if dtypes.get(name, entry.dtype) != entry.dtype
+    }
+    new = {name: Replacement(dtypes[name], entry.shape, cast(entry, dtypes[name])) for name, entry in changed.items()}
+    usual = dtypes[checkpoint.entry("input").name]
+    written = checkpoint.write(part, new, config_in(checkpoint.config, CONFIG_NAMES[usual]))
+    report_progress("checking what was written")
+    again = Checkpoint.open(part)
+    if again.names.tied != checkpoint.names.tied:
+        raise ClpError("the tying of the embeddings changed on writing; nothing is kept")
+    for name, entry in again.entries.items():
+        before = checkpoint.entries[name]
+        if entry.shape != before.shape or entry.dtype != dtypes.get(name, before.dtype):
+            raise ClpError(f"{name} was written as {entry.dtype} {entry.shape}, which is wrong; nothing is kept")
+        if name in changed:
+            same = all(np.array_equal(a, b) for a, b in zip(cast(before, entry.dtype), blocks(entry), strict=True))
+        else:
+            same = tensor_digest(entry) == written.digests[name]
+        if not same:
+            raise ClpError(f"{name} differs from the checkpoint after writing; is the disk sound?")
+    check_loading(part)
+
+
+def as_rows(entry: TensorEntry) -> TensorRows:
+    """Return a tensor of any shape as rows of one width."""
+    count = int(np.prod(entry.shape))
+    width = next(width for width in (ROW_WIDTH, entry.shape[-1] if entry.shape else 1, 1) if count % max(width, 1) == 0)
+    return TensorRows(replace(entry, shape=(count // max(width, 1), width)))
+
+
+def blocks(entry: TensorEntry) -> Iterator[np.ndarray]:
+    """Read a tensor in blocks, in its own data type."""
+    rows = as_rows(entry)
+    for part in block_ranges(*rows.shape):
+        yield rows.read(part.start, part.stop)
+
+
+def cast(entry: TensorEntry, dtype: str) -> Iterator[np.ndarray]:
+    """Read a tensor in blocks, rounded to another data type.
+
+    Raises:
+        InputError: a number is beyond what that type holds.
+    """
+    for block in blocks(entry):
+        with np.errstate(over="ignore"):
+            narrowed = block.astype(DTYPES[dtype])
+        if not np.isfinite(narrowed.astype(np.float32)).all():
+            raise InputError(
+                f"{entry.name} holds numbers that {CONFIG_NAMES[dtype]} cannot; use --dtype bfloat16 or float32"
+            )
+        yield narrowed
+
+
+def config_in(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
+    """Return a config.json that names a data type, nested ones too."""
+    changed = {key: value for key, value in config.items() if key not in ("torch_dtype", "_name_or_path")}
+    for key, value in config.items():
+        if isinstance(value, Mapping) and ("dtype" in value or "torch_dtype" in value):
+            changed[key] = config_in(value, dtype)
+    return changed | {"dtype": dtype}
+
+
+def write_companions(folder: Path, part: Path, name: str, runs: list[dict[str, Any]]) -> None:
+    """Copy tokenizer and provenance, and write what the training was, its curve, and the card."""
+    for path in folder.iterdir():
+        if path.name in COMPANIONS or path.suffix == ".tiktoken":
+            shutil.copyfile(path, part / path.name)
+    told = json.dumps({"runs": runs}, indent=1, ensure_ascii=False)
+    (part / TRAINING_FILE).write_text(told + "\n", encoding="utf-8")
+    (part / CURVE_FILE).write_text(curve_csv(runs), encoding="utf-8")
+    card = Card(name, read_json(folder / REPORT_FILE), runs)
+    (part / "README.md").write_text(card.text(), encoding="utf-8")

@@ -1,0 +1,127 @@
+"""What a run measures of itself: its lines of metrics, its speed, and what it takes of the machine."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import psutil
+import torch
+
+from clp_core.blocks import Blocks
+from clp_core.jobs.job import PLAN_FILE, Job
+from clp_core.jobs.metrics import MetricsWriter
+from clp_core.schedule import Schedule
+from clp_core.training_plan import TrainPlan
+
+STEPS_TO_MEASURE = 4
+PROCESS = psutil.Process()
+
+
+class Measured:
+    """What the metrics lines of a run are computed from: the run, its plan, its text, and the time it took."""
+
+    def __init__(self, job: Job, plan: TrainPlan, blocks: Blocks, attempt: int = 1) -> None:
+        """Take the run, its settings, its training text, and how often the run was started, from 1."""
+        self.job, self.blocks, self.attempt = job, blocks, attempt
+        self.seconds_before = 0.0
+        """Seconds of training until the checkpoint that this attempt goes on from."""
+        self.is_fitted = not plan.minutes or (job.path / PLAN_FILE).is_file()
+        """Whether the number of steps is settled: that of a run by time is, once some steps were measured."""
+        self._began = time.monotonic()
+        self._writer: MetricsWriter | None = None
+        self._take(plan)
+
+    def _take(self, plan: TrainPlan) -> None:
+        self.plan = plan
+        self.schedule: Schedule = plan.schedule
+
+    def settle(self, plan: TrainPlan) -> None:
+        """Take the plan whose steps fit into the time of the run."""
+        self._take(plan)
+        self.is_fitted = True
+
+    def rates(self, step: int) -> tuple[float, float]:
+        """Return the rates of body and embeddings at a step, counted from 0."""
+        return self.schedule.rates(step)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training so far, evaluations and checkpoints included, what was lost with a crash not."""
+        return self.seconds_before + time.monotonic() - self._began
+
+    def utilisation(self, tokens_per_s: float) -> float | None:
+        """Return the share of the devices' peak that a speed takes (MFU); ``None`` where the peak is not known."""
+        if not self.plan.peak_flops:
+            return None
+        return tokens_per_s * self.plan.flops_per_token / (self.plan.peak_flops * self.plan.processes)
+
+    def write(self, step: int, **figures: Any) -> None:
+        """Append a line to metrics.jsonl; what is not finite becomes null."""
+        if self._writer is None:
+            self._writer = MetricsWriter(self.job.metrics_file)
+        tokens = step * self.plan.step_tokens
+        line: dict[str, Any] = {
+            "step": step,
+            "tokens": tokens,
+            "bytes": round(tokens * self.blocks.counts.bytes_per_token),
+            "seconds": round(self.seconds, 3),
+            "time": time.time(),
+            "attempt": self.attempt,
+        }
+        self._writer.write(line | {key: value if math.isfinite(value) else None for key, value in figures.items()})
+
+
+class Stopwatch:
+    """How fast training is, evaluations and checkpoints left out."""
+
+    def __init__(self, step_tokens: int) -> None:
+        """Begin before the first step."""
+        self._step_tokens = step_tokens
+        self._began: float | None = None
+        self._step = 0
+        self.step_seconds = 0.0
+        self.longest = {"evaluation": 0.0, "save": 0.0}
+        self._seen: list[float] = []
+        self._left_out = 0.0
+
+    def leave_out(self, seconds: float, what: str) -> None:
+        """Take what was no training, an ``evaluation`` or a ``save``, out of the lap."""
+        self.longest[what] = max(self.longest[what], seconds)
+        self._left_out += seconds
+        if self._began is not None:
+            self._began += seconds
+
+    def pure_step_seconds(self) -> float | None:
+        """Note that a step is done; return the mean seconds of all but the first, ``None`` before there are three."""
+        self._seen.append(time.monotonic() - self._left_out)
+        if len(self._seen) < STEPS_TO_MEASURE:
+            return None
+        return (self._seen[-1] - self._seen[0]) / (len(self._seen) - 1)
+
+    def lap(self, step: int) -> dict[str, float]:
+        """Return the tokens/s since the last lap; nothing at the first, whose steps include what happens only once."""
+        now, figures = time.monotonic(), {}
+        if self._began is not None and step > self._step:
+            seconds = max(now - self._began, 1e-9)
+            self.step_seconds = seconds / (step - self._step)
+            figures["tokens_per_s"] = self._step_tokens / self.step_seconds
+        self._began, self._step = now, step
+        return figures
+
+
+def system_figures() -> dict[str, float]:
+    """Return the memory of this process in bytes, on a GPU its peak, and the share of the device that is busy with it.
+
+    On a GPU the driver tells of all that runs there.
+    """
+    if torch.cuda.is_available():
+        figures = {"memory": float(torch.cuda.max_memory_allocated())}
+        try:
+            figures["busy"] = torch.cuda.utilization() / 100
+        except (RuntimeError, ModuleNotFoundError):  # some drivers do not tell
+            return figures
+        return figures
+    busy = PROCESS.cpu_percent() / 100 / (psutil.cpu_count() or 1)
+    return {"memory": float(PROCESS.memory_info().rss), "busy": busy}

@@ -1,0 +1,136 @@
+"""What the training of a model was, as its card tells it: data, settings, machine, and the curve on held-out text."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from clp_core.curves import settings_of
+from clp_core.jobs.checkpoints import step_of
+from clp_core.jobs.job import Job, read_state
+from clp_core.jobs.metrics import is_evaluation
+from clp_core.locate import read_json
+from clp_core.origins import bare, origin_of
+
+TRAINING_FILE = "clp_training.json"
+CURVE_FILE = "training_curve.csv"
+MAX_LOSSES = 2000
+"""Lines of the training loss in the file of the curve; evaluations are all in it."""
+MAX_EARLIER_RUNS = 20
+SHOWN_ROWS = 10
+LEFT_OUT = ("model", "text", "eval_text", "prompt", "devices", "parameters", "text_tokens", "max_tokens", "max_steps",
+            "batch_tokens", "steps", "precision", "keep_last", "only_last", "save_every", "loss_every")  # fmt: skip
+"""Settings that the card says otherwise, or that leave no mark on the model."""
+CURVE_COLUMNS = ("run", "step", "tokens", "seconds", "loss", "eval_loss", "perplexity", "bits_per_byte")
+
+
+def run_of_checkpoint(folder: Path) -> Job | None:
+    """Return the run that wrote a checkpoint, or ``None`` where a folder is no run's."""
+    job = Job(folder.parent.parent)
+    return job if folder.parent.name == "checkpoints" and job.kind == "train" else None
+
+
+def runs_behind(folder: Path) -> list[dict[str, Any]]:
+    """Return the facts of all training that a model has seen, the first run first; none where it was not trained.
+
+    Args:
+        folder: a run's checkpoint, or a folder that was exported from one.
+    """
+    facts: list[dict[str, Any]] = []
+    job = run_of_checkpoint(folder)
+    while job is not None and len(facts) < MAX_EARLIER_RUNS:
+        facts.insert(0, facts_of_run(job, step_of(folder)))
+        folder = Path(str(job.spec["arguments"]["model"]))
+        job = run_of_checkpoint(folder)
+    told = read_json(folder / TRAINING_FILE).get("runs", [])
+    return [*told, *facts]
+
+
+def first_model(job: Job) -> str:
+    """Return what a run's training began with, its earlier runs' included: a folder or a Hub id."""
+    model = str(job.spec["arguments"]["model"])
+    for _ in range(MAX_EARLIER_RUNS):
+        earlier = run_of_checkpoint(Path(model))
+        if earlier is None:
+            break
+        model = str(earlier.spec["arguments"]["model"])
+    return model
+
+
+def facts_of_run(job: Job, step: int) -> dict[str, Any]:
+    """Return what a run was up to one of its checkpoints; of paths their last part alone."""
+    spec = job.spec
+    arguments, plan = spec["arguments"], spec["plan"]
+    lines = [line for line in job.metrics() if line["step"] <= step]
+    last: Mapping[str, Any] = lines[-1] if lines else {}
+    texts = arguments.get("text") or []
+    return {
+        "run": job.name,
+        "origin": origin_of(str(arguments["model"])).as_json(),
+        "step": step,
+        "steps_planned": plan.get("steps"),
+        "tokens": last.get("tokens"),
+        "seconds": last.get("seconds"),
+        "data": {
+            "text": bare(list(texts) if isinstance(texts, list | tuple) else [texts]),
+            "content": read_state(job.path / "inputs.json").get("data"),
+            "eval_text": bare(str(arguments.get("eval_text") or "")),
+            "eval_content": spec.get("fingerprints", {}).get("eval_text"),
+        },
+        "parameters": plan.get("parameters"),
+        "step_tokens": plan["block_length"] * plan["step_blocks"] if plan.get("step_blocks") else None,
+        "devices": list(spec.get("devices") or []),
+        "versions": dict(spec.get("versions") or {}),
+        "settings": {
+            key: bare(value)
+            for key, value in settings_of(job).items()
+            if key not in LEFT_OUT and not key.startswith("version of ") and value not in ("", None)
+        },
+        "curve": [point_of(line) for line in lines if is_evaluation(line)],
+        "losses": thinned([line for line in lines if "loss" in line]),
+    }
+
+
+def point_of(line: Mapping[str, Any]) -> dict[str, Any]:
+    """Return one evaluation: where, loss in nats a token, perplexity, and bits per byte."""
+    return {
+        "step": line["step"],
+        "tokens": line.get("tokens"),
+        "seconds": line.get("seconds"),
+        "eval_loss": line.get("eval_loss"),
+        "perplexity": perplexity(line.get("eval_loss")),
+        "bits_per_byte": line.get("bits_per_byte"),
+    }
+
+
+def perplexity(loss: float | None) -> float | None:
+    """Return the perplexity of a loss in nats a token, ``None`` where it is beyond numbers."""
+    return math.exp(loss) if loss is not None and loss < 700 else None
+
+
+def thinned(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return lines of the training loss, evenly taken where they are many."""
+    stride = max(1, math.ceil(len(lines) / MAX_LOSSES))
+    return [{key: line.get(key) for key in ("step", "tokens", "seconds", "loss")} for line in lines[::stride]]
+
+
+def shown_points(curve: Sequence[Mapping[str, Any]], n: int = SHOWN_ROWS) -> list[Mapping[str, Any]]:
+    """Return at most ``n`` evaluations for a table, the first and the last among them."""
+    if len(curve) <= n:
+        return list(curve)
+    return [curve[round(i * (len(curve) - 1) / (n - 1))] for i in range(n)]
+
+
+def curve_csv(runs: Sequence[Mapping[str, Any]]) -> str:
+    """Return the curves of all runs as CSV, evaluations and training losses by step."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, CURVE_COLUMNS, lineterminator="\n", restval="")
+    writer.writeheader()
+    for run in runs:
+        for line in sorted([*run["losses"], *run["curve"]], key=lambda line: line["step"]):
+            writer.writerow({"run": run["run"], **{key: value for key, value in line.items() if value is not None}})
+    return text.getvalue()

@@ -1,0 +1,588 @@
+"""Fetching from the Hub and pushing to it: the real client against a small server on the loopback."""
+
+import hashlib
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import make_model
+from hub_server import TOKEN, USER, HubServer
+from made_runs import lines_of, make_run
+from test_export import add_checkpoint, made_target
+from test_jobs import end_of, wait_for
+
+from clp_core.errors import ClpError, InputError
+from clp_core.export import ExportOptions, export
+from clp_core.hub import HubName
+from clp_core.hub_errors import explained
+from clp_core.jobs import JobStore
+from clp_core.jobs.submit import submit_push
+from clp_core.push import PushOptions, push
+
+BIG = 12 << 20
+STEP = 10 << 20
+"""The client writes in parts of this size."""
+LOCATE = (sys.executable, "-c", "import sys; from clp_core.locate import locate; print(locate(sys.argv[1]))")
+
+
+@pytest.fixture
+def hub():
+    with HubServer() as server:
+        yield server
+
+
+@pytest.fixture
+def online(hub, tmp_path, monkeypatch):
+    """What a command needs in its environment to reach the server, before its client is imported."""
+    settings = {
+        "HF_ENDPOINT": hub.endpoint,
+        "HF_HUB_OFFLINE": "0",
+        "HF_HOME": str(tmp_path / "hf"),
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+    }
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path / "hf"
+
+
+@pytest.fixture
+def logged_in(online):
+    online.mkdir(parents=True, exist_ok=True)
+    (online / "token").write_text(TOKEN)
+
+
+@pytest.fixture(scope="session")
+def big_model(tmp_path_factory, tokenizers):
+    """A model whose weights are fetched in two parts."""
+    folder = tmp_path_factory.mktemp("big") / "model"
+    rows = BIG // (4 * 64)
+    make_model(folder, tokenizers["byte-level", "en"], "llama", width=64, rows=rows, seed=3)
+    assert (folder / "model.safetensors").stat().st_size > BIG
+    return folder
+
+
+def clp(*arguments, **environment):
+    command = [sys.executable, "-m", "clp_core", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ | environment)
+
+
+def result_of(*arguments):
+    done = clp(*arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def refused(*arguments, code=2):
+    done = clp(*arguments)
+    assert done.returncode == code, done.stderr
+    told = [line for line in done.stderr.splitlines() if line.startswith("clp: ")]
+    assert "Traceback" not in done.stderr
+    (line,) = told
+    return line
+
+
+def weights_asked(hub):
+    return [request for request in hub.log if request.method == "GET" and "/cdn/" in request.path]
+
+
+def test_model_is_fetched_by_its_id_and_then_found_without_the_network(hub, online, pair, monkeypatch):
+    hub.add("org/name", pair[0])
+    found = result_of("prepare", "org/name")
+    folder = Path(found["folder"])
+    assert folder.parts[-3:-1] == ("models--org--name", "snapshots")
+    assert folder.name == hub.repos["models", "org/name"].refs["main"]
+    assert same_weights(folder, pair[0])
+    asked = len(hub.log)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert fetched("org/name") == folder
+    assert len(hub.log) == asked
+
+
+def test_progress_of_bytes_is_in_the_heartbeat_of_the_job(hub, online, big_model, workspace):
+    from clp_core.jobs.submit import submit_prepare
+
+    hub.add("org/big", big_model)
+    hub.slow_s = 0.002
+    job = submit_prepare(workspace, "org/big")
+    total = (big_model / "model.safetensors").stat().st_size
+    seen = set()
+
+    def has_moved():
+        beat = job.heartbeat()
+        if beat.get("phase") == "fetching org/big":
+            assert beat["bytes_total"] == total
+            seen.add(beat["bytes_done"])
+        return any(0 < done < total for done in seen) or job.status().is_over
+
+    wait_for(has_moved, 120)
+    assert end_of(job, 120).state == "finished", job.log_tail()
+    assert any(0 < done < total for done in seen)
+
+
+def test_connection_that_breaks_is_taken_up_where_it_broke(hub, online, big_model):
+    hub.add("org/big", big_model)
+    hub.drop("/cdn/", STEP + 1000)
+    folder = fetched("org/big")
+    first, second = weights_asked(hub)
+    assert first.sent == STEP + 1000
+    assert second.range == f"bytes={STEP}-"
+    assert same_weights(folder, big_model)
+
+
+def test_second_try_asks_only_for_the_rest(hub, online, big_model):
+    hub.add("org/big", big_model)
+    hub.drop("/cdn/", STEP + 1000)
+    hub.drop("/cdn/", 0, times=99)
+    told = refused("prepare", "org/big", code=1)
+    assert "the connection broke while org/big was fetched; what came is kept: run it again" in told
+    hub.drops.clear()
+    before = len(weights_asked(hub))
+    folder = fetched("org/big")
+    (last,) = weights_asked(hub)[before:]
+    assert last.range == f"bytes={STEP}-"
+    assert last.sent == (big_model / "model.safetensors").stat().st_size - STEP
+    assert same_weights(folder, big_model)
+    assert not list(online.rglob("*.incomplete"))
+
+
+def test_killed_fetch_is_gone_on_with(hub, online, big_model):
+    hub.add("org/big", big_model)
+    hub.slow_s = 0.003
+    process = subprocess.Popen([*LOCATE, "org/big"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for(lambda: any(path.stat().st_size >= STEP for path in online.rglob("*.clp.incomplete")), 120)
+    process.kill()
+    process.wait()
+    hub.slow_s = 0.0
+    folder = fetched("org/big")
+    assert weights_asked(hub)[-1].range == f"bytes={STEP}-"
+    assert same_weights(folder, big_model)
+
+
+def test_part_of_another_content_is_not_kept(hub, online, big_model):
+    hub.add("org/big", big_model)
+    hub.drop("/cdn/", STEP + 1000)
+    hub.drop("/cdn/", 0, times=99)
+    refused("prepare", "org/big", code=1)
+    hub.drops.clear()
+    (part,) = online.rglob("*.clp.incomplete")
+    with open(part, "r+b") as file:
+        file.write(b"spoilt")
+    assert "came with another content than the Hub names; run it again" in refused("prepare", "org/big", code=1)
+    assert same_weights(fetched("org/big"), big_model)
+
+
+def test_only_the_weights_that_are_loaded_are_fetched(hub, online, pair):
+    files = {path.name: path.read_bytes() for path in pair[0].iterdir()}
+    weights = files.pop("model.safetensors")
+    index = {"metadata": {}, "weight_map": {"a": "model-00001-of-00001.safetensors"}}
+    files |= {
+        "model.safetensors.index.json": json.dumps(index).encode(),
+        "model-00001-of-00001.safetensors": weights,
+        "consolidated.safetensors": b"x" * 2_000_000,
+        "pytorch_model.bin": b"x" * 2_000_000,
+        "onnx/config.json": b"{}",
+    }
+    hub.add("org/name", files)
+    fetched("org/name")
+    assert {request.path.rpartition("/")[2] for request in weights_asked(hub)} == {"model-00001-of-00001.safetensors"}
+    assert not any("onnx" in request.path for request in hub.log)
+
+
+def test_pickled_weights_are_fetched_where_there_are_no_others(hub, online, pair):
+    files = {path.name: path.read_bytes() for path in pair[0].iterdir() if path.name != "model.safetensors"}
+    hub.add("org/old", files | {"pytorch_model.bin": b"\x80" + b"x" * 2_000_000})
+    folder = fetched("org/old")
+    assert (folder / "pytorch_model.bin").stat().st_size == 2_000_001
+
+
+def test_revision_is_fetched_that_the_name_asks_for(hub, online, pair):
+    repo = hub.add("org/name", pair[1])
+    first = repo.refs["main"]
+    hub.commit(repo, pair[0], "second")
+    assert fetched(f"org/name@{first}").name == first
+    assert fetched("org/name").name == repo.refs["main"] != first
+    assert "but not that revision" in refused("prepare", "org/name@none")
+    assert HubName.parse("org/name@v1.0/x") == HubName("org/name", "v1.0/x")
+    assert HubName.parse("org/name@") is HubName.parse("../x") is HubName.parse("a/b/c") is None
+
+
+def test_each_way_to_be_refused_is_told_in_a_line_of_its_own(hub, online, pair):
+    hub.add("org/gated", pair[0], gated=True)
+    hub.add("org/private", pair[0], private=True)
+    hub.add("org/nothing", {"README.md": b"nothing here"})
+    hub.add("org/gguf", {"config.json": b"{}", "model.gguf": b"x"})
+    told = refused("prepare", "org/gated")
+    assert (
+        f"org/gated is gated: accept its terms on its page, then run `hf auth login` ({hub.endpoint}/org/gated" in told
+    )
+    for name in ("org/private", "org/none"):
+        assert f"the Hub has no model {name} that is open to you" in (told := refused("prepare", name))
+        assert "if it is private, run `hf auth login`" in told
+    assert "holds no config.json on the Hub" in refused("prepare", "org/nothing")
+    assert "holds no weights that can be read" in refused("prepare", "org/gguf")
+
+
+def test_token_without_rights_is_told_apart_from_no_token(hub, online, logged_in, pair):
+    hub.add("org/gated", pair[0], gated=True)
+    assert "your account has no access yet, or your token no right to gated models" in refused("prepare", "org/gated")
+    assert "your account or token has no access" in refused("prepare", "org/none")
+    hub.add("org/name", pair[0])
+    hub.fail("/api/models/org/name", 401, headers={"X-Error-Message": "Invalid credentials in Authorization header"})
+    assert "the Hub refuses org/name to your token" in refused("prepare", "org/name")
+
+
+def test_token_goes_to_the_hub_alone(hub, online, logged_in, big_model):
+    hub.add("org/big", big_model, private=True)
+    fetched("org/big")
+    assert all(request.has_token for request in hub.log if "/resolve/" in request.path)
+    assert not any(request.has_token for request in weights_asked(hub))
+
+
+def test_hub_that_is_down_for_a_moment_is_asked_again(hub, online, big_model):
+    hub.add("org/big", big_model)
+    for text in ("/api/models/org/big", "HEAD /org/big/resolve", "GET /cdn/"):
+        hub.fail(text, 503)
+    assert same_weights(fetched("org/big"), big_model)
+
+
+def test_hub_that_stays_down_is_told_and_what_is_cached_is_used(hub, online, pair):
+    hub.add("org/name", pair[0])
+    hub.fail("/api/models/org/name", 501, times=99)
+    assert "the Hub answers 501 for org/name" in refused("prepare", "org/name", code=1)
+    hub.failures.clear()
+    folder = fetched("org/name")
+    hub.fail("/api/models/org/name", 501, times=99)
+    assert fetched("org/name") == folder
+
+
+def test_hub_out_of_reach_is_told(online, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    assert "the Hub could not be reached; check the spelling or the network, or give a local folder" in refused(
+        "prepare", "org/name"
+    )
+
+
+def test_model_that_does_not_fit_is_refused_before_it_is_fetched(hub, online, big_model):
+    hub.add("org/big", big_model)
+    code = (
+        "import shutil, sys; from clp_core.cli import main; "
+        "shutil.disk_usage = lambda path: type('U', (), {'free': 1000, 'total': 1, 'used': 1})(); main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code, "prepare", "org/big"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "make room" in done.stderr
+    assert not weights_asked(hub)
+
+
+def test_disk_that_fills_up_is_told_and_what_came_is_kept(hub, online, big_model):
+    hub.add("org/big", big_model)
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (STEP + 4096, STEP + 4096))
+
+    command = [sys.executable, "-m", "clp_core", "prepare", "org/big"]
+    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit)
+    assert done.returncode == 2
+    assert "clp: the disk is full: org/big does not fit; make room" in done.stderr
+    folder = fetched("org/big")
+    assert weights_asked(hub)[-1].range == f"bytes={STEP + 4096}-"
+    assert same_weights(folder, big_model)
+
+
+def test_page_finds_a_fetched_model_again(hub, online, pair):
+    """The client itself calls a snapshot incomplete that lacks files nobody asked for."""
+    hub.add("org/name", {path.name: path.read_bytes() for path in pair[0].iterdir()} | {"logo.png": b"x"})
+    folder = fetched("org/name")
+    code = "from components.models import folder_of; print(folder_of('org/name'))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert found.stdout.strip() == str(folder), found.stderr
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
+def test_dataset_of_the_server_streams(hub, online, tmp_path, ending):
+    import pyarrow
+    import pyarrow.parquet
+
+    lines = [{"text": f"Zeile {i}"} for i in range(50)]
+    if ending == "jsonl":
+        data = "".join(json.dumps(line) + "\n" for line in lines).encode()
+    else:
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(lines), tmp_path / "x.parquet")
+        data = (tmp_path / "x.parquet").read_bytes()
+    hub.add("org/text", {f"train.{ending}": data, "README.md": b"---\nlicense: mit\n---\n"}, kind="datasets")
+    code = (
+        "import datasets, json; found = datasets.load_dataset('org/text', split='train', streaming=True); "
+        "print(json.dumps(list(found)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert json.loads(done.stdout.splitlines()[-1]) == lines, done.stderr
+
+
+def fetched(name):
+    """Return where ``locate`` puts a model, in a process of its own."""
+    done = subprocess.run([*LOCATE, name], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return Path(done.stdout.strip())
+
+
+def same_weights(folder, model):
+    return (folder / "model.safetensors").read_bytes() == (model / "model.safetensors").read_bytes()
+
+
+MODEL = f"{USER}/german"
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory, tokenizers):
+    """A target of a transfer, whose source's card states a licence."""
+    return made_target(tmp_path_factory.mktemp("target"), tokenizers)
+
+
+@pytest.fixture
+def exported_run(workspace, target):
+    """A model that was trained and exported."""
+    job = make_run(workspace, "a german run", lines_of(200), model=str(target))
+    add_checkpoint(job, target, 200, bits=1.5)
+    output = workspace.models / "exported"
+    export(ExportOptions(job.id, str(output)), workspace)
+    return output
+
+
+def uploads(hub):
+    return [request for request in hub.log if request.method == "PUT"]
+
+
+def test_dry_run_says_all_and_changes_nothing(hub, online, logged_in, exported_run):
+    (exported_run / "notes.xyz").write_text("mine")
+    found = result_of(
+        "push",
+        exported_run,
+        MODEL,
+        "--language",
+        "de",
+        "--dataset",
+        "org/text",
+        "--dataset-license",
+        "cc-by-sa-3.0",
+        "--dry-run",
+    )
+    assert (found["repo"], found["visibility"], found["exists"], found["user"]) == (MODEL, "private", False, USER)
+    assert (found["problems"], found["licence"], found["dry_run"]) == ([], "apache-2.0", True)
+    names = {file["name"]: file["bytes"] for file in found["files"]}
+    assert names["model.safetensors"] == (exported_run / "model.safetensors").stat().st_size
+    assert set(names) == {
+        "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
+        "clp_transfer.json", "clp_provenance.parquet", "clp_training.json", "training_curve.csv", "README.md",
+    }  # fmt: skip
+    assert found["left_out"] == [{"name": "notes.xyz", "reason": "no part of a model"}]
+    assert "license: apache-2.0" in found["card"]
+    assert "- org/text" in found["card"]
+    assert "| training text | cc-by-sa-3.0 |" in found["card"]
+    assert f'from_pretrained("{MODEL}")' in found["card"]
+    assert not hub.repos
+    assert {request.method for request in hub.log} <= {"GET", "HEAD"}
+
+
+def test_pushed_model_is_fetched_again_the_same(hub, online, logged_in, exported_run):
+    pushed = result_of("push", exported_run, MODEL, "--language", "de", "--message", "the first")
+    repo = hub.repos["models", MODEL]
+    assert repo.private
+    assert (pushed["commit"], pushed["url"]) == (repo.refs["main"], f"{hub.endpoint}/{MODEL}")
+    assert repo.messages == ["initial commit", "the first"]
+    assert not any(request.has_token for request in hub.log if "/cdn/" in request.path)
+    folder = fetched(MODEL)
+    assert same_weights(folder, exported_run)
+    assert (folder / "tokenizer.json").read_bytes() == (exported_run / "tokenizer.json").read_bytes()
+    assert (folder / "README.md").read_text() == result_of(
+        "push", exported_run, MODEL, "--language", "de", "--dry-run"
+    )["card"]
+
+
+def test_nothing_pushed_holds_a_path_of_this_machine_or_a_token(hub, online, logged_in, exported_run, target, tmp_path):
+    config = json.loads((exported_run / "config.json").read_text())
+    (exported_run / "config.json").write_text(json.dumps(config | {"_name_or_path": str(target)}))
+    done = clp("push", exported_run, MODEL, "--json")
+    assert done.returncode == 0, done.stderr
+    pushed = b"\n".join(hub.repos["models", MODEL].files.values())
+    for place in (tmp_path, target.parent, Path.home() / "x", Path.cwd(), TOKEN):
+        assert str(place).encode() not in pushed
+    assert TOKEN not in done.stdout + done.stderr
+    assert not any(TOKEN in path.read_text(errors="replace") for path in exported_run.iterdir())
+    report = json.loads(hub.repos["models", MODEL].files["clp_transfer.json"])
+    assert (report["source"], report["helper"], report["output"]) == ("source", "helper", "german")
+
+
+def test_interrupted_push_leaves_no_commit_and_the_next_sends_the_rest(hub, online, logged_in, exported_run):
+    weights = hashlib.sha256((exported_run / "model.safetensors").read_bytes()).hexdigest()
+    hub.fail(f"PUT /lfs/{weights}", 400)
+    assert f"the Hub answers 400 for {MODEL}" in refused("push", exported_run, MODEL, code=1)
+    assert hub.repos["models", MODEL].messages == ["initial commit"]
+    hub.fail("POST /api/models/tester/german/commit", 400)
+    refused("push", exported_run, MODEL, code=1)
+    assert hub.repos["models", MODEL].messages == ["initial commit"]
+    result_of("push", exported_run, MODEL)
+    sent = [request.path.rpartition("/")[2] for request in uploads(hub) if request.status == 200]
+    assert len(sent) == len(set(sent)) == 2  # provenance and weights, each once in three tries
+    assert same_files(hub.repos["models", MODEL].files, exported_run)
+
+
+def test_upload_that_breaks_off_is_told():
+    from huggingface_hub.errors import HTTPError
+
+    told = "the connection broke while a/b was pushed; run it again to go on"
+    with pytest.raises(ClpError, match=told), explained("a/b", "pushed"):
+        raise RuntimeError("Error while uploading 'x' to the Hub.") from HTTPError("broken pipe")
+
+
+def test_killed_push_leaves_no_commit(hub, online, logged_in, exported_run):
+    hub.drop("PUT /lfs/", 10_000, times=99)
+    process = subprocess.Popen([sys.executable, "-m", "clp_core", "push", str(exported_run), MODEL], env=os.environ)
+    wait_for(lambda: uploads(hub), 120)
+    process.kill()
+    process.wait()
+    assert hub.repos["models", MODEL].messages == ["initial commit"]
+
+
+def same_files(files, folder):
+    weights = [name for name in files if name.endswith(".safetensors")]
+    return weights == ["model.safetensors"] and files[weights[0]] == (folder / weights[0]).read_bytes()
+
+
+def test_hub_that_is_down_for_a_moment_gets_the_push_all_the_same(hub, online, logged_in, exported_run):
+    for text in ("/api/whoami-v2", "/preupload/", "PUT /lfs/", "/commit/"):
+        hub.fail(text, 503)
+    result_of("push", exported_run, MODEL)
+    assert len(hub.repos["models", MODEL].messages) == 2
+
+
+def test_files_of_the_model_that_was_there_before_go(hub, online, logged_in, exported_run):
+    before = {
+        "model-00001-of-00002.safetensors": b"x",
+        "model.safetensors.index.json": b"{}",
+        "merges.txt": b"of another tokenizer",
+        "picture.png": b"y",
+        "README.md": b"old",
+    }
+    hub.add(MODEL, before, private=True)
+    planned = result_of("push", exported_run, MODEL, "--dry-run")
+    assert planned["removed"] == ["merges.txt", "model-00001-of-00002.safetensors", "model.safetensors.index.json"]
+    assert "replaced in the repository: README.md" in planned["notes"]
+    result_of("push", exported_run, MODEL)
+    held = hub.repos["models", MODEL].files
+    assert held["picture.png"] == b"y"
+    assert not set(held) & set(planned["removed"])
+    assert same_files(held, exported_run)
+
+
+def test_push_needs_a_login_and_the_right_account(hub, online, exported_run):
+    assert "nobody is logged in on the Hub here; run `hf auth login`" in refused("push", exported_run, MODEL)
+    online.mkdir(exist_ok=True)
+    (online / "token").write_text(TOKEN)
+    told = refused("push", exported_run, "somebody/german")
+    assert f"{USER}, who is logged in, cannot push to somebody; choose {USER}/..." in told
+    (online / "token").write_text("hf_" + "x" * 24)
+    assert "does not know the token that is used here" in refused("push", exported_run, MODEL)
+    assert not hub.repos
+
+
+def test_public_is_only_what_is_asked_to_be(hub, online, logged_in, exported_run):
+    repo = hub.add(MODEL, {"a.txt": b"a"})
+    assert f"{MODEL} is public; add --public to push to it" in refused("push", exported_run, MODEL)
+    assert len(repo.commits) == 1
+    assert result_of("push", exported_run, MODEL, "--public")["visibility"] == "public"
+    result_of("push", exported_run, f"{USER}/new", "--public")
+    assert not hub.repos["models", f"{USER}/new"].private
+    hub.add(f"{USER}/kept", {"a.txt": b"a"}, private=True)
+    found = result_of("push", exported_run, f"{USER}/kept", "--public", "--dry-run")
+    assert found["visibility"] == "private"
+    assert "the repository is private and stays so" in found["notes"][0]
+
+
+def test_licence_must_be_stated(hub, online, logged_in, pair, tmp_path):
+    shutil.copytree(pair[0], tmp_path / "model")
+    told = refused("push", tmp_path / "model", MODEL)
+    assert "no licence is stated: the source's card names none" in told
+    assert "give --license" in told
+    found = result_of("push", tmp_path / "model", MODEL, "--dry-run")
+    assert len(found["problems"]) == 1
+    assert "| this model | not stated |" in found["card"]
+    assert not hub.repos
+    assert "license: mit" in result_of("push", tmp_path / "model", MODEL, "--license", "mit")["card"]
+
+
+def test_card_that_the_user_wrote_is_kept(hub, online, logged_in, exported_run):
+    (exported_run / "README.md").write_text("---\nlicense: gpl-3.0\n---\n\n# Mine\n\nWhat I found out.\n")
+    card = result_of("push", exported_run, MODEL, "--license", "mit", "--dry-run")["card"]
+    assert card.endswith("# Mine\n\nWhat I found out.\n")
+    assert "license: mit" in card.split("---")[1]
+
+
+def test_what_is_no_whole_model_is_not_pushed(hub, online, logged_in, exported_run, workspace, tmp_path, pair):
+    def refusal(folder, repo=MODEL, **more):
+        with pytest.raises(InputError) as told:
+            push(PushOptions(str(folder), repo, **{"license": "mit"} | more), workspace)
+        return str(told.value)
+
+    assert "there is no folder" in refusal(tmp_path / "none")
+    (tmp_path / "empty").mkdir()
+    assert "is no model folder" in refusal(tmp_path / "empty")
+    pickled = shutil.copytree(pair[0], tmp_path / "pickled")
+    (pickled / "pytorch_model.bin").write_bytes(b"\x80")
+    assert "holds pickles, which can run code on who opens them: pytorch_model.bin" in refusal(pickled)
+    short = shutil.copytree(pair[0], tmp_path / "short")
+    with open(short / "model.safetensors", "r+b") as file:
+        file.truncate(1000)
+    assert "no whole safetensors file" in refusal(short)
+    mute = shutil.copytree(pair[0], tmp_path / "mute", ignore=shutil.ignore_patterns("tokenizer.json"))
+    assert "holds no tokenizer" in refusal(mute)
+    assert "--license 'M I T' is no licence's name" in refusal(exported_run, license="M I T")
+    assert "is no repository's name; give owner/name" in refusal(exported_run, "german")
+    assert "--language 'German' is no language's code" in refusal(exported_run, language=("German",))
+    assert "holds an access token" in refusal(exported_run, message="hf_" + "a" * 30)
+    (job,) = JobStore(workspace.jobs).jobs()
+    (job.path / "checkpoints" / "checkpoint-200" / "manifest.json").unlink()
+    assert "is no complete checkpoint" in refusal(job.path / "checkpoints" / "checkpoint-200")
+    assert not hub.log
+
+
+def test_checkpoint_is_pushed_without_its_run_state(hub, online, logged_in, exported_run, workspace):
+    (job,) = JobStore(workspace.jobs).jobs()
+    found = result_of("push", job.path / "checkpoints" / "checkpoint-200", MODEL, "--dry-run")
+    assert {file["reason"] for file in found["left_out"]} == {"optimiser or run state"}
+    assert {"model.safetensors", "clp_training.json", "training_curve.csv"} <= {file["name"] for file in found["files"]}
+    assert "| run" not in found["card"]
+    assert "## Training" in found["card"]
+
+
+def test_push_as_a_job_tells_its_progress_and_writes_no_token(hub, online, logged_in, exported_run, workspace):
+    hub.fail("PUT /lfs/", 503, times=2)
+    job = submit_push(workspace, PushOptions(str(exported_run), MODEL, language=("de",)))
+    assert job.command == f"clp push {exported_run} {MODEL} --language de"
+    phases = set()
+
+    def is_over():
+        phases.add(job.heartbeat().get("phase"))
+        return job.status().is_over
+
+    wait_for(is_over, 120)
+    assert job.status().state == "finished", job.log_tail()
+    assert any(str(phase).startswith("uploading ") for phase in phases)
+    assert job.result()["commit"] == hub.repos["models", MODEL].refs["main"]
+    assert not any(TOKEN in path.read_text(errors="replace") for path in job.path.rglob("*") if path.is_file())
+
+
+def test_dry_run_without_the_network_still_shows_files_and_card(online, exported_run, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    found = result_of("push", exported_run, MODEL, "--dry-run")
+    assert found["exists"] is None
+    assert "the Hub could not be reached" in found["problems"]
+    assert found["files"]
+    assert "# german" in found["card"]
