@@ -22,6 +22,7 @@ navigation = st.navigation(
             st.Page("pages/projection.py", title="Projection", icon=":material/scatter_plot:"),
         ],
         "Build": [
+            st.Page("pages/helper.py", title="Helper", icon=":material/egg:"),
             st.Page("pages/transfer.py", title="Transfer", icon=":material/move_down:"),
             st.Page("pages/train.py", title="Train", icon=":material/model_training:"),
         ],

@@ -13,33 +13,33 @@ import re
 import signal
 import socket
 import sys
-import time
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from clp_core.answers import GenerateOptions
 from clp_core.cli_compare import compare_command
 from clp_core.cli_explore import agreement_command, near_duplicates_command, neighbors_command, project_command
+from clp_core.cli_helper import pretrain_command, tokenizer_command
 from clp_core.cli_hub import export_command, push_command
 from clp_core.cli_jobs import jobs_app
 from clp_core.cli_output import Json, emit, options_command, print_table, terminal_progress, written
 from clp_core.cli_playground import generate_command, playground_command
+from clp_core.cli_train import tell_run
 from clp_core.documents import DEFAULT_FIELD
 from clp_core.errors import ClpError, InputError
 from clp_core.export import ExportOptions
 from clp_core.options import help_of
 from clp_core.playground import PlaygroundOptions
+from clp_core.pretraining import PretrainOptions
 from clp_core.projection import ProjectOptions
 from clp_core.push import PushOptions
+from clp_core.tokenizer_training import TokenizerOptions
 from clp_core.train_options import TrainOptions
 from clp_core.transfer_options import TransferOptions
 from clp_core.workspace import Workspace
-
-if TYPE_CHECKING:
-    from clp_core.jobs import Job
 
 app = typer.Typer(
     name="clp",
@@ -58,8 +58,8 @@ options_command(jobs_app, ExportOptions, "export", positional=("job",))(export_c
 options_command(app, PushOptions, "push", positional=("model", "repo"))(push_command)
 options_command(app, GenerateOptions, "generate", positional=("models",))(generate_command)
 options_command(app, PlaygroundOptions, "playground", positional=("models",))(playground_command)
-
-FOLLOW_S = 0.5
+options_command(app, TokenizerOptions, "tokenizer")(tokenizer_command)
+options_command(app, PretrainOptions, "pretrain")(pretrain_command)
 
 
 @app.command()
@@ -186,47 +186,7 @@ def train_command(
     """Train a model on, as a job that outlives this terminal when detached."""
     from clp_core.jobs.submit import submit_train
 
-    job = submit_train(Workspace.current(), options)
-    for warning in job.plan["warnings"]:
-        typer.echo(f"warning: {warning}", err=True)
-    if not detach:
-        follow(job)
-    status = job.status()
-    step, tokens = job.progress()
-    result = job.result()
-    figures = {"job": str(job.path), "state": status.state, "step": step, "tokens": tokens}
-    figures |= {key: result.get(key) for key in ("eval_loss", "bits_per_byte")}
-    if status.state in ("failed", "lost"):
-        raise ClpError(f"{job.id} {status.state}: {status.reason}")
-    emit(
-        figures,
-        as_json,
-        lambda found: typer.echo("\n".join(f"{key}: {written(value)}" for key, value in found.items())),
-    )
-
-
-def follow(job: Job) -> None:
-    """Show a run's progress on stderr until it is over; Ctrl+C asks it to save and stop."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(job.name, total=job.plan["steps"])
-        while not job.status().is_over:
-            try:
-                status = job.status()
-                told = f"{job.name}: {status.state}" + (f", {status.reason}" if status.reason else "")
-                bar.update(task, completed=job.progress()[0], description=told)
-                time.sleep(FOLLOW_S)
-            except KeyboardInterrupt:
-                job.ask_stop()
-        bar.update(task, completed=job.progress()[0])
+    tell_run(submit_train(Workspace.current(), options), detach=detach, as_json=as_json)
 
 
 @app.command()

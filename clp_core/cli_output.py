@@ -105,8 +105,9 @@ def options_command(app: typer.Typer, options: type, name: str, positional: Sequ
 
     def decorate(run: Callable[..., None]) -> Callable[..., None]:
         hints = get_type_hints(options)
+        fields = [item for item in dataclasses.fields(options) if item.init]
         parameters = []
-        for item in dataclasses.fields(options):
+        for item in fields:
             hint: Any = list[str] if hints[item.name] == tuple[str, ...] else hints[item.name]
             about: Any = typer.Option(help=item.metadata["help"])
             if item.name in positional:
@@ -121,7 +122,7 @@ def options_command(app: typer.Typer, options: type, name: str, positional: Sequ
         extra = [p for p in inspect.signature(run, eval_str=True).parameters.values() if p.name != "options"]
 
         def command(**given: Any) -> None:
-            values = {item.name: given.pop(item.name) for item in dataclasses.fields(options)}
+            values = {item.name: given.pop(item.name) for item in fields}
             values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
             run(options(**values), **given)
 

@@ -13,6 +13,7 @@ from clp_core.locate import read_json
 
 ENVIRONMENT = "CLP_WORKSPACE"
 REPORT_FILE = "clp_transfer.json"
+TOKENIZER_REPORT_FILE = "clp_tokenizer.json"
 MANIFEST_FILE = "manifest.json"
 
 
@@ -61,6 +62,11 @@ class Workspace:
         return self.root / "models"
 
     @property
+    def tokenizers(self) -> Path:
+        """Folder of the tokenizers that were trained here."""
+        return self.root / "tokenizers"
+
+    @property
     def texts(self) -> Path:
         """Folder of the texts."""
         return self.root / "texts"
@@ -104,6 +110,11 @@ class Workspace:
     def list_texts(self) -> list[Path]:
         """Return the text files, by name."""
         return sorted(path for path in self.texts.glob("*.txt") if path.is_file())
+
+    def list_tokenizers(self) -> list[Path]:
+        """Return the folders of the tokenizers that were trained here, newest first."""
+        reports = [path for path in self.tokenizers.glob(f"*/{TOKENIZER_REPORT_FILE}") if path.parent.name[0] != "."]
+        return [path.parent for path in sorted(reports, key=lambda path: path.stat().st_mtime, reverse=True)]
 
     def list_training_texts(self) -> list[Path]:
         """Return what a run can be trained on, by name: text files of every form, and folders that hold some."""

@@ -105,6 +105,7 @@ def pair_bar() -> Pair:
         st.info(
             "Choose a source and a helper above, or run `clp demo` to unpack the demo pair.", icon=":material/info:"
         )
+        st.page_link("pages/helper.py", label="No helper? Make one", icon=":material/egg:")
         st.stop()
     return Pair(source, helper)
 

@@ -106,6 +106,7 @@ with left:
         alt="The models of the workspace",
     )
     st.caption(f"Put models into `{space.models}`, or name any folder or Hub id where a page asks for a model.")
+    st.page_link("pages/helper.py", label="No helper for a language? Make one", icon=":material/egg:")
 with right:
     st.subheader("Texts and jobs")
     st.dataframe(

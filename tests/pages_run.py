@@ -5,7 +5,7 @@ from pathlib import Path
 from streamlit.testing.v1 import AppTest
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("overview", "overlap", "tokens", "projection", "transfer", "train", "runs", "compare", "playground")
+PAGES = ("overview", "overlap", "tokens", "projection", "helper", "transfer", "train", "runs", "compare", "playground")
 
 
 def open_page(name, **query):

@@ -9,7 +9,7 @@ from test_jobs import end_of
 
 from clp_core.jobs import JobStore
 
-PAGES = ("overlap", "tokens", "projection", "transfer", "train", "runs", "compare", "playground")
+PAGES = ("overlap", "tokens", "projection", "helper", "transfer", "train", "runs", "compare", "playground")
 
 pytestmark = pytest.mark.browser
 if browser_path is None and not os.environ.get("CLP_REQUIRE_BROWSER"):

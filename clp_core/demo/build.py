@@ -25,7 +25,6 @@ import logging
 import lzma
 import math
 import os
-import re
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -33,6 +32,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from clp_core.holdout import normalise
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerFast
@@ -44,7 +45,6 @@ HELD_OUT_REMAINDER = 7
 HELD_OUT_EVERY = 50
 SHIPPED_HELD_OUT_EVERY = 10
 END_OF_TEXT = "<|endoftext|>"
-NOT_LETTERS = re.compile(r"[\W\d_]+")
 
 
 @dataclass(frozen=True)
@@ -64,11 +64,6 @@ class Recipe:
 
 SOURCE = Recipe(vocab_size=6144, epochs=6, learning_rate=1.5e-3, bf16_autocast=True)
 HELPER = Recipe(vocab_size=6144, epochs=8, learning_rate=2e-3)
-
-
-def normalise(line: str) -> str:
-    """Return the letters of a line, case folded, runs of anything else as one blank."""
-    return NOT_LETTERS.sub(" ", line.casefold()).strip()
 
 
 def line_hash(line: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from clp_core.jobs.job import Job
 from clp_core.jobs.metrics import read_tail
@@ -11,12 +12,20 @@ from clp_core.training_plan import TrainPlan
 RUNS = 3
 
 
+@dataclass(frozen=True)
+class Sized:
+    """What decides how fast a run is: its parameters and its kind of device, ``cpu`` or ``cuda``."""
+
+    parameters: int
+    device: str
+
+
 def pace(tokens: float, seconds: float) -> float | None:
     """Return tokens a second of training, or ``None`` where nothing is known yet."""
     return tokens / seconds if tokens > 0 and seconds > 0 else None
 
 
-def measured_speeds(jobs: Iterable[Job], plan: TrainPlan) -> list[float]:
+def measured_speeds(jobs: Iterable[Job], plan: TrainPlan | Sized) -> list[float]:
     """Return the tokens/s of the newest runs, three at most, with as many parameters on the same kind of device.
 
     They are those of whole runs, so what a run spends on evaluations and checkpoints is in them.

@@ -24,6 +24,8 @@ SCHEMA_VERSION = 3
 KINDS = (
     "demo",
     "prepare",
+    "tokenizer",
+    "pretrain",
     "transfer",
     "compare-methods",
     "train",

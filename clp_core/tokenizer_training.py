@@ -1,0 +1,345 @@
+"""Train a tokenizer on text of the target language, for a helper that does not exist yet.
+
+Two styles, both byte-pair encodings without unknown text:
+
+* ``byte-level``, as GPT-2, Llama 3 and Qwen have it: every character is written in the bytes of its UTF-8;
+* ``sentencepiece``, as Llama 2 and Gemma have it: characters stand for themselves, rare ones fall back to their bytes.
+
+Both cut a text into words before anything is merged: letters with their combining marks, numbers, and everything else,
+each with the blank before it. GPT-2's own rule cuts words at combining marks, which breaks up most scripts of India.
+Unigram is not offered: the trainer in ``tokenizers`` gives other scores in every run and has no byte fallback.
+
+Nothing is normalised by default, so every text comes back byte for byte; text that writes the same letter in two ways
+is told, and ``nfc`` reads both alike. The same text and options give the same tokenizer.json, byte for byte.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clp_core.documents import DEFAULT_FIELD, HUB_PREFIX, Texts
+from clp_core.errors import ClpError, InputError
+from clp_core.folders import refuse_if_inside
+from clp_core.jobs.job import Job
+from clp_core.jobs.submit import submit_command
+from clp_core.locate import locate
+from clp_core.options import help_of, option
+from clp_core.output_folder import LOCK_FILE, partial_folder, restore_replaced, take_name
+from clp_core.overlap import MATCHES, Overlap
+from clp_core.progress import report_progress
+from clp_core.target_files import lines_read_otherwise
+from clp_core.text_overlap import TokenizerFigures, measure_text
+from clp_core.text_survey import Survey
+from clp_core.train_options import TrainOptions
+from clp_core.vocabulary import WORD_START, Vocabulary
+from clp_core.workspace import TOKENIZER_REPORT_FILE, Workspace
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+STYLES = ("auto", "byte-level", "sentencepiece")
+NORMALIZATIONS = ("none", "nfc")
+END_OF_TEXT = "<|endoftext|>"
+UNKNOWN = "<unk>"
+N_BYTES = 256
+VOCAB_SIZES = ((1e6, 4096), (10e6, 8192), (100e6, 16384), (math.inf, 32768))
+"""Tokens to learn by the bytes of the text: a token must be seen some hundred times before its row says much."""
+
+TEXT_HELP = help_of(TrainOptions, "text").replace("training text", "text of the target language")
+MIXED_SHARE = 0.001
+RAW_IS_POOR = 0.8
+LETTERS = r"\p{L}\p{M}\x{200C}\x{200D}"
+WORDS = rf"BLANK?[{LETTERS}]+|BLANK?\p{{N}}+|BLANK?[^\s{LETTERS}\p{{N}}BLANK]+|\s+(?!\S)|\s+|BLANK"
+
+
+@dataclass(frozen=True)
+class TokenizerOptions:
+    """What the training of a tokenizer is asked to do."""
+
+    text: tuple[str, ...] = option(help=TEXT_HELP)
+    output: str = option(help="folder to write the tokenizer to")
+    vocab_size: int = option(0, help="tokens in all; 0: by the text's size, 4,096 to 32,768", minimum=0)
+    source: str = option("", help="source model of the transfer to come: its overlap with the tokenizer is told")
+    style: str = option(
+        "auto", help="how tokens are written; auto: as the source does, byte-level without one", choices=STYLES
+    )
+    min_frequency: int = option(2, help="how often two pieces must stand together to become a token", minimum=1)
+    split_digits: bool = option(False, help="every digit is a token of its own, which most sources have too")
+    normalization: str = option(
+        "none",
+        help="none keeps every byte; nfc reads letters that are written in two ways alike",
+        choices=NORMALIZATIONS,
+    )
+    end_of_text: str = option(
+        "", help=f"token that ends a text; without it the source's, so that its row is copied, else {END_OF_TEXT}"
+    )
+    pad_token: str = option("", help="a token for padding, such as <|pad|>; training here needs none")
+    text_field: str = option(DEFAULT_FIELD, help=help_of(TrainOptions, "text_field"))
+    overwrite: bool = option(False, help="replace an output folder that holds a tokenizer")
+
+    def __post_init__(self) -> None:
+        """Refuse bad values by naming the field."""
+        if not self.text:
+            raise InputError("--text is missing; name text of the target language")
+        if not self.output.strip():
+            raise InputError("--output is empty; name a folder")
+        for name, choices in (("style", STYLES), ("normalization", NORMALIZATIONS)):
+            if getattr(self, name) not in choices:
+                raise InputError(f"--{name} {getattr(self, name)!r} is unknown; use one of {', '.join(choices)}")
+        if self.vocab_size < 0 or self.min_frequency < 1:
+            name, least = ("vocab-size", 0) if self.vocab_size < 0 else ("min-frequency", 1)
+            raise InputError(f"--{name} must be {least} or more")
+        if 0 < self.vocab_size <= N_BYTES + 1:
+            raise InputError(
+                f"--vocab-size {self.vocab_size} has no room beyond {N_BYTES} single bytes and the end of text, so "
+                f"nothing would be learned; give more than {2 * N_BYTES}"
+            )
+        for name in ("end_of_text", "pad_token"):
+            token = getattr(self, name)
+            if token and (token.split() != [token] or not token.isprintable()):
+                raise InputError(f"--{name.replace('_', '-')} {token!r} holds blanks or what cannot be shown")
+        if self.pad_token and self.pad_token == (self.end_of_text or END_OF_TEXT):
+            raise InputError("--pad-token is the end-of-text token; choose another string, or leave it out")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is trained, with nothing left open.
+
+    Attributes:
+        style: ``byte-level`` or ``sentencepiece``.
+        vocab_size: tokens in all.
+        special: end of text first, then the padding token and the unknown token, where there are such.
+        alphabet: characters that stand for themselves, before any merge.
+        options: the options.
+    """
+
+    style: str
+    vocab_size: int
+    special: tuple[str, ...]
+    alphabet: tuple[str, ...]
+    options: TokenizerOptions
+
+    @classmethod
+    def of(cls, options: TokenizerOptions, style: str, survey: Survey, source: Vocabulary | None) -> Recipe:
+        """Choose what the options leave open.
+
+        Raises:
+            InputError: the vocabulary has no room for a single merge.
+        """
+        from tokenizers import pre_tokenizers
+
+        special = [options.end_of_text or end_of(source)]
+        special += [options.pad_token] if options.pad_token else []
+        if len(set(special)) < len(special):
+            raise InputError(f"--pad-token {special[0]} is the end-of-text token; choose another string")
+        if style == "byte-level":
+            alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+            n_bytes = 0
+        else:
+            special += [UNKNOWN] if UNKNOWN not in special else []
+            alphabet = survey.alphabet()
+            n_bytes = N_BYTES
+        size = options.vocab_size or next(n for bound, n in VOCAB_SIZES if survey.bytes < bound)
+        least = len(special) + n_bytes + len(alphabet)
+        if size <= least:
+            raise InputError(
+                f"--vocab-size {size:,} has no room beyond {least:,} single bytes, characters and special tokens, so "
+                f"nothing would be learned; give more than {2 * least:,}"
+            )
+        return cls(style, size, tuple(special), tuple(alphabet), options)
+
+    def train(self, documents: Iterator[str]) -> Tokenizer:
+        """Train the tokenizer on documents."""
+        from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+        is_bytes = self.style == "byte-level"
+        words = Regex(WORDS.replace("BLANK", " " if is_bytes else WORD_START))
+        parts: list[Any] = [pre_tokenizers.Split(words, "isolated")]
+        if self.options.split_digits:
+            parts.append(pre_tokenizers.Digits(individual_digits=True))
+        special = list(self.special)
+        if is_bytes:
+            tokenizer = Tokenizer(models.BPE())
+            parts.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False))
+            tokenizer.decoder = decoders.ByteLevel()
+        else:
+            tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token=UNKNOWN))
+            parts.insert(0, pre_tokenizers.Metaspace(WORD_START, "first", split=False))
+            blanks = [decoders.Replace(WORD_START, " "), decoders.ByteFallback(), decoders.Fuse()]
+            tokenizer.decoder = decoders.Sequence([*blanks, decoders.Strip(" ", 1, 0)])
+            special += [f"<0x{byte:02X}>" for byte in range(N_BYTES)]
+        if self.options.normalization == "nfc":
+            tokenizer.normalizer = normalizers.NFC()
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(parts)
+        trainer = trainers.BpeTrainer(
+            vocab_size=self.vocab_size,
+            min_frequency=self.options.min_frequency,
+            special_tokens=special,
+            initial_alphabet=list(self.alphabet),
+            limit_alphabet=len(self.alphabet),
+            show_progress=False,
+        )
+        tokenizer.train_from_iterator(documents, trainer)
+        return tokenizer if is_bytes else with_plain_bytes(tokenizer)
+
+    def write(self, tokenizer: Tokenizer, folder: Path) -> None:
+        """Write the files that ``AutoTokenizer`` opens."""
+        from transformers import PreTrainedTokenizerFast
+
+        roles = {"bos_token": self.special[0], "eos_token": self.special[0]}
+        if self.options.pad_token:
+            roles["pad_token"] = self.options.pad_token
+        if self.style == "sentencepiece":
+            roles["unk_token"] = UNKNOWN
+        PreTrainedTokenizerFast(tokenizer_object=tokenizer, **roles).save_pretrained(folder)
+
+
+def with_plain_bytes(tokenizer: Tokenizer) -> Tokenizer:
+    """Return a tokenizer whose byte tokens are ordinary ones: a text that spells ``<0x41>`` is no byte."""
+    from tokenizers import Tokenizer
+
+    description = json.loads(tokenizer.to_str())
+    description["added_tokens"] = [t for t in description["added_tokens"] if not t["content"].startswith("<0x")]
+    return Tokenizer.from_str(json.dumps(description, ensure_ascii=False))
+
+
+def end_of(source: Vocabulary | None) -> str:
+    """Return the string of a source's end-of-text token, or the usual one."""
+    held = source.roles.get("eos") if source is not None else None
+    return str(source.tokens[held]) if source is not None and held is not None else END_OF_TEXT
+
+
+def train_tokenizer(options: TokenizerOptions) -> dict[str, Any]:
+    """Train a tokenizer, write and reopen it; return the report.
+
+    The folder is made beside its place and takes its name once AutoTokenizer reads a thousand lines as its
+    tokenizer.json does.
+
+    Raises:
+        InputError: a text or the source cannot be used, the vocabulary is too small, or the output is there already.
+    """
+    began = time.monotonic()
+    output = Path(options.output).expanduser().absolute()
+    check_place(output, options.overwrite)
+    texts = Texts.open(options.text, options.text_field)
+    paths = [Path(text).expanduser() for text in options.text if not text.startswith(HUB_PREFIX)]
+    folder = locate(options.source, weights=False) if options.source else None
+    refuse_if_inside(output, *paths, *([folder] if folder else []))
+    source = Vocabulary.open(folder, options.source) if folder else None
+    style = options.style
+    if style == "auto":
+        style = "sentencepiece" if source is not None and source.family == "sentencepiece" else "byte-level"
+    survey = Survey.of(texts, count_characters=style == "sentencepiece")
+    recipe = Recipe.of(options, style, survey, source)
+    tokenizer = recipe.train(survey.training(texts))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with partial_folder(output) as part:
+        recipe.write(tokenizer, part)
+        report_progress("reopening the tokenizer")
+        vocabulary = Vocabulary.open(part, output.name)
+        if lines_read_otherwise(part, vocabulary):
+            raise ClpError("AutoTokenizer reads the new tokenizer otherwise than it was trained; it is not kept")
+        report = report_of(recipe, survey, vocabulary, source) | {"seconds": round(time.monotonic() - began, 2)}
+        report = {"output": str(output), **report}
+        (part / TOKENIZER_REPORT_FILE).write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+        restore_replaced(output)
+        check_place(output, options.overwrite)
+        take_name(part, output, options.overwrite)
+    return report
+
+
+def submit_tokenizer(workspace: Workspace, options: TokenizerOptions) -> Job:
+    """Start training a tokenizer as a job."""
+    return submit_command(workspace, "tokenizer", options, [], Path(options.output).name)
+
+
+def check_place(output: Path, overwrite: bool) -> None:
+    """Refuse an output that would lose something.
+
+    Raises:
+        InputError: it exists and ``overwrite`` is off, or it is no folder of a tokenizer alone.
+    """
+    if not output.exists():
+        return
+    if not output.is_dir():
+        raise InputError(f"{output} is a file; choose another --output")
+    others = [path.name for path in output.iterdir() if path.name != LOCK_FILE]
+    if others and (not (output / "tokenizer.json").is_file() or (output / "config.json").is_file()):
+        raise InputError(f"{output} holds more than a tokenizer, so it is not replaced; choose another --output")
+    if not overwrite:
+        raise InputError(f"{output} exists and is kept; choose another --output, or add --overwrite")
+
+
+def report_of(recipe: Recipe, survey: Survey, vocabulary: Vocabulary, source: Vocabulary | None) -> dict[str, Any]:
+    """Return the figures of a new tokenizer, beside the source's where there is one, and what to know of them."""
+    report_progress("measuring the tokenizer")
+    text = survey.measured_text
+    own = TokenizerFigures.of(vocabulary, text)
+    options = recipe.options
+    warnings = []
+    if vocabulary.size < recipe.vocab_size:
+        warnings.append(
+            f"the text gave {vocabulary.size:,} of {recipe.vocab_size:,} tokens: no other two pieces stand together "
+            f"{options.min_frequency} times; give more text, or ask for fewer"
+        )
+    if options.normalization == "none" and survey.mixed > MIXED_SHARE * survey.documents:
+        warnings.append(
+            f"{survey.mixed:,} of {survey.documents:,} documents write letters in parts (not NFC), and the tokenizer "
+            "learns both spellings; --normalization nfc reads them alike"
+        )
+    compared = None
+    if source is not None:
+        compared, told = compare_with(source, vocabulary, text, own)
+        warnings += told
+    return {
+        "size": vocabulary.size,
+        "bytes_per_token": own.bytes_per_token,
+        "fertility": own.fertility,
+        "measured_on": survey.measured_on,
+        "style": recipe.style,
+        "end_of_text": recipe.special[0],
+        "documents": survey.documents,
+        "bytes": survey.bytes,
+        "source": compared,
+        "options": asdict(options),
+        "content": vocabulary.content,
+        "warnings": warnings,
+    }
+
+
+def compare_with(
+    source: Vocabulary, vocabulary: Vocabulary, text: str, own: TokenizerFigures
+) -> tuple[dict[str, Any], list[str]]:
+    """Return what a tokenizer has in common with the source's on a text, and what to do about it."""
+    overlaps = {match: Overlap.of(source, vocabulary, match) for match in MATCHES}
+    on_text = measure_text(overlaps["raw"], text)
+    ids = on_text.target_reading.ids
+    found: dict[str, Any] = {
+        "name": source.name,
+        "size": source.size,
+        "bytes_per_token": on_text.source_bytes_per_token,
+        "fertility": on_text.source_fertility,
+    }
+    for match, overlap in overlaps.items():
+        found[match] = {
+            "overlap": overlap.size,
+            "share_of_target": overlap.share_of_target,
+            "coverage": float((overlap.source_ids[ids] >= 0).mean()),
+        }
+    warnings = []
+    raw, canonical = overlaps["raw"].size, overlaps["canonical"].size
+    if raw < RAW_IS_POOR * canonical:
+        warnings.append(
+            f"the source has {canonical:,} of the tokens by their bytes but {raw:,} by their strings: transfer with "
+            "--match canonical"
+        )
+    if on_text.source_bytes_per_token >= own.bytes_per_token:
+        warnings.append("the source's own tokenizer needs no more tokens for this text, so a new one gains nothing")
+    return found, warnings
