@@ -6,13 +6,14 @@ import math
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from clp_core.checkpoint import Checkpoint
+from clp_core.cluster import LAUNCHERS, check_cluster_options
 from clp_core.corpus import check_texts, estimate_tokens
 from clp_core.errors import InputError
 from clp_core.jobs.queue import DeviceQueue
@@ -31,6 +32,8 @@ ADAM_BYTES_PER_PARAMETER = 16
 CHECKPOINT_BYTES_PER_PARAMETER = 12
 WEIGHT_BYTES_PER_PARAMETER = 4
 LOGITS_SHARE_OF_MEMORY = 0.15
+UNKNOWN_MEMORY_BYTES = 16_000_000_000
+"""How much is put through the model at once where nobody said what memory a cluster's GPUs have."""
 DEVICE = re.compile(r"auto|cpu|cuda(:\d+(,\d+)*)?")
 
 
@@ -63,6 +66,28 @@ class TrainOptions:
     precision: str = option(
         "auto", help="of the products; auto: bf16 on GPUs and on CPUs with matrix units for it", choices=PRECISIONS
     )
+    launcher: str = option("local", help="who starts the run: this machine, or Slurm on others", choices=LAUNCHERS)
+    nodes: int = option(1, help="with Slurm: machines", minimum=1)
+    gpus_per_node: int = option(
+        1, help="with Slurm: GPUs on each machine, one process each; 0: train on CPUs", minimum=0
+    )
+    processes_per_node: int = option(1, help="with Slurm, on CPUs: processes on each machine", minimum=1)
+    cpus_per_process: int = option(2, help="with Slurm: cores for each process", minimum=1)
+    memory_gb: float = option(
+        0.0,
+        help="with Slurm: memory of one GPU in GB (on CPUs: for one process), checked before the start; 0: not known",
+        minimum=0.0,
+    )
+    time_limit: str = option("", help="with Slurm: minutes, 12:00:00 or 2-00:00:00; empty: the partition's own limit")
+    partition: str = option("", help="with Slurm: partition; empty: the default one")
+    account: str = option("", help="with Slurm: account that pays")
+    sbatch: tuple[str, ...] = option(
+        (), help="with Slurm: another option of sbatch, as in --sbatch=--mem=64G; may be given more than once"
+    )
+    script: str = option("", help="with Slurm: file of an edited script, used as it is; --show-script prints one")
+    signal_before_s: int = option(
+        300, help="with Slurm: seconds before the time limit at which the run saves and goes back to the queue"
+    )
 
     def __post_init__(self) -> None:
         """Refuse bad values by naming the field."""
@@ -86,6 +111,11 @@ class TrainOptions:
         if self.keep_last < 1:
             raise InputError("--keep-last must be at least 1: a run goes on from its newest checkpoint")
         self._check_place()
+        self._check_launcher()
+
+    def _check_launcher(self) -> None:
+        changed = [item.name for item in fields(self) if getattr(self, item.name) != item.default]
+        check_cluster_options(self, changed)
 
     def _check_place(self) -> None:
         if not DEVICE.fullmatch(self.device):
@@ -101,7 +131,8 @@ class TrainPlan:
     Attributes:
         parameters: number of the model's parameters.
         device: ``cpu`` or ``cuda``.
-        devices: what the run holds while it trains: ``cpu``, or GPUs as ``cuda:0``; one process each.
+        devices: what the run holds while it trains: ``cpu``, or GPUs as ``cuda:0``; one process each. None where
+            Slurm gives it its machines.
         bf16: whether products are computed in bfloat16; weights and sums stay float32.
         block_length: tokens a block.
         step_blocks: blocks an optimiser step.
@@ -116,6 +147,8 @@ class TrainPlan:
         tokenizer: a name for the tokenizer's content.
         memory_bytes: memory the run is expected to need on its device.
         disk_bytes: disk the checkpoints are expected to need, the one being written included.
+        nodes: machines.
+        processes: training processes on all of them.
     """
 
     parameters: int
@@ -135,6 +168,8 @@ class TrainPlan:
     tokenizer: str
     memory_bytes: int
     disk_bytes: int
+    nodes: int = 1
+    processes: int = 1
 
     @property
     def step_tokens(self) -> int:
@@ -170,18 +205,27 @@ class Device:
         name: what it is.
         names: what a run holds: ``cpu``, or the GPUs as ``cuda:0``.
         free_bytes: memory a run can have on it (on the fullest of several): what is free; where a run of this queue
-            is on it, all of it, as that will be over.
+            is on it, all of it, as that will be over. 0 where it is not known.
+        nodes: machines.
+        processes: on a cluster, the processes to start there.
     """
 
     kind: str
     name: str
     names: tuple[str, ...]
     free_bytes: int
+    nodes: int = 1
+    processes: int = 0
 
     @property
     def count(self) -> int:
-        """Processes to start: one a GPU, one on the CPU."""
-        return len(self.names)
+        """Processes to start: one a GPU, one on the CPU; on a cluster as many as were asked for."""
+        return self.processes or len(self.names)
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it is this machine's."""
+        return not self.processes
 
 
 @dataclass(frozen=True)
@@ -192,6 +236,25 @@ class Gpu:
     name: str
     free_bytes: int
     total_bytes: int
+
+
+def place_of(options: TrainOptions) -> Device:
+    """Return where a run will train: on this machine's device, or on the machines it asks Slurm for.
+
+    Raises:
+        InputError: a GPU of this machine is wanted and there is none, or none of that number.
+    """
+    return place_on_cluster(options) if options.launcher == "slurm" else find_device(options.device)
+
+
+def place_on_cluster(options: TrainOptions) -> Device:
+    """Return the machines that a run asks Slurm for; what this one has does not matter."""
+    each = options.gpus_per_node or options.processes_per_node
+    unit = ("GPU" if each == 1 else "GPUs") if options.gpus_per_node else ("process" if each == 1 else "processes")
+    machines = "1 machine" if options.nodes == 1 else f"{options.nodes} machines"
+    name = f"{machines} with {each} {unit}{' each' if options.nodes > 1 else ''}, through Slurm"
+    kind = "cuda" if options.gpus_per_node else "cpu"
+    return Device(kind, name, (), int(options.memory_gb * 1e9), options.nodes, options.nodes * each)
 
 
 def find_device(wanted: str = "auto") -> Device:
@@ -243,7 +306,7 @@ def list_gpus() -> list[Gpu]:
 def has_fast_bf16(device: Device) -> bool:
     """Say whether bfloat16 products are faster than float32 ones on a device: on GPUs, and on CPUs with AMX."""
     cpu = Path("/proc/cpuinfo")
-    return device.kind == "cuda" or (cpu.is_file() and "amx_bf16" in cpu.read_text())
+    return device.kind == "cuda" or (device.is_here and cpu.is_file() and "amx_bf16" in cpu.read_text())
 
 
 def by_size(parameters: int, table: Sequence[tuple[float, float]]) -> float:
@@ -270,7 +333,7 @@ def plan(options: TrainOptions, folder: Path) -> TrainPlan:
         raise InputError(f"--block-length {options.block_length} is longer than the model's {positions} positions")
     block_length = options.block_length or min(positions, MAX_BLOCK)
     parameters = checkpoint.n_parameters
-    device = find_device(options.device)
+    device = place_of(options)
     batch_tokens = options.batch_tokens or int(by_size(parameters, BATCH_TOKENS))
     step_blocks = max(1, round(batch_tokens / block_length / device.count)) * device.count
     if options.max_steps:
@@ -280,13 +343,13 @@ def plan(options: TrainOptions, folder: Path) -> TrainPlan:
         steps = math.ceil((options.max_tokens or epochs * text_tokens) / (block_length * step_blocks))
     logits = 4 * 3 * block_length * vocabulary.n_ids
     own_blocks = step_blocks // device.count
-    micro = max(1, min(own_blocks, int(LOGITS_SHARE_OF_MEMORY * device.free_bytes / logits)))
+    micro = max(1, min(own_blocks, int(LOGITS_SHARE_OF_MEMORY * (device.free_bytes or UNKNOWN_MEMORY_BYTES) / logits)))
     micro = next(size for size in range(micro, 0, -1) if own_blocks % size == 0)
     bytes_kept = CHECKPOINT_BYTES_PER_PARAMETER * (options.keep_last + 1)
     bytes_kept += 0 if options.only_last else WEIGHT_BYTES_PER_PARAMETER
     eval_every = options.eval_every or max(MIN_STEPS_BETWEEN_EVALUATIONS, math.ceil(steps / EVALUATIONS))
     memory = ADAM_BYTES_PER_PARAMETER * parameters + 2 * micro * logits
-    if memory > device.free_bytes:
+    if memory > device.free_bytes and (device.is_here or device.free_bytes):
         raise InputError(
             f"training needs about {memory / 1e9:.1f} GB on {device.name}, {device.free_bytes / 1e9:.1f} GB free; "
             "end what else runs there or choose a smaller model"
@@ -309,4 +372,6 @@ def plan(options: TrainOptions, folder: Path) -> TrainPlan:
         tokenizer=vocabulary.content,
         memory_bytes=memory,
         disk_bytes=parameters * bytes_kept,
+        nodes=device.nodes,
+        processes=device.count,
     )
