@@ -98,7 +98,7 @@ def state_row(job: Job, metrics: RunMetrics) -> None:
 
 def buttons_of_a_living_run(job: Job) -> None:
     """Offer to stop a run, and once that was asked, to end it at once."""
-    if not job.stop_asked:
+    if not job.stop_asked or job.requeue_asked:
         label = "Leave the queue" if job.status().state == "queued" else "Stop and save"
         st.button(label, icon=":material/stop:", key=f"stop_{job.id}", on_click=job.ask_stop)
     else:

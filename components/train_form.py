@@ -9,11 +9,13 @@ from typing import Any
 
 import streamlit as st
 
+from clp_core.cluster import CLUSTER_FIELDS
 from clp_core.errors import InputError
 from clp_core.jobs import Job, JobStore
 from clp_core.options import MISSING, help_of
 from clp_core.training_plan import PRECISIONS, TrainOptions, list_gpus
 from clp_core.workspace import ModelEntry, Workspace
+from components import slurm_form
 from components.messages import plain
 from components.models import choose_model, folder_of
 from components.models import texts as texts_here
@@ -88,7 +90,8 @@ def form(space: Workspace, entries: list[ModelEntry], job: Job | None) -> Filled
     limits = budget(given, of)
     default_name = f"{job.name} again" if job is not None else f"train {Path(model).name}"
     name = st.text_input("Name of the run", default_name, key=f"name_{of}_{model}", help=help_of(TrainOptions, "name"))
-    more = more_settings(given, of)
+    where = slurm_form.fields(given, of)
+    more = more_settings(given, of, here=not where)
     if not text or not eval_text:
         return None
     options = TrainOptions(
@@ -98,6 +101,7 @@ def form(space: Workspace, entries: list[ModelEntry], job: Job | None) -> Filled
         name=name.strip(),
         **limits,
         **more,
+        **where,
     )
     return Filled(options, folder)
 
@@ -142,9 +146,10 @@ def budget(given: Mapping[str, Any], of: str) -> dict[str, int]:
     return {}
 
 
-def more_settings(given: Mapping[str, Any], of: str) -> dict[str, Any]:
-    """Let the user change the settings that have a default."""
-    changed = any(given[name] != DEFAULTS[name] for name in DEFAULTS if name not in ("name", "max_steps", "max_tokens"))
+def more_settings(given: Mapping[str, Any], of: str, *, here: bool) -> dict[str, Any]:
+    """Let the user change the settings that have a default; the device, where the run is on this machine."""
+    elsewhere = ("name", "max_steps", "max_tokens", "launcher", *CLUSTER_FIELDS)
+    changed = any(given[name] != DEFAULTS[name] for name in DEFAULTS if name not in elsewhere)
 
     def about(name: str) -> dict[str, Any]:
         return {"key": f"{name}_{of}", "help": help_of(TrainOptions, name)}
@@ -154,8 +159,6 @@ def more_settings(given: Mapping[str, Any], of: str) -> dict[str, Any]:
 
     with st.expander("More settings", expanded=changed):
         a, b, c = st.columns(3)
-        devices = ["auto", "cpu", "cuda", *[f"cuda:{gpu.index}" for gpu in list_gpus()]]
-        devices += [] if given["device"] in devices else [given["device"]]
         rate = a.number_input(
             "Learning rate", 0.0, 0.99, given["learning_rate"], format="%.6f", **about("learning_rate")
         )
@@ -169,10 +172,17 @@ def more_settings(given: Mapping[str, Any], of: str) -> dict[str, Any]:
             "save_every": count(a, "Checkpoint every", "save_every"),
             "keep_last": count(b, "Checkpoints to keep", "keep_last"),
             "seed": count(c, "Seed", "seed"),
-            "device": a.selectbox("Device", devices, index=devices.index(given["device"]), **about("device")),
+            "device": device_field(a, given, about("device")) if here else "auto",
             "precision": b.selectbox(
                 "Precision", PRECISIONS, index=PRECISIONS.index(given["precision"]), **about("precision")
             ),
             "prompt": c.text_input("Prompt of the samples", given["prompt"], **about("prompt")),
             "only_last": a.checkbox("Keep the newest only", given["only_last"], **about("only_last")),
         }
+
+
+def device_field(place: Any, given: Mapping[str, Any], about: Mapping[str, Any]) -> str:
+    """Let the user choose a device of this machine."""
+    devices = ["auto", "cpu", "cuda", *[f"cuda:{gpu.index}" for gpu in list_gpus()]]
+    devices += [] if given["device"] in devices else [given["device"]]
+    return str(place.selectbox("Device", devices, index=devices.index(given["device"]), **about))

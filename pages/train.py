@@ -8,9 +8,9 @@ import streamlit as st
 from clp_core.jobs import Job, JobStore
 from clp_core.jobs.queue import DeviceQueue
 from clp_core.jobs.speed import measured_speeds
-from clp_core.jobs.submit import command_of, submit_train
-from clp_core.training_plan import TrainOptions, TrainPlan, find_device, plan
-from components import train_form
+from clp_core.jobs.submit import submit_train, train_command
+from clp_core.training_plan import TrainOptions, TrainPlan, place_of, plan
+from components import slurm_form, train_form
 from components.messages import cards, command, number, plain, question, size
 from components.models import models, workspace
 from components.models import texts as texts_here
@@ -35,14 +35,15 @@ if not entries or not texts_here():
 header = st.container()
 left, right = st.columns([5, 4], gap="large")
 with left:
-    filled = train_form.form(space, entries, train_form.cloned_run(space))
+    cloned = train_form.cloned_run(space)
+    filled = train_form.form(space, entries, cloned)
 if filled is None:
     with header:
         question("What will it cost and what will I get?", "Choose a training text and a held-out text.")
     st.stop()
 options = filled.options
 chosen = planned(options, str(filled.folder))
-device = find_device(options.device)
+device = place_of(options)
 ahead = DeviceQueue.of_this_machine().ahead(chosen.devices)
 speeds = measured_speeds([job for job in jobs if job.kind == "train"], chosen)
 minutes = sorted(chosen.tokens / speed / 60 for speed in speeds)
@@ -60,6 +61,7 @@ with header:
         "What will it cost and what will I get?",
         f"**{number(chosen.steps)}** steps over **{number(chosen.tokens)}** tokens on {plain(device.name)}: {told}.",
     )
+to_be_had = f"{size(device.free_bytes)} can be had on {device.name}" if device.free_bytes else "Not checked."
 with right:
     st.subheader("Plan")
     cards(
@@ -72,13 +74,13 @@ with right:
         {
             "Memory": (
                 size(chosen.memory_bytes),
-                "weights, optimiser and logits; activations, Python and libraries come on top. "
-                f"{size(device.free_bytes)} can be had on {device.name}",
+                f"weights, optimiser and logits; activations, Python and libraries come on top. {to_be_had}",
             ),
             "Disk": (size(chosen.disk_bytes), "for the checkpoints that are kept and the one being written"),
         }
     )
     kept = f"the last {number(options.keep_last)}" + ("" if options.only_last else " and the best")
+    place = f"after {number(len(ahead))} runs" if ahead else "starts at once"
     facts = {
         "parameters": number(chosen.parameters),
         "tokens a step": f"{number(chosen.step_tokens)} ({chosen.step_blocks} blocks of {number(chosen.block_length)})",
@@ -87,13 +89,14 @@ with right:
         "products in": "bfloat16" if chosen.bf16 else "float32",
         "evaluation": f"every {number(chosen.eval_every)} steps",
         "checkpoints": f"every {number(chosen.save_every)} steps, {kept} are kept",
-        "devices": ", ".join(chosen.devices),
+        "devices": ", ".join(chosen.devices) or device.name,
         "measured pace": ", ".join(number(speed, 0, "tokens/s") for speed in speeds) or "–",
-        "place in the queue": f"after {number(len(ahead))} runs" if ahead else "starts at once",
+        "place in the queue": place if device.is_here else "Slurm decides",
     }
     st.dataframe(pd.DataFrame(facts.items(), columns=["setting", "planned"]), hide_index=True, alt="What is planned")
-    command(command_of("train", options))
-    if st.session_state.get("started_options") == options:
+    script = "" if device.is_here else slurm_form.script_area(options, chosen, space, cloned)
+    command(train_command(options, script))
+    if st.session_state.get("started_options") == (options, script):
         started = Job(space.jobs / st.session_state["started"])
         st.success(plain(f"{started.name}: {started.status().state}."), icon=":material/check:")
         watch = {"run": started.id}
@@ -105,9 +108,9 @@ with right:
             plain(f"{', '.join(chosen.devices)} is taken: this run starts by itself after {names}."),
             icon=":material/hourglass_top:",
         )
-    label = "Put in the queue" if ahead else "Start training"
+    label = "Put in the queue" if ahead else "Start training" if device.is_here else "Hand to Slurm"
     if st.button(label, type="primary", icon=":material/play_arrow:", key="start"):
-        job = submit_train(space, options)
+        job = submit_train(space, options, script)
         remember("run", job.id)
-        st.session_state["started"], st.session_state["started_options"] = job.id, options
+        st.session_state["started"], st.session_state["started_options"] = job.id, (options, script)
         st.rerun()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -210,7 +210,7 @@ def submit_train(workspace: Workspace, options: TrainOptions, script: str = "") 
         "train",
         arguments,
         torchrun(chosen) if chosen.devices else [],
-        command=command_of("train", options),
+        command=train_command(options, script if edited else ""),
         name=options.name,
         plan=chosen.as_json(),
         fingerprints={str(folder): fingerprint(folder), "eval_text": content_of(Path(options.eval_text))},
@@ -218,6 +218,11 @@ def submit_train(workspace: Workspace, options: TrainOptions, script: str = "") 
         launcher=options.launcher,
         script=script,
     )
+
+
+def train_command(options: TrainOptions, edited: str = "") -> str:
+    """Return the command that starts a run; an edited script is the file that the run's directory keeps."""
+    return command_of("train", replace(options, script=options.script or (SCRIPT_FILE if edited else "")))
 
 
 def preview_script(workspace: Workspace, options: TrainOptions) -> str:
