@@ -141,6 +141,11 @@ def arguments_of(plan: TrainPlan, options: dict[str, Any], output: Path, *, resu
     """Return the Trainer's arguments for a plan."""
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     micro = max(1, min(plan.micro_blocks, plan.step_blocks // processes))
+    if plan.step_blocks % (micro * processes):  # a script for Slurm that was edited
+        raise InputError(
+            f"a step of {plan.step_blocks} blocks, planned for {plan.processes} processes, cannot be shared by "
+            f"{processes}; start as many as were planned, or a multiple or half of it"
+        )
     on_gpu = plan.device == "cuda"
     return TrainingArguments(
         output_dir=str(output),

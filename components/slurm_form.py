@@ -49,9 +49,7 @@ def asked(given: Mapping[str, Any], of: str) -> dict[str, Any]:
 
     a, b, c = st.columns(3)
     values: dict[str, Any] = {"nodes": count(a, "Machines", "nodes")}
-    kind = b.segmented_control(
-        "Train on", [GPUS, CPUS], default=GPUS if given["gpus_per_node"] else CPUS, required=True, key=f"kind_{of}"
-    )
+    kind = b.selectbox("Train on", [GPUS, CPUS], index=0 if given["gpus_per_node"] else 1, key=f"kind_{of}")
     if kind == GPUS:
         values["gpus_per_node"] = count(c, "GPUs a machine", "gpus_per_node")
     else:

@@ -397,9 +397,13 @@ def supervise(job, code, **given):
     return subprocess.run(command, env=environment, timeout=60, check=False).returncode
 
 
+DONE = """
+import json, os, pathlib
+(pathlib.Path(os.environ["CLP_JOB_DIR"]) / "result.json").write_text(json.dumps({"outcome": "finished", "step": 60}))
+"""
 SAVED = """
-import json, os, pathlib, signal, sys, time
-job = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else pathlib.Path(os.environ["CLP_JOB_DIR"])
+import json, os, pathlib, signal, time
+job = pathlib.Path(os.environ["CLP_JOB_DIR"])
 os.kill(os.getppid(), signal.SIGUSR1)
 while not any((job / "control" / name).exists() for name in ("stop", "requeue")): time.sleep(0.05)
 {more}
@@ -417,7 +421,7 @@ def test_signal_before_the_limit_saves_and_gives_the_job_back_to_the_queue(slurm
     told = "its time was nearly up: saved at step 40, waits to go on; Slurm: waits for its time to begin (BeginTime)"
     assert status.reason == told
     slurm.say()
-    assert supervise(job, "print('again')", SLURM_RESTART_COUNT="1") == 0
+    assert supervise(job, DONE, SLURM_RESTART_COUNT="1") == 0
     assert (job.status().state, job.status().attempt) == ("finished", 2)
 
 
@@ -440,7 +444,7 @@ def test_script_that_slurm_starts_again_goes_on_unless_the_run_is_over_or_stoppe
     running_on(job, "died")
     slurm.queue("PENDING", "BeginTime")
     assert job.status().reason.startswith("Slurm took its machines; it begins again; Slurm: waits")
-    supervise(job, "pass", SLURM_RESTART_COUNT="1")
+    supervise(job, DONE, SLURM_RESTART_COUNT="1")
     assert (job.status().state, job.status().attempt) == ("finished", 2)
     supervise(job, "raise SystemExit('it ran')", SLURM_RESTART_COUNT="2")
     assert (job.status().state, job.status().attempt) == ("finished", 2)
@@ -473,6 +477,37 @@ def test_run_that_slurm_ends_says_why(slurm, job, due, restarts, state, told):
     assert status.state == state
     assert status.reason.startswith(told)
     assert not job.stop_asked  # nobody has asked: it may go on
+
+
+def test_processes_that_are_gone_without_a_result_have_not_finished(slurm, job):
+    slurm.say(scontrol=["JobId=77 JobState=COMPLETING Restarts=1", "", 0])
+    late = "import os, subprocess; subprocess.Popen(['sh', '-c', f'sleep 1; kill -TERM {os.getppid()}'])"
+    supervise(job, late)  # a machine fails: srun ends with 0, then Slurm ends the job
+    assert job.written_status().state == "queued"
+    slurm.say(scontrol=["JobId=77 JobState=RUNNING Restarts=0", "", 0])
+    supervise(job, "pass")
+    assert (job.status().state, job.status().reason.partition(";")[0]) == (
+        "failed",
+        "its processes ended without a result",
+    )
+
+
+def test_failed_training_tells_its_own_reason(slurm, job):
+    supervise(job, "raise SystemExit('clp: the disk is made of cheese')")
+    assert (job.status().state, job.status().reason) == ("failed", "the disk is made of cheese")
+
+
+def test_other_number_of_processes_than_planned_keeps_the_step_or_is_refused(tmp_path, monkeypatch):
+    from clp_core.training import arguments_of
+
+    chosen = TrainPlan.of_spec(asdict(PLAN) | {"step_blocks": 24, "micro_blocks": 4, "processes": 6})
+    for processes in (1, 3, 6, 12, 24):
+        monkeypatch.setenv("WORLD_SIZE", str(processes))
+        found = arguments_of(chosen, {"weight_decay": 0.1, "seed": 1}, tmp_path, resumes=False)
+        assert found.per_device_train_batch_size * found.gradient_accumulation_steps * processes == 24
+    monkeypatch.setenv("WORLD_SIZE", "4")  # six blocks each, four at once
+    with pytest.raises(InputError, match="planned for 6 processes, cannot be shared by 4"):
+        arguments_of(chosen, {"weight_decay": 0.1, "seed": 1}, tmp_path, resumes=False)
 
 
 def test_lines_of_squeue_are_read_whatever_stands_in_them():

@@ -21,12 +21,14 @@ from clp_core.jobs import slurm_control
 from clp_core.jobs.job import Job
 from clp_core.jobs.slurm import BEFORE_START, goes_on_from, joined, kept
 from clp_core.jobs.slurm_control import NoAnswerError
-from clp_core.jobs.supervisor import Supervisor, supervise
+from clp_core.jobs.supervisor import POLL_S, Supervisor, supervise
 
 SRUN_GRACE_S = 10.0
 """Slurm kills everything 30 s (KillWait) after its TERM, also a supervisor that has not written its last word."""
+HEARING_S = 3.0
 CAUSE = re.compile(r"\*\*\* JOB \d+ ON .* CANCELLED AT .*?DUE TO ([A-Z ]+)")
 TIME_LIMIT = "TIME LIMIT"
+OUT_OF_TIME = "Slurm: it ran into its time limit before it had saved"
 
 
 class SlurmSupervisor(Supervisor):
@@ -79,10 +81,18 @@ class SlurmSupervisor(Supervisor):
 
     def _conclude(self, code: int) -> int:
         job = self._job
-        if job.requeue_asked and code == 0 and job.result().get("outcome") == "stopped":
-            return self._go_back_to_the_queue()
-        if self._ended_by_slurm_at is not None and code != 0 and not job.kill_asked:
+        if code == 0 and job.result():
+            wants_more = job.requeue_asked and job.result().get("outcome") == "stopped"
+            return self._go_back_to_the_queue() if wants_more else super()._conclude(code)
+        # Where Slurm ends the job, srun may be gone, even with 0, a moment before the supervisor hears of it.
+        deadline = time.monotonic() + HEARING_S
+        while self._ended_by_slurm_at is None and not job.kill_asked and time.monotonic() < deadline:
+            time.sleep(POLL_S)
+        if self._ended_by_slurm_at is not None and not job.kill_asked:
             return self._end_for_slurm(code)
+        if code == 0:
+            job.write_status("failed", "its processes ended without a result; the log may say why", code)
+            return 1
         return super()._conclude(code)
 
     def _go_back_to_the_queue(self) -> int:
@@ -107,7 +117,7 @@ class SlurmSupervisor(Supervisor):
             job.write_status("queued", f"{told}; it {goes_on_from(job)}", code)
         elif cause == TIME_LIMIT:
             cure = "give it a longer --time-limit or a longer --signal-before-s, and resume it"
-            job.write_status("failed", joined("Slurm: it ran into its time limit before it had saved", kept(job), cure))
+            job.write_status("failed", joined(OUT_OF_TIME, kept(job), cure), code)
         else:
             told = f"Slurm: it was cancelled{f' due to {cause.lower()}' if cause else ''}"
             job.write_status("stopped", joined(told, kept(job)), code)
