@@ -137,15 +137,25 @@ def block_order(n_blocks: int, wanted: int, seed: int) -> np.ndarray:
     return np.concatenate([generator.permutation(n_blocks) for _ in range(passes)])[:wanted]
 
 
-def arguments_of(plan: TrainPlan, options: dict[str, Any], output: Path, *, resumes: bool) -> TrainingArguments:
-    """Return the Trainer's arguments for a plan."""
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
+def blocks_at_once(plan: TrainPlan, processes: int) -> int:
+    """Return how many blocks each process puts through the model at once, so that the step stays the planned one.
+
+    Raises:
+        InputError: other processes than planned were started, and the step cannot be shared by them.
+    """
     micro = max(1, min(plan.micro_blocks, plan.step_blocks // processes))
     if plan.step_blocks % (micro * processes):  # a script for Slurm that was edited
         raise InputError(
             f"a step of {plan.step_blocks} blocks, planned for {plan.processes} processes, cannot be shared by "
             f"{processes}; start as many as were planned, or a multiple or half of it"
         )
+    return micro
+
+
+def arguments_of(plan: TrainPlan, options: dict[str, Any], output: Path, *, resumes: bool) -> TrainingArguments:
+    """Return the Trainer's arguments for a plan."""
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    micro = blocks_at_once(plan, processes)
     on_gpu = plan.device == "cuda"
     return TrainingArguments(
         output_dir=str(output),

@@ -80,6 +80,8 @@ def state_row(job: Job, metrics: RunMetrics) -> None:
         badge(job, with_reason=status.state not in TOLD_BELOW)
         if status.attempt > 1:
             st.caption(f"attempt {status.attempt}")
+        if slurm_job := job.launcher.facts(job).get("slurm_job"):
+            st.caption(f"Slurm job {slurm_job}")
     with bar:
         phase = str(job.heartbeat().get("phase") or "") if status.state in ("running", "stopping") else ""
         told = f"{number(metrics.step)} of {number(plan['steps'])} steps"

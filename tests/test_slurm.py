@@ -33,8 +33,18 @@ name = pathlib.Path(__file__).name
 with open(folder / "calls", "a") as file:
     file.write(json.dumps([name, *sys.argv[1:]]) + "\\n")
 told = json.loads((folder / "answers.json").read_text()).get(name, ["", "", 0])
-sys.stdout.write(told[0]); sys.stderr.write(told[1]); sys.exit(told[2])
+sys.stdout.write(told[0]); sys.stderr.write(told[1])
+if told[2]: sys.exit(told[2])
 """
+
+CANCELS = (
+    FAKE
+    + """
+told = json.loads((folder / "answers.json").read_text())
+told["scontrol"][0] = told["scontrol"][0].replace("PENDING", "CANCELLED")
+(folder / "answers.json").write_text(json.dumps(told))
+"""
+)
 
 
 class FakeSlurm:
@@ -53,8 +63,9 @@ class FakeSlurm:
         (self.folder / "answers.json").write_text(json.dumps(defaults | answers))
         REGISTRY.forget()
 
-    def queue(self, state, reason="None", begins="N/A", job_id="77"):
-        self.say(squeue=[f"{job_id}|{state}|{begins}|{reason}\n", "", 0])
+    def queue(self, state, reason="None", begins="N/A", folder=""):
+        shown = [f"JobId=77 JobState={state} Reason={reason} Restarts=0 WorkDir={folder} StdErr=x", "", 0]
+        self.say(squeue=[f"77|{state}|{begins}|{reason}|{folder}\n", "", 0], scontrol=shown)
 
     def calls(self, name):
         file = self.folder / "calls"
@@ -241,6 +252,15 @@ def test_script_and_directory_are_handed_over(slurm, job):
     assert job.summary()["slurm_job"] == "77"
 
 
+def test_slurms_number_is_told_on_the_command_line_and_the_page(slurm, job, server_that_has_run_app_once):
+    slurm.queue("PENDING", "Priority")
+    assert "77" in clp("jobs", "show", job.id).stdout
+    assert json.loads(clp("jobs", "show", job.id, "--json").stdout)["slurm_job"] == "77"
+    app = check(open_page("runs", run=job.id))
+    assert "Slurm job 77" in [caption.value for caption in app.caption]
+    assert "Leave the queue" in [button.label for button in app.button]
+
+
 def test_log_file_with_a_percent_sign_is_not_filled_in(slurm, tmp_path):
     slurm_control.submit(tmp_path / "s", tmp_path / "100%j")
     assert f"--output={tmp_path}/100%%j/output.log" in slurm.calls("sbatch")[0]
@@ -297,10 +317,22 @@ def running_on(job, host):
     write_json(job.path / "process.json", {"pid": 4711, "host": host, "boot_id": "b", "create_time": 1.0})
 
 
-def test_run_that_slurm_has_forgotten_is_lost(slurm, job):
+def test_run_that_slurm_has_forgotten_is_lost_once_it_is_silent(slurm, job):
     running_on(job, "elsewhere")
-    slurm.say()
-    assert job.status().reason.startswith("Slurm: it is not in the queue any more, and how it ended is forgotten")
+    slurm.say(squeue=["77|PENDING|N/A|None|/jobs/of-another-cluster\n", "", 0])
+    assert (job.status().state, job.status().reason) == ("running", "on elsewhere")
+    write_json(job.path / "heartbeat.json", {"time": time.time() - 1000, "expect_next_s": 10})
+    status = job.status()
+    told = "Slurm: it is not in the queue any more, and how it ended is not known; nothing was saved"
+    assert (status.state, status.reason) == ("lost", told)
+    slurm.queue("RUNNING", folder=str(job.path))  # another machine asked another Slurm: nothing has stuck
+    assert job.status().state == "running"
+
+
+def test_job_of_another_cluster_with_the_same_number_is_not_cancelled(slurm, job):
+    slurm.queue("RUNNING", folder="/jobs/not-ours")
+    job.ask_stop(kill=True)
+    assert slurm.calls("scancel") == []
 
 
 def test_run_on_another_machine_is_as_its_files_say_while_slurm_runs_it(slurm, job):
@@ -336,30 +368,29 @@ def test_many_runs_are_asked_for_in_one_call(slurm, workspace, pair, texts):
     for i in range(4):
         slurm.say(sbatch=[f"{i + 1}\n", "", 0])
         jobs.append(submit_train(workspace, train_options(pair, texts, seed=i, **CLUSTER)))
-    slurm.say(squeue=["".join(f"{i + 1}|PENDING|N/A|Priority\n" for i in range(4)), "", 0])
+    slurm.say(squeue=["".join(f"{i + 1}|PENDING|N/A|Priority|\n" for i in range(4)), "", 0])
     before = len(slurm.calls("squeue"))
     assert {job.status().state for job in jobs for _ in range(3)} == {"queued"}
     assert len(slurm.calls("squeue")) - before == 1
 
 
 def test_waiting_run_is_cancelled_and_has_stopped(slurm, job):
-    slurm.say(scontrol=["JobId=77 JobState=CANCELLED Reason=None Restarts=0", "", 0])
+    slurm.queue("PENDING", folder=str(job.path))
+    (slurm.folder / "scancel").write_text(CANCELS.format(python=sys.executable))
     job.ask_stop()
     assert slurm.calls("scancel") == [["--state=PENDING", "77"]]
     assert (job.status().state, job.status().reason) == ("stopped", "stopped before it started")
 
 
 def test_run_that_began_meanwhile_is_left_to_its_supervisor(slurm, job):
-    slurm.say(
-        squeue=["77|RUNNING|N/A|None\n", "", 0], scontrol=["JobId=77 JobState=RUNNING Reason=None Restarts=0", "", 0]
-    )
+    slurm.queue("RUNNING")
     job.ask_stop()
     assert job.status().state == "queued"
     assert job.stop_asked
 
 
 def test_stop_while_slurm_is_silent_is_kept(slurm, job):
-    slurm.say(scancel=["", "scancel: error: Unable to contact slurm controller (connect failure)", 1])
+    slurm.say(scontrol=["", "scontrol: error: Unable to contact slurm controller (connect failure)", 1])
     job.ask_stop()
     assert job.stop_asked
     slurm.queue("CANCELLED")
@@ -426,7 +457,7 @@ def test_signal_before_the_limit_saves_and_gives_the_job_back_to_the_queue(slurm
 
 
 def test_stop_of_a_user_wins_over_going_on_later(slurm, job):
-    slurm.say(squeue=["77|RUNNING|N/A|None\n", "", 0])
+    slurm.queue("RUNNING")
     assert supervise(job, SAVED.format(more="(job / 'control' / 'stop').touch()")) == 0
     assert ["requeue", "77"] not in slurm.calls("scontrol")
     assert (job.status().state, job.status().reason) == ("stopped", "stopped on request, saved")
@@ -497,22 +528,22 @@ def test_failed_training_tells_its_own_reason(slurm, job):
     assert (job.status().state, job.status().reason) == ("failed", "the disk is made of cheese")
 
 
-def test_other_number_of_processes_than_planned_keeps_the_step_or_is_refused(tmp_path, monkeypatch):
-    from clp_core.training import arguments_of
+def test_other_number_of_processes_than_planned_keeps_the_step_or_is_refused():
+    from clp_core.training import blocks_at_once
 
     chosen = TrainPlan.of_spec(asdict(PLAN) | {"step_blocks": 24, "micro_blocks": 4, "processes": 6})
-    for processes in (1, 3, 6, 12, 24):
-        monkeypatch.setenv("WORLD_SIZE", str(processes))
-        found = arguments_of(chosen, {"weight_decay": 0.1, "seed": 1}, tmp_path, resumes=False)
-        assert found.per_device_train_batch_size * found.gradient_accumulation_steps * processes == 24
-    monkeypatch.setenv("WORLD_SIZE", "4")  # six blocks each, four at once
+    assert [blocks_at_once(chosen, processes) for processes in (1, 3, 6, 12, 24)] == [4, 4, 4, 2, 1]
     with pytest.raises(InputError, match="planned for 6 processes, cannot be shared by 4"):
-        arguments_of(chosen, {"weight_decay": 0.1, "seed": 1}, tmp_path, resumes=False)
+        blocks_at_once(chosen, 4)  # six blocks each, four at once
 
 
 def test_lines_of_squeue_are_read_whatever_stands_in_them():
-    found = parse_queue("1|PENDING|N/A|a|b, c\nrubbish\n2_[1-3]|PENDING|N/A|x\n3|RUNNING|2026-01-01T00:00:00|None\n")
-    assert found == {"1": Word("PENDING", "a|b, c"), "3": Word("RUNNING", "None", "2026-01-01T00:00:00")}
+    lines = ["1|PENDING|N/A|a, b|/with a|bar/job", "rubbish", "2_[1-3]|PENDING|N/A|x|/", "", "4|RUNNING"]
+    found = parse_queue("\n".join([*lines, "3|RUNNING|2026-01-01T00:00:00|None|/j\n"]))
+    assert found == {
+        "1": Word("PENDING", "a, b", folder="job"),
+        "3": Word("RUNNING", "None", "2026-01-01T00:00:00", folder="j"),
+    }
 
 
 def test_command_line_shows_the_script_and_starts_nothing(pair, texts, workspace):
@@ -545,7 +576,7 @@ def test_train_page_hands_an_edited_script_to_slurm(target, space, slurm):
     by_label(check(app).text_area, "Script").set_value(shown + "# mine\n").run()
     command = next(code.value for code in check(app).code if code.value.startswith("clp train"))
     assert command.endswith("--launcher slurm --nodes 3 --partition gpu --script slurm.sbatch")
-    slurm.say(squeue=["77|PENDING|N/A|Priority\n", "", 0])
+    slurm.queue("PENDING", "Priority")
     by_label(app.button, "Hand to Slurm").click().run()
     check(app)
     (job,) = JobStore(space.jobs).jobs()

@@ -14,7 +14,7 @@ from clp_core.jobs import slurm_control
 from clp_core.jobs.checkpoints import step_of
 from clp_core.jobs.job import NO_SIGN, SLURM_END_FILE, Job, Status, read_state
 from clp_core.jobs.launchers import TOLD_SILENCE_S, Launcher, silence_of
-from clp_core.jobs.slurm_control import REGISTRY, NoAnswerError, Word
+from clp_core.jobs.slurm_control import FORGOTTEN, REGISTRY, NoAnswerError, Word
 from clp_core.progress import write_json
 
 log = logging.getLogger(__name__)
@@ -23,6 +23,7 @@ SCRIPT_FILE = "slurm.sbatch"
 TICKET_FILE = "slurm.json"
 SUBMIT_GRACE_S = slurm_control.SUBMIT_TIMEOUT_S + 10
 NO_ANSWER = "Slurm does not answer"
+STARTS = ("RUNNING", "CONFIGURING")
 BEFORE_START = "stopped before it started"
 
 
@@ -57,10 +58,13 @@ class SlurmLauncher(Launcher):
         word = REGISTRY.word_of(job_id, cluster)
         if word is None:
             return replace(status, reason=joined(status.reason, NO_ANSWER))
+        word = word.of(job.id)
         if word.waits:
             return replace(status, state="queued", reason=joined(self._before(job, status), word.told))
         if word.runs:
             return running(job, status, word, who)
+        if word.state == FORGOTTEN:  # perhaps this machine asks another Slurm than the one that runs it
+            return gone(job, status, word) if is_silent(job, status) else running(job, status, word, who)
         # Slurm forgets within minutes, so whoever reads its last word first keeps it for all.
         with contextlib.suppress(OSError):  # another user's job, or a full disk
             write_json(job.path / SLURM_END_FILE, {"job_id": job_id, "state": word.state, "reason": word.reason})
@@ -82,9 +86,11 @@ class SlurmLauncher(Launcher):
         if not job_id:
             return
         try:
-            slurm_control.cancel(job_id, cluster, pending_only=not kill)
+            word = slurm_control.show(job_id, cluster).of(job.id)
+            if word.waits or word.runs:
+                slurm_control.cancel(job_id, cluster, pending_only=not kill)
+                word = slurm_control.show(job_id, cluster)
             REGISTRY.forget()
-            word = slurm_control.show(job_id, cluster)
         except NoAnswerError as error:
             log.warning("%s could not be cancelled: %s", job.id, error)
             return
@@ -107,13 +113,18 @@ def ticket_of(job: Job) -> tuple[str, str]:
 def running(job: Job, status: Status, word: Word, who: Mapping[str, Any]) -> Status:
     """Judge a job that Slurm runs by what it writes."""
     if status.state == "queued":
-        starts = "Slurm: starts it" if word.state != "COMPLETING" else ""
+        starts = "Slurm: starts it" if word.state in STARTS else ""
         return replace(status, reason=joined(status.reason, starts))
     if status.state == "running" and job.stop_asked:
         status = replace(status, state="stopping", reason=job.stopping_reason)
-    age, expected = silence_of(job, status)
-    silent = f"{NO_SIGN} for {age:.0f} s" if age > max(expected, TOLD_SILENCE_S) else ""
+    silent = f"{NO_SIGN} for {silence_of(job, status)[0]:.0f} s" if is_silent(job, status) else ""
     return replace(status, reason=joined(status.reason, f"on {who['host']}" if "host" in who else "", silent))
+
+
+def is_silent(job: Job, status: Status) -> bool:
+    """Say whether a job of another machine has given no sign for longer than it said."""
+    age, expected = silence_of(job, status)
+    return age > max(expected, TOLD_SILENCE_S)
 
 
 def gone(job: Job, status: Status, word: Word) -> Status:

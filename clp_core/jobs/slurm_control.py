@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from clp_core.errors import InputError, JobError
 from clp_core.progress import JOB_ENVIRONMENT
@@ -23,8 +23,8 @@ ASK_TIMEOUT_S = 5.0
 SUBMIT_TIMEOUT_S = 60.0
 KEPT_S = 5.0
 SILENCE_KEPT_S = 30.0
-"""How long nobody asks again after Slurm did not answer."""
-SQUEUE_FORMAT = "%i|%T|%S|%r"
+"""How long nobody asks again where Slurm did not answer, or did not know the job."""
+SQUEUE_FORMAT = "%i|%T|%S|%r|%Z"
 OWN_SETTINGS = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT")
 """Of the SLURM_ variables those that a user sets; all others are of the allocation that this process runs in."""
 NO_SUCH_JOB = "Invalid job id"
@@ -59,7 +59,7 @@ ENDS = {
     "OUT_OF_MEMORY": "out of memory",
     "PREEMPTED": "another job took its machines",
     "REVOKED": "another cluster took it",
-    FORGOTTEN: "it is not in the queue any more, and how it ended is forgotten",
+    FORGOTTEN: "it is not in the queue any more, and how it ended is not known",
 }
 
 
@@ -72,12 +72,19 @@ class Word:
         reason: Slurm's own word for why it waits or how it ended.
         begins: when Slurm expects to start it, as Slurm writes it; empty where it does not say.
         restarts: how often Slurm has started it again; ``None`` where that was not asked.
+        folder: name of the folder it runs in, which tells a job from one of another cluster, or of another time, with
+            the same number; empty where it was not said.
     """
 
     state: str
     reason: str = ""
     begins: str = ""
     restarts: int | None = None
+    folder: str = ""
+
+    def of(self, folder: str) -> Word:
+        """Return this word if it is about the job in that folder, else that Slurm does not know that job."""
+        return self if self.folder in (folder, "") else Word(FORGOTTEN)
 
     @property
     def waits(self) -> bool:
@@ -228,17 +235,23 @@ def show(job_id: str, cluster: str = "") -> Word:
     if done.returncode or "JobState" not in fields:
         raise NoAnswerError(last_line(done.stderr) or "scontrol said nothing")
     restarts = fields.get("Restarts", "")
-    return Word(fields["JobState"], fields.get("Reason", ""), restarts=int(restarts) if restarts.isdigit() else 0)
+    folder = re.search(r" WorkDir=(.*?)(?: Std(?:Err|In|Out)=|$)", done.stdout)
+    return Word(
+        fields["JobState"],
+        fields.get("Reason", ""),
+        restarts=int(restarts) if restarts.isdigit() else 0,
+        folder=PurePath(folder[1].strip()).name if folder else "",
+    )
 
 
 def parse_queue(output: str) -> dict[str, Word]:
     """Return the jobs of squeue's lines, in ``SQUEUE_FORMAT``, by id."""
     found = {}
     for line in output.splitlines():
-        job_id, *rest = line.strip().split("|", 3)
-        if job_id.isdigit() and len(rest) == 3:
-            state, begins, reason = rest
-            found[job_id] = Word(state, reason, "" if begins == "N/A" else begins)
+        job_id, *rest = line.strip().split("|", 4)
+        if job_id.isdigit() and len(rest) == 4:
+            state, begins, reason, folder = rest
+            found[job_id] = Word(state, reason, "" if begins == "N/A" else begins, folder=PurePath(folder).name)
     return found
 
 
@@ -252,7 +265,8 @@ class Answer:
     @property
     def is_fresh(self) -> bool:
         """Whether it may still be given."""
-        return time.monotonic() - self.time < (KEPT_S if self.words is not None else SILENCE_KEPT_S)
+        is_news = self.words is not None and Word(FORGOTTEN) not in self.words.values()
+        return time.monotonic() - self.time < (KEPT_S if is_news else SILENCE_KEPT_S)
 
 
 @dataclass
