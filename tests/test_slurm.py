@@ -402,7 +402,8 @@ def test_ending_at_once_also_cancels_in_slurm(slurm, job):
     slurm.queue("RUNNING")
     job.ask_stop(kill=True)
     assert slurm.calls("scancel") == [["77"]]
-    assert job.kill_asked
+    slurm.queue("CANCELLED")
+    assert (job.status().state, job.status().reason) == ("stopped", "ended on request; nothing was saved")
 
 
 def test_refused_script_leaves_no_job_and_a_resumed_run_its_reason(slurm, workspace, options, pair, texts):

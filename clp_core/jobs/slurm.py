@@ -134,6 +134,8 @@ def gone(job: Job, status: Status, word: Word) -> Status:
             return replace(status, state="stopped", reason=BEFORE_START)
         if word.state == "CANCELLED":
             return replace(status, state="stopped", reason="Slurm: it was cancelled before it started")
+    if word.state == "CANCELLED" and job.kill_asked:  # its supervisor hung, or its machine did
+        return replace(status, state="stopped", reason=joined("ended on request", kept(job)))
     return replace(status, state="lost", reason=joined(word.told, kept(job)))
 
 

@@ -26,6 +26,8 @@ from clp_core.jobs.supervisor import POLL_S, Supervisor, supervise
 SRUN_GRACE_S = 10.0
 """Slurm kills everything 30 s (KillWait) after its TERM, also a supervisor that has not written its last word."""
 HEARING_S = 3.0
+SHARED_LOCK_WAIT_S = 180.0
+"""NFS keeps the lock of a machine that failed until its lease is over, after 90 s by default."""
 CAUSE = re.compile(r"\*\*\* JOB \d+ ON .* CANCELLED AT .*?DUE TO ([A-Z ]+)")
 TIME_LIMIT = "TIME LIMIT"
 OUT_OF_TIME = "Slurm: it ran into its time limit before it had saved"
@@ -33,6 +35,8 @@ OUT_OF_TIME = "Slurm: it ran into its time limit before it had saved"
 
 class SlurmSupervisor(Supervisor):
     """Runs one attempt of a run on the machines that Slurm gave it."""
+
+    lock_wait_s = SHARED_LOCK_WAIT_S
 
     def __init__(self, job: Job, command: Sequence[str], environment: Mapping[str, str] = os.environ) -> None:
         """Take a job, what the script says to run for it, and what Slurm says of this start."""

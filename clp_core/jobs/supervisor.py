@@ -37,6 +37,8 @@ LAST_OUTPUT_BYTES = 16_384
 class Supervisor:
     """Runs one attempt of one job."""
 
+    lock_wait_s = LOCK_WAIT_S
+
     def __init__(self, job: Job, queue: DeviceQueue | None = None) -> None:
         """Take a job whose directory is made."""
         self._job = job
@@ -53,7 +55,7 @@ class Supervisor:
         job = self._job
         lock = FileLock(job.path / LOCK_FILE)
         try:
-            lock.acquire(timeout=LOCK_WAIT_S)  # that of the attempt before may be in its last moments
+            lock.acquire(timeout=self.lock_wait_s)  # that of the attempt before may be in its last moments
         except Timeout:
             log.warning("%s has a supervisor already", job.id)
             return 1
