@@ -6,9 +6,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CHROMIUM_STAMP := $(VENV)/.browser-looked-for
+SLURM_STAMP := $(VENV)/.slurm-looked-for
 export CLP_WORKSPACE ?= $(CURDIR)/workspace
 
-.PHONY: install app demo test lint format browser clean
+.PHONY: install app demo test lint format browser slurm clean
 
 install: $(STAMP)
 
@@ -44,7 +45,18 @@ $(CHROMIUM_STAMP): $(STAMP)
 	  else echo "NO BROWSER FOUND: the browser tests will be skipped. Install chromium to run them."; fi; fi
 	@touch $@
 
-test: install browser lint
+# Some tests start a Slurm of their own; Debian's is installed where root and apt are there.
+slurm: $(SLURM_STAMP)
+
+$(SLURM_STAMP): $(STAMP)
+	@if ! PATH="$$PATH:/usr/sbin" command -v slurmctld >/dev/null 2>&1; then \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+	      slurmctld slurmd slurm-client munge >/dev/null; \
+	  else echo "NO SLURM FOUND: the tests on a real Slurm will be skipped. Install slurm-wlm and munge to run them."; fi; fi
+	@touch $@
+
+test: install browser slurm lint
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 clean:

@@ -181,11 +181,18 @@ def prepare(model: Annotated[str, typer.Argument(help="model: a folder or a Hub 
 def train_command(
     options: TrainOptions,
     detach: Annotated[bool, typer.Option("--detach", help="return at once; the run goes on")] = False,
+    show_script: Annotated[
+        bool, typer.Option("--show-script", help="with Slurm: print the script that would run, and start nothing")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Train a model on, as a job that outlives this terminal when detached."""
-    from clp_core.jobs.submit import submit_train
+    from clp_core.jobs.submit import preview_script, submit_train
 
+    if show_script:
+        script = preview_script(Workspace.current(), options)
+        emit({"script": script}, as_json, lambda found: typer.echo(found["script"], nl=False))
+        return
     tell_run(submit_train(Workspace.current(), options), detach=detach, as_json=as_json)
 
 

@@ -29,7 +29,12 @@ SUMMARY = ["job", "state", "step", "tokens", "reason"]
 def show_jobs(result: dict[str, Any]) -> None:
     """Print jobs as a table."""
     listed = result.get("jobs", [result])
-    print_table("Jobs", SUMMARY, [[Path(job["job"]).name, *[job[key] for key in SUMMARY[1:]]] for job in listed])
+    rows = []
+    for job in listed:
+        slurm = f"Slurm job {job['slurm_job']}" if job.get("slurm_job") else ""
+        told = {**job, "job": Path(job["job"]).name, "reason": "; ".join(filter(None, (job["reason"], slurm)))}
+        rows.append([told[key] for key in SUMMARY])
+    print_table("Jobs", SUMMARY, rows)
 
 
 def emit_jobs(jobs: list[Job], as_json: bool) -> None:

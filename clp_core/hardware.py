@@ -44,18 +44,27 @@ class Device:
         name: what it is.
         names: what a run holds: ``cpu``, or the GPUs as ``cuda:0``.
         free_bytes: memory a run can have on it (on the fullest of several): what is free; where a run of this queue
-            is on it, all of it, as that will be over.
+            is on it, all of it, as that will be over. 0 where it is not known.
+        nodes: machines.
+        processes: on a cluster, the processes to start there.
     """
 
     kind: str
     name: str
     names: tuple[str, ...]
     free_bytes: int
+    nodes: int = 1
+    processes: int = 0
 
     @property
     def count(self) -> int:
-        """Processes to start: one a GPU, one on the CPU."""
-        return len(self.names)
+        """Processes to start: one a GPU, one on the CPU; on a cluster as many as were asked for."""
+        return self.processes or len(self.names)
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it is this machine's."""
+        return not self.processes
 
 
 @dataclass(frozen=True)
@@ -117,7 +126,7 @@ def list_gpus() -> list[Gpu]:
 def has_fast_bf16(device: Device) -> bool:
     """Say whether bfloat16 products are faster than float32 ones on a device: on GPUs, and on CPUs with AMX."""
     cpu = Path("/proc/cpuinfo")
-    return device.kind == "cuda" or (cpu.is_file() and "amx_bf16" in cpu.read_text())
+    return device.kind == "cuda" or (device.is_here and cpu.is_file() and "amx_bf16" in cpu.read_text())
 
 
 def peak_flops(name: str, *, bf16: bool) -> float | None:

@@ -10,6 +10,7 @@ import psutil
 import torch
 
 from clp_core.blocks import Blocks
+from clp_core.hardware import peak_flops
 from clp_core.jobs.job import PLAN_FILE, Job
 from clp_core.jobs.metrics import MetricsWriter
 from clp_core.schedule import Schedule
@@ -29,6 +30,9 @@ class Measured:
         """Seconds of training until the checkpoint that this attempt goes on from."""
         self.is_fitted = not plan.minutes or (job.path / PLAN_FILE).is_file()
         """Whether the number of steps is settled: that of a run by time is, once some steps were measured."""
+        self._peak = plan.peak_flops
+        if self._peak is None and plan.device == "cuda":  # a cluster's GPU, which was not known before
+            self._peak = peak_flops(torch.cuda.get_device_name(), bf16=plan.bf16)
         self._began = time.monotonic()
         self._writer: MetricsWriter | None = None
         self._take(plan)
@@ -53,9 +57,9 @@ class Measured:
 
     def utilisation(self, tokens_per_s: float) -> float | None:
         """Return the share of the devices' peak that a speed takes (MFU); ``None`` where the peak is not known."""
-        if not self.plan.peak_flops:
+        if not self._peak:
             return None
-        return tokens_per_s * self.plan.flops_per_token / (self.plan.peak_flops * self.plan.processes)
+        return tokens_per_s * self.plan.flops_per_token / (self._peak * self.plan.processes)
 
     def write(self, step: int, **figures: Any) -> None:
         """Append a line to metrics.jsonl; what is not finite becomes null."""

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from clp_core.cluster import LAUNCHERS, check_cluster_options
 from clp_core.documents import DEFAULT_FIELD
 from clp_core.errors import InputError
 from clp_core.options import MISSING, option
@@ -142,9 +143,6 @@ class TrainOptions:
     prompt: tuple[str, ...] = option((), help="what samples at every evaluation go on from; repeatable")
     seed: int = option(42, help="seed of the order of the data", minimum=0)
     device: str = option("auto", help="where to train: auto, cpu, cuda (all GPUs) or some of them, such as cuda:0,2")
-    processes: int = option(
-        0, help="processes that train together on the CPU; 0: one. On GPUs there is always one a GPU", minimum=0
-    )
     precision: str = option(
         "auto", help="of the products; auto: bf16 on GPUs and on CPUs with matrix units for it", choices=PRECISIONS
     )
@@ -163,6 +161,30 @@ class TrainOptions:
     report_to: tuple[str, ...] = option(
         (), help="also send metrics to one of the Trainer's integrations, such as tensorboard or wandb"
     )
+    launcher: str = option("local", help="who starts the run: this machine, or Slurm on others", choices=LAUNCHERS)
+    nodes: int = option(1, help="with Slurm: machines", minimum=1)
+    gpus_per_node: int = option(
+        1, help="with Slurm: GPUs on each machine, one process each; 0: train on CPUs", minimum=0
+    )
+    processes_per_node: int = option(
+        1, help="on CPUs: processes that train together on each machine; on GPUs there is one a GPU", minimum=1
+    )
+    cpus_per_process: int = option(2, help="with Slurm: cores for each process", minimum=1)
+    memory_gb: float = option(
+        0.0,
+        help="with Slurm: memory of one GPU in GB (on CPUs: for one process), checked before the start; 0: not known",
+        minimum=0.0,
+    )
+    time_limit: str = option("", help="with Slurm: minutes, 12:00:00 or 2-00:00:00; empty: the partition's own limit")
+    partition: str = option("", help="with Slurm: partition; empty: the default one")
+    account: str = option("", help="with Slurm: account that pays")
+    sbatch: tuple[str, ...] = option(
+        (), help="with Slurm: another option of sbatch, as in --sbatch=--mem=64G; may be given more than once"
+    )
+    script: str = option("", help="with Slurm: file of an edited script, used as it is; --show-script prints one")
+    signal_before_s: int = option(
+        300, help="with Slurm: seconds before the time limit at which the run saves and goes back to the queue"
+    )
 
     def __post_init__(self) -> None:
         """Refuse bad values by naming the field."""
@@ -180,6 +202,7 @@ class TrainOptions:
         self._check_shares()
         self._check_place()
         self._check_reporters()
+        check_cluster_options(self, [item.name for item in fields(self) if getattr(self, item.name) != item.default])
 
     def _check_numbers(self) -> None:
         for item in fields(self):

@@ -66,16 +66,32 @@ def load_for_training(folder: Path) -> PreTrainedModel:
     return model
 
 
+def blocks_at_once(plan: TrainPlan, processes: int) -> int:
+    """Return how many blocks each process puts through the model at once, so that the step stays the planned one.
+
+    Raises:
+        InputError: other processes than planned were started, and the step cannot be shared by them.
+    """
+    micro = max(1, min(plan.micro_blocks, plan.step_blocks // processes))
+    if plan.step_blocks % (micro * processes):  # a script for Slurm that was edited
+        raise InputError(
+            f"a step of {plan.step_blocks} blocks, planned for {plan.processes} processes, cannot be shared by "
+            f"{processes}; start as many as were planned, or a multiple or half of it"
+        )
+    return micro
+
+
 def arguments_of(plan: TrainPlan, options: TrainOptions, output: Path, *, resumes: bool) -> TrainingArguments:
     """Return the Trainer's arguments for a plan."""
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(output.parent / "tensorboard"))
+    micro = blocks_at_once(plan, processes)
     on_gpu, is_sharded = plan.device == "cuda", plan.sharding == FSDP
     return TrainingArguments(
         output_dir=str(output),
         max_steps=longest(plan),
-        per_device_train_batch_size=plan.micro_blocks,
-        gradient_accumulation_steps=plan.step_blocks // (plan.micro_blocks * processes),
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=plan.step_blocks // (micro * processes),
         learning_rate=plan.learning_rate,
         weight_decay=options.weight_decay,
         adam_beta1=0.9,

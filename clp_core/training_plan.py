@@ -16,10 +16,10 @@ from clp_core.checkpoint import Checkpoint
 from clp_core.corpus import estimate_tokens
 from clp_core.documents import Texts
 from clp_core.errors import InputError
-from clp_core.evaluation import LOGITS_BYTES
-from clp_core.hardware import Device, find_device, has_fast_bf16, peak_flops
+from clp_core.hardware import Device, has_fast_bf16, peak_flops
 from clp_core.leaks import LARGEST_TEXT_AT_ONCE, find_leak
-from clp_core.memory_plan import COPIES_OF_LOGITS, Shape, decoder_config
+from clp_core.memory_plan import Shape, decoder_config
+from clp_core.placement import fit, place_of, processes_of
 from clp_core.prepared import max_positions
 from clp_core.provenance import PROVENANCE_FILE, missing_rows
 from clp_core.schedule import Schedule
@@ -36,9 +36,6 @@ CHECKPOINT_BYTES_PER_PARAMETER = 12
 WEIGHT_BYTES_PER_PARAMETER = 4
 FIRST_STAGE_FACTOR = 3.0
 """How much faster embeddings learn while the body is frozen; the authors use 1e-3 beside 3e-4."""
-SHARE_OF_MEMORY = {"cpu": 0.15, "cuda": 0.85}
-"""What blocks at once may take of what is left beside the weights; small ones are as fast on a CPU."""
-MOST_TOKENS_AT_ONCE = 65_536
 COMPILE_FROM_STEPS = 1000
 GUESSED_SHARE_OF_PEAK = 0.35
 GUESSED_FLOPS = {"cpu": 3e10, "cuda": 3e13}
@@ -56,7 +53,9 @@ class TrainPlan:
         parameters: number of the model's parameters.
         device: ``cpu`` or ``cuda``.
         device_name: what the device is.
-        devices: what the run holds while it trains: ``cpu``, or GPUs as ``cuda:0``; one process each.
+        devices: what the run holds while it trains: ``cpu``, or GPUs as ``cuda:0``. None where Slurm gives it its
+            machines.
+        nodes: machines.
         processes: processes that train together, on all machines.
         sharding: ``none`` (one process), ``ddp`` or ``fsdp``.
         bf16: whether products are computed in bfloat16; weights and sums stay float32.
@@ -86,6 +85,7 @@ class TrainPlan:
     device: str
     device_name: str
     devices: tuple[str, ...]
+    nodes: int
     processes: int
     sharding: str
     bf16: bool
@@ -196,7 +196,7 @@ def plan(options: TrainOptions, folder: Path) -> TrainPlan:
     warnings: list[str] = []
     block_length = block_length_of(asked, options.block_length, checkpoint.config, warnings)
     shape = Shape.of_checkpoint(checkpoint, vocabulary.n_ids)
-    device = find_device(options.device)
+    device = place_of(options)
     bf16 = has_fast_bf16(device) if options.precision == "auto" else options.precision == "bf16"
     processes = processes_of(options, device)
     batch_tokens = options.batch_tokens or int(by_size(shape.parameters, BATCH_TOKENS))
@@ -219,6 +219,7 @@ def plan(options: TrainOptions, folder: Path) -> TrainPlan:
         device=device.kind,
         device_name=device.name,
         devices=device.names,
+        nodes=device.nodes,
         processes=processes,
         bf16=bf16,
         compiled=compiled,
@@ -309,65 +310,3 @@ def steps_of(
         )
     epochs = EPOCHS_OF_SMALL_TEXT if (text_tokens or math.inf) < SMALL_TEXT_TOKENS else 1
     return math.ceil((options.max_tokens or epochs * (text_tokens or 0)) / step_tokens)
-
-
-def fit(
-    options: TrainOptions,
-    shape: Shape,
-    device: Device,
-    processes: int,
-    block_length: int,
-    own_blocks: int,
-    *,
-    bf16: bool,
-) -> dict[str, Any]:
-    """Choose sharding, checkpointing of activations and blocks at once, so that the memory of the device holds them.
-
-    Raises:
-        InputError: it does not, whatever is chosen.
-    """
-    if options.sharding == "none" and processes > 1:
-        raise InputError(f"--sharding none is for one process, {processes} are planned; use ddp or fsdp")
-    shardings = ["ddp", "fsdp"] if options.sharding == "auto" else [options.sharding]
-    switches = {"auto": [False, True], "on": [True], "off": [False]}[options.gradient_checkpointing]
-    wanted = options.micro_blocks or 1
-    needed = 0
-    scoring = COPIES_OF_LOGITS * max(LOGITS_BYTES, 4 * block_length * shape.vocabulary)
-    free = device.free_bytes // (processes if device.kind == "cpu" else 1)  # of the CPU they share one memory
-    for sharding in shardings if processes > 1 else ["none"]:
-        for checkpointing in switches:
-            state = shape.state_bytes(processes if sharding == "fsdp" else 1)
-            block = shape.block_bytes(block_length, bf16=bf16, checkpointing=checkpointing)
-            needed = state + max(wanted * block, scoring)
-            if needed <= free:
-                room = SHARE_OF_MEMORY[device.kind] * (free - state)
-                most = options.micro_blocks or min(room // block, MOST_TOKENS_AT_ONCE // block_length)
-                micro = largest_divisor(own_blocks, int(max(1, most)))
-                return {
-                    "sharding": sharding,
-                    "checkpointing": checkpointing,
-                    "micro_blocks": micro,
-                    "memory_bytes": state + max(micro * block, scoring),
-                }
-    raise InputError(
-        f"training needs about {needed / 1e9:.1f} GB on {device.name}, {free / 1e9:.1f} GB free; "
-        "end what else runs there, choose shorter blocks, more devices or a smaller model"
-    )
-
-
-def processes_of(options: TrainOptions, device: Device) -> int:
-    """Return how many processes train together on this machine.
-
-    Raises:
-        InputError: another number than one a GPU is asked for.
-    """
-    if device.kind == "cuda" and options.processes not in (0, device.count):
-        raise InputError(
-            f"--processes {options.processes}: on GPUs there is one process a GPU; choose GPUs with --device cuda:0,2"
-        )
-    return options.processes or device.count
-
-
-def largest_divisor(number: int, bound: int) -> int:
-    """Return the largest divisor of a number that is not above a bound."""
-    return next(size for size in range(min(number, bound), 0, -1) if number % size == 0)

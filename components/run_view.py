@@ -80,6 +80,8 @@ def state_row(job: Job, metrics: RunMetrics) -> None:
         badge(job, with_reason=status.state not in TOLD_BELOW)
         if status.attempt > 1:
             st.caption(f"attempt {status.attempt}")
+        if slurm_job := job.launcher.facts(job).get("slurm_job"):
+            st.caption(f"Slurm job {slurm_job}")
     with bar:
         phase = str(job.heartbeat().get("phase") or "") if status.state in ("running", "stopping") else ""
         told = f"{number(metrics.step)} of {number(plan['steps'])} steps"
@@ -98,7 +100,7 @@ def state_row(job: Job, metrics: RunMetrics) -> None:
 
 def buttons_of_a_living_run(job: Job) -> None:
     """Offer to stop a run, and once that was asked, to end it at once."""
-    if not job.stop_asked:
+    if not job.stop_asked or job.requeue_asked:
         label = "Leave the queue" if job.status().state == "queued" else "Stop and save"
         st.button(label, icon=":material/stop:", key=f"stop_{job.id}", on_click=job.ask_stop)
     else:

@@ -9,6 +9,7 @@ from typing import Any
 
 import streamlit as st
 
+from clp_core.cluster import CLUSTER_FIELDS
 from clp_core.documents import HUB_PREFIX
 from clp_core.errors import InputError
 from clp_core.hardware import list_gpus
@@ -17,6 +18,7 @@ from clp_core.options import MISSING, help_of
 from clp_core.roots import confined
 from clp_core.train_options import PRESETS, TrainOptions
 from clp_core.workspace import ModelEntry, Workspace
+from components import slurm_form
 from components.messages import plain
 from components.models import choose_model, folder_of, training_texts
 from components.navigation import remember
@@ -25,6 +27,7 @@ FIRST_PRESET = "quick"
 BUDGETS = ("What the preset says", "Tokens", "Steps", "Minutes")
 BUDGET_FIELDS = ("max_tokens", "max_steps", "max_minutes")
 DEFAULTS: dict[str, Any] = {item.name: item.default for item in fields(TrainOptions) if item.default is not MISSING}
+LEAST = {item.name: item.metadata["minimum"] for item in fields(TrainOptions)}
 CHOICES = {item.name: list(item.metadata["choices"]) for item in fields(TrainOptions) if item.metadata["choices"]}
 
 
@@ -74,10 +77,13 @@ def form(space: Workspace, entries: list[ModelEntry], job: Job | None) -> Filled
     limits = budget(given, preset, of)
     default_name = f"{job.name} again" if job is not None else f"train {Path(model).name}"
     name = st.text_input("Name of the run", default_name, key=f"name_{of}_{model}", help=help_of(TrainOptions, "name"))
-    more = more_settings(given, of)
+    where = slurm_form.fields(given, of)
+    more = more_settings(given, of, here=not where)
     if not text or not eval_text:
         return None
-    options = TrainOptions(model=str(folder), text=text, eval_text=eval_text, name=name.strip(), **limits, **more)
+    options = TrainOptions(
+        model=str(folder), text=text, eval_text=eval_text, name=name.strip(), **limits, **more, **where
+    )
     return Filled(by_preset(options, preset), folder)
 
 
@@ -183,16 +189,16 @@ def budget(given: Mapping[str, Any], preset: str, of: str) -> dict[str, Any]:
     return by_preset_alone
 
 
-def more_settings(given: Mapping[str, Any], of: str) -> dict[str, Any]:
-    """Let the user change the settings that have a default."""
-    hidden = ("name", "preset", *BUDGET_FIELDS)
+def more_settings(given: Mapping[str, Any], of: str, *, here: bool) -> dict[str, Any]:
+    """Let the user change the settings that have a default; those of this machine, where the run is on it."""
+    hidden = ("name", "preset", "launcher", *BUDGET_FIELDS, *CLUSTER_FIELDS)
     changed = any(given[name] != DEFAULTS[name] for name in DEFAULTS if name not in hidden)
 
     def about(name: str) -> dict[str, Any]:
         return {"key": f"{name}_{of}", "help": help_of(TrainOptions, name)}
 
     def count(place: Any, label: str, name: str) -> int:
-        return int(place.number_input(label, 1 if name == "keep_last" else 0, value=int(given[name]), **about(name)))
+        return int(place.number_input(label, int(LEAST[name]), value=int(given[name]), **about(name)))
 
     def rate(place: Any, label: str, name: str) -> float:
         return float(place.number_input(label, 0.0, 0.99, float(given[name]), format="%.6f", **about(name)))
@@ -231,11 +237,13 @@ def more_settings(given: Mapping[str, Any], of: str) -> dict[str, Any]:
             }
         with machine:
             a, b, c = st.columns(3)
-            devices = ["auto", "cpu", "cuda", *[f"cuda:{gpu.index}" for gpu in list_gpus()]]
-            devices += [] if given["device"] in devices else [given["device"]]
+            if here:
+                devices = ["auto", "cpu", "cuda", *[f"cuda:{gpu.index}" for gpu in list_gpus()]]
+                devices += [] if given["device"] in devices else [given["device"]]
+                index = devices.index(given["device"])
+                settings["device"] = a.selectbox("Device", devices, index=index, **about("device"))
+                settings["processes_per_node"] = count(b, "Processes on the CPU", "processes_per_node")
             settings |= {
-                "device": a.selectbox("Device", devices, index=devices.index(given["device"]), **about("device")),
-                "processes": count(b, "Processes", "processes"),
                 "sharding": one_of(c, "Sharding", "sharding"),
                 "precision": one_of(a, "Precision", "precision"),
                 "gradient_checkpointing": one_of(b, "Gradient checkpointing", "gradient_checkpointing"),

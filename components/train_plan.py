@@ -55,7 +55,8 @@ def show_cards(chosen: TrainPlan, device: Device) -> None:
             "Memory": (
                 size(chosen.memory_bytes),
                 "of each process: weights, optimiser, activations and logits, estimated; Python and libraries come on "
-                f"top. {size(device.free_bytes)} can be had on {device.name}",
+                "top. "
+                + (f"{size(device.free_bytes)} can be had on {device.name}" if device.free_bytes else "Not checked"),
             ),
             "Disk": (size(chosen.disk_bytes), "for the checkpoints that are kept and the one being written"),
         }
@@ -67,8 +68,8 @@ def show_rates(chosen: TrainPlan) -> None:
     st.plotly_chart(schedule_figure(chosen.schedule), key="rates", alt=f"Rates by step: {chosen.schedule.told}")
 
 
-def show_facts(options: TrainOptions, chosen: TrainPlan, speeds: list[float], n_ahead: int) -> None:
-    """Show every setting that was chosen."""
+def show_facts(options: TrainOptions, chosen: TrainPlan, device: Device, speeds: list[float], place: str) -> None:
+    """Show every setting that was chosen, and the run's place in the queue."""
     kept = f"the last {number(options.keep_last)}" + ("" if options.only_last else " and the best")
     facts = {
         "parameters": number(chosen.parameters),
@@ -76,7 +77,7 @@ def show_facts(options: TrainOptions, chosen: TrainPlan, speeds: list[float], n_
         "tokens a step": f"{number(chosen.step_tokens)} ({chosen.step_blocks} blocks of {number(chosen.block_length)})",
         "at once": f"{chosen.micro_blocks} blocks on each process",
         "products in": "bfloat16" if chosen.bf16 else "float32",
-        "devices": ", ".join(chosen.devices),
+        "devices": ", ".join(chosen.devices) or device.name,
         "processes": f"{chosen.processes}, {SHARDING[chosen.sharding]}",
         "activations": "computed twice, to save memory" if chosen.checkpointing else "kept",
         "compiled": "by torch.compile" if chosen.compiled else "no",
@@ -84,7 +85,7 @@ def show_facts(options: TrainOptions, chosen: TrainPlan, speeds: list[float], n_
         "checkpoints": f"every {number(chosen.save_every)} steps, {kept} are kept",
         "work": f"{number(chosen.flops_per_token * chosen.tokens / 1e15, 3)} 10^15 operations",
         "measured pace": ", ".join(number(speed, 0, "tokens/s") for speed in speeds) or "–",
-        "place in the queue": f"after {number(n_ahead)} runs" if n_ahead else "starts at once",
+        "place in the queue": place,
     }
     if speeds and chosen.peak_flops:
         best = max(speeds) * chosen.flops_per_token / (chosen.peak_flops * chosen.processes)

@@ -4,14 +4,14 @@ from pathlib import Path
 
 import streamlit as st
 
-from clp_core.hardware import find_device
 from clp_core.jobs import Job, JobStore
 from clp_core.jobs.queue import DeviceQueue
 from clp_core.jobs.speed import measured_speeds
-from clp_core.jobs.submit import command_of, submit_train
+from clp_core.jobs.submit import submit_train, train_command
+from clp_core.placement import place_of
 from clp_core.train_options import TrainOptions
 from clp_core.training_plan import TrainPlan, plan
-from components import train_form, train_plan
+from components import slurm_form, train_form, train_plan
 from components.messages import command, plain, question
 from components.models import models, training_texts, workspace
 from components.navigation import opened_by_app, remember
@@ -35,14 +35,15 @@ if not entries or not training_texts():
 header = st.container()
 left, right = st.columns([5, 4], gap="large")
 with left:
-    filled = train_form.form(space, entries, train_form.cloned_run(space))
+    cloned = train_form.cloned_run(space)
+    filled = train_form.form(space, entries, cloned)
 if filled is None:
     with header:
         question("What will it cost and what will I get?", "Choose a training text and a held-out text.")
     st.stop()
 options = filled.options
 chosen = planned(options, str(filled.folder))
-device = find_device(options.device)
+device = place_of(options)
 ahead = DeviceQueue.of_this_machine().ahead(chosen.devices)
 speeds = measured_speeds([job for job in jobs if job.kind == "train"], chosen)
 with header:
@@ -52,9 +53,11 @@ with right:
     train_plan.show_warnings(chosen)
     train_plan.show_cards(chosen, device)
     train_plan.show_rates(chosen)
-    train_plan.show_facts(options, chosen, speeds, len(ahead))
-    command(command_of("train", options))
-    if st.session_state.get("started_options") == options:
+    place = f"after {len(ahead)} runs" if ahead else "starts at once"
+    train_plan.show_facts(options, chosen, device, speeds, place if device.is_here else "Slurm decides")
+    script = "" if device.is_here else slurm_form.script_area(options, chosen, space, cloned)
+    command(train_command(options, script))
+    if st.session_state.get("started_options") == (options, script):
         started = Job(space.jobs / st.session_state["started"])
         st.success(plain(f"{started.name}: {started.status().state}."), icon=":material/check:")
         watch = {"run": started.id}
@@ -66,9 +69,9 @@ with right:
             plain(f"{', '.join(chosen.devices)} is taken: this run starts by itself after {names}."),
             icon=":material/hourglass_top:",
         )
-    label = "Put in the queue" if ahead else "Start training"
+    label = "Put in the queue" if ahead else "Start training" if device.is_here else "Hand to Slurm"
     if st.button(label, type="primary", icon=":material/play_arrow:", key="start"):
-        job = submit_train(space, options)
+        job = submit_train(space, options, script)
         remember("run", job.id)
-        st.session_state["started"], st.session_state["started_options"] = job.id, options
+        st.session_state["started"], st.session_state["started_options"] = job.id, (options, script)
         st.rerun()

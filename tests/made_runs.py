@@ -13,6 +13,7 @@ PLAN = TrainPlan(
     device="cpu",
     device_name="CPU, 2 cores",
     devices=("cpu",),
+    nodes=1,
     processes=1,
     sharding="none",
     bf16=False,

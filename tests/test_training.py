@@ -18,7 +18,7 @@ from clp_core.transfer import transfer
 from clp_core.transfer_options import TransferOptions
 
 RUN = {"max_steps": 24, "eval_every": 12, "save_every": 6, "keep_last": 4, "learning_rate": 5e-3}
-SHARDED = {"name": "sharded", "device": "cpu", "processes": 2, "sharding": "fsdp"}
+SHARDED = {"name": "sharded", "device": "cpu", "processes_per_node": 2, "sharding": "fsdp"}
 
 
 @pytest.fixture(scope="module")

@@ -8,14 +8,15 @@ import pytest
 from conftest import GERMAN, make_model
 from test_jobs import train_options
 
-from clp_core import hardware, training_plan
+from clp_core import hardware, placement
 from clp_core.errors import InputError
 from clp_core.hardware import Device, peak_flops
 from clp_core.memory_plan import Shape
 from clp_core.options import arguments_of
+from clp_core.placement import fit
 from clp_core.schedule import Schedule, plain, staged
 from clp_core.train_options import PRESETS, TrainOptions
-from clp_core.training_plan import TrainPlan, fit, plan, steps_of
+from clp_core.training_plan import TrainPlan, plan, steps_of
 
 BIG = Shape(parameters=1_560_000_000, width=1600, inner=6400, layers=48, vocabulary=50_257, tied=True)
 
@@ -144,22 +145,22 @@ def test_bad_settings_are_refused_by_name(pair, texts, settings, told):
 
 
 def test_gpus_have_one_process_each(monkeypatch, pair, options):
-    monkeypatch.setattr(training_plan, "find_device", lambda wanted: gpus(2, 80))
+    monkeypatch.setattr(placement, "find_device", lambda wanted: gpus(2, 80))
     chosen = plan(options, pair[0])
     assert (chosen.processes, chosen.sharding, chosen.bf16, chosen.peak_flops) == (2, "ddp", True, 989e12)
     assert chosen.step_blocks % 2 == 0
-    with pytest.raises(InputError, match="on GPUs there is one process a GPU"):
-        plan(replace(options, processes=3), pair[0])
+    with pytest.raises(InputError, match="on GPUs there is one process each"):
+        plan(replace(options, processes_per_node=3), pair[0])
     with pytest.raises(InputError, match="--sharding none is for one process, 2 are planned"):
         plan(replace(options, sharding="none"), pair[0])
 
 
 def test_long_runs_on_one_gpu_are_compiled(monkeypatch, pair, options):
-    monkeypatch.setattr(training_plan, "find_device", lambda wanted: gpus(1, 80))
+    monkeypatch.setattr(placement, "find_device", lambda wanted: gpus(1, 80))
     assert plan(replace(options, max_steps=1000), pair[0]).compiled
     assert not plan(replace(options, max_steps=999), pair[0]).compiled
     assert not plan(replace(options, max_steps=1000, compile="off"), pair[0]).compiled
-    monkeypatch.setattr(training_plan, "find_device", lambda wanted: gpus(2, 80))
+    monkeypatch.setattr(placement, "find_device", lambda wanted: gpus(2, 80))
     with pytest.raises(InputError, match="--compile on and --sharding fsdp do not go together"):
         plan(replace(options, compile="on", sharding="fsdp"), pair[0])
 

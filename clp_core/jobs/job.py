@@ -10,15 +10,12 @@ import logging
 import math
 import os
 import re
-import socket
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-from filelock import FileLock, Timeout
+from typing import TYPE_CHECKING, Any
 
 from clp_core.errors import InputError
 from clp_core.jobs.checkpoints import complete_checkpoints
@@ -26,19 +23,27 @@ from clp_core.jobs.metrics import read_lines, read_tail
 from clp_core.jobs.process import boot_id, is_alive
 from clp_core.progress import HEARTBEAT_FILE, boot_clock, write_json
 
+if TYPE_CHECKING:
+    from clp_core.jobs.launchers import Launcher
+
 log = logging.getLogger(__name__)
 
 TERMINAL = ("finished", "stopped", "failed", "lost")
-START_GRACE_S = 20.0
-SILENCE_ELSEWHERE_S = 600.0
 FIRST_SIGN_S = 120.0
 LOCK_FILE = "supervisor.lock"
 LABEL_FILE = "label.json"
 PLAN_FILE = "plan.json"
 WARNINGS_FILE = "warnings.json"
 RESERVE_FILE = "reserve"
+SLURM_END_FILE = "slurm_end.json"
+ATTEMPT_FILES = (
+    *("control/stop", "control/kill", "control/requeue"),
+    *("result.json", "error.json", "process.json", SLURM_END_FILE),
+)
+"""What belongs to one attempt alone."""
 RESERVE_BYTES = 64 << 10
 STOPPING = "saves and stops at the end of this step"
+YIELDING = "its time is nearly up: saves at the end of this step, then waits to go on"
 NO_SIGN = "no sign"
 MAX_NAME = 120
 LOG_TAIL_BYTES = 16_384
@@ -105,6 +110,13 @@ class Job:
         return str(read_state(self.path / LABEL_FILE).get("name") or self.spec.get("name") or self.id)
 
     @property
+    def launcher(self) -> Launcher:
+        """What starts its supervisor, and is asked of it what the directory cannot say."""
+        from clp_core.jobs.launchers import launcher_of  # launchers know jobs
+
+        return launcher_of(self)
+
+    @property
     def command(self) -> str:
         """The exact command."""
         file = self.path / "command.txt"
@@ -117,37 +129,41 @@ class Job:
 
     @property
     def stop_asked(self) -> bool:
-        """Whether somebody has asked it to save and stop."""
-        return (self.path / "control" / "stop").exists()
+        """Whether it is to save and stop, for a user or because its time is nearly up."""
+        return any((self.path / "control" / name).exists() for name in ("stop", "requeue"))
 
     @property
     def kill_asked(self) -> bool:
         """Whether somebody has asked it to end at once."""
         return (self.path / "control" / "kill").exists()
 
+    @property
+    def requeue_asked(self) -> bool:
+        """Whether it is to save and stop because its time is nearly up, and to go on later; a user's stop wins."""
+        return (self.path / "control" / "requeue").exists() and not (self.path / "control" / "stop").exists()
+
     def status(self) -> Status:
         """Return how the job stands; ``lost`` and ``stopping`` are derived here and written by nobody."""
-        status = self._written()
+        status = self.written_status()
         if status.is_over:
             return status
         who = read_state(self.path / "process.json")
-        if not who:
-            return self._without_process(status)
-        if who.get("host") != socket.gethostname() and not self._same_machine_lost_it(who):
-            return self._elsewhere(status, who)
         if is_alive(who):
             if status.state == "running" and self.stop_asked:
-                status = replace(status, state="stopping", reason=STOPPING)
+                status = replace(status, state="stopping", reason=self.stopping_reason)
             return self._with_silence(status)
+        judged = self.launcher.judge(self, status, who)
         # The supervisor may have written its last word between the two looks.
-        again = self._written()
-        if again.is_over:
-            return again
-        if who.get("boot_id") != boot_id():
-            return replace(status, state="lost", reason="the machine went down or was restarted")
-        return replace(status, state="lost", reason="its supervisor was killed before it could say why")
+        again = self.written_status()
+        return again if again.is_over else judged
 
-    def _written(self) -> Status:
+    @property
+    def stopping_reason(self) -> str:
+        """What is said while it saves and stops."""
+        return YIELDING if self.requeue_asked else STOPPING
+
+    def written_status(self) -> Status:
+        """Return how the job stands by its file, whoever still lives."""
         written = read_state(self.path / "status.json")
         return Status(
             state=str(written.get("state", "queued")),
@@ -158,35 +174,6 @@ class Job:
             boot_clock=number_in(written, "boot_clock", math.nan),
             boot_id=str(written.get("boot_id", "")),
         )
-
-    def _without_process(self, status: Status) -> Status:
-        """Judge a job whose supervisor has not said who it is: it may be about to."""
-        if status.boot_id in (boot_id(), ""):
-            if boot_clock() - status.boot_clock <= START_GRACE_S:
-                return status
-            return replace(status, state="lost", reason="its supervisor never started")
-        return replace(status, state="lost", reason="the machine was restarted before it started")
-
-    def _same_machine_lost_it(self, who: Mapping[str, Any]) -> bool:
-        """Say whether a supervisor under another host name ran on this kernel and holds its lock no more."""
-        if who.get("boot_id") != boot_id():
-            return False
-        lock = FileLock(self.path / LOCK_FILE)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            return False
-        lock.release()
-        return True
-
-    def _elsewhere(self, status: Status, who: Mapping[str, Any]) -> Status:
-        """Judge a job of another machine by what it writes here: processes there cannot be seen."""
-        heartbeat = self.heartbeat()
-        age = max(0.0, time.time() - number_in(heartbeat, "time", status.time))
-        if age > max(SILENCE_ELSEWHERE_S, 3 * number_in(heartbeat, "expect_next_s", 0.0)):
-            told = f"no sign from {who.get('host')}, where it ran, for {age / 60:.0f} minutes"
-            return replace(status, state="lost", reason=told)
-        return replace(status, reason=f"on {who.get('host')}" + (f", no sign for {age:.0f} s" if age > 120 else ""))
 
     def _with_silence(self, status: Status) -> Status:
         if status.state not in ("running", "stopping"):
@@ -208,19 +195,25 @@ class Job:
 
     def ask_stop(self, *, kill: bool = False) -> None:
         """Ask the job to save and stop; with ``kill``, to end at once as it is."""
+        names = ("kill", "stop") if kill else ("stop",)
         try:
-            self._touch_control(kill=kill)
+            self._touch_control(*names)
         except OSError:  # a full disk
             (self.path / RESERVE_FILE).unlink(missing_ok=True)
-            self._touch_control(kill=kill)
+            self._touch_control(*names)
         self.add_event("kill asked" if kill else "stop asked")
+        self.launcher.stop(self, kill=kill)
 
-    def _touch_control(self, *, kill: bool) -> None:
+    def ask_requeue(self) -> None:
+        """Ask the job to save and stop, and to go on once it has time again."""
+        self._touch_control("requeue")
+        self.add_event("time nearly up")
+
+    def _touch_control(self, *names: str) -> None:
         control = self.path / "control"
         control.mkdir(exist_ok=True)
-        if kill:
-            (control / "kill").touch()
-        (control / "stop").touch()
+        for name in names:
+            (control / name).touch()
 
     def write_status(self, state: str, reason: str = "", exit_code: int | None = None) -> None:
         """Write how the job stands: its maker once, then its supervisor alone. See ``write_last_word``."""
@@ -231,7 +224,7 @@ class Job:
             "boot_clock": boot_clock(),
             "boot_id": boot_id(),
             "exit_code": exit_code,
-            "attempt": self._written().attempt,
+            "attempt": self.written_status().attempt,
         }
         self.write_last_word("status.json", content)
 
@@ -245,8 +238,8 @@ class Job:
 
     def begin_attempt(self) -> int:
         """Make a job that is over ready to run again; return the number of the attempt."""
-        attempt = self._written().attempt + 1
-        for name in ("control/stop", "control/kill", "result.json", "error.json", "process.json", HEARTBEAT_FILE):
+        attempt = self.written_status().attempt + 1
+        for name in (*ATTEMPT_FILES, HEARTBEAT_FILE):
             (self.path / name).unlink(missing_ok=True)
         self.set_room_aside()
         content = {"state": "queued", "time": time.time(), "boot_clock": boot_clock(), "boot_id": boot_id()}
@@ -310,7 +303,14 @@ class Job:
         """Return the figures of ``clp jobs show``."""
         status = self.status()
         step, tokens = self.progress()
-        return {"job": str(self.path), "state": status.state, "reason": status.reason, "step": step, "tokens": tokens}
+        figures = {
+            "job": str(self.path),
+            "state": status.state,
+            "reason": status.reason,
+            "step": step,
+            "tokens": tokens,
+        }
+        return figures | self.launcher.facts(self)
 
 
 def read_state(path: Path) -> dict[str, Any]:

@@ -1,31 +1,145 @@
-"""Start a job's supervisor so that it outlives the tab, the server and the server's Ctrl+C."""
+"""Where a job's supervisor runs: here, or where Slurm chooses. Each launcher starts its own jobs and judges them.
+
+The job's directory says how the job stands. A launcher is asked only what the directory cannot say: whether a
+supervisor that has not begun, cannot be seen from here or left no last word is still to be expected.
+"""
 
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
-from clp_core.jobs.job import Job
-from clp_core.jobs.process import identity
-from clp_core.progress import write_json
+from filelock import FileLock, Timeout
 
+from clp_core.jobs.job import LOCK_FILE, Job, Status, number_in
+from clp_core.jobs.process import boot_id, identity
+from clp_core.progress import boot_clock, write_json
+
+START_GRACE_S = 20.0
+SILENCE_ELSEWHERE_S = 600.0
+TOLD_SILENCE_S = 120.0
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 34)}
 """glibc gives every large tensor back to the kernel and takes its pages anew in the next step, which costs a training
 step on a CPU up to half its time; with these bounds it keeps them."""
 
 
+class Launcher(ABC):
+    """Starts supervisors, and says of a job what its files cannot."""
+
+    @abstractmethod
+    def start(self, job: Job) -> None:
+        """Start the supervisor of a job, or have it started.
+
+        Raises:
+            InputError: it is refused.
+        """
+
+    @abstractmethod
+    def judge(self, job: Job, status: Status, who: Mapping[str, Any]) -> Status:
+        """Say how a job stands whose supervisor is not seen to live on this machine.
+
+        Args:
+            job: the job; it is not over by its files.
+            status: how it stands by them.
+            who: its supervisor by process.json; empty where none has begun.
+        """
+
+    def stop(self, job: Job, *, kill: bool) -> None:  # noqa: B027 (most supervisors see the request themselves)
+        """Carry a request to stop to where no supervisor sees it yet."""
+
+    def facts(self, job: Job) -> dict[str, Any]:  # noqa: ARG002
+        """Return what else ``clp jobs show`` says of a job."""
+        return {}
+
+
+class LocalLauncher(Launcher):
+    """Supervisors on this machine, which outlive the tab, the server and the server's Ctrl+C."""
+
+    def start(self, job: Job) -> None:
+        """Start the supervisor detached: a session of its own, no pipes, output to the log."""
+        with open(job.path / "output.log", "ab") as log:
+            supervisor = subprocess.Popen(
+                [sys.executable, "-m", "clp_core.jobs.supervisor", str(job.path)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                close_fds=True,
+                env=ALLOCATOR | os.environ | {"PYTHONUNBUFFERED": "1"},
+            )
+        # It writes the same itself once it runs; if it is killed before, readers know whom to look for.
+        write_json(job.path / "process.json", identity(supervisor.pid), durable=True)
+
+    def judge(self, job: Job, status: Status, who: Mapping[str, Any]) -> Status:
+        """Say ``lost`` where the supervisor is gone; of one on another machine its signs of life tell."""
+        if not who:
+            return has_not_begun(status)
+        if who.get("host") != socket.gethostname() and not same_machine_lost_it(job, who):
+            return judged_by_signs(job, status, who)
+        if who.get("boot_id") != boot_id():
+            return replace(status, state="lost", reason="the machine went down or was restarted")
+        return replace(status, state="lost", reason="its supervisor was killed before it could say why")
+
+
+def has_not_begun(status: Status) -> Status:
+    """Judge a job whose supervisor has not said who it is: it may be about to."""
+    if status.boot_id in (boot_id(), ""):
+        if boot_clock() - status.boot_clock <= START_GRACE_S:
+            return status
+        return replace(status, state="lost", reason="its supervisor never started")
+    return replace(status, state="lost", reason="the machine was restarted before it started")
+
+
+def same_machine_lost_it(job: Job, who: Mapping[str, Any]) -> bool:
+    """Say whether a supervisor under another host name ran on this kernel and holds its lock no more."""
+    if who.get("boot_id") != boot_id():
+        return False
+    lock = FileLock(job.path / LOCK_FILE)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return False
+    lock.release()
+    return True
+
+
+def judged_by_signs(job: Job, status: Status, who: Mapping[str, Any]) -> Status:
+    """Judge a job of another machine by what it writes here: processes there cannot be seen."""
+    age, expected = silence_of(job, status)
+    if age > max(SILENCE_ELSEWHERE_S, 3 * expected):
+        told = f"no sign from {who.get('host')}, where it ran, for {age / 60:.0f} minutes"
+        return replace(status, state="lost", reason=told)
+    silent = f", no sign for {age:.0f} s" if age > TOLD_SILENCE_S else ""
+    return replace(status, reason=f"on {who.get('host')}{silent}")
+
+
+def silence_of(job: Job, status: Status) -> tuple[float, float]:
+    """Return how long a job of another machine has given no sign, and how long it had said; by the wall clock."""
+    heartbeat = job.heartbeat()
+    age = max(0.0, time.time() - number_in(heartbeat, "time", status.time))
+    return age, number_in(heartbeat, "expect_next_s", 0.0)
+
+
+def launcher_of(job: Job) -> Launcher:
+    """Return the launcher that a job's spec names; jobs of earlier versions ran on their own machine."""
+    if job.spec.get("launcher", "local") == "slurm":
+        from clp_core.jobs.slurm import SlurmLauncher  # it builds on this module
+
+        return SlurmLauncher()
+    return LocalLauncher()
+
+
 def start(job: Job) -> None:
-    """Start the supervisor of a job on this machine, detached: a session of its own, no pipes, output to the log."""
-    with open(job.path / "output.log", "ab") as log:
-        supervisor = subprocess.Popen(
-            [sys.executable, "-m", "clp_core.jobs.supervisor", str(job.path)],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-            close_fds=True,
-            env=ALLOCATOR | os.environ | {"PYTHONUNBUFFERED": "1"},
-        )
-    # It writes the same itself once it runs; if it is killed before, readers know whom to look for.
-    write_json(job.path / "process.json", identity(supervisor.pid), durable=True)
+    """Start a job's supervisor where its spec says.
+
+    Raises:
+        InputError: it is refused there.
+    """
+    launcher_of(job).start(job)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from clp_core.jobs.job import Job
 from clp_core.jobs.metrics import read_tail
@@ -14,10 +15,12 @@ RUNS = 3
 
 @dataclass(frozen=True)
 class Sized:
-    """What decides how fast a run is: its parameters and its kind of device, ``cpu`` or ``cuda``."""
+    """What decides how fast a run is: its parameters and the kind of its device, on this machine, in one process."""
 
     parameters: int
     device: str
+    processes: int = 1
+    devices: tuple[str, ...] = ("one",)
 
 
 def pace(tokens: float, seconds: float) -> float | None:
@@ -26,14 +29,14 @@ def pace(tokens: float, seconds: float) -> float | None:
 
 
 def measured_speeds(jobs: Iterable[Job], plan: TrainPlan | Sized) -> list[float]:
-    """Return the tokens/s of the newest runs, three at most, with as many parameters on the same kind of device.
+    """Return the tokens/s of the newest runs, three at most, with as many parameters on the same kind of place.
 
     They are those of whole runs, so what a run spends on evaluations and checkpoints is in them.
     """
     found: list[float] = []
     for job in jobs:
         earlier = job.spec.get("plan", {})
-        if earlier.get("parameters") == plan.parameters and earlier.get("device") == plan.device:
+        if earlier.get("parameters") == plan.parameters and place_in(earlier) == place_in(asdict(plan)):
             lines = read_tail(job.metrics_file)
             last = lines[-1] if lines else {}
             speed = pace(last.get("tokens") or 0, last.get("seconds") or 0)
@@ -42,6 +45,11 @@ def measured_speeds(jobs: Iterable[Job], plan: TrainPlan | Sized) -> list[float]
         if len(found) == RUNS:
             break
     return found
+
+
+def place_in(plan: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return what decides how fast a plan's run is: kind of device, number of processes, whether on a cluster."""
+    return plan.get("device"), plan.get("processes", 1), not plan.get("devices")
 
 
 def seconds_left(job: Job, step: int, seconds: float) -> float | None:

@@ -82,6 +82,7 @@ class JobStore:
         plan: Mapping[str, Any] | None = None,
         fingerprints: Mapping[str, str] | None = None,
         devices: Sequence[str] = (),
+        launcher: str = "local",
     ) -> tuple[Job, bool]:
         """Make the directory of a job, unless one with the same kind and arguments is under way.
 
@@ -94,6 +95,7 @@ class JobStore:
             plan: what was chosen where the options left it open.
             fingerprints: of the inputs.
             devices: what it needs for itself, such as ``cpu`` or ``cuda:0``; it waits until these are free.
+            launcher: who starts its supervisor, one of ``LAUNCHERS``.
 
         Returns:
             The job, and whether it is new. A double click or a second tab gets the job that is under way already.
@@ -123,6 +125,7 @@ class JobStore:
                 "versions": versions(),
                 "fingerprints": dict(fingerprints or {}),
                 "devices": list(devices),
+                "launcher": launcher,
             }
             (path / "command.txt").write_text(command + "\n", encoding="utf-8")
             job = Job(path)

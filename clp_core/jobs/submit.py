@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ from clp_core.folders import check_disk, content_of, fingerprint
 from clp_core.jobs.job import Job
 from clp_core.jobs.launchers import start
 from clp_core.jobs.queue import DeviceQueue
+from clp_core.jobs.slurm import SCRIPT_FILE
+from clp_core.jobs.slurm_control import require
+from clp_core.jobs.slurm_script import checked_script, read_script, render
 from clp_core.jobs.store import SCHEMA_VERSION, JobStore
 from clp_core.locate import is_hub_id, locate
 from clp_core.options import arguments_of
@@ -42,12 +46,40 @@ def command_of(kind: str, options: Any) -> str:
     return shlex.join(["clp", *WORDS.get(kind, (kind,)), *placed, *arguments])
 
 
-def submit(workspace: Workspace, kind: str, arguments: Mapping[str, Any], argv: Sequence[str], **details: Any) -> Job:
-    """Make a job and start it, unless the same one is under way, which is then returned."""
+def submit(
+    workspace: Workspace,
+    kind: str,
+    arguments: Mapping[str, Any],
+    argv: Sequence[str],
+    *,
+    script: str = "",
+    **details: Any,
+) -> Job:
+    """Make a job and start it, unless the same one is under way, which is then returned.
+
+    Args:
+        workspace: where.
+        kind: one of ``KINDS``.
+        arguments: its options.
+        argv: what its supervisor runs.
+        script: what is handed to Slurm, where that starts it.
+        details: see ``JobStore.create``.
+
+    Raises:
+        InputError: it is refused where it should start; then there is no job.
+    """
     store = JobStore(workspace.jobs)
     job, is_new = store.create(kind, arguments, argv, **details)
-    if is_new:
+    if not is_new:
+        return job
+    if script:
+        (job.path / SCRIPT_FILE).write_text(script, encoding="utf-8")
+    try:
         launch(job)
+    except InputError:
+        if job.status().is_over:
+            store.remove(job)
+        raise
     return job
 
 
@@ -171,13 +203,20 @@ def submit_prepare(workspace: Workspace, model: str) -> Job:
     )
 
 
-def submit_train(workspace: Workspace, options: TrainOptions) -> Job:
+def submit_train(workspace: Workspace, options: TrainOptions, script: str = "") -> Job:
     """Plan a training run, check memory and disk, and start it as a job.
 
+    Args:
+        workspace: where the run is kept.
+        options: what is asked for.
+        script: with Slurm, an edited script in place of the one that the options make.
+
     Raises:
-        InputError: model or text cannot be used, or memory or disk does not suffice.
+        InputError: model or text cannot be used, memory or disk does not suffice, or Slurm refuses it.
     """
     asked, options = options, options.with_preset()
+    if options.launcher == "slurm":
+        require()
     reference = options.model
     folder = locate(reference)
     chosen = plan(asked, folder)
@@ -189,20 +228,55 @@ def submit_train(workspace: Workspace, options: TrainOptions) -> Job:
         text if text.startswith(HUB_PREFIX) else str(Path(text).expanduser().absolute()) for text in options.text
     ]
     arguments["eval_text"] = str(Path(options.eval_text).expanduser().absolute())
+    edited, script = script_of(workspace, options, chosen, script)
+    arguments["script"] = hashlib.sha256(script.encode()).hexdigest()[:12] if edited else ""
     return submit(
         workspace,
         "train",
         arguments,
-        torchrun(chosen),
-        command=command_of("train", asked),
+        torchrun(chosen) if chosen.devices else [],
+        command=train_command(asked, script if edited else ""),
         name=options.name,
         plan=chosen.as_json(),
         fingerprints={str(folder): fingerprint(folder), "eval_text": content_of(Path(options.eval_text))},
         devices=chosen.devices,
+        launcher=options.launcher,
+        script=script,
     )
 
 
+def train_command(options: TrainOptions, edited: str = "") -> str:
+    """Return the command that starts a run; an edited script is the file that the run's directory keeps."""
+    return command_of("train", replace(options, script=options.script or (SCRIPT_FILE if edited else "")))
+
+
+def preview_script(workspace: Workspace, options: TrainOptions) -> str:
+    """Return the script that Slurm would get for a run, which is planned and not started.
+
+    Raises:
+        InputError: the run is not for Slurm, or would be refused.
+    """
+    if options.launcher != "slurm":
+        raise InputError("--show-script shows what Slurm would get; give --launcher slurm with it")
+    return script_of(workspace, options, plan(options, locate(options.model)))[1]
+
+
+def script_of(workspace: Workspace, options: TrainOptions, chosen: TrainPlan, edited: str = "") -> tuple[bool, str]:
+    """Return whether a user has edited the script, and the script that Slurm gets; an empty one on this machine.
+
+    Raises:
+        InputError: an edited one cannot be used.
+    """
+    if options.launcher != "slurm":
+        return False, ""
+    if edited:
+        return True, checked_script(edited)
+    if options.script:
+        return True, read_script(options.script)
+    return False, render(options, chosen, workspace)
+
+
 def torchrun(chosen: TrainPlan) -> list[str]:
-    """Return the arguments that start the training processes, one a device."""
+    """Return the arguments that start the training processes on this machine, one a device."""
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={chosen.processes}"]
     return [*launcher, "-m", "clp_core.training", "{job}"]

@@ -10,11 +10,12 @@ import sys
 import time
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 from filelock import FileLock, Timeout
 
 from clp_core.jobs.checkpoints import step_of
-from clp_core.jobs.job import LOCK_FILE, STOPPING, Job, read_state
+from clp_core.jobs.job import LOCK_FILE, Job, read_state
 from clp_core.jobs.process import die_with_parent, identity
 from clp_core.jobs.queue import DeviceQueue, Held, Ticket
 from clp_core.jobs.reasons import oom_kills, reason_of_exit
@@ -36,6 +37,8 @@ LAST_OUTPUT_BYTES = 16_384
 class Supervisor:
     """Runs one attempt of one job."""
 
+    lock_wait_s = LOCK_WAIT_S
+
     def __init__(self, job: Job, queue: DeviceQueue | None = None) -> None:
         """Take a job whose directory is made."""
         self._job = job
@@ -52,14 +55,15 @@ class Supervisor:
         job = self._job
         lock = FileLock(job.path / LOCK_FILE)
         try:
-            lock.acquire(timeout=LOCK_WAIT_S)  # that of the attempt before may be in its last moments
+            lock.acquire(timeout=self.lock_wait_s)  # that of the attempt before may be in its last moments
         except Timeout:
             log.warning("%s has a supervisor already", job.id)
             return 1
         with lock:
+            self._listen()
+            if not self._may_begin():
+                return 0
             write_json(job.path / "process.json", identity(os.getpid()), durable=True)
-            signal.signal(signal.SIGTERM, self._on_signal)
-            signal.signal(signal.SIGINT, self._on_signal)
             try:
                 held = self._wait_for_devices()
                 if held is None:
@@ -68,6 +72,15 @@ class Supervisor:
                 return self._conclude(self._run_process())
             finally:
                 self._leave_queue()
+
+    def _listen(self) -> None:
+        """Take signals."""
+        signal.signal(signal.SIGTERM, self._on_signal)
+        signal.signal(signal.SIGINT, self._on_signal)
+
+    def _may_begin(self) -> bool:
+        """Say whether this attempt is to run at all."""
+        return True
 
     def _leave_queue(self) -> None:
         if self._ticket is None:
@@ -109,10 +122,10 @@ class Supervisor:
     def _run_process(self) -> int:
         """Start the job's process and stay until it ends; return its exit code."""
         job = self._job
-        attempt = job.status().attempt
+        attempt = job.written_status().attempt
         job.write_status("starting")
         self._oom_kills = oom_kills()
-        argv = [str(part).replace("{job}", str(job.path)) for part in job.spec["argv"]]
+        argv = self._command()
         environment = os.environ | {JOB_ENVIRONMENT: str(job.path), "PYTHONUNBUFFERED": "1"}
         gpus = [device.partition(":")[2] for device in job.spec.get("devices", ()) if device.startswith("cuda:")]
         if gpus:
@@ -120,7 +133,7 @@ class Supervisor:
         with open(job.path / "output.log", "ab") as output:
             self._log_start = output.tell()
             child = subprocess.Popen(
-                [sys.executable, *argv],
+                argv,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -133,6 +146,10 @@ class Supervisor:
                 self._look_for_stop(child)
                 time.sleep(POLL_S)
         return child.returncode
+
+    def _command(self) -> list[str]:
+        """Return what the job's process runs."""
+        return [sys.executable, *[str(part).replace("{job}", str(self._job.path)) for part in self._job.spec["argv"]]]
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         """Turn a signal into a request to save and stop, which the loop makes: a handler writes no files."""
@@ -147,7 +164,7 @@ class Supervisor:
             return
         if self._stop_seen_at is None:
             self._stop_seen_at = now
-            self._job.write_status("stopping", STOPPING)
+            self._job.write_status("stopping", self._job.stopping_reason)
         grace = STOP_GRACE_S.get(self._job.kind, 0.0)
         if self._signalled_at is None and now - self._stop_seen_at > grace:
             self._signalled_at = now
@@ -198,13 +215,18 @@ class Supervisor:
 
 def main() -> None:
     """Supervise the job whose directory is named on the command line."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     job = Job(Path(sys.argv[1]).resolve())
+    supervise(job, Supervisor(job))
+
+
+def supervise(job: Job, supervisor: Supervisor) -> NoReturn:
+    """Run a supervisor to its end, and end with its exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
-        code = Supervisor(job).run()
+        code = supervisor.run()
     except Exception as error:
         log.exception("the supervisor failed")
-        if not job.status().is_over:
+        if not job.written_status().is_over:
             job.write_status("failed", f"the supervisor failed: {error}")
         code = 1
     raise SystemExit(code)

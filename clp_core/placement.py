@@ -1,0 +1,109 @@
+"""Where a run trains, on how many processes, and how it fits into their memory. Needs no torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from clp_core.errors import InputError
+from clp_core.evaluation import LOGITS_BYTES
+from clp_core.hardware import Device, find_device
+from clp_core.memory_plan import COPIES_OF_LOGITS, Shape
+from clp_core.train_options import TrainOptions
+
+SHARE_OF_MEMORY = {"cpu": 0.15, "cuda": 0.85}
+"""What blocks at once may take of what is left beside the weights; small ones are as fast on a CPU."""
+MOST_TOKENS_AT_ONCE = 65_536
+UNKNOWN_MEMORY_BYTES = 16_000_000_000
+"""What is taken for the memory of a cluster's GPUs where nobody said it."""
+
+
+def place_of(options: TrainOptions) -> Device:
+    """Return where a run will train: on this machine's device, or on the machines it asks Slurm for.
+
+    Raises:
+        InputError: a GPU of this machine is wanted and there is none, or none of that number.
+    """
+    return place_on_cluster(options) if options.launcher == "slurm" else find_device(options.device)
+
+
+def place_on_cluster(options: TrainOptions) -> Device:
+    """Return the machines that a run asks Slurm for; what this one has does not matter."""
+    each = options.gpus_per_node or options.processes_per_node
+    unit = ("GPU" if each == 1 else "GPUs") if options.gpus_per_node else ("process" if each == 1 else "processes")
+    machines = "1 machine" if options.nodes == 1 else f"{options.nodes} machines"
+    name = f"{machines} with {each} {unit}{' each' if options.nodes > 1 else ''}, through Slurm"
+    kind = "cuda" if options.gpus_per_node else "cpu"
+    return Device(kind, name, (), int(options.memory_gb * 1e9), options.nodes, options.nodes * each)
+
+
+def processes_of(options: TrainOptions, device: Device) -> int:
+    """Return how many processes train together, on all machines.
+
+    Raises:
+        InputError: another number than one a GPU is asked for.
+    """
+    if not device.is_here or device.kind == "cpu":
+        return device.processes or options.processes_per_node
+    if options.processes_per_node != 1:
+        raise InputError(
+            "--processes-per-node is for CPUs: on GPUs there is one process each; choose with --device cuda:0,2"
+        )
+    return device.count
+
+
+def fit(
+    options: TrainOptions,
+    shape: Shape,
+    device: Device,
+    processes: int,
+    block_length: int,
+    own_blocks: int,
+    *,
+    bf16: bool,
+) -> dict[str, Any]:
+    """Choose sharding, checkpointing of activations and blocks at once, so that the memory of the device holds them.
+
+    Args:
+        options: what is asked for.
+        shape: the model's.
+        device: where it trains; where its memory is not known, the one that fits best is taken without a check.
+        processes: how many train together.
+        block_length: tokens a block.
+        own_blocks: blocks a step of one process.
+        bf16: whether products are in bfloat16.
+
+    Raises:
+        InputError: it does not, whatever is chosen.
+    """
+    if options.sharding == "none" and processes > 1:
+        raise InputError(f"--sharding none is for one process, {processes} are planned; use ddp or fsdp")
+    shardings = ["ddp", "fsdp"] if options.sharding == "auto" else [options.sharding]
+    switches = {"auto": [False, True], "on": [True], "off": [False]}[options.gradient_checkpointing]
+    wanted = options.micro_blocks or 1
+    is_shared = device.kind == "cpu" and device.is_here  # the processes share one memory
+    free = (device.free_bytes or UNKNOWN_MEMORY_BYTES) // (processes if is_shared else 1)
+    scoring = COPIES_OF_LOGITS * max(LOGITS_BYTES, 4 * block_length * shape.vocabulary)
+    found: dict[str, Any] = {}
+    for sharding in shardings if processes > 1 else ["none"]:
+        for checkpointing in switches:
+            state = shape.state_bytes(processes if sharding == "fsdp" else 1)
+            block = shape.block_bytes(block_length, bf16=bf16, checkpointing=checkpointing)
+            room = SHARE_OF_MEMORY[device.kind] * max(0, free - state)
+            most = options.micro_blocks or min(room // block, MOST_TOKENS_AT_ONCE // block_length)
+            micro = largest_divisor(own_blocks, int(max(1, most)))
+            memory = state + max(micro * block, scoring)
+            found = {"sharding": sharding, "checkpointing": checkpointing}
+            found |= {"micro_blocks": micro, "memory_bytes": memory}
+            if state + max(wanted * block, scoring) <= free:
+                return found
+    if not device.is_here and not device.free_bytes:
+        return found
+    raise InputError(
+        f"training needs about {found['memory_bytes'] / 1e9:.1f} GB on {device.name}, {free / 1e9:.1f} GB free; "
+        "end what else runs there, choose shorter blocks, more devices or a smaller model"
+    )
+
+
+def largest_divisor(number: int, bound: int) -> int:
+    """Return the largest divisor of a number that is not above a bound."""
+    return next(size for size in range(min(number, bound), 0, -1) if number % size == 0)
