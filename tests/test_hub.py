@@ -307,23 +307,44 @@ def test_page_finds_a_fetched_model_again(hub, online, pair):
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "parquet"])
-def test_dataset_of_the_server_streams(hub, online, tmp_path, ending):
+def test_dataset_of_the_hub_scores_and_trains_like_the_file(hub, online, workspace, pair, texts, tmp_path, ending):
     import pyarrow
     import pyarrow.parquet
 
-    lines = [{"text": f"Zeile {i}"} for i in range(50)]
+    rows = [{"text": line} for line in texts[0].read_text().splitlines()]
+    file = tmp_path / f"train.{ending}"
     if ending == "jsonl":
-        data = "".join(json.dumps(line) + "\n" for line in lines).encode()
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     else:
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(lines), tmp_path / "x.parquet")
-        data = (tmp_path / "x.parquet").read_bytes()
-    hub.add("org/text", {f"train.{ending}": data, "README.md": b"---\nlicense: mit\n---\n"}, kind="datasets")
-    code = (
-        "import datasets, json; found = datasets.load_dataset('org/text', split='train', streaming=True); "
-        "print(json.dumps(list(found)))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert json.loads(done.stdout.splitlines()[-1]) == lines, done.stderr
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), file)
+    card = b"---\nlicense: mit\n---\n"
+    hub.add("org/text", {file.name: file.read_bytes(), "README.md": card}, kind="datasets")
+    scored = [clp("evaluate", pair[0], "--text", text, "--json") for text in (file, "hub:org/text")]
+    assert [done.returncode for done in scored] == [0, 0], scored[1].stderr
+    assert json.loads(scored[0].stdout) == json.loads(scored[1].stdout)
+    losses = []
+    for text in (file, "hub:org/text:train"):
+        options = ["--model", pair[0], "--text", text, "--eval-text", texts[1], "--max-steps", 4, "--streaming"]
+        done = clp("train", *options, "--block-length", 32, "--batch-tokens", 128, "--seed", 1, "--json")
+        assert done.returncode == 0, done.stderr
+        metrics = Path(json.loads(done.stdout.splitlines()[-1])["job"]) / "metrics.jsonl"
+        losses.append([json.loads(line).get("loss") for line in metrics.read_text().splitlines()])
+    assert losses[0] == losses[1]
+    assert None in losses[0]
+    assert len(losses[0]) >= 5
+
+
+def test_dataset_that_is_not_there_is_told(hub, online, pair, texts):
+    hub.add("org/text", {"train.jsonl": b'{"text": "x"}\n'}, kind="datasets")
+    for reference, told in (
+        ("hub:org/none", "the Hub has no dataset org/none that is open to you"),
+        ("hub:org/text:validation", "the dataset org/text cannot be read:"),
+    ):
+        done = clp("evaluate", pair[0], "--text", reference)
+        assert (done.returncode, done.stderr.count("Traceback")) == (2, 0), done.stderr
+        assert told in done.stderr
+    done = clp("train", "--model", pair[0], "--text", "hub:org/text", "--eval-text", texts[1])
+    assert "give --max-tokens or --max-steps" in done.stderr
 
 
 def fetched(name):
