@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
+import click
 import typer
+from click.core import ParameterSource
 
 from clp_core.options import MISSING
 from clp_core.progress import HEART, JOB_ENVIRONMENT, write_json
@@ -124,7 +126,11 @@ def options_command(app: typer.Typer, options: type, name: str, positional: Sequ
         def command(**given: Any) -> None:
             values = {item.name: given.pop(item.name) for item in fields}
             values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-            run(options(**values), **given)
+            made = options(**values)
+            if hasattr(made, "beside_preset"):
+                source = click.get_current_context().get_parameter_source
+                made = made.beside_preset([name for name in values if source(name) is ParameterSource.COMMANDLINE])
+            run(made, **given)
 
         keyword_only = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in extra]
         command.__signature__ = inspect.Signature([*parameters, *keyword_only])  # type: ignore[attr-defined]

@@ -3,7 +3,8 @@
 * A text file holds one document a line (``.txt`` or any other name); empty lines are skipped.
 * A ``.jsonl`` file holds one object a line, a ``.parquet`` file one row a document; a field of it is the text.
 * Text and JSON lines may be packed as ``.gz`` or ``.xz``. Of a folder all such files are read, by their paths.
-* ``hub:ORG/NAME``, ``hub:ORG/NAME:SPLIT`` or ``hub:ORG/NAME:CONFIG:SPLIT`` is a dataset of the Hub, read as it comes.
+* ``hub:ORG/NAME``, ``hub:ORG/NAME:SPLIT`` or ``hub:ORG/NAME:CONFIG:SPLIT`` is a dataset of the Hub, read as it comes;
+  ``ORG/NAME@REVISION`` names a commit, a tag or a branch.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import json
 import lzma
 import os
 import re
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,7 +33,7 @@ PACKED_RATIO = 3.7
 TEXT_ENDINGS = (".txt", ".jsonl", ".parquet")
 DEFAULT_FIELD = "text"
 HUB_PREFIX = "hub:"
-HUB_NAME = re.compile(r"hub:([\w.-]+(?:/[\w.-]+)?)(?::([\w.+-]+))?(?::([\w.+\[\]%-]+))?")
+HUB_NAME = re.compile(r"hub:([\w.-]+(?:/[\w.-]+)?)(?:@([\w./-]+))?(?::([\w.+-]+))?(?::([\w.+\[\]%-]+))?")
 PARQUET_ROWS = 1000
 
 
@@ -76,10 +78,12 @@ class HubDataset:
     name: str
     config: str | None
     split: str
+    wanted: str | None = None
+    """The revision that was named; without one that of the main branch."""
 
     @classmethod
     def parse(cls, reference: str) -> HubDataset:
-        """Read ``hub:NAME``, ``hub:NAME:SPLIT`` or ``hub:NAME:CONFIG:SPLIT``.
+        """Read ``hub:NAME``, ``hub:NAME:SPLIT`` or ``hub:NAME:CONFIG:SPLIT``, the name with ``@REVISION`` or without.
 
         Raises:
             InputError: it has another form.
@@ -89,8 +93,8 @@ class HubDataset:
             raise InputError(
                 f"{reference!r} is no dataset; write hub:ORG/NAME, hub:ORG/NAME:SPLIT or with :CONFIG:SPLIT"
             )
-        name, first, second = match.groups()
-        return cls(name, first if second else None, second or first or "train")
+        name, wanted, first, second = match.groups()
+        return cls(name, first if second else None, second or first or "train", wanted)
 
     @property
     def text_bytes(self) -> float:
@@ -99,7 +103,7 @@ class HubDataset:
 
     @cached_property
     def revision(self) -> str:
-        """The commit that ``main`` stands at; all is read from that one.
+        """The commit that all is read from.
 
         Raises:
             InputError: the Hub cannot be reached, or has no such dataset.
@@ -107,7 +111,13 @@ class HubDataset:
         from huggingface_hub import HfApi
 
         with explained_dataset(self.name):
-            return str(HfApi().dataset_info(self.name).sha)
+            return str(HfApi().dataset_info(self.name, revision=self.wanted).sha)
+
+    @property
+    def pinned(self) -> str:
+        """What names it at this commit."""
+        inner = f":{self.config}:{self.split}" if self.config else f":{self.split}"
+        return f"{HUB_PREFIX}{self.name}@{self.revision}{inner}"
 
     def documents(self, field: str) -> Iterator[str]:
         """Yield the documents that are not empty, as they come over the network.
@@ -236,7 +246,7 @@ def read_lines(path: Path) -> Iterator[str]:
                 document = line.rstrip("\r\n")
                 if document.strip():
                     yield document
-    except (UnicodeDecodeError, lzma.LZMAError, gzip.BadGzipFile, EOFError) as error:
+    except (UnicodeDecodeError, lzma.LZMAError, gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise InputError(f"{path} is no UTF-8 text ({error}); convert it first") from error
 
 
@@ -300,3 +310,14 @@ def read_documents(references: Sequence[str | Path], field: str = DEFAULT_FIELD)
         InputError: a text cannot be read.
     """
     return iter(Texts.open(references, field))
+
+
+def absolute(reference: str) -> str:
+    """Return what names the same text from anywhere and later: a full path, or a dataset of the Hub at its commit.
+
+    Raises:
+        InputError: there is no such dataset.
+    """
+    if reference.startswith(HUB_PREFIX):
+        return HubDataset.parse(reference).pinned
+    return str(Path(reference).expanduser().absolute())

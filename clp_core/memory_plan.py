@@ -14,6 +14,10 @@ from clp_core.checkpoint import Checkpoint
 
 BYTES_OF_STATE = 16
 """A float32 weight, its gradient, and AdamW's two moments."""
+BYTES_OF_BUCKETS = 4
+"""The copy of the gradient that DDP sends."""
+BYTES_OF_CAST = 2
+"""The weight in bfloat16, which autocast keeps until the step is done."""
 BYTES_OF_ACTIVATION = {True: 3, False: 4}
 """In bfloat16 some are kept as float32."""
 COPIES_OF_LOGITS = 3
@@ -82,9 +86,11 @@ class Shape:
         """
         return 6.0 * self.multiplied + 12.0 * self.layers * self.width * block_length
 
-    def state_bytes(self, shards: int = 1) -> int:
-        """Return the bytes of weights, gradients and optimiser on one of the devices that share them."""
-        return BYTES_OF_STATE * self.parameters // shards
+    def state_bytes(self, sharding: str = "none", processes: int = 1, *, bf16: bool = False) -> int:
+        """Return the bytes of weights, gradients and optimiser on one of the devices of a run."""
+        each = BYTES_OF_STATE * self.parameters // (processes if sharding == "fsdp" else 1)
+        each += BYTES_OF_BUCKETS * self.parameters if sharding == "ddp" else 0
+        return each + (BYTES_OF_CAST * self.parameters if bf16 else 0)
 
     def block_bytes(self, block_length: int, *, bf16: bool, checkpointing: bool) -> int:
         """Return the bytes that one block of tokens adds: activations and logits."""

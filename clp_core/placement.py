@@ -10,8 +10,10 @@ from clp_core.hardware import Device, find_device
 from clp_core.memory_plan import COPIES_OF_LOGITS, Shape
 from clp_core.train_options import TrainOptions
 
+FSDP = "fsdp"
 SHARE_OF_MEMORY = {"cpu": 0.15, "cuda": 0.85}
 """What blocks at once may take of what is left beside the weights; small ones are as fast on a CPU."""
+USABLE_SHARE = 0.95
 MOST_TOKENS_AT_ONCE = 65_536
 UNKNOWN_MEMORY_BYTES = 16_000_000_000
 """What is taken for the memory of a cluster's GPUs where nobody said it."""
@@ -86,7 +88,7 @@ def fit(
     found: dict[str, Any] = {}
     for sharding in shardings if processes > 1 else ["none"]:
         for checkpointing in switches:
-            state = shape.state_bytes(processes if sharding == "fsdp" else 1)
+            state = shape.state_bytes(sharding, processes, bf16=bf16)
             block = shape.block_bytes(block_length, bf16=bf16, checkpointing=checkpointing)
             room = SHARE_OF_MEMORY[device.kind] * max(0, free - state)
             most = options.micro_blocks or min(room // block, MOST_TOKENS_AT_ONCE // block_length)
@@ -94,7 +96,7 @@ def fit(
             memory = state + max(micro * block, scoring)
             found = {"sharding": sharding, "checkpointing": checkpointing}
             found |= {"micro_blocks": micro, "memory_bytes": memory}
-            if state + max(wanted * block, scoring) <= free:
+            if state + max(wanted * block, scoring) <= USABLE_SHARE * free:
                 return found
     if not device.is_here and not device.free_bytes:
         return found

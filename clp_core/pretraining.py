@@ -14,7 +14,7 @@ from typing import Any
 from filelock import FileLock
 
 from clp_core.corpus import estimate_tokens
-from clp_core.documents import HUB_PREFIX, Texts
+from clp_core.documents import Texts, absolute
 from clp_core.errors import InputError
 from clp_core.folders import check_disk
 from clp_core.helper_sizes import FAMILY, SIZES, HelperPlan, Size
@@ -179,14 +179,14 @@ def start_helper(workspace: Workspace, options: PretrainOptions) -> Started:
     """
     folder = locate(options.tokenizer, weights=False)
     vocabulary = Vocabulary.open(folder)
-    given = [text if text.startswith(HUB_PREFIX) else str(Path(text).expanduser().absolute()) for text in options.text]
+    given = [absolute(text) for text in options.text]
     texts, called = Texts.open(given, options.text_field), slug_of(Path(given[0]).name.partition(".")[0])
     if options.eval_text:
-        valid = Path(options.eval_text)
+        valid = Path(absolute(options.eval_text))
         Texts.open([valid], options.text_field)
     else:
         split = hold_out(texts, called, workspace.texts)
-        given, texts, valid = [str(split.train)], Texts.open([split.train]), split.valid
+        given, texts, valid = [str(split.train)], Texts.open([split.train], options.text_field), split.valid
         log.info("%s", split.told)
     plan = plan_helper(options, vocabulary, texts)
     log.info("%s", plan.told)

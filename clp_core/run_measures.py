@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from typing import Any
 
@@ -14,7 +15,7 @@ from clp_core.hardware import peak_flops
 from clp_core.jobs.job import PLAN_FILE, Job
 from clp_core.jobs.metrics import MetricsWriter
 from clp_core.schedule import Schedule
-from clp_core.training_plan import TrainPlan
+from clp_core.training_plan import TrainPlan, evaluation_rhythm
 
 STEPS_TO_MEASURE = 4
 PROCESS = psutil.Process()
@@ -59,7 +60,8 @@ class Measured:
         """Return the share of the devices' peak that a speed takes (MFU); ``None`` where the peak is not known."""
         if not self._peak:
             return None
-        return tokens_per_s * self.plan.flops_per_token / (self._peak * self.plan.processes)
+        processes = int(os.environ.get("WORLD_SIZE", "1"))
+        return tokens_per_s * self.plan.flops_per_token / (self._peak * processes)
 
     def write(self, step: int, **figures: Any) -> None:
         """Append a line to metrics.jsonl; what is not finite becomes null."""
@@ -87,11 +89,13 @@ class Stopwatch:
         self._step = 0
         self.step_seconds = 0.0
         self.longest = {"evaluation": 0.0, "save": 0.0}
+        self.last = {"evaluation": 0.0, "save": 0.0}
         self._seen: list[float] = []
         self._left_out = 0.0
 
     def leave_out(self, seconds: float, what: str) -> None:
         """Take what was no training, an ``evaluation`` or a ``save``, out of the lap."""
+        self.last[what] = seconds
         self.longest[what] = max(self.longest[what], seconds)
         self._left_out += seconds
         if self._began is not None:
@@ -113,6 +117,27 @@ class Stopwatch:
             figures["tokens_per_s"] = self._step_tokens / self.step_seconds
         self._began, self._step = now, step
         return figures
+
+
+def steps_that_fit(seconds: float, step_seconds: float, evaluation_seconds: float, eval_every: int) -> int:
+    """Return how many steps fit into a time together with the evaluations among them; one at least.
+
+    Args:
+        seconds: what is left.
+        step_seconds: of one step.
+        evaluation_seconds: of one evaluation.
+        eval_every: steps between evaluations; 0 where the number of steps decides it.
+    """
+
+    def needed(steps: int) -> float:
+        evaluations = math.ceil(steps / (eval_every or evaluation_rhythm(steps)))
+        return steps * step_seconds + evaluations * evaluation_seconds
+
+    low, high = 1, max(1, int(seconds / max(step_seconds, 1e-9)))
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if needed(middle) <= seconds else (low, middle - 1)
+    return low
 
 
 def system_figures() -> dict[str, float]:

@@ -9,20 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator, DistributedType, FullyShardedDataParallelPlugin, PartialState
+from accelerate.state import AcceleratorState
 from torch.distributed.tensor import DTensor
 from transformers import Trainer
 
 from clp_core.errors import ClpError
 from clp_core.evaluation import EvaluationText, score
 from clp_core.jobs.checkpoints import is_complete
+from clp_core.placement import FSDP
+from clp_core.processes import is_distributed
 from clp_core.run_folder import remove_half_written
 from clp_core.run_measures import Measured
-from clp_core.training_callback import JobCallback, is_distributed
+from clp_core.training_callback import JobCallback
 from clp_core.training_stages import Groups, RowMask, prepare_gradients
 
 log = logging.getLogger(__name__)
-
-FSDP = "fsdp"
 
 
 class RunTrainer(Trainer):
@@ -35,6 +37,7 @@ class RunTrainer(Trainer):
     groups: Groups
     optimizer: Any
     lr_scheduler: Any
+    is_fsdp_enabled: bool
     last_evaluation: dict[str, float]
     evaluated_at: int = -1
 
@@ -46,6 +49,18 @@ class RunTrainer(Trainer):
     def is_sharded(self) -> bool:
         """Whether each process holds a part of the model."""
         return self.measured.plan.sharding == FSDP
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """Make the accelerator; on CPUs, where accelerate knows no sharding, tell it to shard all the same."""
+        super().create_accelerator_and_postprocess()
+        if self.args.fsdp and not self.is_fsdp_enabled:
+            shard_on_cpus(self.accelerator, FullyShardedDataParallelPlugin(**self.args.fsdp_plugin_args))
+            self.is_fsdp_enabled = True
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Write the line of loss that is due, and hand its figures to the Trainer's integrations too."""
+        figures = self.callback.line(logs, self.state) if "loss" in logs else {}
+        super().log(logs | figures, start_time)
 
     def _get_train_sampler(self, *args: Any, **kwargs: Any) -> torch.utils.data.Sampler[int]:  # noqa: ARG002
         """Read the blocks in the order they were put in."""
@@ -132,6 +147,12 @@ class RunTrainer(Trainer):
         super()._save_checkpoint(*args, **kwargs)
         self.callback.seal(folder, self.state, time.monotonic() - began)
 
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """Write the model; one matrix that a sharded model's state names twice is written once."""
+        if state_dict is not None:
+            state_dict = without_copies(self.model, state_dict)
+        super()._save(output_dir, state_dict)
+
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         """Write the optimiser's state; of a sharded model each process writes its part."""
         if not self.is_sharded:
@@ -164,6 +185,26 @@ class RunTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
         """Leave the weights as they are: the model was opened from the checkpoint."""
+
+
+def without_copies(model: torch.nn.Module, state: dict[str, Any]) -> dict[str, Any]:
+    """Return a model's state without the further names of parameters that have several."""
+    first: dict[int, str] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        first.setdefault(id(parameter), name)
+    kept = set(first.values())
+    copies = {name for name, _ in model.named_parameters(remove_duplicate=False)} - kept
+    return {name: value for name, value in state.items() if name not in copies}
+
+
+def shard_on_cpus(accelerator: Accelerator, plugin: FullyShardedDataParallelPlugin) -> None:
+    """Let accelerate shard a model over processes on CPUs, which it does for GPUs alone.
+
+    ``fully_shard`` itself works there over gloo; only the choice by device stands in the way.
+    """
+    for state in (AcceleratorState._shared_state, PartialState._shared_state):
+        state["distributed_type"] = DistributedType.FSDP
+    accelerator.state.fsdp_plugin = plugin
 
 
 def part_of_optimiser(folder: str, process: int) -> Path:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-SCHEDULES = ("auto", "plain", "two-stage", "new-rows")
+SCHEDULES = ("plain", "two-stage", "new-rows")
 ALL_ROWS, MISSING_ROWS = "all", "missing"
 
 

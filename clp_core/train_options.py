@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -50,7 +50,7 @@ class Preset:
 PRESETS = {
     "default": Preset(
         "Sound default",
-        "Length, batch, rate and schedule by the model's size, the text and the device.",
+        "Length, batch and rate by the model's size, the text and the device; everything trains from the first step.",
         {},
     ),
     "quick": Preset(
@@ -61,7 +61,7 @@ PRESETS = {
     "published": Preset(
         "Published recipe",
         "What the authors give for a 410M model: blocks of 512, rate 3e-4 falling on a cosine to 3e-5, 10 % warm-up.",
-        {"schedule": "plain", "block_length": 512, "learning_rate": 3e-4, "final_rate_share": 0.1},
+        {"block_length": 512, "learning_rate": 3e-4, "final_rate_share": 0.1},
     ),
     "published-two-stage": Preset(
         "Published recipe, embeddings first",
@@ -112,7 +112,7 @@ class TrainOptions:
         0.0, help="train for about this long: the steps that fit are found out by the first ones", minimum=0.0
     )
     schedule: str = option(
-        "auto",
+        "plain",
         help="plain: everything at once; two-stage: embeddings alone first; new-rows: missing rows alone first",
         choices=SCHEDULES,
     )
@@ -239,6 +239,17 @@ class TrainOptions:
         """Return the options that a job's spec holds."""
         lists = {name: tuple(value) for name, value in arguments.items() if isinstance(value, list)}
         return cls(**{**arguments, **lists})
+
+    def beside_preset(self, given: Collection[str]) -> TrainOptions:
+        """Return the options without the preset where a field that was given has its default and the preset another.
+
+        Args:
+            given: names of the fields that the user has named.
+        """
+        others = {name: value for name, value in PRESETS[self.preset].settings.items() if name not in given}
+        if len(others) == len(PRESETS[self.preset].settings):
+            return self
+        return replace(self, preset="default", **others)
 
     def with_preset(self) -> TrainOptions:
         """Return the options with the preset's settings where the user has left the default."""

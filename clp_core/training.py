@@ -21,20 +21,28 @@ from clp_core.blocks import Blocks, ShuffledBlocks, StreamedBlocks, padding_of
 from clp_core.corpus import content_key, packed_blocks, stream_fingerprint
 from clp_core.curves import metrics_of_run
 from clp_core.documents import Texts
-from clp_core.errors import InputError
+from clp_core.errors import ClpError, InputError
 from clp_core.evaluation import EvaluationText, check_tokenizer_fits
 from clp_core.folders import content_of, fingerprint
-from clp_core.jobs.checkpoints import RUN_STATE_FILE, remove_incomplete, resumable_checkpoint
-from clp_core.jobs.job import WARNINGS_FILE, Job, read_state
+from clp_core.jobs.checkpoints import (
+    RUN_STATE_FILE,
+    is_complete,
+    remove_incomplete,
+    resumable_checkpoint,
+    step_of,
+)
+from clp_core.jobs.job import PLAN_FILE, WARNINGS_FILE, Job, read_state
 from clp_core.jobs.reasons import reason_of
 from clp_core.leaks import find_leak
 from clp_core.locate import locate, read_json
+from clp_core.placement import FSDP
 from clp_core.prepared import max_positions, prepare
+from clp_core.processes import Council, is_first, part
 from clp_core.progress import HEART, JOB_ENVIRONMENT, write_json
 from clp_core.provenance import missing_rows
 from clp_core.run_folder import companions_of
 from clp_core.run_measures import Measured
-from clp_core.run_trainer import FSDP, RunTrainer
+from clp_core.run_trainer import RunTrainer
 from clp_core.train_options import TrainOptions
 from clp_core.training_callback import FIRST_STEPS_EXPECT_S, JobCallback
 from clp_core.training_plan import TrainPlan
@@ -49,7 +57,9 @@ log = logging.getLogger(__name__)
 
 
 WRITER_WAIT_S = 60.0
-GUESS_MAY_BE_OFF = 50
+GUESS_MAY_BE_OFF, LEAST_UNSETTLED_STEPS = 50, 1000
+COLLECTIVE_TIMEOUT_S = 6 * 3600
+"""How long processes wait for the first one, which may read a large text meanwhile; one that died ends all at once."""
 INPUTS_FILE = "inputs.json"
 
 
@@ -81,7 +91,7 @@ def blocks_at_once(plan: TrainPlan, processes: int) -> int:
     return micro
 
 
-def arguments_of(plan: TrainPlan, options: TrainOptions, output: Path, *, resumes: bool) -> TrainingArguments:
+def arguments_of(plan: TrainPlan, options: TrainOptions, output: Path) -> TrainingArguments:
     """Return the Trainer's arguments for a plan."""
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(output.parent / "tensorboard"))
@@ -89,7 +99,7 @@ def arguments_of(plan: TrainPlan, options: TrainOptions, output: Path, *, resume
     on_gpu, is_sharded = plan.device == "cuda", plan.sharding == FSDP
     return TrainingArguments(
         output_dir=str(output),
-        max_steps=longest(plan),
+        max_steps=plan.steps,
         per_device_train_batch_size=micro,
         gradient_accumulation_steps=plan.step_blocks // (micro * processes),
         learning_rate=plan.learning_rate,
@@ -101,15 +111,16 @@ def arguments_of(plan: TrainPlan, options: TrainOptions, output: Path, *, resume
         use_cpu=not on_gpu,
         ddp_backend="nccl" if on_gpu else "gloo",
         ddp_find_unused_parameters=False,
+        ddp_timeout=COLLECTIVE_TIMEOUT_S,
         fsdp=is_sharded or None,
-        fsdp_config={"version": 2, "activation_checkpointing": plan.checkpointing} if is_sharded else None,
-        activation_checkpointing=plan.checkpointing and not is_sharded,
+        fsdp_config={"version": 2} if is_sharded else None,
+        # Not FSDP's own: that one draws other dropout masks when it computes again.
+        activation_checkpointing=plan.checkpointing,
         torch_compile=plan.compiled,
         logging_strategy="no",  # the callback says when a line is due
         logging_nan_inf_filter=False,  # it would replace a lost loss by the mean of those before
         eval_strategy="steps",
         eval_steps=plan.eval_every,
-        eval_on_start=not resumes,
         save_strategy="steps",
         save_steps=plan.save_every,
         report_to=list(options.report_to),
@@ -120,9 +131,12 @@ def arguments_of(plan: TrainPlan, options: TrainOptions, output: Path, *, resume
     )
 
 
-def longest(plan: TrainPlan) -> int:
-    """Return the most steps a run may take: those of the plan, or where it goes by time far more than was guessed."""
-    return max(1000, GUESS_MAY_BE_OFF * plan.steps) if plan.minutes else plan.steps
+def unsettled(plan: TrainPlan, options: TrainOptions) -> TrainPlan:
+    """Return the plan of a run by time until its steps are settled: far more steps than were guessed.
+
+    So it stays in the first stage and in its warm-up meanwhile.
+    """
+    return plan.with_steps(options, max(LEAST_UNSETTLED_STEPS, GUESS_MAY_BE_OFF * plan.steps))
 
 
 def open_blocks(plan: TrainPlan, options: TrainOptions, vocabulary: Vocabulary, cache: Path) -> tuple[Blocks, str]:
@@ -132,7 +146,7 @@ def open_blocks(plan: TrainPlan, options: TrainOptions, vocabulary: Vocabulary, 
         InputError: a text cannot be read, or the disk is too full.
     """
     texts = Texts.open(options.text, options.text_field)
-    wanted = longest(plan) * plan.step_blocks
+    wanted = plan.steps * plan.step_blocks
     if options.streaming:
         return StreamedBlocks(texts, vocabulary, plan.block_length, wanted), stream_fingerprint(texts)
     dataset, counts = packed_blocks(texts, vocabulary, plan.block_length, cache, made_elsewhere=not is_first())
@@ -141,45 +155,47 @@ def open_blocks(plan: TrainPlan, options: TrainOptions, vocabulary: Vocabulary, 
     return blocks, key
 
 
-def is_first() -> bool:
-    """Say whether this is the first of the processes that train together: the one that writes."""
-    return os.environ.get("RANK", "0") == "0"
-
-
 def train(job: Job, space: Workspace) -> dict[str, Any]:
     """Run the training that a job's spec asks for, from its newest complete checkpoint on; return its result."""
     options, plan = TrainOptions.of_spec(job.spec["arguments"]), TrainPlan.of_spec(job.plan)
+    if plan.minutes and not (job.path / PLAN_FILE).is_file():
+        plan = unsettled(plan, options)
     set_seed(options.seed)
     output = job.path / "checkpoints"
-    checkpoint = resumable_checkpoint(output)
+    arguments = arguments_of(plan, options, output)  # the processes find each other here
+    council = Council()
+    checkpoint = agreed_checkpoint(output, council)
+    arguments.eval_on_start = checkpoint is None
     folder = checkpoint or locate(options.model)
     HEART.beat("reading the texts", expect_next_s=FIRST_STEPS_EXPECT_S)
+    if is_first():
+        look_for_leak(job, options, space.cache)
     vocabulary = Vocabulary.open(folder)
     blocks, content = open_blocks(plan, options, vocabulary, space.cache)
     positions = max_positions(read_json(folder / "config.json"))
     text = EvaluationText.read(Texts.open([options.eval_text], options.text_field), vocabulary, positions)
     if is_first():
         refuse_changed_inputs(job, content, None if checkpoint else folder)
-        look_for_leak(job, options, space.cache)
     HEART.beat("loading the model", expect_next_s=FIRST_STEPS_EXPECT_S)
     model = load_for_training(folder)
     check_tokenizer_fits(model, vocabulary)
-    arguments = arguments_of(plan, options, output, resumes=checkpoint is not None)
-    measured = Measured(job, plan, blocks, attempt=job.status().attempt)
+    measured = Measured(job, plan, blocks, attempt=job.written_status().attempt)
     companions = job.path / "companions"
     if is_first():
         companions_of(folder, companions)
         remove_incomplete(output)
     mask = RowMask(missing_rows(folder)) if plan.schedule.trains_missing_rows_alone else None
-    callback = JobCallback(measured, options, companions, vocabulary)
+    callback = JobCallback(measured, options, companions, vocabulary, council)
     trainer = RunTrainer(model=model, args=arguments, train_dataset=blocks, eval_dataset=blocks, callbacks=[callback])
+    torch.backends.cuda.matmul.allow_tf32 = False  # accelerate turns it on for compiled models
     trainer.set_up(measured, text, callback, mask)
     if measured.attempt > 1:
         go_on(measured, callback, checkpoint, arguments)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     step = trainer.state.global_step
     trainer.evaluate()  # of a step that was scored before the attempt, which ended before it said so
-    if not trainer.is_world_process_zero():
+    part()
+    if not is_first():
         return {}
     result = {
         "outcome": "stopped" if callback.stopped else "finished",
@@ -193,6 +209,22 @@ def train(job: Job, space: Workspace) -> dict[str, Any]:
     metrics_of_run(job)  # what it reads is kept for the pages
     prepare(output / f"checkpoint-{step}", space.cache)
     return result
+
+
+def agreed_checkpoint(output: Path, council: Council) -> Path | None:
+    """Return the newest complete checkpoint as the first process sees it; on a shared disk others may see less.
+
+    Raises:
+        ClpError: this process does not see that checkpoint.
+    """
+    found = resumable_checkpoint(output)
+    step = int(council.of_first(step_of(found) if found else -1))
+    if step < 0:
+        return None
+    checkpoint = output / f"checkpoint-{step}"
+    if not is_complete(checkpoint):
+        raise ClpError(f"{checkpoint} is not to be seen whole on this machine; is the disk shared?")
+    return checkpoint
 
 
 def look_for_leak(job: Job, options: TrainOptions, cache: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,12 +15,13 @@ from clp_core.errors import ClpError
 from clp_core.evaluation import generate
 from clp_core.jobs.checkpoints import RUN_STATE_FILE, keep_only, seal, step_of
 from clp_core.jobs.job import PLAN_FILE, read_state
+from clp_core.placement import FSDP
+from clp_core.processes import Council, is_distributed, is_first
 from clp_core.progress import HEART, write_json
 from clp_core.run_folder import complete_folder
-from clp_core.run_measures import Measured, Stopwatch, system_figures
+from clp_core.run_measures import Measured, Stopwatch, steps_that_fit, system_figures
 from clp_core.train_options import TrainOptions
-from clp_core.training_plan import EVALUATIONS
-from clp_core.training_stages import refuse_untied
+from clp_core.training_stages import refuse_unsharded, refuse_untied
 from clp_core.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -41,15 +41,17 @@ class DivergedError(ClpError):
 class JobCallback(TrainerCallback):
     """Writes metrics and heartbeat, obeys control/stop, and seals checkpoints. Only the first process writes."""
 
-    def __init__(self, measured: Measured, options: TrainOptions, companions: Path, vocabulary: Vocabulary) -> None:
-        """Take the run, what it was asked, the folder whose files every checkpoint gets, and the tokenizer."""
+    def __init__(
+        self, measured: Measured, options: TrainOptions, companions: Path, vocabulary: Vocabulary, council: Council
+    ) -> None:
+        """Take the run, what it was asked, the folder whose files every checkpoint gets, tokenizer and processes."""
         self._measured = measured
         self._companions = companions
         self._vocabulary = vocabulary
         self._options = options
         self._prompts = options.prompt or ("",)
         self._rates = (math.nan, math.nan)
-        self._control_group = control_group()
+        self._council = council
         self._micro_losses: list[torch.Tensor] = []
         self._losses: list[torch.Tensor] = []
         self._stopwatch = Stopwatch(measured.plan.step_tokens)
@@ -77,6 +79,8 @@ class JobCallback(TrainerCallback):
     ) -> None:
         """Look once more at the model as it will train, sharded or not."""
         refuse_untied(model)
+        if self._measured.plan.sharding == FSDP:
+            refuse_unsharded(model)
 
     def on_optimizer_step(
         self,
@@ -132,32 +136,24 @@ class JobCallback(TrainerCallback):
     def _all_agree_to_stop(self) -> bool:
         """Say whether any process has seen a request to stop, so that all leave at the same step."""
         run = self._measured
-        is_late = run.attempt == 1 and run.plan.minutes > 0 and run.seconds > 60 * run.plan.minutes
-        if is_late and not self.reason:
+        if run.attempt == 1 and run.plan.minutes and self._council.any(run.seconds > 60 * run.plan.minutes):
             self.reason = f"its {run.plan.minutes:g} minutes are over, saved; resume does the rest of its steps"
-        return bool(self._most(float(run.job.stop_asked or is_late)))
-
-    def _most(self, value: float) -> float:
-        """Return the largest value that any process has; over the CPU, so that no GPU waits."""
-        if self._control_group is None:
-            return value
-        tensor = torch.tensor(value)
-        torch.distributed.all_reduce(tensor, op=torch.distributed.ReduceOp.MAX, group=self._control_group)
-        return float(tensor)
+            return True
+        return self._council.any(run.job.stop_asked)
 
     def _fit_to_time(self, state: TrainerState) -> None:
-        """Settle the steps of a run by time, once enough of them were measured; all processes take the slowest's."""
+        """Settle the steps of a run by time, once the first process has measured enough of them."""
         run, watch = self._measured, self._stopwatch
         budget = 60 * run.plan.minutes
         pure = watch.pure_step_seconds()
         enough = pure is not None and run.seconds > SHARE_TO_MEASURE * budget
-        if not self._most(float(enough)):
+        if not self._council.of_first(float(enough)):
             return
-        step_seconds = self._most(pure or 0.0)
-        seconds = self._most(run.seconds)
-        left = SHARE_TO_FILL * (budget - seconds) - EVALUATIONS * self._most(watch.longest["evaluation"])
-        steps = state.global_step + max(1, int(left / max(step_seconds, 1e-6)))
-        plan = run.plan.with_steps(self._options, min(steps, state.max_steps))
+        step_seconds = self._council.of_first(pure or 0.0)
+        evaluation = self._council.of_first(watch.last["evaluation"])
+        left = SHARE_TO_FILL * (budget - self._council.of_first(run.seconds))
+        steps = steps_that_fit(left, step_seconds, evaluation, self._options.eval_every)
+        plan = run.plan.with_steps(self._options, min(state.global_step + steps, state.max_steps))
         run.settle(plan)
         state.max_steps, state.eval_steps, state.save_steps = plan.steps, plan.eval_every, plan.save_every
         if state.is_world_process_zero:
@@ -187,31 +183,27 @@ class JobCallback(TrainerCallback):
         )
         self._took_longer = bool(longer)
 
-    def on_log(
-        self,
-        args: TrainingArguments,  # noqa: ARG002
-        state: TrainerState,
-        control: TrainerControl,  # noqa: ARG002
-        logs: dict[str, Any] | None = None,
-        **kwargs: Any,  # noqa: ARG002
-    ) -> None:
-        """Refuse a gradient that is lost; write the line of loss that is due: the mean of the steps since the last."""
-        if not logs or "loss" not in logs:
-            return
+    def line(self, logs: dict[str, Any], state: TrainerState) -> dict[str, float]:
+        """Refuse a gradient that is lost; write the line of loss that is due, the mean of the steps since the last.
+
+        Returns:
+            What the line holds; nothing where none is due.
+        """
         norm = float(logs.get("grad_norm", math.nan))
         if "grad_norm" in logs and not math.isfinite(norm):
             raise DivergedError(f"the gradient is {told(norm)} at step {state.global_step}; {self._cure()}")
         if not self._line_is_due(state):
-            return
+            return {}
         losses = self._mean_losses()
         self._losses = []
+        figures = {"loss": sum(losses) / len(losses), "grad_norm": norm}
+        figures |= dict(zip(("lr", "lr_embeddings"), self._rates, strict=True))
+        figures |= self._stopwatch.lap(state.global_step) | system_figures()
+        share = self._measured.utilisation(figures["tokens_per_s"]) if "tokens_per_s" in figures else None
+        figures |= {"mfu": share} if share is not None else {}
         if state.is_world_process_zero:
-            figures = {"loss": sum(losses) / len(losses), "grad_norm": norm}
-            figures |= dict(zip(("lr", "lr_embeddings"), self._rates, strict=True))
-            figures |= self._stopwatch.lap(state.global_step) | system_figures()
-            share = self._measured.utilisation(figures["tokens_per_s"]) if "tokens_per_s" in figures else None
-            figures |= {"mfu": share} if share is not None else {}
             self._measured.write(state.global_step, **figures)
+        return figures
 
     def after_evaluation(self, step: int, scores: dict[str, float]) -> None:
         """Write the line of an evaluation."""
@@ -222,7 +214,7 @@ class JobCallback(TrainerCallback):
         """Let the model go on from each prompt, and write what it says; every process asks a sharded model."""
         run = self._measured
         texts = [generate(model, self._vocabulary, prompt, synced=sharded) for prompt in self._prompts]
-        if int(os.environ.get("RANK", "0")):
+        if not is_first():
             return
         told = {"step": step, "tokens": step * run.plan.step_tokens, "attempt": run.attempt}
         with open(run.job.path / SAMPLES_FILE, "a", encoding="utf-8") as file:
@@ -252,16 +244,6 @@ class JobCallback(TrainerCallback):
         for gone in keep_only(folder.parent, options["keep_last"], best=not options["only_last"]):
             run.job.add_event("checkpoint removed", path=str(gone))
         self._stopwatch.leave_out(seconds + time.monotonic() - began, "save")
-
-
-def control_group() -> torch.distributed.ProcessGroup | None:
-    """Return a group of all processes over the CPU for their requests to each other; ``None`` for one process."""
-    return torch.distributed.new_group(backend="gloo") if is_distributed() else None
-
-
-def is_distributed() -> bool:
-    """Say whether there is more than one process."""
-    return torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
 
 
 def told(value: float) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from clp_core.cluster import CLUSTER_FIELDS
 from clp_core.curves import settings_of
 from clp_core.jobs.checkpoints import step_of
 from clp_core.jobs.job import Job, read_state
@@ -22,9 +23,13 @@ MAX_LOSSES = 2000
 """Lines of the training loss in the file of the curve; evaluations are all in it."""
 MAX_EARLIER_RUNS = 20
 SHOWN_ROWS = 10
-LEFT_OUT = ("model", "text", "eval_text", "prompt", "devices", "parameters", "text_tokens", "max_tokens", "max_steps",
-            "batch_tokens", "steps", "precision", "keep_last", "only_last", "save_every", "loss_every")  # fmt: skip
-"""Settings that the card says otherwise, or that leave no mark on the model."""
+LEFT_OUT = (
+    *("model", "text", "eval_text", "prompt", "devices", "device_name", "parameters", "text_tokens", "max_tokens"),
+    *("max_steps", "max_minutes", "minutes", "preset", "batch_tokens", "steps", "precision", "keep_last", "only_last"),
+    *("save_every", "loss_every", "report_to", "flops_per_token", "peak_flops", "schedule", "gradient_checkpointing"),
+    *("compile", "launcher", "processes_per_node", *CLUSTER_FIELDS),
+)
+"""Settings that the card says otherwise, that leave no mark on the model, or that are a cluster's business alone."""
 CURVE_COLUMNS = ("run", "step", "tokens", "seconds", "loss", "eval_loss", "perplexity", "bits_per_byte")
 
 
@@ -64,7 +69,7 @@ def first_model(job: Job) -> str:
 def facts_of_run(job: Job, step: int) -> dict[str, Any]:
     """Return what a run was up to one of its checkpoints; of paths their last part alone."""
     spec = job.spec
-    arguments, plan = spec["arguments"], spec["plan"]
+    arguments, plan = spec["arguments"], job.plan
     lines = [line for line in job.metrics() if line["step"] <= step]
     last: Mapping[str, Any] = lines[-1] if lines else {}
     texts = arguments.get("text") or []
@@ -83,7 +88,7 @@ def facts_of_run(job: Job, step: int) -> dict[str, Any]:
         },
         "parameters": plan.get("parameters"),
         "step_tokens": plan["block_length"] * plan["step_blocks"] if plan.get("step_blocks") else None,
-        "devices": list(spec.get("devices") or []),
+        "devices": devices_of(spec, plan),
         "versions": dict(spec.get("versions") or {}),
         "settings": {
             key: bare(value)
@@ -134,3 +139,10 @@ def curve_csv(runs: Sequence[Mapping[str, Any]]) -> str:
         for line in sorted([*run["losses"], *run["curve"]], key=lambda line: line["step"]):
             writer.writerow({"run": run["run"], **{key: value for key, value in line.items() if value is not None}})
     return text.getvalue()
+
+
+def devices_of(spec: Mapping[str, Any], plan: Mapping[str, Any]) -> list[str]:
+    """Return what a run was trained on: the devices it held with what they are, or the machines it asked Slurm for."""
+    name = plan.get("device_name")
+    held = list(spec.get("devices") or [])
+    return [f"{', '.join(held)} ({name})"] if held and name else held or [name] if name else held

@@ -158,6 +158,11 @@ def by_size(parameters: int, table: Sequence[tuple[float, float]]) -> float:
     return next(value for bound, value in table if parameters < bound)
 
 
+def evaluation_rhythm(steps: int) -> int:
+    """Return the steps between evaluations of a run of so many steps."""
+    return max(MIN_STEPS_BETWEEN_EVALUATIONS, math.ceil(steps / EVALUATIONS))
+
+
 def rhythm_of(options: TrainOptions, steps: int, schedule: str, rate: float) -> dict[str, Any]:
     """Return what follows from the number of steps: rates, evaluations, checkpoints, lines."""
     shares = (options.warmup_share, options.final_rate_share)
@@ -169,7 +174,7 @@ def rhythm_of(options: TrainOptions, steps: int, schedule: str, rate: float) -> 
         first_rate = options.first_stage_rate or FIRST_STAGE_FACTOR * rate
         rows = schedules.MISSING_ROWS if schedule == "new-rows" else schedules.ALL_ROWS
         made = schedules.staged(steps, first_steps, first_rate, rate, embedding_rate, *shares, rows=rows)
-    eval_every = options.eval_every or max(MIN_STEPS_BETWEEN_EVALUATIONS, math.ceil(steps / EVALUATIONS))
+    eval_every = options.eval_every or evaluation_rhythm(steps)
     return {
         "steps": steps,
         "stages": tuple(made.as_json()),
@@ -279,10 +284,7 @@ def schedule_of(options: TrainOptions, folder: Path) -> str:
                 "or choose --schedule two-stage"
             )
         return options.schedule
-    return AUTO_SCHEDULE if options.schedule == "auto" else options.schedule
-
-
-AUTO_SCHEDULE = "plain"
+    return options.schedule
 
 
 def steps_of(

@@ -38,6 +38,17 @@ def refuse_untied(model: torch.nn.Module) -> None:
         raise ClpError("the tied embeddings of the model came untied; the run would train two matrices for one")
 
 
+def refuse_unsharded(model: torch.nn.Module) -> None:
+    """Refuse a model that should be shared by the processes and is held whole by each.
+
+    Raises:
+        ClpError: it is.
+    """
+    whole = [name for name, parameter in model.named_parameters() if not isinstance(parameter, DTensor)]
+    if whole:
+        raise ClpError(f"the model was to be sharded and is not: each process holds all of {whole[0]}")
+
+
 class Groups:
     """The parameter groups of a run: body and embeddings, each with and without weight decay."""
 

@@ -195,14 +195,31 @@ def test_run_by_time_settles_its_steps_and_fills_the_time(workspace, pair, texts
     assert last["lr"] < 0.01 * plan["learning_rate"]  # it came to the end of its cosine
 
 
-def test_run_that_outlasts_its_time_stops_saved_and_can_go_on(workspace, pair, texts):
-    options = train_options(pair, texts, max_minutes=0.05, eval_every=1_000_000)
-    job = submit_train(workspace, options)
+def test_run_by_time_that_goes_on_ends_at_its_settled_steps(workspace, pair, texts):
+    job = submit_train(
+        workspace, train_options(pair, texts, max_minutes=1.0, eval_every=1_000_000, schedule="two-stage")
+    )
+    wait_for(lambda: (job.path / "plan.json").is_file(), 120)
+    job.ask_stop()
+    assert end_of(job, 60).state == "stopped", job.log_tail()
+    steps = job.plan["steps"]
+    assert job.result()["step"] < steps
+    assert all(
+        line["lr"] == 0 < line["lr_embeddings"] for line in job.metrics() if "lr" in line
+    )  # still the first stage
+    resume(workspace, job)
+    finished(job)
+    assert job.result()["step"] == steps == job.plan["steps"]
+
+
+def test_run_that_outlasts_its_time_stops_saved_and_goes_on(workspace, pair, texts):
+    job = submit_train(workspace, train_options(pair, texts, max_minutes=0.001, eval_every=1_000_000))
     status = end_of(job, 240)
-    if status.state == "stopped":
-        assert status.reason == "its 0.05 minutes are over, saved; resume does the rest of its steps"
-        resume(workspace, job)
-    assert finished(job)
+    assert status.state == "stopped", job.log_tail()
+    assert status.reason == "its 0.001 minutes are over, saved; resume does the rest of its steps"
+    resume(workspace, job)
+    finished(job)
+    assert job.result()["step"] == job.plan["steps"]
 
 
 def test_metrics_reach_the_reporters_of_the_trainer(workspace, pair, texts):
@@ -218,8 +235,9 @@ def test_metrics_reach_the_reporters_of_the_trainer(workspace, pair, texts):
     assert scores == pytest.approx(lines_with(job, "bits_per_byte"), rel=1e-5)
 
 
-def test_activations_computed_twice_give_the_same_run(workspace, models, texts):
-    options = train_options((models["tied"], None), texts, **RUN)
+@pytest.mark.parametrize("sharded", [{}, SHARDED])
+def test_activations_computed_twice_give_the_same_run(workspace, pair, texts, sharded):
+    options = train_options(pair[::-1], texts, **RUN | {"max_steps": 6, **sharded})  # the helper has dropout
     kept = submit_train(workspace, options)
     finished(kept)
     twice = submit_train(workspace, replace(options, gradient_checkpointing="on"))
@@ -236,7 +254,7 @@ def test_held_out_text_in_the_training_text_is_told_to_the_readers_of_the_run(wo
     job = submit_train(workspace, train_options(pair, (texts[0], held_out), **RUN))
     finished(job)
     (told,) = warnings_of(job)
-    assert "held-out documents stand in the training text too" in told
+    assert "held-out lines stand in the training text too" in told
     assert json.loads((job.path / "warnings.json").read_text())["warnings"] == [told]
 
 
@@ -251,3 +269,13 @@ def test_model_whose_tied_embeddings_came_apart_is_refused(models):
     model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
     with pytest.raises(ClpError, match="came untied"):
         refuse_untied(model)
+
+
+def test_model_that_was_to_be_sharded_and_is_not_is_refused(models):
+    from transformers import AutoModelForCausalLM
+
+    from clp_core.errors import ClpError
+    from clp_core.training_stages import refuse_unsharded
+
+    with pytest.raises(ClpError, match="was to be sharded and is not"):
+        refuse_unsharded(AutoModelForCausalLM.from_pretrained(models["tied"]))

@@ -43,17 +43,25 @@ def test_model_that_fits_is_neither_sharded_nor_computed_twice(options):
 
 def test_activations_are_computed_twice_before_a_model_is_sharded(options):
     one_block = BIG.block_bytes(1024, bf16=True, checkpointing=False)
-    tight = (BIG.state_bytes() + 0.6 * one_block) / 1e9
-    found = fitted(options, gpus(2, tight))
+    state = BIG.state_bytes("ddp", 2, bf16=True)
+    found = fitted(options, gpus(2, (state + 0.6 * one_block) / 0.95 / 1e9))
     assert (found["sharding"], found["checkpointing"]) == ("ddp", True)
-    assert fitted(options, gpus(2, 0.7 * BIG.state_bytes() / 1e9))["sharding"] == "fsdp"
+    assert fitted(options, gpus(2, 0.9 * state / 1e9))["sharding"] == "fsdp"
+
+
+def test_state_of_a_model_is_that_of_its_optimiser_its_buckets_and_its_casts():
+    n = BIG.parameters
+    assert BIG.state_bytes() == 16 * n
+    assert BIG.state_bytes("ddp", 4, bf16=True) == 22 * n
+    assert BIG.state_bytes("fsdp", 4) == 4 * n
 
 
 def test_what_does_not_fit_is_refused_with_its_size(options):
     with pytest.raises(InputError, match=r"training needs about \d+\.\d GB on NVIDIA H100 .*, 20.0 GB free"):
         fitted(options, gpus(1, 20))
     with pytest.raises(InputError, match="training needs about"):
-        fitted(replace(options, gradient_checkpointing="off"), gpus(1, 26))
+        fitted(replace(options, gradient_checkpointing="off"), gpus(1, 32))
+    assert fitted(options, gpus(1, 32))["checkpointing"]
     assert fitted(replace(options, gradient_checkpointing="on"), gpus(1, 80))["checkpointing"]
 
 
@@ -113,6 +121,9 @@ def test_preset_fills_what_the_user_leaves(options):
     assert (published.schedule, published.block_length, published.learning_rate) == ("two-stage", 512, 3e-4)
     own = replace(options, preset="published", learning_rate=1e-5).with_preset()
     assert (own.block_length, own.learning_rate) == (512, 1e-5)
+    beside = replace(options, preset="new-rows").beside_preset(["first_stage_share"]).with_preset()
+    assert (beside.schedule, beside.first_stage_share, beside.preset) == ("new-rows", 0.1, "default")
+    assert replace(options, preset="new-rows").beside_preset(["seed"]).preset == "new-rows"
     assert replace(options, preset="quick", max_tokens=5).with_preset().max_steps == 0
     assert TrainOptions.of_spec(json.loads(json.dumps(asdict(options)))) == options
 
@@ -127,7 +138,7 @@ def test_every_preset_names_settings_that_exist_and_are_allowed(options, preset)
     ("settings", "told"),
     [
         ({"max_steps": 5, "max_minutes": 5.0}, "--max-steps and --max-minutes exclude each other"),
-        ({"schedule": "cosine"}, "--schedule 'cosine' is unknown; use one of auto, plain, two-stage, new-rows"),
+        ({"schedule": "cosine"}, "--schedule 'cosine' is unknown; use one of plain, two-stage, new-rows"),
         ({"first_stage_share": 0.0}, "--first-stage-share must be above 0"),
         ({"embedding_rate": 1.5}, "--embedding-rate must be at least 0 and below 1"),
         ({"report_to": ("pigeon",)}, "--report-to 'pigeon' is unknown; use one of tensorboard"),
@@ -190,8 +201,11 @@ def test_held_out_text_in_the_training_text_is_warned_of(tmp_path, pair, texts):
     held_out = tmp_path / "valid.txt"
     held_out.write_text(f"{GERMAN[0].upper()}\nEin Satz, der sonst nirgends steht.\nkurz\n")
     (told,) = plan(train_options(pair, (texts[0], held_out)), pair[0]).warnings
-    assert told.startswith("1 of 2 held-out documents stand in the training text too ('DER SCHNELLE")
+    assert told.startswith("1 of 2 held-out lines stand in the training text too ('DER SCHNELLE")
     assert not plan(train_options(pair, texts), pair[0]).warnings
+    rows = tmp_path / "train.jsonl"  # the line stands within a longer document
+    rows.write_text(json.dumps({"text": "Davor.\n" + GERMAN[0] + "\nDanach."}) + "\n")
+    assert "1 of 2 held-out lines" in plan(train_options(pair, (rows, held_out)), pair[0]).warnings[0]
 
 
 def test_plan_survives_its_json(pair, options):
@@ -222,3 +236,20 @@ def test_untied_output_layer_of_a_made_model_is_seen(tmp_path, tokenizers, texts
 def test_driver_is_not_asked_for_a_run_on_the_cpu(monkeypatch):
     monkeypatch.setattr(hardware, "list_gpus", lambda: pytest.fail("the driver was asked"))
     assert hardware.find_device("cpu").kind == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "step", "evaluation", "every", "expected"),
+    [
+        (100.0, 1.0, 0.0, 0, 100),
+        (100.0, 1.0, 5.0, 0, 65),  # seven evaluations, ten steps apart
+        (100.0, 1.0, 5.0, 50, 90),
+        (12_000.0, 1.0, 100.0, 0, 10_800),  # twelve in the run
+        (3.0, 1.0, 60.0, 0, 1),
+        (-5.0, 1.0, 1.0, 0, 1),
+    ],
+)
+def test_steps_that_fit_leave_time_for_their_evaluations(seconds, step, evaluation, every, expected):
+    from clp_core.run_measures import steps_that_fit
+
+    assert steps_that_fit(seconds, step, evaluation, every) == expected

@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from clp_core.documents import HUB_PREFIX
+from clp_core.documents import absolute
 from clp_core.errors import InputError
 from clp_core.export import ExportOptions
 from clp_core.folders import check_disk, content_of, fingerprint
@@ -224,10 +224,8 @@ def submit_train(workspace: Workspace, options: TrainOptions, script: str = "") 
     arguments = asdict(options) | {
         "model": reference if is_hub_id(reference) and not Path(reference).is_dir() else str(folder)
     }
-    arguments["text"] = [
-        text if text.startswith(HUB_PREFIX) else str(Path(text).expanduser().absolute()) for text in options.text
-    ]
-    arguments["eval_text"] = str(Path(options.eval_text).expanduser().absolute())
+    arguments["text"] = [absolute(text) for text in options.text]
+    arguments["eval_text"] = absolute(options.eval_text)
     edited, script = script_of(workspace, options, chosen, script)
     arguments["script"] = hashlib.sha256(script.encode()).hexdigest()[:12] if edited else ""
     return submit(
@@ -238,7 +236,7 @@ def submit_train(workspace: Workspace, options: TrainOptions, script: str = "") 
         command=train_command(asked, script if edited else ""),
         name=options.name,
         plan=chosen.as_json(),
-        fingerprints={str(folder): fingerprint(folder), "eval_text": content_of(Path(options.eval_text))},
+        fingerprints={str(folder): fingerprint(folder), "eval_text": content_of(Path(arguments["eval_text"]))},
         devices=chosen.devices,
         launcher=options.launcher,
         script=script,
