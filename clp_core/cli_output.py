@@ -12,9 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
-import click
 import typer
-from click.core import ParameterSource
 
 from clp_core.options import MISSING
 from clp_core.progress import HEART, JOB_ENVIRONMENT, write_json
@@ -46,6 +44,7 @@ def emit(result: dict[str, Any], as_json: bool, show: Callable[[dict[str, Any]],
 def print_table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
     """Print a table; numbers to the right."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(title=title, title_justify="left")
@@ -53,7 +52,7 @@ def print_table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
         numeric = any(isinstance(row[i], int | float) for row in rows)
         table.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        table.add_row(*[written(value) for value in row])
+        table.add_row(*[escape(written(value)) for value in row])
     Console().print(table, markup=False)
 
 
@@ -65,7 +64,7 @@ def written(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, int):
         return f"{value:,}"
-    return f"{value:.4g}" if isinstance(value, float) else str(value).replace("[", "\\[")
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 @contextlib.contextmanager
@@ -123,20 +122,26 @@ def options_command(app: typer.Typer, options: type, name: str, positional: Sequ
             parameters.append(inspect.Parameter(item.name, kind, default=default, annotation=Annotated[hint, about]))
         extra = [p for p in inspect.signature(run, eval_str=True).parameters.values() if p.name != "options"]
 
-        def command(**given: Any) -> None:
+        def command(*, context: typer.Context, **given: Any) -> None:
             values = {item.name: given.pop(item.name) for item in fields}
             values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
             made = options(**values)
             if hasattr(made, "beside_preset"):
-                source = click.get_current_context().get_parameter_source
-                made = made.beside_preset([name for name in values if source(name) is ParameterSource.COMMANDLINE])
+                made = made.beside_preset([name for name in values if was_typed(context, name)])
             run(made, **given)
 
         keyword_only = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in extra]
-        command.__signature__ = inspect.Signature([*parameters, *keyword_only])  # type: ignore[attr-defined]
+        typed = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+        command.__signature__ = inspect.Signature([typed, *parameters, *keyword_only])  # type: ignore[attr-defined]
         command.__doc__ = run.__doc__
         command.__name__ = run.__name__
-        command.__annotations__ = {p.name: p.annotation for p in [*parameters, *keyword_only]}
+        command.__annotations__ = {p.name: p.annotation for p in [typed, *parameters, *keyword_only]}
         return app.command(name)(command)
 
     return decorate
+
+
+def was_typed(context: typer.Context, name: str) -> bool:
+    """Say whether the user has named an option, be it with its default."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"

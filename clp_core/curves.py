@@ -17,6 +17,7 @@ from clp_core.errors import InputError
 from clp_core.jobs.job import Job, checked_name, read_state
 from clp_core.jobs.metrics import AXES, MAX_POINTS, RunMetrics, Thinned
 from clp_core.jobs.store import JobStore, slug_of
+from clp_core.leaks import STANDS_IN_IT
 from clp_core.progress import write_json
 from clp_core.schedule import Schedule
 from clp_core.workspace import Workspace
@@ -25,6 +26,7 @@ MEASURES = ("bits_per_byte", "eval_loss")
 """What runs are compared by: bits per byte, and under one tokenizer also the held-out loss, nats a token."""
 EVAL_TEXT, TOKENIZER, STEP_TOKENS, UNKNOWN = "evaluation text", "tokenizer", "tokens a step", "unknown share"
 BLOCK = "block length"
+LEAK = "held-out text in the training text"
 COLUMNS = {
     "tokens": ("tokens", "num_input_tokens_seen", "tokens_seen"),
     "step": ("step", "steps", "global_step"),
@@ -101,7 +103,8 @@ def curve_of_run(job: Job, metrics: RunMetrics) -> Curve:
         UNKNOWN: metrics.latest("unknown_share"),
     }
     points = {measure: metrics.evaluation_points(measure) for measure in MEASURES}
-    return Curve(job.id, job.name, points, facts, settings_of(job), "run of this workspace")
+    settings = settings_of(job) | {LEAK: next((told for told in job.warnings if STANDS_IN_IT in told), "none found")}
+    return Curve(job.id, job.name, points, facts, settings, "run of this workspace")
 
 
 def settings_of(job: Job) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from clp_core.progress import report_progress, write_json
 
 LARGEST_TEXT_AT_ONCE = 20_000_000
 """Bytes of training text that are searched while a run is planned; the run itself searches larger ones."""
+STANDS_IN_IT = "held-out lines stand in the training text too"
 SHORTEST = 20
 """Characters: shorter lines, such as headings, repeat by chance."""
 
@@ -37,7 +38,7 @@ class Leak:
         if not self.found:
             return []
         return [
-            f"{self.found:,} of {self.lines:,} held-out lines stand in the training text too "
+            f"{self.found:,} of {self.lines:,} {STANDS_IN_IT} "
             f"({self.example!r}): the scores will flatter the run. Take them out of the training text"
         ]
 

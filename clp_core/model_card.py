@@ -170,8 +170,11 @@ class Card:
         return table(rows)
 
     def warnings(self) -> str:
-        """List what the transfer warned of."""
-        told = self.report.get("warnings")
+        """List what the transfer warned of, and the runs since."""
+        told = [
+            *self.report.get("warnings", ()),
+            *(f"{each}." for run in self.runs for each in run.get("warnings", ())),
+        ]
         return "## Warnings\n\n" + "\n".join(f"- {warning}" for warning in told) if told else ""
 
     def training(self) -> str:

@@ -79,6 +79,8 @@ def fit(
     """
     if options.sharding == "none" and processes > 1:
         raise InputError(f"--sharding none is for one process, {processes} are planned; use ddp or fsdp")
+    if options.sharding in ("ddp", FSDP) and processes == 1:
+        raise InputError(f"--sharding {options.sharding} is for several processes, and one is planned; leave it out")
     shardings = ["ddp", "fsdp"] if options.sharding == "auto" else [options.sharding]
     switches = {"auto": [False, True], "on": [True], "off": [False]}[options.gradient_checkpointing]
     wanted = options.micro_blocks or 1
@@ -100,10 +102,12 @@ def fit(
                 return found
     if not device.is_here and not device.free_bytes:
         return found
-    raise InputError(
-        f"training needs about {found['memory_bytes'] / 1e9:.1f} GB on {device.name}, {free / 1e9:.1f} GB free; "
-        "end what else runs there, choose shorter blocks, more devices or a smaller model"
+    shared = f" for each of {processes} processes" if is_shared and processes > 1 else ""
+    cure = (
+        "start fewer" if shared else "end what else runs there, choose shorter blocks, more devices or a smaller model"
     )
+    needs = f"training needs about {found['memory_bytes'] / 1e9:.1f} GB on {device.name}"
+    raise InputError(f"{needs}, {free / 1e9:.1f} GB free{shared}; {cure}")
 
 
 def largest_divisor(number: int, bound: int) -> int:

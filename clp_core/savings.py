@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from clp_core.curves import BLOCK, EVAL_TEXT, STEP_TOKENS, TOKENIZER, UNKNOWN, Curve, differing
+from clp_core.curves import BLOCK, EVAL_TEXT, LEAK, STEP_TOKENS, TOKENIZER, UNKNOWN, Curve, differing
 from clp_core.evaluation import MAX_UNKNOWN_SHARE
+from clp_core.leaks import STANDS_IN_IT
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,11 @@ def told(value: object) -> str:
 
 def cautions(baseline: Curve, run: Curve) -> tuple[str, ...]:
     """Return what may favour one of two curves that can be compared."""
-    found = []
+    found = [
+        f"{curve.name}: {curve.settings[LEAK]}"
+        for curve in (baseline, run)
+        if STANDS_IN_IT in str(curve.settings.get(LEAK, ""))
+    ]
     watched = {
         "steps": "planned length of the schedule",
         "learning_rate": "learning rate",
@@ -176,6 +181,7 @@ def cautions(baseline: Curve, run: Curve) -> tuple[str, ...]:
         "weight_decay": "weight decay",
         "seed": "seed",
         "text": "path of the training text",
+        "streaming": "order of the text",
         "bf16": "precision",
         "devices": "devices",
     }

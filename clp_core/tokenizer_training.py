@@ -48,6 +48,7 @@ NORMALIZATIONS = ("none", "nfc")
 END_OF_TEXT = "<|endoftext|>"
 UNKNOWN = "<unk>"
 N_BYTES = 256
+MOST_TOKENS = 1_000_000
 VOCAB_SIZES = ((1e6, 4096), (10e6, 8192), (100e6, 16384), (math.inf, 32768))
 """Tokens to learn by the bytes of the text: a token must be seen some hundred times before its row says much."""
 
@@ -95,6 +96,10 @@ class TokenizerOptions:
         if self.vocab_size < 0 or self.min_frequency < 1:
             name, least = ("vocab-size", 0) if self.vocab_size < 0 else ("min-frequency", 1)
             raise InputError(f"--{name} must be {least} or more")
+        if self.vocab_size > MOST_TOKENS:
+            raise InputError(
+                f"--vocab-size {self.vocab_size:,} is beyond {MOST_TOKENS:,}; no model's tokenizer is so large"
+            )
         if 0 < self.vocab_size <= N_BYTES + 1:
             raise InputError(
                 f"--vocab-size {self.vocab_size} has no room beyond {N_BYTES} single bytes and the end of text, so "

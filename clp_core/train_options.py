@@ -29,6 +29,7 @@ REPORTERS = {
     "neptune": "neptune",
 }
 """The Trainer's own integrations, and the package each needs."""
+LEAST_BLOCK = 8
 DEVICE = re.compile(r"auto|cpu|cuda(:\d+(,\d+)*)?")
 
 
@@ -222,6 +223,9 @@ class TrainOptions:
         if not 0 < self.first_stage_share <= 1:
             raise InputError("--first-stage-share must be above 0 and at most 1; --schedule plain has no first stage")
 
+        if 0 < self.block_length < LEAST_BLOCK:
+            raise InputError(f"--block-length must be 0, for the model's own, or {LEAST_BLOCK} and more")
+
     def _check_place(self) -> None:
         if not DEVICE.fullmatch(self.device):
             raise InputError(f"--device {self.device!r} is unknown; use auto, cpu, cuda or cuda:0,2")
@@ -241,14 +245,15 @@ class TrainOptions:
         return cls(**{**arguments, **lists})
 
     def beside_preset(self, given: Collection[str]) -> TrainOptions:
-        """Return the options without the preset where a field that was given has its default and the preset another.
+        """Return the options without the preset's name where a field that was given differs from the preset's.
 
         Args:
             given: names of the fields that the user has named.
         """
-        others = {name: value for name, value in PRESETS[self.preset].settings.items() if name not in given}
-        if len(others) == len(PRESETS[self.preset].settings):
+        settings = PRESETS[self.preset].settings
+        if all(getattr(self, name) == value for name, value in settings.items() if name in given):
             return self
+        others = {name: value for name, value in settings.items() if name not in given}
         return replace(self, preset="default", **others)
 
     def with_preset(self) -> TrainOptions:

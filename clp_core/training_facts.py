@@ -95,6 +95,7 @@ def facts_of_run(job: Job, step: int) -> dict[str, Any]:
             for key, value in settings_of(job).items()
             if key not in LEFT_OUT and not key.startswith("version of ") and value not in ("", None)
         },
+        "warnings": [bare(told) for told in job.warnings],
         "curve": [point_of(line) for line in lines if is_evaluation(line)],
         "losses": thinned([line for line in lines if "loss" in line]),
     }

@@ -37,6 +37,7 @@ WEIGHT_BYTES_PER_PARAMETER = 4
 FIRST_STAGE_FACTOR = 3.0
 """How much faster embeddings learn while the body is frozen; the authors use 1e-3 beside 3e-4."""
 COMPILE_FROM_STEPS = 1000
+MOST_PASSES_A_STEP = 20
 GUESSED_SHARE_OF_PEAK = 0.35
 GUESSED_FLOPS = {"cpu": 3e10, "cuda": 3e13}
 """Operations a second of a CPU core, or of a GPU that is not known: only the first steps of a run by time use it."""
@@ -215,6 +216,7 @@ def plan(options: TrainOptions, folder: Path) -> TrainPlan:
     bytes_kept += 0 if options.only_last else WEIGHT_BYTES_PER_PARAMETER
     if texts.is_local and texts.text_bytes <= LARGEST_TEXT_AT_ONCE:
         warnings += find_leak(texts, held_out).warnings
+    warnings += size_warnings(options, block_length * step_blocks, text_tokens)
     is_single_gpu = device.kind == "cuda" and processes == 1
     compiled = is_single_gpu and steps >= COMPILE_FROM_STEPS if options.compile == "auto" else options.compile == "on"
     if compiled and fitted["sharding"] == "fsdp":
@@ -268,6 +270,23 @@ def block_length_of(asked: TrainOptions, of_preset: int, config: Mapping[str, An
             "not learnt such distances, and held-out text is scored in windows of its positions"
         )
     return asked.block_length or min(positions, of_preset or MAX_BLOCK)
+
+
+def size_warnings(options: TrainOptions, step_tokens: int, text_tokens: int | None) -> list[str]:
+    """Return what should be known of the size of a step.
+
+    Raises:
+        InputError: it is far larger than the text.
+    """
+    found = []
+    if options.batch_tokens and step_tokens != options.batch_tokens:
+        found.append(f"{options.batch_tokens:,} tokens a step become {step_tokens:,}: whole blocks for every process")
+    if text_tokens is not None and step_tokens > text_tokens:
+        told = f"a step of {step_tokens:,} tokens is larger than the training text of about {text_tokens:,}"
+        if step_tokens > MOST_PASSES_A_STEP * text_tokens:
+            raise InputError(f"{told}; give fewer --batch-tokens or more text")
+        found.append(f"{told}, which it reads more than once")
+    return found
 
 
 def schedule_of(options: TrainOptions, folder: Path) -> str:

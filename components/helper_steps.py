@@ -16,9 +16,11 @@ from clp_core.errors import InputError
 from clp_core.folders import fingerprint
 from clp_core.hardware import find_device
 from clp_core.helper_sizes import MOST_PASSES, SIZES, TOKENS_A_PARAMETER, HelperPlan
+from clp_core.holdout import HELD_OUT_BYTES, LEAST_EVERY
 from clp_core.jobs import Job
 from clp_core.jobs.speed import Sized, measured_speeds
 from clp_core.jobs.submit import command_of
+from clp_core.leaks import STANDS_IN_IT
 from clp_core.locate import is_hub_id, read_json
 from clp_core.options import help_of
 from clp_core.pretraining import PretrainOptions, command_detached, submit_helper
@@ -260,8 +262,7 @@ def time_told(plan: HelperPlan, runs: Sequence[Job]) -> str:
 def helper_form(space: Workspace, paths: Sequence[Path], tokenizer: Path, runs: Sequence[Job]) -> None:
     """Show the sizes, the form for a helper, its command and its button."""
     vocabulary = vocabulary_in(tokenizer)
-    tokens = text_tokens(paths, vocabulary)
-    size_table(vocabulary, tokens)
+    table = st.container()
     left, middle, right = st.columns(3)
     chosen = choose_size(left)
     limit = middle.number_input(
@@ -269,6 +270,12 @@ def helper_form(space: Workspace, paths: Sequence[Path], tokenizer: Path, runs: 
     )
     held_out = {path.name: str(path) for path in texts_here() if path not in paths}
     picked = right.selectbox("Held-out text", [HELD_OUT_HERE, *held_out], help=help_of(PretrainOptions, "eval_text"))
+    tokens = text_tokens(paths, vocabulary)
+    if picked not in held_out:  # a part of the text is not trained on
+        n_bytes = sum(path.stat().st_size for path in paths)
+        tokens = round(tokens * (1 - min(1 / LEAST_EVERY, HELD_OUT_BYTES / max(n_bytes, 1))))
+    with table:
+        size_table(vocabulary, tokens)
     name = left.text_input("Name of the run", f"{chosen} helper", key=f"helper_name_{chosen}")
     seed = middle.number_input("Seed", 0, value=42, help=help_of(PretrainOptions, "seed"))
     options = PretrainOptions(
@@ -302,13 +309,25 @@ def show_run(job: Job) -> None:
     st.page_link("pages/runs.py", label="Watch it", icon=":material/monitoring:", query_params={"run": job.id})
 
 
-def newest_helper(runs: Sequence[Job]) -> tuple[Job, str] | None:
-    """Return the newest run with a checkpoint, and the name of its newest checkpoint as a model of the workspace."""
-    for job in runs:
-        checkpoints = job.checkpoints()
-        if checkpoints:
-            return job, f"{job.id}/{checkpoints[-1].name}"
-    return None
+def best_helper(runs: Sequence[Job]) -> tuple[Job, str] | None:
+    """Return the best run with a checkpoint, and the name of its newest checkpoint as a model of the workspace.
+
+    The best has the fewest bits per byte of those that were scored on the newest one's held-out text, without a part of
+    it in their training text; where none was, it is the newest.
+    """
+    made = [job for job in runs if job.checkpoints()]
+    if not made:
+        return None
+    text = scored_on(made[0])
+    clean = [job for job in made if scored_on(job) == text and not any(STANDS_IN_IT in told for told in job.warnings)]
+    scored = [(bits, i) for i, job in enumerate(clean) if (bits := job.result().get("bits_per_byte"))]
+    job = clean[min(scored)[1]] if scored else made[0]
+    return job, f"{job.id}/{job.checkpoints()[-1].name}"
+
+
+def scored_on(job: Job) -> str | None:
+    """Return a name for the content of a run's held-out text."""
+    return job.spec.get("fingerprints", {}).get("eval_text")
 
 
 def progressive(space: Workspace, source: str, helper: str, run: Job) -> None:

@@ -112,13 +112,13 @@ def settings(folders: Sequence[str], prompt: str) -> GenerateOptions:
     """Show the settings of a prompt, which are kept in the URL; return all of it."""
     left, middle, right = st.columns(3, gap="medium")
     max_tokens = left.number_input(
-        "Tokens at most", 1, 8192, 60, key="tokens", bind="query-params", help=about("max_tokens")
+        "Tokens at most", 1, None, 60, key="tokens", bind="query-params", help=about("max_tokens")
     )
     temperature = middle.slider(
         "Temperature", 0.0, 2.0, 0.8, 0.05, key="temperature", bind="query-params", help=about("temperature")
     )
-    seed = right.number_input("Seed", 0, 2**31, 42, key="seed", bind="query-params", help=about("seed"))
-    top_k = left.number_input("Top k", 0, 10_000, 50, key="top_k", bind="query-params", help=about("top_k"))
+    seed = right.number_input("Seed", 0, None, 42, key="seed", bind="query-params", help=about("seed"))
+    top_k = left.number_input("Top k", 0, None, 50, key="top_k", bind="query-params", help=about("top_k"))
     top_p = middle.slider("Top p", 0.05, 1.0, 1.0, 0.05, key="top_p", bind="query-params", help=about("top_p"))
     penalty = right.slider(
         "Repetition penalty",

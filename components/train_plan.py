@@ -29,7 +29,8 @@ def answer(chosen: TrainPlan, device: Device, speeds: list[float]) -> str:
     minutes = [chosen.tokens / speed / 60 for speed in speeds]
     if not minutes:
         return f"{done}: no run of this size was measured yet, so the time is not known."
-    pace = f"at the pace of the last {len(minutes)} runs, evaluations included"
+    runs = "run" if len(minutes) == 1 else f"{len(minutes)} runs"
+    pace = f"at the pace of the last {runs}, evaluations included"
     return f"{done}: about **{span(minutes, 1)} minutes** {pace}."
 
 
@@ -48,8 +49,10 @@ def show_warnings(chosen: TrainPlan) -> None:
 def show_cards(chosen: TrainPlan, device: Device) -> None:
     """Show what the run costs."""
     passes = "passes over the text not known" if chosen.epochs is None else f"{number(chosen.epochs, 1)} passes"
-    steps = "a guess: the first steps settle it" if chosen.minutes else ""
-    cards({"Tokens": (number(chosen.tokens), f"{passes} over the text"), "Steps": (number(chosen.steps), steps)})
+    if chosen.minutes:
+        cards(dict.fromkeys(("Tokens", "Steps"), ("–", "settled by the first steps of the run")))
+    else:
+        cards({"Tokens": (number(chosen.tokens), f"{passes} over the text"), "Steps": (number(chosen.steps), "")})
     cards(
         {
             "Memory": (
@@ -64,16 +67,20 @@ def show_cards(chosen: TrainPlan, device: Device) -> None:
 
 
 def show_rates(chosen: TrainPlan) -> None:
-    """Draw the rates by step."""
+    """Draw the rates by step, where the steps are known."""
+    if chosen.minutes:
+        st.caption("The rates by step follow once the first steps have settled how many there are.")
+        return
     st.plotly_chart(schedule_figure(chosen.schedule), key="rates", alt=f"Rates by step: {chosen.schedule.told}")
 
 
 def show_facts(options: TrainOptions, chosen: TrainPlan, device: Device, speeds: list[float], place: str) -> None:
     """Show every setting that was chosen, and the run's place in the queue."""
     kept = f"the last {number(options.keep_last)}" + ("" if options.only_last else " and the best")
+    is_open = bool(chosen.minutes)
     facts = {
         "parameters": number(chosen.parameters),
-        "schedule": chosen.schedule.told,
+        "schedule": " then ".join(stage.name for stage in chosen.schedule.stages) if is_open else chosen.schedule.told,
         "tokens a step": f"{number(chosen.step_tokens)} ({chosen.step_blocks} blocks of {number(chosen.block_length)})",
         "at once": f"{chosen.micro_blocks} blocks on each process",
         "products in": "bfloat16" if chosen.bf16 else "float32",
@@ -81,13 +88,13 @@ def show_facts(options: TrainOptions, chosen: TrainPlan, device: Device, speeds:
         "processes": f"{chosen.processes}, {SHARDING[chosen.sharding]}",
         "activations": "computed twice, to save memory" if chosen.checkpointing else "kept",
         "compiled": "by torch.compile" if chosen.compiled else "no",
-        "evaluation": f"every {number(chosen.eval_every)} steps",
-        "checkpoints": f"every {number(chosen.save_every)} steps, {kept} are kept",
-        "work": f"{number(chosen.flops_per_token * chosen.tokens / 1e15, 3)} 10^15 operations",
+        "evaluation": "twelve in the run" if is_open else f"every {number(chosen.eval_every)} steps",
+        "checkpoints": f"{'at them' if is_open else f'every {number(chosen.save_every)} steps'}, {kept} are kept",
+        "work": "–" if is_open else f"{number(chosen.flops_per_token * chosen.tokens / 1e15, 3)} 10^15 operations",
         "measured pace": ", ".join(number(speed, 0, "tokens/s") for speed in speeds) or "–",
         "place in the queue": place,
     }
     if speeds and chosen.peak_flops:
         best = max(speeds) * chosen.flops_per_token / (chosen.peak_flops * chosen.processes)
         facts["share of the device's peak"] = f"{share(best)} at that pace"
-    st.dataframe(pd.DataFrame(facts.items(), columns=["setting", "planned"]), hide_index=True, alt="What is planned")
+    st.table(pd.DataFrame(facts.items(), columns=["setting", "planned"]).set_index("setting"))

@@ -61,7 +61,7 @@ with place_of_size:
 
 starting = next((job for job in jobs if job.kind == "pretrain" and not job.status().is_over), None)
 running = next((job for job in runs if not job.status().is_over), None)
-found = steps.newest_helper(runs)
+found = steps.best_helper(runs)
 with st.container(border=True):
     steps.title("3 · A tiny helper first", is_done=found is not None, doing="under way" if starting or running else "")
     if runs:
@@ -87,6 +87,7 @@ elif found is not None:
     bits = found[0].result().get("bits_per_byte")
     told = f" at {number(bits, 3)} bits per byte of its held-out text" if bits else ""
     answer = f"**Yes: {plain(found[0].name)}**{told}. Use it on the page Transfer, or make the next size with it."
+    answer += "".join(f" :material/warning: {plain(f'{told[:1].upper()}{told[1:]}.')}" for told in found[0].warnings)
 elif tokenizers:
     answer = "**Not yet**: there is a tokenizer, a tiny helper is next."
 else:

@@ -10,9 +10,9 @@ import pytest
 from test_jobs import end_of
 
 from clp_core.compare import AS_AUTO, compare_methods
-from clp_core.corpus import read_documents
 from clp_core.demo import DATA
 from clp_core.demo.build import count_near_duplicates, line_hash, normalise, split_lines
+from clp_core.documents import read_documents
 from clp_core.initializers import INITIALIZERS
 from clp_core.jobs.submit import submit_train
 from clp_core.train_options import TrainOptions

@@ -247,13 +247,11 @@ def test_activations_computed_twice_give_the_same_run(workspace, pair, texts, sh
 
 
 def test_held_out_text_in_the_training_text_is_told_to_the_readers_of_the_run(workspace, pair, texts, tmp_path):
-    from clp_core.jobs.alerts import warnings_of
-
     held_out = tmp_path / "valid.txt"
     held_out.write_text(texts[0].read_text().splitlines()[0] + "\n" + texts[1].read_text())
     job = submit_train(workspace, train_options(pair, (texts[0], held_out), **RUN))
     finished(job)
-    (told,) = warnings_of(job)
+    (told,) = job.warnings
     assert "held-out lines stand in the training text too" in told
     assert json.loads((job.path / "warnings.json").read_text())["warnings"] == [told]
 

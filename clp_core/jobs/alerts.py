@@ -6,7 +6,7 @@ import shutil
 
 import numpy as np
 
-from clp_core.jobs.job import NO_SIGN, WARNINGS_FILE, Job, Status, read_state
+from clp_core.jobs.job import NO_SIGN, Job, Status
 from clp_core.jobs.metrics import RunMetrics
 from clp_core.training_plan import CHECKPOINT_BYTES_PER_PARAMETER
 
@@ -23,16 +23,10 @@ MIN_LINES = 10
 def alerts_of(job: Job, status: Status, metrics: RunMetrics) -> list[str]:
     """Return what is wrong with a run or may soon be, one sentence each; an empty list if nothing is."""
     found = [told for told in (stalled(status), exploding(metrics), spike(metrics), getting_worse(metrics)) if told]
-    found += [f"{told}." for told in warnings_of(job)]
+    found += [f"{told}." for told in job.warnings]
     if not status.is_over and (told := disk_too_small(job)):
         found.append(told)
     return found
-
-
-def warnings_of(job: Job) -> list[str]:
-    """Return what was found out about a run's data and settings, when it was planned and when it began."""
-    told = [*job.plan.get("warnings", ()), *read_state(job.path / WARNINGS_FILE).get("warnings", ())]
-    return list(dict.fromkeys(told))
 
 
 def stalled(status: Status) -> str | None:

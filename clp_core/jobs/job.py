@@ -100,6 +100,12 @@ class Job:
         return dict(self.spec.get("plan", {})) | read_state(self.path / PLAN_FILE)
 
     @property
+    def warnings(self) -> list[str]:
+        """What was found out about a run's data and settings, when it was planned and when it began."""
+        told = [*self.plan.get("warnings", ()), *read_state(self.path / WARNINGS_FILE).get("warnings", ())]
+        return list(dict.fromkeys(map(str, told)))
+
+    @property
     def kind(self) -> str:
         """What it does: one of ``KINDS``."""
         return str(self.spec.get("kind", ""))

@@ -192,6 +192,8 @@ def submit(script: Path, job: Path) -> tuple[str, str]:
     except NoAnswerError as error:
         raise InputError(f"Slurm does not answer ({error}); try again once sinfo does") from error
     found = SUBMITTED.fullmatch(done.stdout.strip())
+    if "configuration source" in done.stderr:
+        raise InputError("sbatch is here, but no cluster is configured (there is no slurm.conf); train on this machine")
     if done.returncode or not found:
         raise InputError(f"Slurm refuses the script: {last_line(done.stderr) or done.stdout.strip()}")
     return found[1], found[2] or ""

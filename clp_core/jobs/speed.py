@@ -11,6 +11,7 @@ from clp_core.jobs.metrics import read_tail
 from clp_core.training_plan import TrainPlan
 
 RUNS = 3
+LEAST_STEPS = 20
 
 
 @dataclass(frozen=True)
@@ -31,17 +32,18 @@ def pace(tokens: float, seconds: float) -> float | None:
 def measured_speeds(jobs: Iterable[Job], plan: TrainPlan | Sized) -> list[float]:
     """Return the tokens/s of the newest runs, three at most, with as many parameters on the same kind of place.
 
-    They are those of whole runs, so what a run spends on evaluations and checkpoints is in them.
+    They are those of the last lines of each run, 20 steps at least, so what it spends on evaluations and checkpoints
+    is in them, and what it spends on its start is not.
     """
     found: list[float] = []
     for job in jobs:
         earlier = job.spec.get("plan", {})
         if earlier.get("parameters") == plan.parameters and place_in(earlier) == place_in(asdict(plan)):
-            lines = read_tail(job.metrics_file)
-            last = lines[-1] if lines else {}
-            speed = pace(last.get("tokens") or 0, last.get("seconds") or 0)
-            if speed is not None:
-                found.append(speed)
+            lines = [line for line in read_tail(job.metrics_file) if "loss" in line]
+            if lines and lines[-1]["step"] - lines[0]["step"] >= LEAST_STEPS:
+                first, last = lines[0], lines[-1]
+                speed = pace(last["tokens"] - first["tokens"], last["seconds"] - first["seconds"])
+                found += [speed] if speed is not None else []
         if len(found) == RUNS:
             break
     return found
