@@ -91,7 +91,13 @@ def prompt_form(folders: Sequence[str]) -> tuple[GenerateOptions, bool]:
     """Show the prompt and its settings; return them as they were last sent, and whether that was now."""
     widget = kept("prompt", "")
     with st.form("ask", border=False):
-        prompt = st.text_area("Prompt", key=widget, height=100, help=about("prompt"), placeholder="Es war einmal")
+        prompt = st.text_area(
+            "Prompt",
+            key=widget,
+            height=100,
+            help=about("prompt"),
+            placeholder="Without one the models begin from nothing",
+        )
         with st.expander("Settings", icon=":material/tune:"):
             options = settings(folders, prompt)
         sent = st.form_submit_button("Send", type="primary", icon=":material/send:")
@@ -211,7 +217,7 @@ def card(answer: Answer, prompt: str, label: str, *, alive: bool) -> None:
     )
     if answer.mean_log_p is not None:
         st.caption(
-            f"{number(answer.mean_log_p, 2)} nats a token · {number(answer.bits_per_byte, 2)} bits a byte",
+            f"{number(-answer.mean_log_p, 2)} nats a token · {number(answer.bits_per_byte, 2)} bits a byte",
             help="How sure the model was of its own text, before temperature and cuts: mean log-probability of a "
             "token, and bits a byte, which can be compared across tokenizers. Sure is not good: a model that repeats "
             "itself is sure.",

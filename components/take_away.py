@@ -104,7 +104,9 @@ def offer_export(run: Job, checkpoint: Path) -> None:
     command(command_of("export", options))
     exists = Path(options.output).exists()
     if exists:
-        st.caption(f"{plain(name)} exists and is kept; another name makes another export.")
+        made = job is not None and job.status().state == "finished" and job.result().get("output") == options.output
+        done = f"Exported as {plain(name)}." if made else f"{plain(name)} exists and is kept."
+        st.caption(f"{done} Another name makes another export.")
     if st.button("Export", icon=":material/output:", key=f"export_{run.id}", disabled=exists):
         submit_export(space, options)
         st.rerun()

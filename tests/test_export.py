@@ -233,7 +233,7 @@ def test_card_tells_source_method_data_and_curve(run, workspace):
         "| source model | `source` |", "| helper model | `helper` |", "| method | `linear`", "match `raw`, seed 42",
         f"| tokens initialised | {report['missing']:,} |", "| training text | `train.txt`, content under its tokenizer "
         f"`{'d' * 16}` |", f"| held-out text | `valid.txt`, SHA-256 `{'a' * 16}` |", "| tokens seen | 25,600 |",
-        "| steps | 200 of 400 planned, 128 tokens each |", "| devices | cpu |",
+        "| steps | 200 of 400 planned, 128 tokens each |", "| devices | cpu (CPU, 2 cores) |",
         "| learning rate | 0.001 |", "torch 2.", "## Limits",
         "| source model | apache-2.0 |", "| helper model | not stated |", "| this model | not stated |",
         "not tuned to follow instructions",
@@ -249,6 +249,25 @@ def test_card_tells_source_method_data_and_curve(run, workspace):
     ]
     assert sum(bool(row["loss"]) for row in rows) == 200
     assert max(int(row["step"]) for row in rows) == 200
+
+
+def test_card_tells_what_flatters_the_scores_and_keeps_a_clusters_settings_to_itself(run, workspace):
+    leak = "3 of 9 held-out lines stand in the training text too ('x'): the scores will flatter the run"
+    write_json(run.path / "warnings.json", {"warnings": [leak]})
+    spec = json.loads((run.path / "spec.json").read_text())
+    asked = {"launcher": "slurm", "account": "secret-account", "sbatch": ["--mail-user=me@lab.org"], "nodes": 2}
+    spec["arguments"] |= asked
+    spec |= {"devices": []}
+    spec["plan"] |= {"device_name": "2 machines with 4 GPUs each, through Slurm"}
+    write_json(run.path / "spec.json", spec)
+    write_json(run.path / "plan.json", {"steps": 300})
+    _, output = exported(run, workspace)
+    card, facts = ((output / name).read_text() for name in ("README.md", "clp_training.json"))
+    assert leak in card
+    assert leak in json.loads(facts)["runs"][0]["warnings"]
+    assert "| steps | 200 of 300 planned" in card
+    assert "2 machines with 4 GPUs each, through Slurm" in card
+    assert not [word for word in ("secret-account", "me@lab.org", "signal before s") if word in card + facts]
 
 
 def test_metadata_is_what_the_hub_reads(run, workspace):

@@ -13,6 +13,7 @@ from clp_core.comparison_report import answer, as_csv, as_html, points_csv
 from clp_core.curves import (
     BLOCK,
     EVAL_TEXT,
+    LEAK,
     STEP_TOKENS,
     TOKENIZER,
     UNKNOWN,
@@ -153,6 +154,12 @@ def test_what_differs_is_listed_and_warned_of():
         "planned length of the schedule: 10 against 20",
         "learning rate: 0.001 against 0.0003",
     )
+
+
+def test_run_that_has_seen_its_held_out_text_is_warned_of():
+    leak = "3 of 9 held-out lines stand in the training text too ('x'): the scores will flatter the run"
+    one, two = curve("one", (100, 2.0), **{LEAK: "none found"}), curve("two", (100, 1.0), **{LEAK: leak})
+    assert Comparison.of(one, [two], "bits_per_byte").savings[0].cautions == (f"two: {leak}",)
 
 
 def test_published_curves_say_what_the_paper_says():
