@@ -35,13 +35,15 @@ if not texts_here():
         st.rerun()
     st.stop()
 
-header = st.container()
+header = st.empty()
+with header.container():  # stays where something in a form is refused
+    question(QUESTION)
 with st.container(border=True):
     steps.title("1 · Text of the language", is_done=True)
     paths = steps.choose_texts()
     place_of_size = st.container()
 if not paths:
-    with header:
+    with header.container():
         question(QUESTION, "Choose the text it is to be made of.")
     st.stop()
 
@@ -95,5 +97,5 @@ else:
         "**None was made here yet.** If somebody has published a small model of the language, take that; else make one "
         "below, the smallest first: in minutes it shows whether text, tokenizer and transfer work together."
     )
-with header:
+with header.container():
     question(QUESTION, answer)

@@ -32,13 +32,15 @@ if not entries or not training_texts():
     st.info(f"A run needs a model and a text. Put texts into {space.texts}, or run `clp demo`.", icon=":material/info:")
     st.stop()
 
-header = st.container()
+header = st.empty()
+with header.container():  # stays where something in the form is refused
+    question("What will it cost and what will I get?")
 left, right = st.columns([5, 4], gap="large")
 with left:
     cloned = train_form.cloned_run(space)
     filled = train_form.form(space, entries, cloned)
 if filled is None:
-    with header:
+    with header.container():
         question("What will it cost and what will I get?", "Choose a training text and a held-out text.")
     st.stop()
 options = filled.options
@@ -46,7 +48,7 @@ chosen = planned(options, str(filled.folder))
 device = place_of(options)
 ahead = DeviceQueue.of_this_machine().ahead(chosen.devices)
 speeds = measured_speeds([job for job in jobs if job.kind == "train"], chosen)
-with header:
+with header.container():
     question("What will it cost and what will I get?", train_plan.answer(chosen, device, speeds))
 with right:
     st.subheader("Plan")
