@@ -243,7 +243,7 @@ def test_killed_trainer_fails_with_its_reason(workspace, pair, texts):
 
 def test_bad_training_input_is_refused_before_a_job_is_made(workspace, pair, texts, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="longer than the model's 64 positions"):
-        submit_train(workspace, train_options(pair, texts, block_length=4096))
+        submit_train(workspace, train_options(pair[::-1], texts, block_length=4096))
     with pytest.raises(InputError, match="there is no text"):
         submit_train(workspace, TrainOptions(str(pair[0]), (str(tmp_path / "no.txt"),), str(texts[1])))
     with pytest.raises(InputError, match="exclude each other"):
