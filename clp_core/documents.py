@@ -303,15 +303,6 @@ def field_of(row: Any, field: str, where: str) -> Iterator[str]:
         yield text
 
 
-def read_documents(references: Sequence[str | Path], field: str = DEFAULT_FIELD) -> Iterator[str]:
-    """Yield the documents of texts; see ``Texts``.
-
-    Raises:
-        InputError: a text cannot be read.
-    """
-    return iter(Texts.open(references, field))
-
-
 def absolute(reference: str) -> str:
     """Return what names the same text from anywhere and later: a full path, or a dataset of the Hub at its commit.
 

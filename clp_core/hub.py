@@ -31,7 +31,6 @@ SMALL_FILES = ("*.json", "*.model", "*.txt", "*.tiktoken", "*.jinja", "README.md
 """Configuration, tokenizer, and the card, which states the licence."""
 WEIGHT_KINDS = (("model.safetensors", "model.safetensors.index.json"),
                 ("pytorch_model.bin", "pytorch_model.bin.index.json"))  # fmt: skip
-DEFAULT_REVISION = "main"
 RESUMED_FROM_BYTES = 1 << 20
 """Smaller files are fetched by the client whole."""
 SHA256_LENGTH = 64

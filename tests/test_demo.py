@@ -12,7 +12,7 @@ from test_jobs import end_of
 from clp_core.compare import AS_AUTO, compare_methods
 from clp_core.demo import DATA
 from clp_core.demo.build import count_near_duplicates, line_hash, normalise, split_lines
-from clp_core.documents import read_documents
+from clp_core.documents import Texts
 from clp_core.initializers import INITIALIZERS
 from clp_core.jobs.submit import submit_train
 from clp_core.train_options import TrainOptions
@@ -27,8 +27,8 @@ def trained_hashes():
 
 
 def test_held_out_text_was_never_trained_on(demo, record_property):
-    valid = list(read_documents([demo["eval_text"]]))
-    train = list(read_documents([demo["train_text"]]))
+    valid = list(Texts.open([demo["eval_text"]]))
+    train = list(Texts.open([demo["train_text"]]))
     trained = trained_hashes()
     assert all(line_hash(line) in trained for line in train)  # the list is that of the training text
     assert not [line for line in valid if line_hash(line) in trained]

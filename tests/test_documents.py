@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from clp_core.documents import HubDataset, Texts, read_documents
+from clp_core.documents import HubDataset, Texts
 from clp_core.errors import InputError
 
 DOCUMENTS = ["Der Fuchs läuft.", "Ein zweites Dokument, größer.", "Drittes."]
@@ -28,7 +28,7 @@ def write_in_every_form(folder):
 
 def test_every_form_gives_the_same_documents(tmp_path):
     for path in write_in_every_form(tmp_path):
-        assert list(read_documents([path])) == DOCUMENTS, path
+        assert list(Texts.open([path])) == DOCUMENTS, path
 
 
 def test_folder_is_read_by_paths_and_hidden_files_are_left_out(tmp_path):
@@ -37,17 +37,17 @@ def test_folder_is_read_by_paths_and_hidden_files_are_left_out(tmp_path):
         (tmp_path / name).write_text(text)
     (tmp_path / ".git").mkdir()
     (tmp_path / ".git" / "x.txt").write_text("nie")
-    assert list(read_documents([tmp_path])) == ["eins", "zwei"]
+    assert list(Texts.open([tmp_path])) == ["eins", "zwei"]
 
 
 def test_document_of_json_may_have_line_ends(tmp_path):
     (tmp_path / "a.jsonl").write_text(json.dumps({"text": "eins\nzwei"}))
-    assert list(read_documents([tmp_path / "a.jsonl"])) == ["eins\nzwei"]
+    assert list(Texts.open([tmp_path / "a.jsonl"])) == ["eins\nzwei"]
 
 
 def test_other_field_is_read_and_names_another_content(tmp_path):
     (tmp_path / "a.jsonl").write_text(json.dumps({"text": "eins", "body": "zwei"}))
-    assert list(read_documents([tmp_path / "a.jsonl"], "body")) == ["zwei"]
+    assert list(Texts.open([tmp_path / "a.jsonl"], "body")) == ["zwei"]
     names = {Texts.open([tmp_path / "a.jsonl"], field).content() for field in ("text", "body")}
     assert len(names) == 2
 
@@ -67,13 +67,13 @@ def test_other_field_is_read_and_names_another_content(tmp_path):
 def test_what_cannot_be_read_is_told(tmp_path, name, content, told):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=told):
-        list(read_documents([tmp_path / name]))
+        list(Texts.open([tmp_path / name]))
 
 
 def test_parquet_without_the_column_names_those_it_has(tmp_path):
     pq.write_table(pa.table({"body": ["x"]}), tmp_path / "a.parquet")
     with pytest.raises(InputError, match="has no column 'text'; name one of body"):
-        list(read_documents([tmp_path / "a.parquet"]))
+        list(Texts.open([tmp_path / "a.parquet"]))
 
 
 def test_empty_folder_and_missing_file_are_refused(tmp_path):

@@ -14,7 +14,7 @@ from test_cli_jobs import refused
 from test_jobs import end_of, wait_for
 
 from clp_core.checkpoint import Checkpoint
-from clp_core.documents import Texts, read_documents
+from clp_core.documents import Texts
 from clp_core.errors import InputError
 from clp_core.helper_sizes import MOST_PASSES, SIZES, HelperPlan
 from clp_core.holdout import Rule, hold_out, normalise
@@ -31,7 +31,7 @@ TINY_RUN = {"max_steps": 20, "block_length": 32, "batch_tokens": 256, "eval_ever
 def german(tmp_path_factory, demo):
     """Four hundred lines of real text."""
     path = tmp_path_factory.mktemp("german") / "german.txt"
-    lines = list(read_documents([demo["train_text"]]))[:400]
+    lines = list(Texts.open([demo["train_text"]]))[:400]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
 
@@ -96,7 +96,7 @@ def test_tokenizer_that_transformers_reads_otherwise_is_told_every_time(workspac
 
 def test_whole_blocks_are_held_out_once_and_not_trained_on(tmp_path, german):
     split = hold_out(Texts.open([german]), "german", tmp_path / "texts")
-    documents, train, valid = ([*read_documents([path])] for path in (german, split.train, split.valid))
+    documents, train, valid = ([*Texts.open([path])] for path in (german, split.train, split.valid))
     assert split.rule == Rule(4, 10)
     assert valid == [document for i, document in enumerate(documents) if i // 4 % 10 == 7]
     assert set(train) < set(documents)
@@ -124,7 +124,7 @@ def test_documents_with_line_ends_stay_whole(tmp_path):
     path = tmp_path / "lines.jsonl"
     path.write_text("".join(json.dumps({"body": document}) + "\n" for document in documents))
     split = hold_out(Texts.open([path], "body"), "lines", tmp_path / "texts")
-    train, valid = ([*read_documents([part], "body")] for part in (split.train, split.valid))
+    train, valid = ([*Texts.open([part], "body")] for part in (split.train, split.valid))
     assert split.valid.suffix == ".jsonl"
     assert valid == documents[7::10]
     assert sorted(train + valid) == sorted(documents)

@@ -10,7 +10,7 @@ from test_cli import result_of
 from test_cli_jobs import refused
 
 from clp_core import tokenizer_training
-from clp_core.documents import read_documents
+from clp_core.documents import Texts
 from clp_core.errors import ClpError, InputError
 from clp_core.overlap import Overlap
 from clp_core.tokenizer_training import TokenizerOptions, train_tokenizer
@@ -23,7 +23,7 @@ HINDI = "नमस्ते दुनिया, यह हिन्दी मे
 def german(tmp_path_factory, demo):
     """Fifteen hundred lines of real text."""
     path = tmp_path_factory.mktemp("german") / "german.txt"
-    lines = list(read_documents([demo["train_text"]]))[:1500]
+    lines = list(Texts.open([demo["train_text"]]))[:1500]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
 
@@ -60,7 +60,7 @@ def test_folder_opens_with_transformers_and_gives_every_text_back(tmp_path, germ
     assert (len(opened), vocabulary.size, report["size"]) == (2000, 2000, 2000)
     assert vocabulary.family == style
     assert vocabulary.roles["eos"] == vocabulary.roles["bos"] == opened.eos_token_id
-    lines = list(read_documents([german]))[:300]
+    lines = list(Texts.open([german]))[:300]
     for line in [*lines, HINDI, "emoji 🙂 and 漢字", "two  blanks, a\ttab", "<0x41> is no byte"]:
         ids = opened(line, add_special_tokens=False)["input_ids"]
         assert ids == vocabulary.encode(line)
@@ -78,11 +78,11 @@ def test_words_are_not_cut_at_combining_marks(tmp_path):
 
 
 def test_held_out_documents_are_not_learned_and_measured_on(tmp_path, german):
-    lines = [line if (i + 1) % 50 else f"{line} Quarkzwiebel" for i, line in enumerate(read_documents([german]))]
+    lines = [line if (i + 1) % 50 else f"{line} Quarkzwiebel" for i, line in enumerate(Texts.open([german]))]
     report = train(written(tmp_path, "marked.txt", lines), tmp_path / "made", vocab_size=4000)
     assert report["measured_on"] == "30 documents that were held out (every 50th)"
     assert "ĠQuarkzwiebel" not in Vocabulary.open(tmp_path / "made").ids
-    seen = [line if (i + 1) % 49 else f"{line} Quarkzwiebel" for i, line in enumerate(read_documents([german]))]
+    seen = [line if (i + 1) % 49 else f"{line} Quarkzwiebel" for i, line in enumerate(Texts.open([german]))]
     train(written(tmp_path, "seen.txt", seen), tmp_path / "other", vocab_size=4000)
     assert "ĠQuarkzwiebel" in Vocabulary.open(tmp_path / "other").ids
     held = "\n".join(lines[49::50])
@@ -147,7 +147,7 @@ def test_digits_pad_and_frequency_have_their_effect(tmp_path, german):
 
 
 def test_rare_characters_fall_back_to_bytes(tmp_path, german):
-    lines = [*read_documents([german]), *[f"{chr(0x4E00 + i)}" for i in range(20)]]
+    lines = [*Texts.open([german]), *[f"{chr(0x4E00 + i)}" for i in range(20)]]
     train(written(tmp_path, "rare.txt", lines), tmp_path / "made", vocab_size=1000, style="sentencepiece")
     vocabulary = Vocabulary.open(tmp_path / "made")
     assert "\u4e00" not in vocabulary.ids
