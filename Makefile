@@ -1,4 +1,5 @@
 # make app: install what is missing and open the workbench on the packaged demo.
+# make results: write the tables and figures of the experiments from their raw measurements.
 # make test: install what is missing, check style and types, and run the tests.
 
 PYTHON ?= python3
@@ -9,7 +10,7 @@ CHROMIUM_STAMP := $(VENV)/.browser-looked-for
 SLURM_STAMP := $(VENV)/.slurm-looked-for
 export CLP_WORKSPACE ?= $(CURDIR)/workspace
 
-.PHONY: install app demo test lint format browser slurm clean
+.PHONY: install app demo test lint format browser slurm results clean
 
 install: $(STAMP)
 
@@ -58,6 +59,10 @@ $(SLURM_STAMP): $(STAMP)
 
 test: install browser slurm lint
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# Tables, numbers and figures in the documents, made again from the raw measurements in notebooks/experiments.
+results: install browser
+	$(BIN)/python -m clp_core.experiment.publish
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

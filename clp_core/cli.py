@@ -21,6 +21,8 @@ import typer
 
 from clp_core.answers import GenerateOptions
 from clp_core.cli_compare import compare_command
+from clp_core.cli_downstream import downstream_command
+from clp_core.cli_experiment import experiment_command
 from clp_core.cli_explore import agreement_command, near_duplicates_command, neighbors_command, project_command
 from clp_core.cli_helper import pretrain_command, tokenizer_command
 from clp_core.cli_hub import export_command, push_command
@@ -29,6 +31,7 @@ from clp_core.cli_output import Json, emit, options_command, print_table, termin
 from clp_core.cli_playground import generate_command, playground_command
 from clp_core.cli_train import tell_run
 from clp_core.documents import DEFAULT_FIELD
+from clp_core.downstream import DownstreamOptions
 from clp_core.errors import ClpError, InputError
 from clp_core.export import ExportOptions
 from clp_core.options import help_of
@@ -50,10 +53,12 @@ app = typer.Typer(
 )
 app.add_typer(jobs_app, name="jobs")
 app.command("compare-methods")(compare_command)
+app.command("experiment")(experiment_command)
 app.command("neighbors")(neighbors_command)
 app.command("agreement")(agreement_command)
 app.command("near-duplicates")(near_duplicates_command)
 options_command(app, ProjectOptions, "project", positional=("model",))(project_command)
+options_command(app, DownstreamOptions, "downstream", positional=("model",))(downstream_command)
 options_command(jobs_app, ExportOptions, "export", positional=("job",))(export_command)
 options_command(app, PushOptions, "push", positional=("model", "repo"))(push_command)
 options_command(app, GenerateOptions, "generate", positional=("models",))(generate_command)

@@ -122,8 +122,8 @@ def jobs_compare(
     names: Annotated[
         list[str],
         typer.Argument(
-            help="runs by the names of their directories, import:NAME, published:clp or published:scratch; the first "
-            "one is the baseline",
+            help="runs by the names of their directories, import:NAME, published:clp, published:scratch, or an arm of "
+            "an experiment that comes with the project, experiment:NAME/ARM; the first one is the baseline",
             metavar="BASELINE RUN...",
         ),
     ],

@@ -94,7 +94,21 @@ def metrics_of_run(job: Job) -> RunMetrics:
 
 def curve_of_run(job: Job, metrics: RunMetrics) -> Curve:
     """Return the curve of a run of the workspace."""
-    plan, prints = job.plan, job.spec.get("fingerprints", {})
+    told = {**job.spec, "plan": job.plan, "warnings": job.warnings}
+    return curve_of_metrics(job.id, job.name, told, metrics, "run of this workspace")
+
+
+def curve_of_metrics(key: str, name: str, told: Mapping[str, Any], metrics: RunMetrics, origin: str) -> Curve:
+    """Return the curve of a run.
+
+    Args:
+        key: what names it.
+        name: what a reader sees.
+        told: its spec, with its ``plan`` and its ``warnings``.
+        metrics: its metrics.
+        origin: where it is from, in words.
+    """
+    plan, prints = told["plan"], told.get("fingerprints", {})
     facts = {
         EVAL_TEXT: prints.get("eval_text"),
         TOKENIZER: plan.get("tokenizer"),
@@ -103,17 +117,26 @@ def curve_of_run(job: Job, metrics: RunMetrics) -> Curve:
         UNKNOWN: metrics.latest("unknown_share"),
     }
     points = {measure: metrics.evaluation_points(measure) for measure in MEASURES}
-    settings = settings_of(job) | {LEAK: next((told for told in job.warnings if STANDS_IN_IT in told), "none found")}
-    return Curve(job.id, job.name, points, facts, settings, "run of this workspace")
+    leak = next((warning for warning in told["warnings"] if STANDS_IN_IT in warning), "none found")
+    return Curve(key, name, points, facts, settings_told(told) | {LEAK: leak}, origin)
 
 
 def settings_of(job: Job) -> dict[str, Any]:
     """Return what was asked for and what was planned for a run, one flat table."""
+    return settings_told({**job.spec, "plan": job.plan})
+
+
+def settings_told(told: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the same of a run whose spec and plan are read already.
+
+    Args:
+        told: its spec, with its ``plan``.
+    """
     left_out = ("name", "memory_bytes", "disk_bytes", "device", "tokenizer", "warnings")
-    values = job.spec.get("arguments", {}) | job.plan
+    values = told.get("arguments", {}) | told["plan"]
     if "stages" in values:
         values["stages"] = Schedule.of_json(values["stages"]).told
-    versions = {f"version of {package}": found for package, found in job.spec.get("versions", {}).items()}
+    versions = {f"version of {package}": found for package, found in told.get("versions", {}).items()}
     return {key: value for key, value in values.items() if key not in left_out} | versions
 
 
@@ -313,11 +336,15 @@ def no_curve(file_name: str) -> Any:
 
 
 def curve_named(workspace: Workspace, key: str) -> Curve:
-    """Return a curve by its key: a job's name, ``import:NAME`` or ``published:clp|scratch``.
+    """Return a curve by its key: a job's name, ``import:NAME``, ``published:clp|scratch`` or ``experiment:NAME/ARM``.
 
     Raises:
         InputError: there is none, or the job is no training run.
     """
+    if key.startswith("experiment:"):
+        from clp_core.experiment.records import saved_curve  # which knows curves
+
+        return saved_curve(key)
     if key.startswith(("import:", "published:")):
         found = {curve.key: curve for curve in [*imported_curves(workspace), *published_curves()]}
         if key not in found:

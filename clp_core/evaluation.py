@@ -117,7 +117,7 @@ class EvaluationText:
             InputError: the text is missing or empty.
         """
         stream, counts = token_stream(texts, vocabulary)
-        start = vocabulary.roles.get("bos", vocabulary.roles.get("cls", vocabulary.roles.get("eos")))
+        start = start_token(vocabulary)
         ids = stream if start is None else np.concatenate([[start], stream])
         if len(ids) < 2:
             raise InputError("the text has a single token; give a longer one")
@@ -137,6 +137,11 @@ class EvaluationText:
             yield start, stop, done - start
             done = stop
             start += stride
+
+
+def start_token(vocabulary: Vocabulary) -> int | None:
+    """Return the token before a text, from which its first token is predicted; ``None`` where there is none."""
+    return vocabulary.roles.get("bos", vocabulary.roles.get("cls", vocabulary.roles.get("eos")))
 
 
 def evaluate(reference: str | Path, texts: Sequence[str | Path], field: str = DEFAULT_FIELD) -> Evaluation:

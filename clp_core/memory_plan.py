@@ -22,6 +22,8 @@ BYTES_OF_ACTIVATION = {True: 3, False: 4}
 """In bfloat16 some are kept as float32."""
 COPIES_OF_LOGITS = 3
 """The logits, their float32 copy for the loss, and their gradient."""
+COPIES_OF_EXPECTATIONS = 3
+"""A teacher's logits, its probabilities, and their products with the scores of the model that learns."""
 
 
 def decoder_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -98,3 +100,12 @@ class Shape:
         kept = self.layers * self.width + layer if checkpointing else self.layers * layer
         logits = 4 * COPIES_OF_LOGITS * self.vocabulary
         return block_length * (BYTES_OF_ACTIVATION[bf16] * kept + logits)
+
+    @property
+    def teaching_bytes(self) -> int:
+        """Bytes of the weights of a teacher of this shape, which is not trained."""
+        return 4 * self.parameters
+
+    def teaching_block_bytes(self, block_length: int) -> int:
+        """Return the bytes that one block of tokens adds where a teacher of this shape is followed."""
+        return block_length * 4 * (COPIES_OF_EXPECTATIONS * self.vocabulary + 10 * self.width + 4 * self.inner)

@@ -60,6 +60,7 @@ def fit(
     processes: int,
     block_length: int,
     own_blocks: int,
+    teacher: Shape | None = None,
     *,
     bf16: bool,
 ) -> dict[str, Any]:
@@ -72,6 +73,7 @@ def fit(
         processes: how many train together.
         block_length: tokens a block.
         own_blocks: blocks a step of one process.
+        teacher: the shape of the model whose expectations the run follows, which each process holds whole.
         bf16: whether products are in bfloat16.
 
     Raises:
@@ -92,6 +94,9 @@ def fit(
         for checkpointing in switches:
             state = shape.state_bytes(sharding, processes, bf16=bf16)
             block = shape.block_bytes(block_length, bf16=bf16, checkpointing=checkpointing)
+            if teacher is not None:
+                state += teacher.teaching_bytes
+                block += teacher.teaching_block_bytes(block_length)
             room = SHARE_OF_MEMORY[device.kind] * max(0, free - state)
             most = options.micro_blocks or min(room // block, MOST_TOKENS_AT_ONCE // block_length)
             micro = largest_divisor(own_blocks, int(max(1, most)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 
 import torch
 
@@ -15,13 +16,6 @@ def is_first() -> bool:
 def is_distributed() -> bool:
     """Say whether there is more than one process."""
     return torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
-
-
-def part() -> None:
-    """End the processes' connection once all have come here; one that merely ends may be aborted by its own threads."""
-    if torch.distributed.is_initialized():
-        torch.distributed.barrier()
-        torch.distributed.destroy_process_group()
 
 
 class Council:
@@ -46,3 +40,14 @@ class Council:
     def of_first(self, value: float) -> float:
         """Return the value of the first process."""
         return self.most(value if is_first() else -torch.inf)
+
+    def part(self, timeout_s: float) -> None:
+        """End the processes' connection once all have come here; one that merely ends may be aborted by its threads.
+
+        Waits in this thread. Work that a thread of gloo has just done is freed there, which needs Python's lock; a
+        process that took the groups apart meanwhile, with the lock in its hand, would wait for that thread for ever.
+        """
+        if self._group is not None:
+            torch.distributed.monitored_barrier(self._group, timeout=timedelta(seconds=timeout_s))
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()

@@ -14,7 +14,7 @@ from clp_core.blocks import Blocks
 from clp_core.hardware import peak_flops
 from clp_core.jobs.job import PLAN_FILE, Job
 from clp_core.jobs.metrics import MetricsWriter
-from clp_core.schedule import Schedule
+from clp_core.schedule import Schedule, teacher_weight
 from clp_core.training_plan import TrainPlan, evaluation_rhythm
 
 STEPS_TO_MEASURE = 4
@@ -46,6 +46,13 @@ class Measured:
         """Take the plan whose steps fit into the time of the run."""
         self._take(plan)
         self.is_fitted = True
+
+    def teacher_weight(self, step: int) -> float:
+        """Return the teacher's part in the loss of a step, counted from 0; 0 without one."""
+        if not self.plan.teacher:
+            return 0.0
+        options = self.job.spec["arguments"]
+        return teacher_weight(step, self.plan.steps, options["teacher_weight"], options["teacher_share"])
 
     def rates(self, step: int) -> tuple[float, float]:
         """Return the rates of body and embeddings at a step, counted from 0."""

@@ -14,6 +14,7 @@ from accelerate.state import AcceleratorState
 from torch.distributed.tensor import DTensor
 from transformers import Trainer
 
+from clp_core.distillation import Distillation
 from clp_core.errors import ClpError
 from clp_core.evaluation import EvaluationText, score
 from clp_core.jobs.checkpoints import is_complete
@@ -34,6 +35,7 @@ class RunTrainer(Trainer):
     text: EvaluationText
     callback: JobCallback
     mask: RowMask | None
+    teacher: Distillation | None
     groups: Groups
     optimizer: Any
     lr_scheduler: Any
@@ -41,9 +43,19 @@ class RunTrainer(Trainer):
     last_evaluation: dict[str, float]
     evaluated_at: int = -1
 
-    def set_up(self, measured: Measured, text: EvaluationText, callback: JobCallback, mask: RowMask | None) -> None:
-        """Take the run, its held-out text, its callback, and which rows train where missing rows train alone."""
-        self.measured, self.text, self.callback, self.mask = measured, text, callback, mask
+    def set_up(
+        self,
+        measured: Measured,
+        text: EvaluationText,
+        callback: JobCallback,
+        mask: RowMask | None,
+        teacher: Distillation | None,
+    ) -> None:
+        """Take the run, its held-out text, its callback, which rows train where missing rows train alone, its teacher.
+
+        The teacher is the loss function that the Trainer has.
+        """
+        self.measured, self.text, self.callback, self.mask, self.teacher = measured, text, callback, mask, teacher
 
     @property
     def is_sharded(self) -> bool:
@@ -99,9 +111,11 @@ class RunTrainer(Trainer):
         return torch.autocast(self.measured.plan.device, dtype=torch.bfloat16)
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Train on a part of a step, and remember its loss."""
+        """Train on a part of a step, and remember its loss: that on the text alone, whoever is followed besides."""
+        if self.teacher is not None:
+            self.teacher.weight = self.measured.teacher_weight(self.state.global_step)
         loss = super().training_step(*args, **kwargs)
-        self.callback.add_loss(loss)
+        self.callback.add_loss(loss if self.teacher is None else loss * self.teacher.text_share)
         return loss
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:  # noqa: ARG002

@@ -102,6 +102,18 @@ class Schedule:
         return stage.body_rate * factor, stage.embedding_rate * factor
 
 
+def teacher_weight(step: int, steps: int, first: float, share: float) -> float:
+    """Return a teacher's part in the loss of a step: falls linearly from ``first`` to 0 over a share of the steps.
+
+    Args:
+        step: counted from 0.
+        steps: of the whole run.
+        first: the part at the first step.
+        share: of the steps, above 0.
+    """
+    return first * max(0.0, 1.0 - step / (share * steps))
+
+
 def plain(steps: int, rate: float, embedding_rate: float, warmup_share: float, final_share: float) -> Schedule:
     """Return the schedule of one stage in which everything trains."""
     stage = Stage("everything", steps, rate, embedding_rate, math.ceil(warmup_share * steps), final_share)

@@ -59,6 +59,12 @@ PRESETS = {
         "Long enough to rank methods and to see that data and model fit together.",
         {"max_steps": 300},
     ),
+    "taught": Preset(
+        "Helper as teacher",
+        "The run follows its helper besides the text, most at first and not at all at the end: fewer tokens to the "
+        "same score where the helper is about as good as the run is to become. For a model that a transfer wrote.",
+        {"teacher": "helper"},
+    ),
     "published": Preset(
         "Published recipe",
         "What the authors give for a 410M model: blocks of 512, rate 3e-4 falling on a cosine to 3e-5, 10 % warm-up.",
@@ -128,6 +134,13 @@ class TrainOptions:
     final_rate_share: float = option(0.0, help="share of the peak rate that is left at the end", minimum=0.0)
     warmup_share: float = option(0.1, help="share of a stage's steps in which the rate rises to its peak", minimum=0.0)
     weight_decay: float = option(0.1, help="AdamW weight decay", minimum=0.0)
+    teacher: str = option(
+        "",
+        help="model with the same tokenizer whose expectations the run follows besides the text, most at first: a "
+        "folder, a Hub id, or helper for that of the model's transfer",
+    )
+    teacher_weight: float = option(1.0, help="the teacher's part at the first step, 0 to 1", minimum=0.0)
+    teacher_share: float = option(1.0, help="share of the steps over which its part falls to 0", minimum=0.0)
     block_length: int = option(0, help="tokens a block; 0: the model's positions, at most 1,024", minimum=0)
     batch_tokens: int = option(0, help="tokens a step; 0: by the model's size", minimum=0)
     micro_blocks: int = option(0, help="blocks at once on a device; 0: what its memory holds", minimum=0)
@@ -137,6 +150,11 @@ class TrainOptions:
     )
     eval_every: int = option(
         0, help="steps between evaluations; 0: twelve in the run, at least 10 steps apart", minimum=0
+    )
+    early_evals: int = option(
+        0,
+        help="evaluations more before the first one, each at half the step of the next: a good start shows there",
+        minimum=0,
     )
     save_every: int = option(0, help="steps between checkpoints; 0: at every evaluation", minimum=0)
     keep_last: int = option(2, help="checkpoints to keep, the newest ones", minimum=1)
@@ -222,7 +240,12 @@ class TrainOptions:
                 raise InputError(f"--{name.replace('_', '-')} must be at least 0 and below 1")
         if not 0 < self.first_stage_share <= 1:
             raise InputError("--first-stage-share must be above 0 and at most 1; --schedule plain has no first stage")
-
+        for name in ("teacher_weight", "teacher_share"):
+            flag, value = f"--{name.replace('_', '-')}", getattr(self, name)
+            if not 0 < value <= 1:
+                raise InputError(f"{flag} must be above 0 and at most 1; for no teacher leave out --teacher")
+            if value != 1 and not (self.teacher or "teacher" in PRESETS[self.preset].settings):
+                raise InputError(f"{flag} has no effect without --teacher")
         if 0 < self.block_length < LEAST_BLOCK:
             raise InputError(f"--block-length must be 0, for the model's own, or {LEAST_BLOCK} and more")
 

@@ -20,6 +20,7 @@ from transformers import TrainingArguments, set_seed
 from clp_core.blocks import Blocks, ShuffledBlocks, StreamedBlocks, padding_of
 from clp_core.corpus import content_key, packed_blocks, stream_fingerprint
 from clp_core.curves import metrics_of_run
+from clp_core.distillation import Distillation
 from clp_core.documents import Texts
 from clp_core.errors import ClpError, InputError
 from clp_core.evaluation import EvaluationText, check_tokenizer_fits
@@ -37,7 +38,7 @@ from clp_core.leaks import find_leak
 from clp_core.locate import locate, read_json
 from clp_core.placement import FSDP
 from clp_core.prepared import max_positions, prepare
-from clp_core.processes import Council, is_first, part
+from clp_core.processes import Council, is_first
 from clp_core.progress import HEART, JOB_ENVIRONMENT, write_json
 from clp_core.provenance import missing_rows
 from clp_core.run_folder import companions_of
@@ -171,11 +172,12 @@ def train(job: Job, space: Workspace) -> dict[str, Any]:
     if is_first():
         look_for_leak(job, options, space.cache)
     vocabulary = Vocabulary.open(folder)
+    teaching = locate(plan.teacher) if plan.teacher else None
     blocks, content = open_blocks(plan, options, vocabulary, space.cache)
     positions = max_positions(read_json(folder / "config.json"))
     text = EvaluationText.read(Texts.open([options.eval_text], options.text_field), vocabulary, positions)
     if is_first():
-        refuse_changed_inputs(job, content, None if checkpoint else folder)
+        refuse_changed_inputs(job, content, None if checkpoint else folder, teaching)
     HEART.beat("loading the model", expect_next_s=FIRST_STEPS_EXPECT_S)
     model = load_for_training(folder)
     check_tokenizer_fits(model, vocabulary)
@@ -186,15 +188,23 @@ def train(job: Job, space: Workspace) -> dict[str, Any]:
         remove_incomplete(output)
     mask = RowMask(missing_rows(folder)) if plan.schedule.trains_missing_rows_alone else None
     callback = JobCallback(measured, options, companions, vocabulary, council)
-    trainer = RunTrainer(model=model, args=arguments, train_dataset=blocks, eval_dataset=blocks, callbacks=[callback])
+    teacher = Distillation.open(teaching, vocabulary, arguments.device) if teaching else None
+    trainer = RunTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=blocks,
+        eval_dataset=blocks,
+        callbacks=[callback],
+        compute_loss_func=teacher,
+    )
     torch.backends.cuda.matmul.allow_tf32 = False  # accelerate turns it on for compiled models
-    trainer.set_up(measured, text, callback, mask)
+    trainer.set_up(measured, text, callback, mask, teacher)
     if measured.attempt > 1:
         go_on(measured, callback, checkpoint, arguments)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     step = trainer.state.global_step
     trainer.evaluate()  # of a step that was scored before the attempt, which ended before it said so
-    part()
+    council.part(COLLECTIVE_TIMEOUT_S)
     if not is_first():
         return {}
     result = {
@@ -238,13 +248,14 @@ def look_for_leak(job: Job, options: TrainOptions, cache: Path) -> None:
     write_json(job.path / WARNINGS_FILE, {"warnings": warnings})
 
 
-def refuse_changed_inputs(job: Job, data: str, model: Path | None) -> None:
+def refuse_changed_inputs(job: Job, data: str, model: Path | None, teacher: Path | None) -> None:
     """Refuse to train on, or score on, something else than the run was made for.
 
     Args:
         job: the run.
         data: name of the training text's content under its tokenizer; the first attempt writes it down.
         model: folder of the model to begin with; ``None`` where the run goes on from a checkpoint.
+        teacher: folder of the model that it follows besides the text, or ``None``.
 
     Raises:
         InputError: a text or the model has changed since.
@@ -256,7 +267,11 @@ def refuse_changed_inputs(job: Job, data: str, model: Path | None) -> None:
         for name, before, now in (
             ("the training text or its tokenizer", inputs.get("data", data), data),
             ("the held-out text", prints["eval_text"], content_of(Path(options["eval_text"]))),
-            ("the model", prints.get(str(model)), fingerprint(model) if str(model) in prints and model else None),
+            *(
+                (what, prints[str(path)], fingerprint(path))
+                for what, path in (("the model", model), ("the teacher", teacher))
+                if path is not None and str(path) in prints
+            ),
         )
         if before != now
     ]

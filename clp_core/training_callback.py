@@ -21,6 +21,7 @@ from clp_core.progress import HEART, write_json
 from clp_core.run_folder import complete_folder
 from clp_core.run_measures import Measured, Stopwatch, steps_that_fit, system_figures
 from clp_core.train_options import TrainOptions
+from clp_core.training_plan import early_steps
 from clp_core.training_stages import refuse_unsharded, refuse_untied
 from clp_core.vocabulary import Vocabulary
 
@@ -96,6 +97,8 @@ class JobCallback(TrainerCallback):
         """Beat, look for a stop request, and look at the losses before anything is saved."""
         self._losses.append(torch.stack(self._micro_losses).sum())
         self._micro_losses = []
+        if state.global_step in early_steps(self._measured.plan.eval_every, self._options.early_evals):
+            control.should_evaluate = True
         self._beat(state, control)
         if not self._measured.is_fitted:
             self._fit_to_time(state)
@@ -198,6 +201,8 @@ class JobCallback(TrainerCallback):
         self._losses = []
         figures = {"loss": sum(losses) / len(losses), "grad_norm": norm}
         figures |= dict(zip(("lr", "lr_embeddings"), self._rates, strict=True))
+        if self._measured.plan.teacher:
+            figures["teacher_weight"] = self._measured.teacher_weight(state.global_step - 1)
         figures |= self._stopwatch.lap(state.global_step) | system_figures()
         share = self._measured.utilisation(figures["tokens_per_s"]) if "tokens_per_s" in figures else None
         figures |= {"mfu": share} if share is not None else {}

@@ -30,6 +30,8 @@ LEFT_OUT = (
     *("compile", "launcher", "processes_per_node", *CLUSTER_FIELDS),
 )
 """Settings that the card says otherwise, that leave no mark on the model, or that are a cluster's business alone."""
+OF_TEACHERS = ("teacher_weight", "teacher_share")
+"""Settings that mean nothing without a teacher."""
 CURVE_COLUMNS = ("run", "step", "tokens", "seconds", "loss", "eval_loss", "perplexity", "bits_per_byte")
 
 
@@ -73,6 +75,7 @@ def facts_of_run(job: Job, step: int) -> dict[str, Any]:
     lines = [line for line in job.metrics() if line["step"] <= step]
     last: Mapping[str, Any] = lines[-1] if lines else {}
     texts = arguments.get("text") or []
+    left_out = {*LEFT_OUT, *(() if arguments.get("teacher") else OF_TEACHERS)}
     return {
         "run": job.name,
         "origin": origin_of(str(arguments["model"])).as_json(),
@@ -93,7 +96,7 @@ def facts_of_run(job: Job, step: int) -> dict[str, Any]:
         "settings": {
             key: bare(value)
             for key, value in settings_of(job).items()
-            if key not in LEFT_OUT and not key.startswith("version of ") and value not in ("", None)
+            if key not in left_out and not key.startswith("version of ") and value not in ("", None)
         },
         "warnings": [bare(told) for told in job.warnings],
         "curve": [point_of(line) for line in lines if is_evaluation(line)],

@@ -23,6 +23,7 @@ from clp_core.placement import fit, place_of, processes_of
 from clp_core.prepared import max_positions
 from clp_core.provenance import PROVENANCE_FILE, missing_rows
 from clp_core.schedule import Schedule
+from clp_core.teacher import check_teacher, teacher_of
 from clp_core.train_options import TrainOptions
 from clp_core.vocabulary import Vocabulary
 
@@ -75,8 +76,9 @@ class TrainPlan:
         loss_every: steps between lines of loss.
         text_tokens: tokens of the training text (an estimate for large texts); ``None`` where it is not known.
         tokenizer: a name for the tokenizer's content.
-        flops_per_token: operations of forward and backward pass a token.
+        flops_per_token: operations of forward and backward pass a token, and of a teacher's forward pass.
         peak_flops: operations a second that one device can do at most; ``None`` where it is not known.
+        teacher: what the run follows besides the text, a folder or a Hub id; empty for none.
         memory_bytes: memory the run is expected to need on its device.
         disk_bytes: disk the checkpoints are expected to need, the one being written included.
         warnings: what the user should know before paying for the run.
@@ -109,6 +111,7 @@ class TrainPlan:
     peak_flops: float | None
     memory_bytes: int
     disk_bytes: int
+    teacher: str = ""
     warnings: tuple[str, ...] = ()
 
     @property
@@ -164,6 +167,17 @@ def evaluation_rhythm(steps: int) -> int:
     return max(MIN_STEPS_BETWEEN_EVALUATIONS, math.ceil(steps / EVALUATIONS))
 
 
+def early_steps(eval_every: int, early: int) -> tuple[int, ...]:
+    """Return the steps before the first regular evaluation after which the text is scored too, ascending.
+
+    Args:
+        eval_every: step of the first regular evaluation.
+        early: how many are wanted; there are fewer where halving comes down to one step.
+    """
+    halves = {eval_every >> i for i in range(1, early + 1)}
+    return tuple(sorted(halves - {0}))
+
+
 def rhythm_of(options: TrainOptions, steps: int, schedule: str, rate: float) -> dict[str, Any]:
     """Return what follows from the number of steps: rates, evaluations, checkpoints, lines."""
     shares = (options.warmup_share, options.final_rate_share)
@@ -200,15 +214,18 @@ def plan(options: TrainOptions, folder: Path) -> TrainPlan:
     vocabulary = Vocabulary.open(folder)
     text_tokens = estimate_tokens(texts, vocabulary)
     warnings: list[str] = []
-    block_length = block_length_of(asked, options.block_length, checkpoint.config, warnings)
+    teacher = teacher_of(options.teacher, folder) if options.teacher else ""
+    teacher_shape, teacher_positions = check_teacher(teacher, vocabulary) if teacher else (None, None)
+    block_length = block_length_of(asked, options.block_length, checkpoint.config, warnings, teacher_positions)
     shape = Shape.of_checkpoint(checkpoint, vocabulary.n_ids)
     device = place_of(options)
     bf16 = has_fast_bf16(device) if options.precision == "auto" else options.precision == "bf16"
     processes = processes_of(options, device)
     batch_tokens = options.batch_tokens or int(by_size(shape.parameters, BATCH_TOKENS))
     step_blocks = max(1, round(batch_tokens / block_length / processes)) * processes
-    fitted = fit(options, shape, device, processes, block_length, step_blocks // processes, bf16=bf16)
+    fitted = fit(options, shape, device, processes, block_length, step_blocks // processes, teacher_shape, bf16=bf16)
     flops = shape.flops_per_token(block_length)
+    flops += teacher_shape.flops_per_token(block_length) / 3 if teacher_shape else 0  # its forward pass alone
     peak = peak_flops(device.name, bf16=bf16)
     steps = steps_of(options, text_tokens, block_length * step_blocks, flops, device, peak)
     rate = options.learning_rate or by_size(shape.parameters, LEARNING_RATES)
@@ -238,6 +255,7 @@ def plan(options: TrainOptions, folder: Path) -> TrainPlan:
         flops_per_token=flops,
         peak_flops=peak,
         disk_bytes=shape.parameters * bytes_kept,
+        teacher=teacher,
         warnings=tuple(warnings),
         **fitted,
         **rhythm_of(options, steps, schedule_of(options, folder), rate),
@@ -255,12 +273,23 @@ def open_held_out(options: TrainOptions) -> Texts:
     return Texts.open([options.eval_text], options.text_field)
 
 
-def block_length_of(asked: TrainOptions, of_preset: int, config: Mapping[str, Any], warnings: list[str]) -> int:
+def block_length_of(
+    asked: TrainOptions,
+    of_preset: int,
+    config: Mapping[str, Any],
+    warnings: list[str],
+    teacher_positions: int | None = None,
+) -> int:
     """Return the tokens a block, and warn of more than the model has seen at once; a preset asks for no more.
 
     Raises:
-        InputError: the model has no position embeddings for so many.
+        InputError: the model has no position embeddings for so many, or its teacher has not.
     """
+    if teacher_positions is not None and asked.block_length > teacher_positions:
+        raise InputError(
+            f"--block-length {asked.block_length} is longer than the teacher's {teacher_positions} positions; give no "
+            "more, or another --teacher"
+        )
     positions = max_positions(dict(config)) or MAX_BLOCK
     if asked.block_length > positions:
         if not any(decoder_config(config).get(name) for name in ROTARY):
@@ -269,7 +298,7 @@ def block_length_of(asked: TrainOptions, of_preset: int, config: Mapping[str, An
             f"blocks of {asked.block_length:,} tokens are longer than the model's {positions:,} positions: it has "
             "not learnt such distances, and held-out text is scored in windows of its positions"
         )
-    return asked.block_length or min(positions, of_preset or MAX_BLOCK)
+    return asked.block_length or min(positions, of_preset or MAX_BLOCK, teacher_positions or MAX_BLOCK)
 
 
 def size_warnings(options: TrainOptions, step_tokens: int, text_tokens: int | None) -> list[str]:

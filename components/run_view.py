@@ -24,7 +24,7 @@ from components.jobs import badge
 from components.messages import cards, number, plain, question, share
 from components.models import workspace
 
-SYSTEM = ("tokens_per_s", "mfu", "memory", "busy", "lr", "lr_embeddings", "grad_norm", "perplexity")
+SYSTEM = ("tokens_per_s", "mfu", "memory", "busy", "lr", "lr_embeddings", "teacher_weight", "grad_norm", "perplexity")
 TOLD_BELOW = ("failed", "lost")
 """States whose reason stands in a message of its own."""
 SHOWN_SAMPLES = 12

@@ -16,6 +16,7 @@ from clp_core.hardware import list_gpus
 from clp_core.jobs import Job, JobStore
 from clp_core.options import MISSING, help_of
 from clp_core.roots import confined
+from clp_core.teacher import HELPER
 from clp_core.train_options import PRESETS, TrainOptions
 from clp_core.workspace import ModelEntry, Workspace
 from components import slurm_form
@@ -225,6 +226,7 @@ def more_settings(given: Mapping[str, Any], of: str, *, here: bool) -> dict[str,
                     "Weight decay", 0.0, value=given["weight_decay"], **about("weight_decay")
                 ),
             }
+            settings |= teacher_fields(given, of)
         with data:
             a, b, c = st.columns(3)
             settings |= {
@@ -255,10 +257,36 @@ def more_settings(given: Mapping[str, Any], of: str, *, here: bool) -> dict[str,
                 "eval_every": count(a, "Evaluate every", "eval_every"),
                 "save_every": count(b, "Checkpoint every", "save_every"),
                 "keep_last": count(c, "Checkpoints to keep", "keep_last"),
+                "early_evals": count(a, "Early evaluations", "early_evals"),
                 "prompt": lines(st.text_area("Prompts of the samples, one a line", joined(given), **about("prompt"))),
                 "only_last": a.checkbox("Keep the newest only", given["only_last"], **about("only_last")),
                 "report_to": lines(b.text_input("Report to", " ".join(given["report_to"]), **about("report_to")), " "),
             }
+    return settings
+
+
+def teacher_fields(given: Mapping[str, Any], of: str) -> dict[str, Any]:
+    """Let the user choose whom the run follows besides its text, and how far."""
+    told = {"": "none", HELPER: "helper of its transfer"}
+    others = [] if given["teacher"] in told else [given["teacher"]]
+    a, b, c = st.columns(3)
+    settings: dict[str, Any] = {
+        "teacher": a.selectbox(
+            "Teacher",
+            [*told, *others],
+            index=[*told, *others].index(given["teacher"]),
+            format_func=lambda name: told.get(name, Path(name).name),
+            key=f"teacher_{of}",
+            help=help_of(TrainOptions, "teacher"),
+        )
+    }
+    if settings["teacher"]:
+        for place, label, name in (
+            (b, "Its part at first", "teacher_weight"),
+            (c, "Share of steps to let go", "teacher_share"),
+        ):
+            about = help_of(TrainOptions, name)
+            settings[name] = place.number_input(label, 0.01, 1.0, float(given[name]), key=f"{name}_{of}", help=about)
     return settings
 
 

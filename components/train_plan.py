@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pandas as pd
 import streamlit as st
 
 from clp_core.figures import schedule_figure
 from clp_core.hardware import Device
 from clp_core.train_options import TrainOptions
-from clp_core.training_plan import TrainPlan
+from clp_core.training_plan import TrainPlan, early_steps
 from components.messages import cards, number, plain, share, size
 
 SHARDING = {"none": "one process", "ddp": "each holds the model (DDP)", "fsdp": "each holds a part (FSDP2)"}
@@ -74,6 +76,12 @@ def show_rates(chosen: TrainPlan) -> None:
     st.plotly_chart(schedule_figure(chosen.schedule), key="rates", alt=f"Rates by step: {chosen.schedule.told}")
 
 
+def evaluations_told(options: TrainOptions, chosen: TrainPlan) -> str:
+    """Return in words after which steps a run is scored."""
+    early = ", ".join(map(str, early_steps(chosen.eval_every, options.early_evals)))
+    return f"every {number(chosen.eval_every)} steps" + (f", before that at {early}" if early else "")
+
+
 def show_facts(options: TrainOptions, chosen: TrainPlan, device: Device, speeds: list[float], place: str) -> None:
     """Show every setting that was chosen, and the run's place in the queue."""
     kept = f"the last {number(options.keep_last)}" + ("" if options.only_last else " and the best")
@@ -88,7 +96,8 @@ def show_facts(options: TrainOptions, chosen: TrainPlan, device: Device, speeds:
         "processes": f"{chosen.processes}, {SHARDING[chosen.sharding]}",
         "activations": "computed twice, to save memory" if chosen.checkpointing else "kept",
         "compiled": "by torch.compile" if chosen.compiled else "no",
-        "evaluation": "twelve in the run" if is_open else f"every {number(chosen.eval_every)} steps",
+        "evaluation": "twelve in the run" if is_open else evaluations_told(options, chosen),
+        "teacher": Path(chosen.teacher).name or "none",
         "checkpoints": f"{'at them' if is_open else f'every {number(chosen.save_every)} steps'}, {kept} are kept",
         "work": "–" if is_open else f"{number(chosen.flops_per_token * chosen.tokens / 1e15, 3)} 10^15 operations",
         "measured pace": ", ".join(number(speed, 0, "tokens/s") for speed in speeds) or "–",

@@ -10,6 +10,7 @@ from clp_core.figures.runs import MEASURES as TITLES
 from clp_core.jobs import JobStore
 from clp_core.savings import Comparison, obstacles
 from components import comparison_view as view
+from components import saved_experiments as experiments
 from components.messages import plain, question
 from components.models import workspace
 from components.navigation import kept, one_of, opened_by_app, remember
@@ -21,8 +22,11 @@ space = workspace()
 jobs = [job for job in JobStore(space.jobs).jobs() if job.kind == "train" and job.spec.get("plan")]
 with st.spinner("Reading the runs"):
     runs = [view.curve_of(job) for job in jobs]
-every = {curve.key: curve for curve in [*runs, *imported_curves(space), *published_curves()]}
+ready_made = experiments.saved()
+others_here = [*imported_curves(space), *experiments.curves_of(ready_made), *published_curves()]
+every = {curve.key: curve for curve in [*runs, *others_here]}
 header = st.container()
+experiments.offer(ready_made)
 
 left, middle, right = st.columns([3, 2, 2], vertical_alignment="bottom")
 about = "bits per byte alone compares across tokenizers"
@@ -35,7 +39,8 @@ if len(usable) < 2:
     view.import_form(space)
     st.stop()
 names = view.names_of(usable.values())
-first = view.likely_baseline(jobs, usable)
+first, first_runs = experiments.first_choice(ready_made) if not runs else ("", [])
+first = first if first in usable else view.likely_baseline(jobs, usable)
 baseline_widget = kept("baseline", first)
 if st.session_state[baseline_widget] not in usable:
     view.warn_of_absent([st.session_state[baseline_widget]])
@@ -48,7 +53,8 @@ remember("baseline", baseline_key)
 baseline = usable[baseline_key]
 others = [key for key in usable if key != baseline_key]
 comparable = [key for key in others if not obstacles(baseline, usable[key], measure)]
-at_first = (comparable or others)[:SHOWN_AT_FIRST]
+of_workspace = [key for key in comparable if not key.startswith(experiments.PREFIX)]
+at_first = [key for key in first_runs if key in comparable] or (of_workspace or comparable or others)[:SHOWN_AT_FIRST]
 runs_widget = kept("runs", ",".join(at_first))
 if isinstance(st.session_state[runs_widget], str):
     asked = [key for key in st.session_state[runs_widget].split(",") if key]
@@ -71,6 +77,11 @@ comparison = Comparison.of(baseline, [usable[key] for key in chosen], measure, l
 with header:
     question("What did it save?", plain(answer(comparison)))
     view.saved_cards(comparison)
+    if not runs:
+        st.info(
+            "These runs came with the project. Those you start on the page Train will be offered beside them.",
+            icon=":material/info:",
+        )
 
 controls = st.container(horizontal=True, vertical_alignment="bottom", gap="medium")
 by = controls.segmented_control(
@@ -95,6 +106,7 @@ st.caption(RULE)
 
 st.subheader("Tokens to the level")
 view.savings_table(comparison)
+experiments.details(ready_made, [baseline_key, *chosen])
 with st.expander("What differs", expanded=0 < len(comparison.differing) <= 12):
     view.differing_table(comparison)
 

@@ -9,6 +9,7 @@ from clp_core.demo import SOURCE
 from clp_core.figures import spark
 from clp_core.jobs import JobStore
 from clp_core.jobs.submit import submit_demo
+from components import saved_experiments
 from components.jobs import follow
 from components.messages import number, question, size
 from components.models import models, workspace
@@ -52,7 +53,7 @@ for column, (title, is_done, about, page) in zip(st.columns(4), steps, strict=Tr
         st.markdown(f"**{title}**")
         st.badge("done" if is_done else "open", color="green" if is_done else "gray")
         st.caption(about)
-        st.page_link(f"pages/{page}.py", label=f"Open {page}", icon=":material/arrow_forward:")
+        st.page_link(f"pages/{page}.py", label=page.capitalize(), icon=":material/arrow_forward:")
 
 if not any(entry.name == SOURCE for entry in entries):
     st.info(
@@ -90,6 +91,7 @@ if runs:
     )
 else:
     st.caption("No run yet. Write a target on the page Transfer, then start one on the page Train.")
+    saved_experiments.link()
 
 left, right = st.columns(2)
 with left:

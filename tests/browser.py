@@ -68,6 +68,9 @@ def context(server):
         context = browser.new_context(viewport={"width": 1400, "height": 1000})
         context.set_default_timeout(60_000)
         yield context
+        for i, page in enumerate(context.pages):  # left open by tests that failed
+            SHOTS.mkdir(exist_ok=True)
+            page.screenshot(path=SHOTS / f"failed-{i}.png", full_page=True)
         browser.close()
 
 
@@ -76,6 +79,11 @@ def settle(page):
     page.wait_for_selector("h1")
     page.wait_for_function("document.querySelector('[data-testid=stApp]').dataset.testScriptState !== 'running'")
     page.wait_for_timeout(700)
+
+
+def in_menu(page, name):
+    """Return a page's link in the menu; the page itself may have links of the same name."""
+    return page.get_by_test_id("stSidebarNavItems").get_by_role("link", name=name, exact=True)
 
 
 def shoot(page, name):

@@ -4,7 +4,7 @@ import os
 import socket
 
 import pytest
-from browser import browser_path, context, listen, server, settle, shoot, space  # noqa: F401
+from browser import browser_path, context, in_menu, listen, server, settle, shoot, space  # noqa: F401
 from test_jobs import end_of
 
 from clp_core.jobs import JobStore
@@ -22,7 +22,7 @@ def test_deep_link_is_the_first_thing_a_fresh_server_opens(server, context):
     settle(page)
     assert page.get_by_role("textbox", name="Token").input_value() == "#300"
     page.get_by_text("raw string").wait_for()
-    page.get_by_role("link", name="Transfer", exact=True).wait_for()
+    in_menu(page, "Transfer").wait_for()
     page.goto(f"{server}/overlap?source=/no/such/model")
     page.get_by_text("/no/such/model is outside of the workspace").wait_for()
     page.close()
@@ -36,7 +36,7 @@ def test_from_two_checkpoints_to_a_german_model_whose_loss_falls(server, context
     assert "Where am I?" in page.locator("h1").inner_text()
     shoot(page, "overview")
 
-    page.get_by_role("link", name="Overlap", exact=True).click()
+    in_menu(page, "Overlap").click()
     page.get_by_role("heading", name="Is this pair fit for a transfer?").wait_for()
     settle(page)
     page.locator(".js-plotly-plot").first.wait_for()
@@ -45,7 +45,7 @@ def test_from_two_checkpoints_to_a_german_model_whose_loss_falls(server, context
     page.locator(".pill").first.wait_for()
     shoot(page, "overlap-text")
 
-    page.get_by_role("link", name="Transfer", exact=True).click()
+    in_menu(page, "Transfer").click()
     page.get_by_role("heading", name="Which method").wait_for()
     settle(page)
     page.get_by_role("button", name="Write the target").dblclick()
@@ -54,7 +54,7 @@ def test_from_two_checkpoints_to_a_german_model_whose_loss_falls(server, context
     assert len([job for job in JobStore(space.jobs).jobs() if job.kind == "transfer"]) == 1
     shoot(page, "transfer")
 
-    page.get_by_role("link", name="Tokens", exact=True).click()
+    in_menu(page, "Tokens").click()
     page.get_by_role("heading", name="Where does this row come from?").wait_for()
     settle(page)
     field = page.get_by_role("textbox", name="Token")
@@ -65,13 +65,13 @@ def test_from_two_checkpoints_to_a_german_model_whose_loss_falls(server, context
     assert "token=" in page.url
     shoot(page, "tokens")
 
-    page.get_by_role("link", name="Projection", exact=True).click()
+    in_menu(page, "Projection").click()
     page.get_by_role("heading", name="What does the space look like").wait_for()
     page.locator(".js-plotly-plot").first.wait_for()
     settle(page)
     shoot(page, "projection")
 
-    page.get_by_role("link", name="Train", exact=True).click()
+    in_menu(page, "Train").click()
     page.get_by_role("heading", name="What will it cost").wait_for()
     settle(page)
     page.get_by_test_id("stRadio").get_by_text("Steps", exact=True).click()

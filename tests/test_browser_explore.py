@@ -6,7 +6,7 @@ import urllib.parse
 from pathlib import Path
 
 import pytest
-from browser import browser_path, context, listen, server, settle, shoot, space  # noqa: F401
+from browser import browser_path, context, in_menu, listen, server, settle, shoot, space  # noqa: F401
 from conftest import FAMILIES
 
 from clp_core.overlap import Overlap
@@ -139,7 +139,7 @@ def test_override_of_a_row_goes_into_the_next_transfer(server, page, written):
     page.get_by_role("button", name="Note it for the next transfer").click()
     page.get_by_text("Noted:").wait_for()
     shoot(page, "override")
-    page.get_by_role("link", name="Transfer", exact=True).click()
+    in_menu(page, "Transfer").click()
     page.get_by_role("heading", name="Which method").wait_for()
     settle(page)
     page.locator("code", has_text="--override").first.wait_for()

@@ -4,6 +4,7 @@ import os
 
 import pytest
 from browser import browser_path, context, listen, server, settle, shoot  # noqa: F401
+from playwright.sync_api import expect
 from slow_sessions import slow_down
 from test_jobs import end_of
 
@@ -39,8 +40,10 @@ def test_prompt_is_answered_side_by_side_stopped_and_the_memory_given_back(serve
     page.get_by_text("No memory is held").wait_for()
     page.get_by_role("textbox", name="Prompt").fill(PROMPT)
     page.get_by_text("Settings", exact=True).click()
+    settle(page)  # what it opens moves while it opens
     page.get_by_role("spinbutton", name="Tokens at most").fill("180")
     page.get_by_text("Ignore the end of text").click()
+    expect(page.get_by_role("switch", name="Ignore the end of text")).to_be_checked()
     page.get_by_role("button", name="Send").dblclick()
     page.wait_for_function(
         "[...document.querySelectorAll('.said')].slice(0, 2).filter(e => e.innerText.length > 45).length == 2",

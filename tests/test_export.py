@@ -268,6 +268,11 @@ def test_card_tells_what_flatters_the_scores_and_keeps_a_clusters_settings_to_it
     assert "| steps | 200 of 300 planned" in card
     assert "2 machines with 4 GPUs each, through Slurm" in card
     assert not [word for word in ("secret-account", "me@lab.org", "signal before s") if word in card + facts]
+    assert "teacher" not in json.loads(facts)["runs"][0]["settings"].keys() | set(card.split())
+    spec["arguments"] |= {"teacher": "helper", "teacher_weight": 0.5}
+    write_json(run.path / "spec.json", spec)
+    _, output = exported(run, workspace, overwrite=True)
+    assert json.loads((output / "clp_training.json").read_text())["runs"][0]["settings"]["teacher_weight"] == 0.5
 
 
 def test_metadata_is_what_the_hub_reads(run, workspace):

@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from clp_core import hardware
 from clp_core.errors import InputError
 from clp_core.jobs import JobStore, start
 from clp_core.jobs.process import boot_id, identity, is_alive
+from clp_core.jobs.store import code_version
 from clp_core.jobs.submit import submit_train, submit_transfer
 from clp_core.progress import write_json
 from clp_core.train_options import TrainOptions
@@ -48,6 +50,24 @@ def end_of(job, seconds=120.0):
     return job.status()
 
 
+def test_commit_of_the_code_is_not_taken_from_a_repository_around_it(tmp_path, monkeypatch):
+    def git(*arguments):
+        subprocess.run(["git", "-C", str(tmp_path), *arguments], check=True, capture_output=True)
+
+    here = tmp_path / "store.py"
+    here.touch()
+    monkeypatch.setattr("clp_core.jobs.store.__file__", str(here))
+    assert code_version() is None  # no repository
+    git("init")
+    git("-c", "user.name=A", "-c", "user.email=a@b.c", "commit", "--allow-empty", "-m", "of another project")
+    assert code_version() is None
+    git("add", "store.py")
+    git("-c", "user.name=A", "-c", "user.email=a@b.c", "commit", "-m", "now its own")
+    assert re.fullmatch(r"[0-9a-f]{7,}", code_version())
+    here.write_text("changed")
+    assert code_version().endswith("-dirty")
+
+
 def test_job_goes_from_queued_to_finished(store):
     job = make_job(store, "print('hello from the job')")
     assert job.status().state == "queued"
@@ -57,6 +77,7 @@ def test_job_goes_from_queued_to_finished(store):
     spec = json.loads((job.path / "spec.json").read_text())
     assert spec["kind"] == "project"
     assert spec["versions"]["torch"].startswith("2.")
+    assert spec["code"] == code_version()
     events = [json.loads(line)["event"] for line in (job.path / "events.jsonl").read_text().splitlines()]
     assert events == ["started", "ended"]
 

@@ -11,6 +11,7 @@ EXPECTED = {  # what each notebook says on the way, and how many figures it draw
         ("stopped on request, saved", "attempts: 2", "linear rows saves", "saves 90 % of the tokens"),
         3,
     ),
+    "04_paper_experiment": (("The paper's experiment on the demo pair", "auto-taught", "saved against, %"), 1),
     "02_explore": (("1,378 of 6,144", "E_{", "in common", "fit"), 5),
 }
 

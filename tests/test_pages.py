@@ -5,7 +5,7 @@ import sys
 
 import pytest
 from pages_run import PAGES, ROOT, check, open_page
-from test_jobs import end_of
+from test_jobs import end_of, wait_for
 
 from clp_core.demo import SOURCE
 from clp_core.jobs import JobStore
@@ -91,6 +91,7 @@ def test_train_page_starts_a_run_that_the_runs_page_shows_and_stops(target, spac
     check(app)
     (job,) = [job for job in JobStore(space.jobs).jobs() if job.kind == "train"]
     assert (job.command, job.spec["arguments"]["max_steps"]) == (shown, 300)
+    wait_for(lambda: job.status().state != "queued")
     runs = check(open_page("runs"))
     next(button for button in runs.button if button.label == "Stop and save").click().run()
     assert job.stop_asked

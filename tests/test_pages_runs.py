@@ -1,6 +1,7 @@
 """The pages Runs, Compare and Train around runs: what they show, and what their buttons do."""
 
 import json
+import re
 import shutil
 import time
 
@@ -166,6 +167,23 @@ def test_compare_page_says_why_runs_are_not_compared(space):
     table = next(table.value for table in app.dataframe if "verdict" in table.value.columns)
     assert table["verdict"].iloc[1].startswith("not comparable: evaluation text differs")
     assert "None of these runs can be compared with one" in text_of(app)
+
+
+def test_compare_page_opens_the_papers_experiment_on_a_fresh_machine(workspace):
+    app = check(open_page("compare"))
+    assert re.search(r"auto-taught(-fast)? \(demo, mean of 3 seeds\) saves \d\d % of the tokens", text_of(app))
+    arms = next(table.value for table in app.dataframe if "arm" in table.value.columns)
+    assert {"scratch", "clp", "auto-taught"} <= set(arms["arm"])
+    assert "experiment:demo/scratch" in next(code.value for code in app.code if "clp jobs compare" in code.value)
+
+
+def test_compare_page_opens_a_ready_made_comparison_beside_runs(space):
+    make_run(space, "mine", lines_of(40))
+    app = check(open_page("compare"))
+    assert "experiment:" not in app.query_params["baseline"]
+    app = press(app, "The paper's experiment on the demo pair")
+    assert app.query_params["baseline"] == "experiment:demo/scratch"
+    assert "auto-taught" in text_of(app)
 
 
 def test_compare_page_shows_the_papers_own_saving(workspace):

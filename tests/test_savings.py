@@ -187,6 +187,13 @@ def test_gap_is_drawn_between_both_crossings_and_named():
     assert hours.name == "90 % of time saved"
 
 
+def test_every_curve_of_a_comparison_looks_like_no_other():
+    curves = [curve(f"run {i}", (100, 4.0 - i / 100), (10_000, 2.0 - i / 100)) for i in range(20)]
+    figure = comparison_figure(Comparison.of(curves[0], curves[1:], "bits_per_byte"))
+    looks = {(trace.line.color, trace.line.dash) for trace in figure.data[:20]}
+    assert len(looks) == 20
+
+
 EVIL = "<script>alert('x')</script>\"'&=cmd"
 
 

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,12 +11,14 @@ from conftest import make_model
 from safetensors.torch import load_file
 from test_jobs import end_of, train_options, wait_for
 
+from clp_core.distillation import Distillation
 from clp_core.errors import InputError
 from clp_core.jobs.checkpoints import read_manifest
 from clp_core.jobs.submit import resume, submit_train
 from clp_core.provenance import missing_rows
 from clp_core.transfer import transfer
 from clp_core.transfer_options import TransferOptions
+from clp_core.vocabulary import Vocabulary
 
 RUN = {"max_steps": 24, "eval_every": 12, "save_every": 6, "keep_last": 4, "learning_rate": 5e-3}
 SHARDED = {"name": "sharded", "device": "cpu", "processes_per_node": 2, "sharding": "fsdp"}
@@ -277,3 +280,98 @@ def test_model_that_was_to_be_sharded_and_is_not_is_refused(models):
 
     with pytest.raises(ClpError, match="was to be sharded and is not"):
         refuse_unsharded(AutoModelForCausalLM.from_pretrained(models["tied"]))
+
+
+def test_loss_with_a_teacher_is_the_mixture_of_text_and_expectations(models, pair):
+    vocabulary = Vocabulary.open(models["tied"])
+    taught = Distillation.open(pair[1], vocabulary, torch.device("cpu"))
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, vocabulary.n_ids, (2, 9), generator=generator)
+    labels[1, 6:] = -100
+    rows = vocabulary.n_ids + 3  # padding beyond the tokenizer
+    logits = torch.randn(2, 9, rows, generator=generator)
+    scores = torch.log_softmax(logits.double(), dim=-1)
+    inputs = labels.clamp(min=0)
+    with torch.no_grad():
+        expected = torch.softmax(taught.teacher(input_ids=inputs).logits[..., : vocabulary.n_ids].double(), dim=-1)
+    text, total, counted = 0.0, 0.0, 0
+    for b, i in np.ndindex(2, 8):
+        follows = int(labels[b, i + 1])
+        if follows != -100:
+            own = -float(scores[b, i, follows])
+            followed = -float((expected[b, i] * scores[b, i, : vocabulary.n_ids]).sum())
+            text, total, counted = text + own, total + 0.25 * own + 0.75 * followed, counted + 1
+    taught.weight = 0.75
+    loss = taught(SimpleNamespace(logits=logits), labels)
+    assert float(loss) == pytest.approx(total / counted, rel=1e-5)
+    assert float(loss * taught.text_share) == pytest.approx(text / counted, rel=1e-5)
+    assert float(taught(SimpleNamespace(logits=logits), labels, 7)) == pytest.approx(total / 7, rel=1e-5)
+    taught.weight = 0.0
+    assert float(taught(SimpleNamespace(logits=logits), labels)) == pytest.approx(text / counted, rel=1e-5)
+
+
+def test_run_follows_its_helper_and_lets_go_of_it(workspace, models, pair, texts):
+    plain = submit_train(workspace, train_options((models["tied"], None), texts, **RUN, name="plain"))
+    taught = submit_train(
+        workspace,
+        train_options((models["tied"], None), texts, **RUN, name="taught", teacher="helper", teacher_share=0.5),
+    )
+    finished(plain), finished(taught)
+    assert taught.spec["arguments"]["teacher"] == str(pair[1])
+    weights = lines_with(taught, "teacher_weight")
+    assert [weights[step] for step in (1, 7, 13, 24)] == pytest.approx([1, 0.5, 0, 0])
+    losses = lines_with(plain, "loss"), lines_with(taught, "loss")
+    assert losses[0][1] == pytest.approx(losses[1][1], rel=1e-3)  # of the text alone, whoever is followed
+    assert losses[0][24] != losses[1][24]
+    assert "teacher_weight" not in plain.metrics()[-1]
+
+
+def test_two_processes_with_a_teacher_train_like_one(workspace, models, texts):
+    settings = RUN | {"learning_rate": 1e-4, "micro_blocks": 1, "teacher": "helper"}
+    runs = [
+        submit_train(workspace, train_options((models["tied"], None), texts, **settings, **own))
+        for own in ({"name": "one"}, {"name": "two", "device": "cpu", "processes_per_node": 2})
+    ]
+    for run in runs:
+        finished(run)
+    one, two = (lines_with(run, "loss") for run in runs)
+    assert two[1] == pytest.approx(one[1], rel=1e-6)
+    assert two == pytest.approx(one, rel=1e-4)
+
+
+def test_taught_run_goes_on_where_it_was_stopped(workspace, models, texts):
+    whole = submit_train(workspace, train_options((models["tied"], None), texts, **RUN, name="w", teacher="helper"))
+    stopped = submit_train(workspace, train_options((models["tied"], None), texts, **RUN, name="s", teacher="helper"))
+    wait_for(lambda: stopped.progress()[0] >= 7)
+    stopped.ask_stop()
+    assert end_of(stopped).state == "stopped"
+    found, expected = weights_of(finished(resume(workspace, stopped))[24]), weights_of(finished(whole)[24])
+    assert all(torch.equal(expected[key], found[key]) for key in expected)
+
+
+def test_early_evaluations_halve_the_way_to_the_first(workspace, models, texts):
+    settings = RUN | {"max_steps": 18, "early_evals": 5}
+    job = submit_train(workspace, train_options((models["tied"], None), texts, **settings))
+    finished(job)
+    assert list(lines_with(job, "bits_per_byte")) == [0, 1, 3, 6, 12, 18]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"teacher": "helper", "model": "pair"}, "holds no report of a transfer"),
+        ({"teacher": "source"}, "has another tokenizer than the model"),
+        ({"teacher": "/nowhere"}, "there is no folder /nowhere"),
+        ({"teacher_share": 0.5}, "--teacher-share has no effect without --teacher"),
+        ({"teacher": "helper", "teacher_weight": 1.5}, "--teacher-weight must be above 0 and at most 1"),
+        ({"teacher": "helper", "block_length": 4096}, "is longer than the teacher's"),
+    ],
+)
+def test_teacher_that_cannot_teach_is_refused(workspace, models, pair, texts, changes, told):
+    given = dict(changes)
+    if given.get("teacher") == "source":
+        given["teacher"] = str(pair[0])
+    model = pair[0] if given.pop("model", "") else models["tied"]
+    with pytest.raises(InputError, match=told):
+        submit_train(workspace, train_options((model, None), texts, max_steps=2, **given))
+    assert not list(workspace.jobs.glob("*"))

@@ -124,6 +124,8 @@ def test_preset_fills_what_the_user_leaves(options):
     beside = replace(options, preset="new-rows").beside_preset(["first_stage_share"]).with_preset()
     assert (beside.schedule, beside.first_stage_share, beside.preset) == ("new-rows", 0.1, "default")
     assert replace(options, preset="new-rows").beside_preset(["seed"]).preset == "new-rows"
+    taught = replace(options, preset="taught", teacher_share=0.5).with_preset()
+    assert (taught.teacher, taught.teacher_share) == ("helper", 0.5)
     assert replace(options, preset="quick", max_tokens=5).with_preset().max_steps == 0
     assert TrainOptions.of_spec(json.loads(json.dumps(asdict(options)))) == options
 
@@ -231,6 +233,8 @@ def test_untied_output_layer_of_a_made_model_is_seen(tmp_path, tokenizers, texts
     rows = len(tokenizer) * 32
     assert plans[False].parameters == plans[True].parameters + rows
     assert plans[False].flops_per_token == plans[True].flops_per_token
+    taught = plan(train_options((folders[True], None), texts, teacher=str(folders[False])), folders[True])
+    assert taught.flops_per_token == pytest.approx(4 / 3 * plans[True].flops_per_token)
 
 
 def test_driver_is_not_asked_for_a_run_on_the_cpu(monkeypatch):

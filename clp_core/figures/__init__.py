@@ -1,5 +1,6 @@
 """Plotly figures, shared by pages and notebooks."""
 
+from clp_core.figures.experiment import paper_figure
 from clp_core.figures.methods import methods_chart
 from clp_core.figures.overlap import matrix_heatmap, overlap_bars
 from clp_core.figures.projection import Marks, scatter
@@ -22,6 +23,7 @@ __all__ = [
     "matrix_heatmap",
     "methods_chart",
     "overlap_bars",
+    "paper_figure",
     "scatter",
     "schedule_figure",
     "spark",

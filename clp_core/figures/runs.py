@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import plotly.graph_objects as go
 
-from clp_core.figures.style import MARK, SERIES, literal, titled
+from clp_core.figures.style import GREY, MARK, SERIES, line_of, literal, titled
 
 if TYPE_CHECKING:
     from clp_core.jobs.metrics import RunMetrics
@@ -24,6 +24,7 @@ MEASURES = {
     "perplexity": "perplexity (held-out text)",
     "lr": "learning rate of the body",
     "lr_embeddings": "learning rate of the embeddings",
+    "teacher_weight": "the teacher's part in the loss",
     "grad_norm": "norm of the gradient",
     "tokens_per_s": "tokens a second",
     "mfu": "share of the device's peak (MFU)",
@@ -41,7 +42,8 @@ SPARSE = ("eval_loss", "perplexity", "bits_per_byte")
 MAX_COMPARED_POINTS = 60_000
 MAX_RATES = 400
 MIN_POINTS_A_LINE = 100
-GREY = "#8C8C8C"
+ROW_OF_A_LEGEND = 19
+"""Height of a legend's row, in pixels."""
 
 
 def on_axis(points: np.ndarray, axis: str) -> np.ndarray:
@@ -164,14 +166,14 @@ def comparison_figure(
         x = on_axis(points, axis)
         kept = np.isfinite(x) & ((x > 0) | (not log_x))
         is_pale = i >= len(comparison.curves)
-        colour = GREY if is_pale else SERIES[i % len(SERIES)]
+        line = {"color": GREY, "dash": "dot", "width": 2} if is_pale else line_of(i)
         shown = literal(curve.name)  # type: ignore[attr-defined]
         figure.add_scatter(
             x=x[kept],
             y=points[kept, -1],
             mode="lines+markers" if len(points) <= MIN_POINTS_A_LINE else "lines",
             name=shown + (" (baseline)" if i == 0 else ""),
-            line={"color": colour, "width": 3 if i == 0 else 2, "dash": "dot" if is_pale else "solid"},
+            line=line | {"width": 3} if i == 0 else line,
             marker={"size": 5},
             hovertemplate="%{y:.4g} at %{x:,.4g}<extra>" + shown + "</extra>",
         )
@@ -180,7 +182,10 @@ def comparison_figure(
     add_gap(figure, comparison, axis)
     figure.update_layout(showlegend=True)
     title = f"{MEASURES[comparison.measure].capitalize()} by {AXES[axis]}"
-    return titled(figure, title, AXES[axis], MEASURES[comparison.measure], height=460)
+    height = 460 + ROW_OF_A_LEGEND * max(0, len(every) - 6)
+    titled(figure, title, AXES[axis], MEASURES[comparison.measure], height)
+    # At the bottom of the picture, whatever its width: a long legend would lie on the axis' title.
+    return figure.update_layout(legend={"yref": "container", "y": 0, "yanchor": "bottom"})
 
 
 def add_gap(figure: go.Figure, comparison: Comparison, axis: str) -> None:

@@ -19,7 +19,9 @@ COLOURS = {
     "punctuation": "#D55E00",
 }
 SERIES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C8C8C", "#B8A800")
+GREY = "#8C8C8C"
 MARK = "#D55E00"
+DASHES = ("solid", "dash", "dot")
 HEIGHT = 380
 TOP_MARGIN = 48
 
@@ -37,6 +39,13 @@ def titled(figure: go.Figure, title: str, x: str = "", y: str = "", height: int 
         uirevision="keep",
     )
     return figure
+
+
+def line_of(place: int) -> dict[str, object]:
+    """Return the colour and the dash of a curve by its place: where the colours are used up, the dashes tell apart."""
+    colours = [colour for colour in SERIES if colour != GREY]
+    again, colour = divmod(place, len(colours))
+    return {"color": colours[colour], "dash": DASHES[again % len(DASHES)], "width": 2}
 
 
 def literal(text: str) -> str:

@@ -23,9 +23,9 @@ log = logging.getLogger(__name__)
 
 AXES = ("step", "tokens", "bytes", "seconds")
 """What a point is measured by: optimiser steps, tokens and text bytes seen, seconds of training."""
-FIGURES = ("loss", "lr", "lr_embeddings", "grad_norm", "tokens_per_s", "mfu", "memory", "busy")
-"""What a line of loss holds: nats a token, rates of body and embeddings, norm, tokens/s, share of the device's peak
-where that is known, bytes, and the share of the device that was busy."""
+FIGURES = ("loss", "lr", "lr_embeddings", "teacher_weight", "grad_norm", "tokens_per_s", "mfu", "memory", "busy")
+"""What a line of loss holds: nats a token, rates of body and embeddings, the part of the teacher if there is one, norm,
+tokens/s, share of the device's peak where that is known, bytes, and the share of the device that was busy."""
 EVALUATED = ("eval_loss", "perplexity", "bits_per_byte", "unknown_share")
 """What a line of an evaluation holds: nats a token, its exponential, bits a byte of text, share of unknown tokens."""
 MAX_POINTS = 2000

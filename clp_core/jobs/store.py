@@ -7,6 +7,7 @@ import os
 import re
 import secrets
 import shutil
+import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -123,6 +124,7 @@ class JobStore:
                 "argv": list(argv),
                 "plan": dict(plan or {}),
                 "versions": versions(),
+                "code": code_version(),
                 "fingerprints": dict(fingerprints or {}),
                 "devices": list(devices),
                 "launcher": launcher,
@@ -161,6 +163,21 @@ class JobStore:
 def slug_of(text: str) -> str:
     """Return a text as a short name for a directory: lower-case letters, digits and hyphens."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:40].strip("-") or "job"
+
+
+def code_version() -> str | None:
+    """Return the commit of this code, with ``-dirty`` where it was changed since; ``None`` without its repository."""
+    here = Path(__file__)
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(here.parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", here.name)  # installed below another project's repository it is not of that
+        return git("describe", "--always", "--dirty", "--exclude=*") or None
+    except (OSError, subprocess.SubprocessError):
+        return None
 
 
 def versions() -> dict[str, str]:

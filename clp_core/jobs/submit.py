@@ -224,8 +224,11 @@ def submit_train(workspace: Workspace, options: TrainOptions, script: str = "") 
     arguments = asdict(options) | {
         "model": reference if is_hub_id(reference) and not Path(reference).is_dir() else str(folder)
     }
+    arguments["teacher"] = chosen.teacher
     arguments["text"] = [absolute(text) for text in options.text]
     arguments["eval_text"] = absolute(options.eval_text)
+    read = [folder, locate(chosen.teacher)] if chosen.teacher else [folder]
+    prints = {str(path): fingerprint(path) for path in read}
     edited, script = script_of(workspace, options, chosen, script)
     arguments["script"] = hashlib.sha256(script.encode()).hexdigest()[:12] if edited else ""
     return submit(
@@ -236,7 +239,7 @@ def submit_train(workspace: Workspace, options: TrainOptions, script: str = "") 
         command=train_command(asked, script if edited else ""),
         name=options.name,
         plan=chosen.as_json(),
-        fingerprints={str(folder): fingerprint(folder), "eval_text": content_of(Path(arguments["eval_text"]))},
+        fingerprints=prints | {"eval_text": content_of(Path(arguments["eval_text"]))},
         devices=chosen.devices,
         launcher=options.launcher,
         script=script,

@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 POLL_S = 0.25
 LOCK_WAIT_S = 30.0
 QUEUE_POLL_S = 1.0
+MOST_PATIENCE = 10
 STOP_GRACE_S = {"train": 600.0, "playground": 1.5}
 """Seconds from a stop request until the process is signalled: a run saves first, other jobs write nothing by halves."""
 KILL_GRACE_S = 40.0
@@ -110,8 +111,17 @@ class Supervisor:
             if reason != told:
                 job.write_status("queued", reason)
                 told = reason
-            time.sleep(QUEUE_POLL_S)
+            self._be_patient(len(before))
         return None
+
+    def _be_patient(self, place: int) -> None:
+        """Wait until it is worth looking into the queue again, the longer the more jobs are before; a stop ends it.
+
+        So many waiting jobs together look no more often than a few.
+        """
+        until = time.monotonic() + QUEUE_POLL_S * min(max(place, 1), MOST_PATIENCE)
+        while time.monotonic() < until and not self._stop_is_asked():
+            time.sleep(min(QUEUE_POLL_S, max(0.0, until - time.monotonic())))
 
     def _stop_is_asked(self) -> bool:
         """Say whether a stop is asked for, by its file or by a signal, which asks by the same file."""

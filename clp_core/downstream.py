@@ -1,0 +1,122 @@
+"""What a target model can do, measured offline: cloze questions, and word pairs found again in its embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from clp_core.documents import DEFAULT_FIELD
+from clp_core.errors import InputError
+from clp_core.options import option
+
+if TYPE_CHECKING:
+    from clp_core.checkpoint import Checkpoint
+    from clp_core.cloze import ClozeScore, Question
+    from clp_core.word_retrieval import Retrieval
+
+
+@dataclass(frozen=True)
+class DownstreamOptions:
+    """What to measure of a model."""
+
+    model: str = option(help="target model, or a checkpoint trained from it: a folder or a Hub id")
+    text: tuple[str, ...] = option(
+        (), help="held-out text for cloze questions: file, folder or hub:ORG/NAME; may be given again"
+    )
+    text_field: str = option(DEFAULT_FIELD, help="field of JSON lines, or column of parquet, that holds the text")
+    words: str = option("", help="file of word pairs, a line each: target word, a tab, source word")
+    source: str = option("", help="source model that the words are found in; by default the one the target names")
+    questions: int = option(500, help="cloze questions to ask", minimum=1)
+    seed: int = option(42, help="seed of the questions", minimum=0)
+
+    def __post_init__(self) -> None:
+        """Refuse bad values by naming the field."""
+        if not self.text and not self.words:
+            raise InputError("nothing to measure; give --text FILE for cloze questions, --words FILE for retrieval")
+        if self.source and not self.words:
+            raise InputError("--source belongs to --words FILE; give both, or leave it out")
+        if self.questions < 1:
+            raise InputError("--questions must be 1 or more")
+        if not 0 <= self.seed < 2**63:
+            raise InputError("--seed must not be negative, nor 2^63 or more")
+
+
+@dataclass(frozen=True)
+class Downstream:
+    """What was measured of a model.
+
+    Attributes:
+        cloze: answers to cloze questions, where a text was given.
+        retrieval: word pairs found, where pairs were given.
+        warnings: what a reader of the figures should know.
+    """
+
+    cloze: ClozeScore | None
+    retrieval: Retrieval | None
+    warnings: tuple[str, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the figures of the command line."""
+        parts = {"cloze": self.cloze, "retrieval": self.retrieval}
+        return {name: part.as_json() if part else None for name, part in parts.items()}
+
+
+def measure(options: DownstreamOptions) -> Downstream:
+    """Measure what a model can do.
+
+    Raises:
+        InputError: a model, the text or the word pairs cannot be used.
+    """
+    from clp_core.checkpoint import Checkpoint
+    from clp_core.cloze import make_questions
+    from clp_core.documents import Texts
+    from clp_core.progress import report_progress
+
+    checkpoint = Checkpoint.open(options.model)
+    report_progress("reading the text and the words")
+    texts = Texts.open(options.text, options.text_field) if options.text else None
+    questions = make_questions(texts, options.questions, options.seed) if texts else []
+    retrieval = find_words(checkpoint, options) if options.words else None
+    cloze = ask(checkpoint, questions) if questions else None
+    warnings = cloze.warnings if cloze else []
+    if 0 < len(questions) < options.questions:
+        warnings.append(f"the text gives {len(questions)} cloze questions only, {options.questions} were asked for")
+    if retrieval and not (retrieval.missing or retrieval.copied):
+        warnings.append("the model holds no provenance: missing and copied tokens cannot be told apart")
+    return Downstream(cloze, retrieval, tuple(warnings))
+
+
+def ask(checkpoint: Checkpoint, questions: Sequence[Question]) -> ClozeScore:
+    """Load a model and let it answer cloze questions.
+
+    Raises:
+        InputError: it cannot be loaded, does not fit its tokenizer, or can take none of the questions.
+    """
+    from clp_core.cloze import answer_questions
+    from clp_core.evaluation import check_tokenizer_fits, load_model
+    from clp_core.prepared import max_positions
+    from clp_core.vocabulary import Vocabulary
+
+    vocabulary = Vocabulary.open(checkpoint.folder)
+    model = load_model(checkpoint.folder)
+    check_tokenizer_fits(model, vocabulary)
+    return answer_questions(model, vocabulary, questions, max_positions(checkpoint.config))
+
+
+def find_words(checkpoint: Checkpoint, options: DownstreamOptions) -> Retrieval:
+    """Look for word pairs between a target and its source.
+
+    Raises:
+        InputError: the word pairs or the source cannot be used, or no source is known.
+    """
+    from clp_core.checkpoint import Checkpoint
+    from clp_core.locate import read_json
+    from clp_core.word_retrieval import read_pairs, retrieve
+    from clp_core.workspace import REPORT_FILE
+
+    pairs = read_pairs(options.words)
+    source = options.source or read_json(checkpoint.folder / REPORT_FILE).get("source")
+    if not source:
+        raise InputError(f"{checkpoint.folder} does not name the source it was made from; give --source MODEL")
+    return retrieve(checkpoint, Checkpoint.open(source), pairs)

@@ -1,0 +1,57 @@
+"""The teacher that a run follows besides its text: found and checked before the run. Needs no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from clp_core.checkpoint import Checkpoint
+from clp_core.errors import InputError
+from clp_core.locate import is_hub_id, locate, read_json
+from clp_core.memory_plan import Shape
+from clp_core.prepared import max_positions
+from clp_core.vocabulary import Vocabulary
+from clp_core.workspace import REPORT_FILE
+
+HELPER = "helper"
+
+
+def teacher_of(reference: str, model: Path) -> str:
+    """Return what ``--teacher`` names: a folder or a Hub id; for ``helper`` that of the model's transfer.
+
+    Args:
+        reference: what was asked for.
+        model: folder of the model that is to learn.
+
+    Raises:
+        InputError: the helper of the model's transfer is not known, or not there any more.
+    """
+    if reference != HELPER:
+        return reference
+    helper = str(read_json(model / REPORT_FILE).get("helper", ""))
+    if not helper:
+        raise InputError(
+            f"--teacher {HELPER}: {model} holds no report of a transfer that would name its helper; name the teacher's "
+            "folder or Hub id"
+        )
+    if not Path(helper).is_dir() and not is_hub_id(helper):
+        raise InputError(
+            f"--teacher {HELPER}: the helper of {model.name}, {helper}, is gone; name its folder or Hub id"
+        )
+    return helper
+
+
+def check_teacher(reference: str, vocabulary: Vocabulary) -> tuple[Shape, int | None]:
+    """Return the shape and the positions of a teacher.
+
+    Raises:
+        InputError: it cannot be opened, or has another tokenizer than the model.
+    """
+    folder = locate(reference)
+    own = Vocabulary.open(folder)
+    if own.content != vocabulary.content:
+        raise InputError(
+            f"the teacher {reference} has another tokenizer than the model; a teacher's expectations are about the "
+            "model's own tokens: take the helper, or another model with its tokenizer"
+        )
+    checkpoint = Checkpoint.open(folder)
+    return Shape.of_checkpoint(checkpoint, own.n_ids), max_positions(checkpoint.config)

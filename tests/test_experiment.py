@@ -1,0 +1,376 @@
+"""Experiments: read from a file, run as jobs, kept one file a measurement, told in tables made of these alone."""
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from test_jobs import end_of
+
+from clp_core.curves import published_curves
+from clp_core.errors import InputError
+from clp_core.experiment.asked import measure_differs, run_differs
+from clp_core.experiment.design import read_design
+from clp_core.experiment.drawing import draw
+from clp_core.experiment.measures import measures_of
+from clp_core.experiment.publish import documents, filled
+from clp_core.experiment.records import Records, saved_curve, saved_experiments
+from clp_core.experiment.runner import Runner, digest_of
+from clp_core.experiment.summary import summarise
+from clp_core.experiment.tables import tables_of
+from clp_core.figures import paper_figure
+from clp_core.initializers import initializer
+from clp_core.jobs import JobStore
+from clp_core.savings import crossing
+from clp_core.workspace import Workspace
+
+TRAIN = {"max_steps": 6, "eval_every": 2, "block_length": 32, "batch_tokens": 128, "learning_rate": 1e-3}
+TRAIN |= {"keep_last": 1, "only_last": True}
+
+
+@pytest.fixture
+def described(tmp_path, pair, texts):
+    """Write an experiment on a small pair, with changes, and return its file."""
+
+    def write(**changes):
+        told = {
+            "title": "A small one",
+            "source": str(pair[0]),
+            "helper": str(pair[1]),
+            "train_text": [str(texts[0])],
+            "eval_text": str(texts[1]),
+            "seeds": [1, 2],
+            "baselines": ["random"],
+            "train": TRAIN,
+            "arms": {
+                "random": {"method": "random"},
+                "taught": {"method": "linear", "train": {"teacher": "helper"}, "seeds": [1]},
+            },
+        } | changes
+        file = tmp_path / "small.yaml"
+        file.write_text(yaml.safe_dump({key: value for key, value in told.items() if value is not None}))
+        return file
+
+    return write
+
+
+def test_runs_are_jobs_that_are_kept_and_not_done_again(described, workspace):
+    design = read_design(described())
+    assert Runner(design, workspace).run_all(limit=1) == []
+    assert [run.key for run in Records(design).measured_runs] == ["random-s1"]
+    first = Records(design).file("runs", "random-s1.jsonl")
+    assert first.read_bytes() == JobStore(workspace.jobs).jobs()[0].metrics_file.read_bytes()
+    assert Runner(design, workspace).run_all() == []
+    kinds = [job.kind for job in JobStore(workspace.jobs).jobs()]
+    assert kinds.count("train") == 3
+    before = len(kinds)
+    assert Runner(design, workspace).run_all() == []
+    assert len(JobStore(workspace.jobs).jobs()) == before
+    told = json.loads(Records(design).file("runs", "taught-s1.json").read_text())
+    assert told["transfer"]["method"] == "linear"
+    assert told["arguments"]["teacher"] == "helper"
+    everything = "".join(path.read_text() for path in design.folder.rglob("*.json"))
+    assert str(workspace.root.parent.parent) not in everything
+
+
+def test_run_that_was_stopped_is_resumed(described, workspace):
+    design = read_design(described(seeds=[1], arms={"random": {"method": "random"}}))
+    runner = Runner(design, workspace)
+    (run,) = design.runs
+    job = runner.start(run, runner.make_targets([run])[runner.target_name(run)])
+    job.ask_stop()
+    assert end_of(job).state == "stopped"
+    assert runner.run_all() == []
+    (trained,) = [job for job in JobStore(workspace.jobs).jobs() if job.kind == "train"]
+    assert trained.status().state == "finished"
+    assert Records(design).has_run(run)
+
+
+def test_run_that_is_asked_otherwise_is_done_anew(described, workspace):
+    design = read_design(described(seeds=[1], arms={"random": {"method": "random"}}))
+    assert Runner(design, workspace).run_all() == []
+    assert not Runner(design, workspace).left
+    changed = read_design(described(seeds=[1], arms={"random": {"method": "random"}}, train=TRAIN | {"max_steps": 4}))
+    assert Records(changed).measured_runs == []  # what is measured is another run: no table shows it as this one
+    assert tables_of(Records(changed)) == []
+    assert Runner(changed, workspace).run_all() == []
+    assert json.loads(Records(changed).file("runs", "random-s1.json").read_text())["plan"]["steps"] == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "differs"),
+    [
+        ({}, []),
+        ({"helper": "/elsewhere/other"}, ["helper"]),
+        ({"source": "other"}, ["source"]),
+        ({"match": "canonical"}, ["match"]),
+        ({"train_text": ["other.txt"]}, ["text"]),
+        ({"eval_text": "other.txt"}, ["eval_text"]),
+        ({"train": TRAIN | {"learning_rate": 2e-3}}, ["learning_rate"]),
+        ({"train": {key: value for key, value in TRAIN.items() if key != "batch_tokens"}}, ["batch_tokens"]),
+        ({"arms": {"a": {"method": "linear:neighbours=8"}}}, ["method"]),
+        ({"arms": {"a": {"method": "auto"}}}, ["method"]),
+        ({"arms": {"a": {"method": "linear", "train": {"teacher": "helper"}}}}, ["teacher"]),
+    ],
+)
+def test_record_is_held_to_what_the_file_asks(described, pair, texts, changes, differs):
+    arms = {"a": {"method": "linear"}}
+    design = read_design(described(seeds=[1], baselines=None, arms=arms))
+    told = {
+        "arguments": {
+            **{key: list(value) if isinstance(value, tuple) else value for key, value in options_of(design).items()},
+            "text": [Path(texts[0]).name],
+            "eval_text": Path(texts[1]).name,
+            "teacher": "",
+        },
+        "transfer": {
+            **{"source": Path(pair[0]).name, "helper": Path(pair[1]).name, "match": "raw", "seed": 1, "auto": None},
+            **{"method": "linear", "settings": {"linear": initializer("linear").resolve({})}},
+        },
+    }
+    asked = read_design(described(**({"seeds": [1], "baselines": None, "arms": arms} | changes)))
+    assert run_differs(asked, asked.runs[0], told) == differs
+    del told["arguments"]["weight_decay"]  # as if the option were newer than the record
+    assert run_differs(asked, asked.runs[0], told) == differs
+    heavier = read_design(described(seeds=[1], baselines=None, arms=arms, train=TRAIN | {"weight_decay": 0.3}))
+    assert run_differs(heavier, heavier.runs[0], told) == ["weight_decay"]
+
+
+def options_of(design):
+    return asdict(design.train_options(design.runs[0], Path("model"), Workspace(Path("workspace"))))
+
+
+def test_job_is_not_taken_up_for_a_text_or_teacher_that_has_changed(described, workspace, pair, texts, tmp_path):
+    text, teacher = tmp_path / "mine.txt", tmp_path / "teacher"
+    shutil.copy(texts[0], text)
+    shutil.copytree(pair[1], teacher)
+    arms = {"a": {"method": "random", "train": {"teacher": str(teacher)}}}
+    design = read_design(described(seeds=[1], baselines=None, train_text=[str(text)], arms=arms))
+    digests = []
+    for change in (None, text, teacher / "config.json", None):
+        if change:
+            change.write_bytes(change.read_bytes() + b" ")
+        digests.append(digest_of(design.train_options(design.runs[0], pair[0], workspace)))
+    assert len(set(digests)) == 3
+    assert digests[2] == digests[3]
+
+
+def test_other_pair_or_method_has_other_targets(described, workspace, pair):
+    source, helper = map(str, pair)
+    told = [{}, {"source": helper, "helper": source}, {"match": "canonical"}, {"arms": {"random": {"method": "clp"}}}]
+    told.append({"arms": {"random": {"method": "linear:neighbours=8"}}})
+    told.append({"arms": {"random": {"method": "linear:neighbours=9"}}})
+    designs = [read_design(described(**({"arms": {"random": {"method": "random"}}} | changes))) for changes in told]
+    names = [Runner(design, workspace).target_name(design.runs[0]) for design in designs]
+    assert len(set(names)) == len(names)
+    again = read_design(described(arms={"random": {"method": "random"}}))
+    assert Runner(again, workspace).target_name(again.runs[0]) == names[0]
+
+
+def test_measurement_is_made_again_where_the_file_asks_otherwise(described, workspace, caplog):
+    def commands(**changes):
+        design = read_design(described(arms=None, baselines=None, methods={"names": ["mean"]} | changes))
+        return {name: value for measure in measures_of(design, workspace) for name, value in measure.commands.items()}
+
+    kept = {name: {"command": shlex.join(["clp", *command])} for name, command in commands().items()}
+    assert not measure_differs(commands(), kept)
+    assert measure_differs(commands(folds=3), kept)
+    assert measure_differs(commands(names=["mean", "clp"]), kept)
+    assert measure_differs({**commands(), "more": ["evaluate", "x"]}, kept)
+    assert measure_differs(commands(), {**kept, "less": {"command": "clp evaluate x"}})
+    asked = ["downstream", "one", "--text", "a/t.txt", "--questions", "5"]
+    elsewhere = {"before": {"command": "clp downstream other --text t.txt --questions 5 --words w --source s"}}
+    assert not measure_differs({"before": asked}, elsewhere)
+    assert measure_differs({"before": [*asked[:-1], "6"]}, elsewhere)
+    assert measure_differs({"before": [*asked, "--words", "other", "--source", "s"]}, elsewhere)
+
+
+def test_run_whose_checkpoints_are_gone_is_left_out_downstream(described, workspace, caplog):
+    design = read_design(described(seeds=[1], arms={"random": {"method": "random"}}, downstream={"questions": 5}))
+    assert Runner(design, workspace).run_all() == []
+    assert [measure.file for measure in measures_of(design, workspace)] == [("downstream", "random-s1.json")]
+    (job,) = [job for job in JobStore(workspace.jobs).jobs() if job.kind == "train"]
+    JobStore(workspace.jobs).remove(job)
+    assert list(measures_of(design, workspace)) == []
+    assert "the checkpoints of random-s1 are gone" in caplog.text
+
+
+def test_table_says_what_the_raw_metrics_say(described, workspace):
+    design = read_design(described())
+    assert Runner(design, workspace).run_all() == []
+    records = Records(design)
+    random, taught = summarise(records)
+
+    def raw(key):
+        lines = [json.loads(line) for line in records.file("runs", f"{key}.jsonl").read_text().splitlines()]
+        return np.array([[line["tokens"], line["bits_per_byte"]] for line in lines if "bits_per_byte" in line])
+
+    assert random.best.values == tuple(raw(f"random-s{seed}")[:, 1].min() for seed in (1, 2))
+    assert random.first.mean == pytest.approx(np.mean([raw("random-s1")[0, 1], raw("random-s2")[0, 1]]))
+    level = raw("random-s1")[:, 1].min()
+    points = taught.curves[0].points["bits_per_byte"]
+    (reached,) = taught.reached
+    expected = 1 - crossing(points, level).tokens / crossing(random.curves[0].points["bits_per_byte"], level).tokens
+    assert reached.share.values == pytest.approx((expected,))
+    table, tokens = tables_of(records)
+    assert tokens.rows[0][1] == "–"
+    assert table.rows[0][0] == "`random`"
+    assert f"{random.best.mean:.3f}" in table.rows[0][3]
+    assert f"{random.last.mean:.3f}" in table.rows[0][4]
+    assert random.best_at.values == tuple(
+        raw(f"random-s{seed}")[raw(f"random-s{seed}")[:, 1].argmin(), 0] for seed in (1, 2)
+    )
+    draw(records, design.file.with_suffix(".html"))
+    assert "taught" in design.file.with_suffix(".html").read_text(encoding="utf-8")
+    mean = records.mean_curve(design.arms[0]).points["bits_per_byte"]
+    seconds = [curve.points["bits_per_byte"][:, 3] for curve in records.curves["random"]]
+    assert np.array_equal(mean[:, 3], np.minimum(*seconds))
+    assert mean[-1, -1] == pytest.approx((raw("random-s1")[-1, 1] + raw("random-s2")[-1, 1]) / 2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"sources": "x"}, "sources is unknown; there are title, order, source"),
+        ({"title": None}, "title is missing"),
+        ({"order": "first"}, "order is a whole number"),
+        ({"helper": None}, "helper is missing"),
+        ({"arms": {"a": {"method": "clpp"}}}, "method 'clpp' is unknown"),
+        ({"arms": {"a": {}}}, "the arm a names no method"),
+        ({"arms": {"A b": {"method": "clp"}}}, "needs a name of small letters"),
+        ({"arms": {"a": {"method": "clp", "seed": 3}}}, "arms.a.seed is unknown"),
+        ({"baselines": ["nobody"]}, "the baseline nobody is no arm"),
+        ({"train": {"steps": 3}}, "train.steps is unknown"),
+        ({"train": {"max_steps": -3}}, "--max-steps must not be negative"),
+        ({"train": {"seed": 3}}, "train.seed is unknown"),
+        ({"arms": None}, "asks for nothing"),
+        ({"methods": {"fold": 2}}, "methods.fold is unknown"),
+        ({"agreement": [["one"]]}, "agreement lists pairs of models"),
+        ({"evaluate": "helper"}, r"evaluate is no list, as in evaluate: \[helper\]"),
+        ({"seeds": 3}, "seeds is no list"),
+        ({"agreement": "one"}, "agreement is no list"),
+        ({"arms": None, "eval_text": None, "evaluate": ["helper"]}, "evaluate needs eval_text"),
+    ],
+)
+def test_file_that_cannot_be_meant_is_refused(described, changes, told):
+    with pytest.raises(InputError, match=told):
+        read_design(described(**({"baselines": None} | changes)))
+
+
+def test_teacher_is_the_helper_or_a_model_that_the_file_names(described, workspace):
+    (workspace.models / "younger").mkdir(parents=True)
+    (workspace.models / "helper").mkdir()
+    taught = {name: {"method": "clp", "train": {"teacher": name}} for name in ("helper", "younger")}
+    design = read_design(described(baselines=None, arms={"alone": {"method": "clp"}} | taught, seeds=[1]))
+    options = [design.train_options(run, Path("model"), workspace) for run in design.runs]
+    assert [asked.teacher for asked in options] == ["", "helper", str((workspace.models / "younger").resolve())]
+    assert str((workspace.models / "younger").resolve()) in design.paths(workspace)
+
+
+def test_command_prints_tables_of_what_is_measured(described, workspace):
+    file = described(seeds=[1], arms=None, baselines=None, methods={"names": ["mean"]}, overlap=None)
+    command = [sys.executable, "-m", "clp_core", "experiment", str(file), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert [row["method"] for row in told["tables"]["methods"]] == ["`mean`"]
+    kept = json.loads((Path(told["folder"]) / "methods.json").read_text())
+    assert kept["methods"]["command"].startswith("clp compare-methods --source")
+    again = subprocess.run([*command, "--tables"], capture_output=True, text=True, check=False)
+    assert json.loads(again.stdout.splitlines()[-1])["tables"] == told["tables"]
+    whole = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "is measured in" in whole.stderr
+    anew = subprocess.run([*command, "--output", "anew"], capture_output=True, text=True, check=False, cwd=file.parent)
+    assert anew.returncode == 0, anew.stderr
+    assert "is measured in" not in anew.stderr
+    assert json.loads((file.parent / "anew" / "methods.json").read_text())["methods"] == kept["methods"] | {
+        "result": json.loads((file.parent / "anew" / "methods.json").read_text())["methods"]["result"]
+    }
+    none = subprocess.run(
+        [*command, "--tables", "--output", "none"], capture_output=True, text=True, check=False, cwd=file.parent
+    )
+    assert "nothing of" in none.stderr
+    taken = subprocess.run([*command, "--output", str(file)], capture_output=True, text=True, check=False)
+    assert (taken.returncode, "is no folder" in taken.stderr) == (2, True)
+    for name, why in (("a.pdf", "ends in one of .html"), ("no/a.svg", "there is no folder"), ("a.html", "is measured")):
+        drawn = subprocess.run(
+            [*command, "--tables", "--figure", name], capture_output=True, text=True, check=False, cwd=file.parent
+        )
+        assert drawn.returncode == 2
+        assert why in drawn.stderr
+    bad = subprocess.run([*command[:4], "nowhere.yaml"], capture_output=True, text=True, check=False)
+    assert bad.returncode == 2
+    assert "there is no file nowhere.yaml" in bad.stderr
+
+
+def shipped():
+    return saved_experiments()
+
+
+def test_documents_that_tell_of_experiments_hold_what_was_measured():
+    assert {path.name for path in documents()} >= {"README.md", "experiments.md", "trials.md"}
+    drawn = (Path(__file__).parent.parent / "docs" / "experiment-demo.svg").read_text(encoding="utf-8")
+    for name in saved_experiments()[0].curves:
+        assert f">{name}</text>" in drawn, "run `make results`"
+
+
+@pytest.mark.parametrize("path", documents(), ids=lambda path: path.name)
+def test_documents_say_what_was_measured(path):
+    text = path.read_text(encoding="utf-8")
+    assert filled(text) == text, "run `make results`"
+
+
+def test_marker_that_names_nothing_measured_is_refused():
+    with pytest.raises(InputError, match="there is no table nothing"):
+        filled("<!-- result demo nothing -->x<!-- /result -->")
+    with pytest.raises(InputError, match="no such cell"):
+        filled("<!-- result demo runs clp: colour -->x<!-- /result -->")
+    changed = filled("<!-- result demo runs clp: lowest -->wrong<!-- /result -->")
+    assert "wrong" not in changed
+    assert changed.startswith("<!-- result demo runs clp: lowest -->1.")
+
+
+@pytest.mark.parametrize("records", shipped(), ids=lambda records: records.design.name)
+def test_raw_measurements_are_whole_and_say_what_made_them(records):
+    asked = {run.key: run for run in records.design.runs}
+    for file in records.folder.glob("runs/*.json"):
+        run = asked[file.stem]  # nothing lies here that the file does not ask for
+        told = records.read("runs", file.name)
+        assert run_differs(records.design, run, told) == []
+        assert told["made_by"]["code"]
+        assert "dirty" not in told["made_by"]["code"]
+        assert (told["arm"], told["seed"]) == (run.arm.name, run.seed)
+        assert told["arguments"]["seed"] == told["transfer"]["seed"] == run.seed
+        steps = records.curve(run).points["bits_per_byte"][:, 0]
+        assert steps[0] == 0
+        assert steps[-1] == told["plan"]["steps"]
+    raw = "".join(path.read_text(encoding="utf-8") for path in records.folder.rglob("*.json*"))
+    assert not re.findall(r"/(?:work|tmp|root|home)/", raw)
+
+
+def test_curves_of_shipped_experiments_have_keys_that_find_them():
+    assert len({records.design.order for records in shipped()}) == len(shipped())
+    assert shipped()[0].design.name == "demo"
+    for records in shipped():
+        for curve in records.all_curves:
+            assert saved_curve(curve.key).points.keys() == curve.points.keys()
+    names = [curve.name for records in shipped() for curve in records.all_curves]
+    assert len(set(names)) == len(names)
+    with pytest.raises(InputError, match="there is no curve experiment:demo/nobody"):
+        saved_curve("experiment:demo/nobody")
+
+
+def test_figure_draws_every_arm_with_its_band_beside_the_published_curves():
+    records = shipped()[0]
+    figure = paper_figure(records.curves, published_curves())
+    named = [line.name for line in figure.data if line.name]
+    assert named == [*records.curves, "paper: CLP, 6.4B", "paper: from scratch, 6.4B"]
+    bands = [line for line in figure.data if line.fill == "toself"]
+    assert len(bands) == sum(len(curves) > 1 for curves in records.curves.values())
