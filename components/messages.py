@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import pandas as pd
@@ -70,11 +70,20 @@ def cards(figures: Mapping[str, tuple[str, str]]) -> None:
         row.metric(label, value, help=about or None, border=True, width=CARD_WIDTH)
 
 
-def offer_csv(table: pd.DataFrame, name: str, label: str = "Download as CSV") -> None:
-    """Offer a table as a file, which is written only when it is asked for."""
+def offer_file(label: str, content: Callable[[], bytes | str], name: str, kind: str, about: str | None = None) -> None:
+    """Offer a file, which is written only when it is asked for.
+
+    The page does not run again for it: a run forgets the files that were offered before it, and a server under load may
+    do so before this one is written.
+    """
     st.download_button(
-        label, lambda: table.to_csv(index=False).encode(), name, "text/csv", icon=":material/download:", key=name
+        label, content, name, kind, icon=":material/download:", key=f"download_{name}", help=about, on_click="ignore"
     )
+
+
+def offer_csv(table: pd.DataFrame, name: str, label: str = "Download as CSV") -> None:
+    """Offer a table as a file."""
+    offer_file(label, lambda: table.to_csv(index=False).encode(), name, "text/csv")
 
 
 def command(text: str) -> None:

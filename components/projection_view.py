@@ -20,7 +20,7 @@ from clp_core.provenance import PROVENANCE_FILE
 from clp_core.vocabulary import Vocabulary
 from components.browser import tell_on_hover
 from components.jobs import last_of, wait_or_offer
-from components.messages import number, offer_csv, plain
+from components.messages import number, offer_csv, offer_file, plain
 from components.models import Pair, folder_of, overlap_of, prepared_or_offer, prepared_or_stop, workspace
 from components.neighbours import K, nearest_tokens
 from components.token_view import meant
@@ -240,21 +240,19 @@ def show_selection(space: Space, selected: pd.DataFrame) -> None:
 def show_export(space: Space, figure: go.Figure) -> None:
     """Offer the picture as HTML, and the points as parquet."""
     left, right = st.columns(2)
-    left.download_button(
-        "Picture as HTML",
-        lambda: figure.to_html(include_plotlyjs=True).encode(),
-        f"{space.name.replace('/', '-')}-{space.method}.html",
-        "text/html",
-        icon=":material/download:",
-    )
-    right.download_button(
-        "Points as parquet",
-        lambda: parquet_of(space),
-        f"{space.name.replace('/', '-')}-{space.method}.parquet",
-        "application/vnd.apache.parquet",
-        icon=":material/download:",
-        help="id, token, text, x, y and all that the picture can be coloured by",
-    )
+    name = f"{space.name.replace('/', '-')}-{space.method}"
+    with left:
+        offer_file(
+            "Picture as HTML", lambda: figure.to_html(include_plotlyjs=True).encode(), f"{name}.html", "text/html"
+        )
+    with right:
+        offer_file(
+            "Points as parquet",
+            lambda: parquet_of(space),
+            f"{name}.parquet",
+            "application/vnd.apache.parquet",
+            about="id, token, text, x, y and all that the picture can be coloured by",
+        )
     st.caption("PNG or SVG: the camera above the picture, in the format chosen under More.")
 
 

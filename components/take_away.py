@@ -21,7 +21,7 @@ from clp_core.options import help_of
 from clp_core.push import PushOptions
 from clp_core.roots import confined
 from components.jobs import follow
-from components.messages import command, errors_as_messages, number, plain, size
+from components.messages import command, errors_as_messages, number, offer_file, plain, size
 from components.models import workspace
 
 DOWNLOAD_LIMIT = 256 << 20
@@ -144,13 +144,11 @@ def offer_download(folder: Path) -> None:
     total = sum(path.stat().st_size for path in files)
     st.code(str(folder), language="text", wrap_lines=True)
     if total <= DOWNLOAD_LIMIT:
-        st.download_button(
+        offer_file(
             f"Download as one file ({size(total)})",
             lambda: tar_of(folder),
             f"{folder.name}.tar",
             "application/x-tar",
-            icon=":material/download:",
-            key=f"download_{folder.name}",
         )
         return
     st.caption(

@@ -11,7 +11,7 @@ from clp_core.jobs import JobStore
 from clp_core.savings import Comparison, obstacles
 from components import comparison_view as view
 from components import saved_experiments as experiments
-from components.messages import plain, question
+from components.messages import offer_file, plain, question
 from components.models import workspace
 from components.navigation import kept, one_of, opened_by_app, remember
 
@@ -111,14 +111,14 @@ with st.expander("What differs", expanded=0 < len(comparison.differing) <= 12):
     view.differing_table(comparison)
 
 st.subheader("Take it along")
-row = st.container(horizontal=True)
 files = {
     "One HTML file": ("comparison.html", "text/html", lambda: as_html(comparison, axis, log_x=log_x, overlay=overlay)),
     "Table as CSV": ("comparison.csv", "text/csv", lambda: as_csv(comparison)),
     "Points as CSV": ("points.csv", "text/csv", lambda: points_csv(comparison)),
 }
-for label, (name, kind, content) in files.items():
-    row.download_button(label, content, name, kind, icon=":material/download:", key=name)
+with st.container(horizontal=True):
+    for label, (name, kind, content) in files.items():
+        offer_file(label, content, name, kind)
 st.caption("On the command line:")
 st.code(view.command_of(comparison, pd.notna(level)), language="bash", wrap_lines=True)
 with st.expander("A curve from elsewhere"):

@@ -98,6 +98,7 @@ def test_export_is_a_job_and_its_folder_is_downloaded_as_one_file(run, workspace
     assert button(app, "Export").disabled
     (offered,) = app.get("download_button")
     assert offered.proto.label.startswith("Download as one file")
+    assert offered.proto.ignore_rerun  # a run forgets what was offered before it
     with tarfile.open(fileobj=io.BytesIO(take_away.tar_of(output))) as archive:
         names = archive.getnames()
         held = archive.extractfile(f"{output.name}/model.safetensors").read()
