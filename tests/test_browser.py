@@ -4,7 +4,7 @@ import os
 import socket
 
 import pytest
-from browser import browser_path, context, in_menu, listen, server, settle, shoot, space  # noqa: F401
+from browser import browser_path, context, emptied, in_menu, listen, server, settle, shoot, space  # noqa: F401
 from test_jobs import end_of
 
 from clp_core.jobs import JobStore
@@ -28,7 +28,7 @@ def test_deep_link_is_the_first_thing_a_fresh_server_opens(server, context):
     page.close()
 
 
-def test_from_two_checkpoints_to_a_german_model_whose_loss_falls(server, context, space):
+def test_from_two_checkpoints_to_a_german_model_whose_loss_falls(server, context, space, emptied):
     page = context.new_page()
     errors = listen(page)
     page.goto(server)
@@ -102,7 +102,7 @@ def test_from_two_checkpoints_to_a_german_model_whose_loss_falls(server, context
     errors_after = listen(again)
     again.goto(address)
     settle(again)
-    assert run.name in again.locator("body").inner_text()
+    again.get_by_text(run.name).first.wait_for()
     assert end_of(run, 300).state == "finished", run.log_tail()
     again.get_by_text("finished", exact=True).first.wait_for()
     settle(again)

@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from browser import browser_path, context, listen, server, settle, shoot  # noqa: F401
+from browser import browser_path, context, emptied, listen, server, settle, shoot  # noqa: F401
 from playwright.sync_api import expect
 from slow_sessions import slow_down
 from test_jobs import end_of
@@ -32,7 +32,7 @@ def texts_of(page):
     return [element.inner_text() for element in page.locator(".said").all()[:2]]
 
 
-def test_prompt_is_answered_side_by_side_stopped_and_the_memory_given_back(server, context, space):
+def test_prompt_is_answered_side_by_side_stopped_and_the_memory_given_back(server, context, space, emptied):
     page = context.new_page()
     errors = listen(page)
     page.goto(f"{server}/playground?models={PAIR}")

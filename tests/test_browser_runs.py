@@ -4,7 +4,7 @@ import os
 import re
 
 import pytest
-from browser import browser_path, context, listen, server, settle, shoot, space  # noqa: F401
+from browser import browser_path, context, emptied, listen, server, settle, shoot, space  # noqa: F401
 from test_jobs import end_of, wait_for
 
 from clp_core.jobs import JobStore
@@ -29,7 +29,7 @@ def train_options(space, name, **more):
     return TrainOptions(str(space.models / "demo-source-en"), (str(texts[0]),), str(texts[1]), name=name, **settings)
 
 
-def test_run_is_launched_watched_paused_stopped_resumed_and_deleted(server, context, space):
+def test_run_is_launched_watched_paused_stopped_resumed_and_deleted(server, context, space, emptied):
     page = context.new_page()
     errors = listen(page)
     page.goto(f"{server}/train?model=demo-helper-de")
@@ -49,7 +49,7 @@ def test_run_is_launched_watched_paused_stopped_resumed_and_deleted(server, cont
     page.wait_for_function(f"{POINTS} > 3", timeout=120_000)
     (run,) = JobStore(space.jobs).jobs()
     assert run.name == EVIL
-    assert EVIL in page.locator("body").inner_text()
+    page.get_by_text(EVIL).first.wait_for()
     shoot(page, "run-live")
 
     page.get_by_text("Pause curves").click()
@@ -84,7 +84,7 @@ def test_run_is_launched_watched_paused_stopped_resumed_and_deleted(server, cont
     page.get_by_role("button", name="Stop and save").click()
     page.get_by_role("button", name="End at once").click()
     page.get_by_text("stopped", exact=True).first.wait_for(timeout=60_000)
-
+    settle(page)
     page.get_by_role("button", name="More").click()
     page.get_by_role("button", name="Delete").click()
     page.get_by_text("This cannot be undone").wait_for()
@@ -97,7 +97,7 @@ def test_run_is_launched_watched_paused_stopped_resumed_and_deleted(server, cont
     assert errors == []
 
 
-def test_two_runs_are_compared_and_the_comparison_is_sent_on(server, context, space, tmp_path, monkeypatch):
+def test_two_runs_are_compared_and_the_comparison_is_sent_on(server, context, space, emptied, tmp_path, monkeypatch):
     monkeypatch.setenv("CLP_WORKSPACE", str(space.root))
     monkeypatch.setenv("CLP_QUEUE", str(space.root / "queue"))
     slow = submit_train(space, train_options(space, "slow rate", learning_rate=1e-5))
@@ -121,6 +121,8 @@ def test_two_runs_are_compared_and_the_comparison_is_sent_on(server, context, sp
     theirs = tmp_path / "theirs.csv"
     theirs.write_text("tokens,bits_per_byte\n1024,3.0\n61440,1.0\n")
     page.locator("input[type=file]").set_input_files(theirs)
+    page.get_by_text("theirs.csv").first.wait_for()
+    settle(page)
     page.get_by_role("button", name="Import").click()
     page.get_by_text("imported from theirs.csv, 2 points").wait_for()
     page.goto(f"{server}/compare?baseline={slow.id}&runs=import:theirs")
