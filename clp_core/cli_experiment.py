@@ -40,12 +40,7 @@ def experiment_command(
     from clp_core.experiment.runner import Runner
     from clp_core.experiment.tables import tables_of
 
-    if figure is not None and not figure.absolute().parent.is_dir():
-        raise InputError(f"--figure: there is no folder {figure.absolute().parent}; make it first")
-    if figure is not None and figure.suffix not in FIGURES:
-        raise InputError(f"--figure {figure}: give a file that ends in one of {', '.join(FIGURES)}")
-    if output is not None and output.exists() and not output.is_dir():
-        raise InputError(f"--output {output} is no folder; name a new one, or one that holds measurements")
+    check_places(figure, output)
     design, space = read_design(file, output), Workspace.current()
     failed: list[str] = []
     if not tables:
@@ -61,11 +56,14 @@ def experiment_command(
         except KeyboardInterrupt:
             typer.echo("the runs go on as jobs; the same command keeps what they measure", err=True)
             raise
-    found = tables_of(Records(design))
+    records = Records(design)
+    found = tables_of(records)
     if tables and not found:
         typer.echo(f"nothing of {file} is measured in {design.folder}; without --tables it is", err=True)
     if figure is not None:
-        draw(Records(design), figure)
+        draw(records, figure)
+    if records.mixed_precision:
+        typer.echo(f"{file}: {records.mixed_precision}", err=True)
     result: dict[str, Any] = {"experiment": design.name, "folder": str(design.folder), "failed": failed}
     result["tables"] = {table.name: table.as_json() for table in found}
 
@@ -76,3 +74,17 @@ def experiment_command(
     emit(result, as_json, show)
     if failed:
         raise ClpError("; ".join(failed))
+
+
+def check_places(figure: Path | None, output: Path | None) -> None:
+    """Refuse places where nothing can be written, before hours of work.
+
+    Raises:
+        InputError: what is wrong with one, and what to name instead.
+    """
+    if figure is not None and not figure.absolute().parent.is_dir():
+        raise InputError(f"--figure: there is no folder {figure.absolute().parent}; make it first")
+    if figure is not None and figure.suffix not in FIGURES:
+        raise InputError(f"--figure {figure}: give a file that ends in one of {', '.join(FIGURES)}")
+    if output is not None and output.exists() and not output.is_dir():
+        raise InputError(f"--output {output} is no folder; name a new one, or one that holds measurements")

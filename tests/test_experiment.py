@@ -355,6 +355,24 @@ def test_raw_measurements_are_whole_and_say_what_made_them(records):
     assert not re.findall(r"/(?:work|tmp|root|home)/", raw)
 
 
+def test_runs_of_machines_that_chose_other_precisions_are_told_of(tmp_path):
+    kept = next(records for records in shipped() if records.design.name == "demo-short")
+    assert not any(records.mixed_precision for records in shipped())
+    shutil.copytree(kept.folder, tmp_path / "kept")
+    file = tmp_path / "kept" / "runs" / "clp-s1.json"
+    told = json.loads(file.read_text())
+    file.write_text(json.dumps(told | {"plan": told["plan"] | {"bf16": not told["plan"]["bf16"]}}))
+    command = [sys.executable, "-m", "clp_core", "experiment", str(kept.design.file), "--tables", "--output"]
+    done = subprocess.run([*command, str(tmp_path / "kept")], capture_output=True, text=True, check=True)
+    assert "not the same for all runs" in done.stderr
+    assert "float32: clp-s1)" in done.stderr
+    done = subprocess.run([*command, str(kept.folder)], capture_output=True, text=True, check=True)
+    assert "not the same" not in done.stderr
+    asked = told["arguments"] | {"precision": "float32"}
+    file.write_text(json.dumps(told | {"arguments": asked}))
+    assert Records(read_design(kept.design.file, tmp_path / "kept")).mixed_precision == ""  # it is another run now
+
+
 def test_curves_of_shipped_experiments_have_keys_that_find_them():
     assert len({records.design.order for records in shipped()}) == len(shipped())
     assert shipped()[0].design.name == "demo"

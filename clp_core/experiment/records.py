@@ -70,6 +70,19 @@ class Records:
         """The runs that are measured."""
         return [run for run in self.design.runs if self.has_run(run)]
 
+    @property
+    def mixed_precision(self) -> str:
+        """What there is to say where machines chose different precisions for runs that are held against each other."""
+        found: dict[str, list[str]] = {}
+        for run in self.measured_runs:
+            told = self.read(RUNS, f"{run.key}.json")
+            if told["arguments"]["precision"] == "auto":
+                found.setdefault("bf16" if told["plan"]["bf16"] else "float32", []).append(run.key)
+        if len(found) < 2:
+            return ""
+        kinds = "; ".join(f"{precision}: {', '.join(keys)}" for precision, keys in found.items())
+        return f"the machine chose the precision, and not the same for all runs ({kinds}); name one under train:"
+
     def read(self, *parts: str) -> dict[str, Any]:
         """Return what a file holds, an empty object where it is not there."""
         return read_json(self.file(*parts))
