@@ -24,9 +24,11 @@ EVIL = "<img src=x onerror=window.attacked=1>\"'**b**"
 
 
 def train_options(space, name, **more):
-    texts = space.texts / "demo-train-de.txt", space.texts / "demo-valid-de.txt"
-    settings = {"max_steps": 60, "eval_every": 20, "batch_tokens": 1024, "block_length": 128} | more
-    return TrainOptions(str(space.models / "demo-source-en"), (str(texts[0]),), str(texts[1]), name=name, **settings)
+    heldout = space.texts / "short-valid-de.txt"  # scoring the whole text would take longer than the training
+    heldout.write_text((space.texts / "demo-valid-de.txt").read_text(encoding="utf-8")[:8000], encoding="utf-8")
+    settings = {"max_steps": 30, "eval_every": 10, "batch_tokens": 1024, "block_length": 128} | more
+    train = (str(space.texts / "demo-train-de.txt"),)
+    return TrainOptions(str(space.models / "demo-source-en"), train, str(heldout), name=name, **settings)
 
 
 def test_run_is_launched_watched_paused_stopped_resumed_and_deleted(server, context, space, emptied):
