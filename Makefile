@@ -58,7 +58,7 @@ $(SLURM_STAMP): $(STAMP)
 	@touch $@
 
 test: install browser slurm lint
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
 
 # Tables, numbers and figures in the documents, made again from the raw measurements in notebooks/experiments.
 results: install browser

@@ -9,6 +9,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from conftest import put_short_text
 from test_jobs import end_of, wait_for
 
 from clp_core.jobs import JobStore
@@ -51,6 +52,7 @@ def server(space, tmp_path_factory):
         "CLP_ROOTS": f"{ROOT.parent / 'shared'}{os.pathsep}{tmp_path_factory.getbasetemp()}",
         "HF_HUB_OFFLINE": "1",
     }
+    put_short_text(space.texts)
     subprocess.run([sys.executable, "-m", "clp_core", "demo"], env=environment, check=True, capture_output=True)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import lzma
 import os
 import shutil
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # several tests run at once; threads that wait for each other crawl
 
 ENGLISH = [
     "The quick brown fox jumps over the lazy dog and runs into the deep forest.",
@@ -160,6 +162,15 @@ def demo(tmp_path_factory):
     return {key: Path(value) for key, value in found.items()}
 
 
+def put_short_text(folder: Path) -> None:
+    """Put a sixth of the demo's held-out text where the demo unpacks all of it: scoring then takes a sixth."""
+    from clp_core.demo import DATA, EVAL_TEXT
+
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = lzma.decompress((DATA / "valid.txt.xz").read_bytes()).splitlines(keepends=True)
+    (folder / EVAL_TEXT).write_bytes(b"".join(lines[: len(lines) // 6]))
+
+
 @pytest.fixture
 def server_that_has_run_app_once(monkeypatch):
     """AppTest forgets before each run that app.py has a navigation of its own; a server knows after its first run."""
@@ -179,13 +190,14 @@ def server_that_has_run_app_once(monkeypatch):
 
 @pytest.fixture
 def space(tmp_path, monkeypatch, demo):
-    """A workspace with the demo and one target, of its own for each test."""
+    """A workspace with the demo, of its own for each test."""
     from clp_core.prepared import prepare
     from clp_core.workspace import Workspace
 
     root = tmp_path / "space"
     shutil.copytree(demo["workspace"] / "models", root / "models", copy_function=shutil.copy2)
     shutil.copytree(demo["workspace"] / "texts", root / "texts")
+    put_short_text(root / "texts")
     monkeypatch.setenv("CLP_WORKSPACE", str(root))
     found = Workspace(root)
 

@@ -102,7 +102,6 @@ def test_run_is_launched_watched_paused_stopped_resumed_and_deleted(server, cont
 def test_two_runs_are_compared_and_the_comparison_is_sent_on(server, context, space, emptied, tmp_path, monkeypatch):
     monkeypatch.setenv("CLP_WORKSPACE", str(space.root))
     monkeypatch.setenv("CLP_QUEUE", str(space.root / "queue"))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # threads that wait for each other crawl on a machine with other work
     slow = submit_train(space, train_options(space, "slow rate", learning_rate=1e-5))
     fast = submit_train(space, train_options(space, "fast rate", learning_rate=1e-3))
     for run in (slow, fast):

@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+from conftest import put_short_text
 from test_jobs import end_of
 
 from clp_core.compare import AS_AUTO, compare_methods
@@ -89,7 +90,9 @@ def test_training_lowers_the_targets_bits_per_byte(demo, tmp_path):
     space = Workspace(demo["workspace"])
     target = tmp_path / "target"
     transfer(TransferOptions(str(demo["source"]), str(demo["helper"]), str(target), method="linear"))
-    options = TrainOptions(str(target), (str(demo["train_text"]),), str(demo["eval_text"]), max_steps=20, eval_every=20)
+    put_short_text(tmp_path)
+    held_out = str(tmp_path / demo["eval_text"].name)
+    options = TrainOptions(str(target), (str(demo["train_text"]),), held_out, max_steps=20, eval_every=20)
     job = submit_train(space, options)
     assert end_of(job, 300).state == "finished", job.log_tail()
     first, last = (line["bits_per_byte"] for line in job.metrics() if "bits_per_byte" in line)

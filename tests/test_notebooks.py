@@ -2,6 +2,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from conftest import put_short_text
 from nbclient import NotebookClient
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -20,6 +21,7 @@ EXPECTED = {  # what each notebook says on the way, and how many figures it draw
 def test_notebook_runs_top_to_bottom(path, tmp_path, monkeypatch):
     monkeypatch.setenv("CLP_WORKSPACE", str(tmp_path))
     monkeypatch.setenv("CLP_NOTEBOOK_STEPS", "12")
+    put_short_text(tmp_path / "texts")
     notebook = nbformat.read(path, as_version=4)
     NotebookClient(notebook, timeout=500, kernel_name="python3").execute(cwd=str(tmp_path))
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]

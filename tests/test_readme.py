@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import put_short_text
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -24,6 +25,7 @@ def test_two_commands_are_targets_of_the_makefile():
 def test_command_line_of_the_readme_runs_from_top_to_bottom(tmp_path):
     script = BLOCKS[1].replace("--max-steps 300", "--max-steps 3")
     assert script != BLOCKS[1]
+    put_short_text(tmp_path / "workspace" / "texts")
     binary = Path(sys.executable).parent
     environment = os.environ | {"PATH": f"{binary}:{os.environ['PATH']}", "HF_HUB_OFFLINE": "1"}
     environment.pop("CLP_WORKSPACE")
