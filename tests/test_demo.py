@@ -64,14 +64,8 @@ def test_demo_is_small_and_its_card_tells_the_measured_figures():
     assert "CC-BY-SA-3.0" in (DATA / "NOTICE.txt").read_text()
 
 
-@pytest.fixture
-def held_out(tmp_path, demo):
-    put_short_text(tmp_path)
-    return str(tmp_path / demo["eval_text"].name)
-
-
-def test_linear_beats_random_rows_before_training_and_clp_is_reported_as_it_is(demo, held_out, record_property):
-    options = TransferOptions(str(demo["source"]), str(demo["helper"]), "(none)", eval_text=held_out)
+def test_linear_beats_random_rows_before_training_and_clp_is_reported_as_it_is(demo, record_property):
+    options = TransferOptions(str(demo["source"]), str(demo["helper"]), "(none)", eval_text=str(demo["eval_text"]))
     scores, advice = compare_methods(options)
     assert {score.method for score in scores} == set(INITIALIZERS) - {"static-vectors"} | {AS_AUTO}
     found = {score.method: score for score in scores}
@@ -92,10 +86,12 @@ def test_published_rule_on_the_demo_is_told_to_be_at_risk(demo, tmp_path):
     assert "use --method linear" in report["warnings"][-1]
 
 
-def test_training_lowers_the_targets_bits_per_byte(demo, held_out, tmp_path):
+def test_training_lowers_the_targets_bits_per_byte(demo, tmp_path):
     space = Workspace(demo["workspace"])
     target = tmp_path / "target"
     transfer(TransferOptions(str(demo["source"]), str(demo["helper"]), str(target), method="linear"))
+    put_short_text(tmp_path)
+    held_out = str(tmp_path / demo["eval_text"].name)
     options = TrainOptions(str(target), (str(demo["train_text"]),), held_out, max_steps=20, eval_every=20)
     job = submit_train(space, options)
     assert end_of(job, 300).state == "finished", job.log_tail()
