@@ -15,7 +15,8 @@ import time
 
 import numpy as np
 
-from clp_core.initializers import Context, initializer
+from clp_core.initializers import initializer
+from clp_core.initializers.base import Context
 from clp_core.tensors import ArrayRows
 
 

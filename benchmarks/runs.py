@@ -91,7 +91,7 @@ def in_a_new_process(ids: list[str]) -> dict[str, float]:
 
 def reader_figures(folder: Path) -> dict[int, float]:
     """Return the milliseconds it takes to take in one new line and have the points of a curve, by lines in the file."""
-    from clp_core.jobs.metrics import RunMetrics
+    from clp_core.jobs.run_metrics import RunMetrics
 
     found = {}
     for n in (1_000, 10_000, 100_000, 1_000_000):

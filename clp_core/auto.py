@@ -11,7 +11,6 @@ from clp_core.initializers import initializer
 from clp_core.pair import Pair
 from clp_core.progress import report_progress
 
-AUTO = "auto"
 PLAIN = ("linear", {"neighbours": 16.0})
 RICHER: tuple[str, dict[str, float]] = ("two-view", {})
 MARGIN = 0.03

@@ -33,13 +33,13 @@ from clp_core.cli_train import tell_run
 from clp_core.documents import DEFAULT_FIELD
 from clp_core.downstream import DownstreamOptions
 from clp_core.errors import ClpError, InputError
-from clp_core.export import ExportOptions
+from clp_core.export_options import ExportOptions
 from clp_core.options import help_of
-from clp_core.playground import PlaygroundOptions
-from clp_core.pretraining import PretrainOptions
-from clp_core.projection import ProjectOptions
-from clp_core.push import PushOptions
-from clp_core.tokenizer_training import TokenizerOptions
+from clp_core.playground_options import PlaygroundOptions
+from clp_core.pretrain_options import PretrainOptions
+from clp_core.project_options import ProjectOptions
+from clp_core.push_options import PushOptions
+from clp_core.tokenizer_options import TokenizerOptions
 from clp_core.train_options import TrainOptions
 from clp_core.transfer_options import TransferOptions
 from clp_core.workspace import Workspace
@@ -75,9 +75,10 @@ def overlap(
     as_json: Json = False,
 ) -> None:
     """Compare vocabularies: tokens in common, as shares of source and of target."""
+    from clp_core.choices import MATCHES
     from clp_core.documents import Texts
     from clp_core.locate import locate
-    from clp_core.overlap import MATCHES, overlap_pairs
+    from clp_core.overlap import overlap_pairs
     from clp_core.text_overlap import measure_text
     from clp_core.vocabulary import Vocabulary
 

@@ -10,7 +10,7 @@ import typer
 
 from clp_core.cli_output import Json, emit, print_table, terminal_progress, written
 from clp_core.errors import InputError
-from clp_core.projection import ProjectOptions
+from clp_core.project_options import ProjectOptions
 from clp_core.workspace import Workspace
 
 

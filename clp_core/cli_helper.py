@@ -8,8 +8,8 @@ import typer
 
 from clp_core.cli_output import Json, emit, print_table, terminal_progress
 from clp_core.cli_train import tell_run
-from clp_core.pretraining import PretrainOptions
-from clp_core.tokenizer_training import TokenizerOptions
+from clp_core.pretrain_options import PretrainOptions
+from clp_core.tokenizer_options import TokenizerOptions
 from clp_core.workspace import Workspace
 
 

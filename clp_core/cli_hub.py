@@ -7,8 +7,8 @@ from typing import Any
 import typer
 
 from clp_core.cli_output import Json, emit, print_table, terminal_progress
-from clp_core.export import ExportOptions
-from clp_core.push import PushOptions
+from clp_core.export_options import ExportOptions
+from clp_core.push_options import PushOptions
 from clp_core.workspace import Workspace
 
 

@@ -13,7 +13,7 @@ from clp_core.answers import FAILED, Answer, GenerateOptions
 from clp_core.cli_output import Json, emit
 from clp_core.errors import ClpError
 from clp_core.jobs.job import refuse_access_tokens
-from clp_core.playground import PlaygroundOptions
+from clp_core.playground_options import PlaygroundOptions
 
 WAIT_POLICY = ("OMP_WAIT_POLICY", "PASSIVE")
 """Threads that wait for each other spin by default: beside a run that uses all cores, that makes a token 20 times as

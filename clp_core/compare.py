@@ -16,7 +16,8 @@ import numpy as np
 from clp_core import heldout
 from clp_core.documents import Texts
 from clp_core.errors import InputError
-from clp_core.initializers import Initializer, initializer, parse_settings
+from clp_core.initializers import initializer
+from clp_core.initializers.base import Initializer, parse_settings
 from clp_core.method_rows import KEPT, MethodRows
 from clp_core.pair import Pair
 from clp_core.prepared import max_positions
@@ -87,7 +88,7 @@ def compare_methods(
         InputError: a method is unknown, or the pair cannot be opened.
     """
     chosen = [parse_method(name) for name in methods]
-    pair = options.open_pair()
+    pair = Pair.of(options)
     if not chosen:
         chosen = [parse_method(name) for name in (*pair.usable_methods(), AS_AUTO)]
     bench = Bench.open(pair, options) if options.eval_text else None

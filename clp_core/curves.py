@@ -15,7 +15,8 @@ import numpy as np
 
 from clp_core.errors import InputError
 from clp_core.jobs.job import Job, checked_name, read_state
-from clp_core.jobs.metrics import AXES, MAX_POINTS, RunMetrics, Thinned
+from clp_core.jobs.metrics import AXES
+from clp_core.jobs.run_metrics import MAX_POINTS, RunMetrics, Thinned
 from clp_core.jobs.store import JobStore, slug_of
 from clp_core.leaks import STANDS_IN_IT
 from clp_core.progress import write_json

@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from clp_core.choices import DEVICES
 from clp_core.errors import InputError
-
-DEVICES = ("auto", "cpu", "cuda")
 
 
 class Device:

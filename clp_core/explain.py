@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 
 from clp_core.checkpoint import Checkpoint
 from clp_core.errors import InputError
-from clp_core.initializers import Context, Fitted, initializer
+from clp_core.initializers import initializer
+from clp_core.initializers.base import Context, Fitted
 from clp_core.locate import read_json
 from clp_core.neighbors import unit
 from clp_core.provenance import ANCHOR_COLUMNS, KEPT_ANCHORS, PROVENANCE_FILE, ROW_GROUP

@@ -10,7 +10,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import numpy as np
 
 from clp_core.checkpoint import Checkpoint
 from clp_core.errors import ClpError, InputError
+from clp_core.export_options import BEST, DTYPE_NAMES, LAST, SOURCE, ExportOptions
 from clp_core.folders import check_disk, refuse_if_inside
 from clp_core.hub import HubName, cached
 from clp_core.jobs.checkpoints import best_of, read_manifest, step_of
@@ -25,7 +26,6 @@ from clp_core.jobs.job import Job
 from clp_core.jobs.store import JobStore
 from clp_core.locate import read_json
 from clp_core.model_card import Card
-from clp_core.options import option
 from clp_core.output_folder import check_output, partial_folder, restore_replaced, take_name
 from clp_core.progress import report_progress
 from clp_core.provenance import PROVENANCE_FILE
@@ -36,38 +36,12 @@ from clp_core.training_facts import CURVE_FILE, TRAINING_FILE, curve_csv, first_
 from clp_core.vocabulary import TOKENIZER_FILES
 from clp_core.workspace import REPORT_FILE, Workspace
 
-BEST, LAST = "best", "last"
-SOURCE = "source"
-DTYPE_NAMES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 CONFIG_NAMES = {"F64": "float64"} | {name: config for config, name in DTYPE_NAMES.items()}
 COMPANIONS = (*TOKENIZER_FILES, *TOKENIZER_COMPANIONS, "chat_template.jinja", "generation_config.json",
               REPORT_FILE, PROVENANCE_FILE)  # fmt: skip
 """What is copied as it is; nothing else of a checkpoint is taken along."""
 ROW_WIDTH = 1024
 """A tensor is read as rows of this many values where its size allows; what shape it has does not matter."""
-
-
-@dataclass(frozen=True)
-class ExportOptions:
-    """What an export is asked to do."""
-
-    job: str = option(help="run whose checkpoint is exported: the name of its directory")
-    output: str = option(help="folder to write the model to")
-    checkpoint: str = option(BEST, help="best (fewest bits per byte), last, or the step of a checkpoint")
-    dtype: str = option(
-        SOURCE, help="data type of the weights; source: that of the model the training began with, tensor by tensor",
-        choices=(SOURCE, *DTYPE_NAMES),
-    )  # fmt: skip
-    overwrite: bool = option(False, help="replace an output folder that exists")
-
-    def __post_init__(self) -> None:
-        """Refuse bad values by naming the field."""
-        if not self.output.strip():
-            raise InputError("--output is empty; name a folder")
-        if self.checkpoint not in (BEST, LAST) and not self.checkpoint.isdigit():
-            raise InputError(f"--checkpoint {self.checkpoint!r} is unknown; use {BEST}, {LAST} or a step")
-        if self.dtype not in (SOURCE, *DTYPE_NAMES):
-            raise InputError(f"--dtype {self.dtype!r} is unknown; use one of {', '.join((SOURCE, *DTYPE_NAMES))}")
 
 
 def chosen_checkpoint(job: Job, which: str) -> Path:

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
-from clp_core.initializers import Context, Initializer
+from clp_core.initializers.base import Context, Initializer
 from clp_core.tensors import Subset, block_ranges, mean_row
 
 HIDDEN_SHARE = 0.1

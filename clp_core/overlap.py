@@ -6,18 +6,18 @@ import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal, get_args
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
+from clp_core.choices import MATCHES, SPECIAL_RULES
 from clp_core.errors import InputError
 from clp_core.progress import report_progress
 from clp_core.vocabulary import CATEGORIES, ROLES, Vocabulary
 
-Match = Literal["raw", "canonical"]
-MATCHES: tuple[str, ...] = get_args(Match)
-SPECIAL_RULES = ("auto", "string", "role")
+if TYPE_CHECKING:
+    import pandas as pd
+
 FIELDS = ("category", "script", "length", "word start", "rank")
 """What the tokens of an overlap can be grouped by."""
 
@@ -144,6 +144,8 @@ class Overlap:
         if field == "category":
             return target.categories
         if field == "script":
+            import pandas as pd
+
             scripts = pd.Series(target.scripts)
             frequent = scripts[self.is_token].value_counts().head(most).index
             return scripts.where(scripts.isin(frequent), "other").to_numpy(dtype=object)
@@ -164,6 +166,8 @@ class Overlap:
         Args:
             field: see ``groups``; categories, lengths and ranks come in their own order, scripts by falling number.
         """
+        import pandas as pd
+
         frame = pd.DataFrame({"group": self.groups(field), "copied": self.source_ids >= 0})[self.is_token]
         table = frame.groupby("group", sort=False)["copied"].agg(copied="sum", total="size").reset_index()
         table["missing"] = table["total"] - table["copied"]
@@ -178,6 +182,8 @@ class Overlap:
 
     def table(self) -> pd.DataFrame:
         """Return one row a target token: id, token, shown, status, category, script, bytes, source_id."""
+        import pandas as pd
+
         target = self.target
         keep = np.flatnonzero(self.is_token)
         return pd.DataFrame(
@@ -266,6 +272,8 @@ class OverlapMatrix:
 
     def table(self) -> pd.DataFrame:
         """Return one row an ordered pair: source, target, their sizes, overlap, share_of_source, share_of_target."""
+        import pandas as pd
+
         rows = [
             (self.names[i], self.names[j], int(self.sizes[i]), int(self.sizes[j]), int(self.counts[i, j]),
              float(self.share_of_source[i, j]), float(self.share_of_target[i, j]))

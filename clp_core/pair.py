@@ -6,20 +6,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from clp_core.checkpoint import Checkpoint
-from clp_core.devices import Device
+from clp_core.devices import Device, device_named
 from clp_core.errors import InputError
-from clp_core.initializers import INITIALIZERS, Context, Vectors
+from clp_core.initializers import INITIALIZERS
+from clp_core.initializers.base import Context, Vectors
 from clp_core.overlap import Overlap
-from clp_core.overrides import resolve_overrides
+from clp_core.overrides import read_overrides, resolve_overrides
 from clp_core.pieces import SourcePieces
 from clp_core.rows import RowPlan
 from clp_core.shards import read_ahead
+from clp_core.static_vectors import read_vectors
 from clp_core.tensors import JoinedRows, RowSource, Subset, block_ranges
 from clp_core.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from clp_core.transfer_options import TransferOptions
 
 SPARE_SHARE = 0.1
 NAMES_SHOWN = 5
@@ -46,6 +52,21 @@ class Pair:
     vectors: Vectors | None = None
     device: Device = field(default_factory=Device)
     warnings: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, options: TransferOptions) -> Pair:
+        """Open source and helper, with the overrides, word vectors and device that the options name.
+
+        Raises:
+            InputError: one of the files they name cannot be used; see ``open``.
+        """
+        overrides = read_overrides(options.override, options.override_file)
+        device = device_named(options.device)
+        pair = cls.open(options.source, options.helper, options.match, options.special_tokens, overrides, device)
+        pair.vectors = read_vectors(
+            options.target_vectors, options.source_vectors, options.dictionary, pair.overlap.source, pair.overlap.target
+        )
+        return pair
 
     @classmethod
     def open(

@@ -30,31 +30,14 @@ from clp_core.folders import fingerprint
 from clp_core.jobs.job import Job, read_state, refuse_access_tokens
 from clp_core.jobs.store import JobStore
 from clp_core.jobs.submit import submit
-from clp_core.options import option
+from clp_core.playground_options import IDLE_SECONDS, PlaygroundOptions
 from clp_core.progress import boot_clock, write_json
 from clp_core.workspace import Workspace
 
 KIND = "playground"
-IDLE_SECONDS = 120
 READY, ANSWERING, IDLE = "ready", "answering", "idle"
 """What the heartbeat says of a session whose models are loaded; before, that it loads them."""
 CLOSING_WAIT_S = 20.0
-
-
-@dataclass(frozen=True)
-class PlaygroundOptions:
-    """What a session holds, and for how long."""
-
-    models: tuple[str, ...] = option(help="models to hold in memory: folders or Hub ids")
-    idle_seconds: int = option(
-        IDLE_SECONDS, help="end, and give the memory back, after so long without a prompt", minimum=1
-    )
-
-    def __post_init__(self) -> None:
-        """Refuse bad values by naming the field."""
-        GenerateOptions(self.models)
-        if self.idle_seconds < 1:
-            raise InputError("--idle-seconds must be at least 1")
 
 
 class ClosedError(ClpError):

@@ -20,7 +20,8 @@ from clp_core.errors import InputError
 from clp_core.generation import Event, Reader, Speaker, answer
 from clp_core.jobs.job import Job
 from clp_core.jobs.queue import DeviceQueue
-from clp_core.playground import ANSWERING, IDLE, READY, PlaygroundOptions, Session
+from clp_core.playground import ANSWERING, IDLE, READY, Session
+from clp_core.playground_options import PlaygroundOptions
 from clp_core.playground_place import Needs, Place, take_place
 from clp_core.progress import HEART, JOB_ENVIRONMENT, report_progress, write_json
 

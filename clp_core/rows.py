@@ -8,7 +8,8 @@ from functools import cached_property
 
 import numpy as np
 
-from clp_core.initializers import Fitted, Mix, initializer
+from clp_core.initializers import initializer
+from clp_core.initializers.base import Fitted, Mix
 from clp_core.neighbors import unit
 from clp_core.overlap import Overlap
 from clp_core.progress import report_progress
@@ -17,7 +18,6 @@ from clp_core.tensors import RowSource, TensorRows, block_ranges
 
 STATUSES = ("copied", "initialised", "override", "special", "padding")
 COPIED, INITIALISED, OVERRIDE, SPECIAL, PADDING = range(len(STATUSES))
-GUARDS = ("none", "warn", "fallback")
 FALLBACKS = ("linear", "mean")
 """Methods that take over a row at risk under ``--guard fallback``, in this order."""
 

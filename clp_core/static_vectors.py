@@ -13,7 +13,7 @@ from scipy.linalg import orthogonal_procrustes
 
 from clp_core.documents import read_lines
 from clp_core.errors import InputError
-from clp_core.initializers import Vectors
+from clp_core.initializers.base import Vectors
 from clp_core.progress import report_progress
 from clp_core.vocabulary import Vocabulary, decoded
 

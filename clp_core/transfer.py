@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 
 from clp_core import __version__, heldout
-from clp_core.auto import AUTO, Choice, choose
+from clp_core.auto import Choice, choose
 from clp_core.checkpoint import Written
+from clp_core.choices import AUTO
 from clp_core.folders import check_disk, refuse_if_inside
-from clp_core.initializers import Fitted, initializer
+from clp_core.initializers import initializer
+from clp_core.initializers.base import Fitted
 from clp_core.locate import read_json
 from clp_core.model_card import Card
 from clp_core.origins import Origin
@@ -60,7 +62,7 @@ def transfer(options: TransferOptions) -> dict[str, Any]:
     restore_replaced(output)
     check_output(output, options.overwrite)
     report_progress("opening the models")
-    pair = options.open_pair()
+    pair = Pair.of(options)
     refuse_if_inside(output, pair.source.folder, pair.helper.folder)
     text = read_evaluation_text(options.eval_text)
     plan = pair.plan(options.pad_to_multiple_of)

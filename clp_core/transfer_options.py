@@ -4,16 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from clp_core.auto import AUTO
-from clp_core.devices import DEVICES, device_named
+from clp_core.choices import AUTO, DEVICES, GUARDS, MATCHES, SPECIAL_RULES
 from clp_core.errors import InputError
-from clp_core.initializers import INITIALIZERS, initializer, parse_settings
+from clp_core.initializers import INITIALIZERS, initializer
 from clp_core.options import option
-from clp_core.overlap import MATCHES, SPECIAL_RULES
-from clp_core.overrides import read_overrides
-from clp_core.pair import Pair
-from clp_core.rows import GUARDS
-from clp_core.static_vectors import read_vectors
 
 PROVENANCE_KINDS = ("full", "light")
 
@@ -65,7 +59,7 @@ class TransferOptions:
         for name in ("source", "helper", "output"):
             if not str(getattr(self, name)).strip():
                 raise InputError(f"--{name} is empty; name a folder")
-        settings = parse_settings(self.setting)
+        settings = self.settings
         if self.method != AUTO:
             initializer(self.method).resolve(settings)
         elif settings:
@@ -90,21 +84,9 @@ class TransferOptions:
     @property
     def settings(self) -> dict[str, float]:
         """The method's settings that were given."""
+        from clp_core.initializers.base import parse_settings
+
         return parse_settings(self.setting)
-
-    def open_pair(self) -> Pair:
-        """Open source and helper as these options say.
-
-        Raises:
-            InputError: one of the files they name cannot be used.
-        """
-        overrides = read_overrides(self.override, self.override_file)
-        device = device_named(self.device)
-        pair = Pair.open(self.source, self.helper, self.match, self.special_tokens, overrides, device)
-        pair.vectors = read_vectors(
-            self.target_vectors, self.source_vectors, self.dictionary, pair.overlap.source, pair.overlap.target
-        )
-        return pair
 
 
 def check_unused(options: TransferOptions) -> None:

@@ -23,9 +23,11 @@ from clp_core.jobs.submit import command_of
 from clp_core.leaks import STANDS_IN_IT
 from clp_core.locate import is_hub_id, read_json
 from clp_core.options import help_of
-from clp_core.pretraining import PretrainOptions, command_detached, submit_helper
+from clp_core.pretrain_options import PretrainOptions
+from clp_core.pretraining import command_detached, submit_helper
 from clp_core.roots import OutsideError
-from clp_core.tokenizer_training import STYLES, TokenizerOptions, submit_tokenizer
+from clp_core.tokenizer_options import STYLES, TokenizerOptions
+from clp_core.tokenizer_training import submit_tokenizer
 from clp_core.train_options import TrainOptions
 from clp_core.transfer_options import TransferOptions
 from clp_core.vocabulary import Vocabulary

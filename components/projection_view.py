@@ -15,7 +15,8 @@ from clp_core.errors import InputError
 from clp_core.figures import Marks, scatter
 from clp_core.jobs.submit import command_of, submit_project
 from clp_core.prepared import Prepared
-from clp_core.projection import MOST_POINTS, Movement, ProjectOptions, find_layout, inside, sampled
+from clp_core.project_options import ProjectOptions
+from clp_core.projection import MOST_POINTS, Movement, find_layout, inside, sampled
 from clp_core.provenance import PROVENANCE_FILE
 from clp_core.vocabulary import Vocabulary
 from components.browser import tell_on_hover

@@ -17,7 +17,7 @@ from clp_core.figures import AXES, MEASURES, curves
 from clp_core.jobs import Job, JobStore
 from clp_core.jobs.alerts import alerts_of
 from clp_core.jobs.checkpoints import resumable_checkpoint, step_of
-from clp_core.jobs.metrics import RunMetrics
+from clp_core.jobs.run_metrics import RunMetrics
 from clp_core.jobs.speed import pace, seconds_left
 from clp_core.jobs.submit import resume
 from components.jobs import badge

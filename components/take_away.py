@@ -11,14 +11,14 @@ from pathlib import Path
 import pandas as pd
 import streamlit as st
 
-from clp_core.export import SOURCE, ExportOptions
+from clp_core.export_options import SOURCE, ExportOptions
 from clp_core.folders import fingerprint
 from clp_core.jobs import Job, JobStore
 from clp_core.jobs.checkpoints import best_of, read_manifest, step_of
 from clp_core.jobs.store import slug_of
 from clp_core.jobs.submit import command_of, submit_export, submit_push
 from clp_core.options import help_of
-from clp_core.push import PushOptions
+from clp_core.push_options import PushOptions
 from clp_core.roots import confined
 from components.jobs import follow
 from components.messages import command, errors_as_messages, number, offer_file, plain, size

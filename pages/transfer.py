@@ -3,15 +3,13 @@
 import pandas as pd
 import streamlit as st
 
-from clp_core.auto import AUTO
+from clp_core.choices import AUTO, GUARDS, MATCHES
 from clp_core.figures import methods_chart
 from clp_core.initializers import INITIALIZERS
 from clp_core.jobs import JobStore
 from clp_core.jobs.submit import command_of, submit_compare, submit_transfer
 from clp_core.options import help_of
-from clp_core.overlap import MATCHES
 from clp_core.overrides import OverrideList
-from clp_core.rows import GUARDS
 from clp_core.transfer_options import TransferOptions
 from components.jobs import follow
 from components.messages import command, plain, question

@@ -16,7 +16,8 @@ from test_cli_jobs import refused
 
 from clp_core.checkpoint import Checkpoint
 from clp_core.errors import ClpError, InputError
-from clp_core.export import ExportOptions, export
+from clp_core.export import export
+from clp_core.export_options import ExportOptions
 from clp_core.jobs.checkpoints import seal
 from clp_core.model_card import Card
 from clp_core.progress import write_json

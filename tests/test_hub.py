@@ -17,12 +17,14 @@ from test_export import add_checkpoint, made_target
 from test_jobs import end_of, wait_for
 
 from clp_core.errors import ClpError, InputError
-from clp_core.export import ExportOptions, export
+from clp_core.export import export
+from clp_core.export_options import ExportOptions
 from clp_core.hub import HubName
 from clp_core.hub_errors import explained
 from clp_core.jobs import JobStore
 from clp_core.jobs.submit import submit_push
-from clp_core.push import PushOptions, push
+from clp_core.push import push
+from clp_core.push_options import PushOptions
 
 BIG = 12 << 20
 STEP = 10 << 20

@@ -10,7 +10,8 @@ from scipy import sparse
 from clp_core import heldout
 from clp_core.devices import Device, TorchDevice
 from clp_core.errors import InputError
-from clp_core.initializers import INITIALIZERS, Context, Vectors, initializer, parse_settings
+from clp_core.initializers import INITIALIZERS, initializer
+from clp_core.initializers.base import Context, Vectors, parse_settings
 from clp_core.initializers.linear import LAMBDA_STEPS, leave_one_out_errors
 from clp_core.initializers.sparsemax import sparsemax
 from clp_core.tensors import ArrayRows

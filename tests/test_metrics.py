@@ -7,8 +7,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from clp_core.jobs import metrics
-from clp_core.jobs.metrics import MAX_POINTS, MetricsWriter, RunMetrics, Thinned, read_lines, read_tail
+from clp_core.jobs import run_metrics
+from clp_core.jobs.metrics import MetricsWriter, read_lines, read_tail
+from clp_core.jobs.run_metrics import MAX_POINTS, RunMetrics, Thinned
 
 QUIET = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 
@@ -116,13 +117,13 @@ def lines_of(n, start=1):
 
 def test_refresh_of_a_long_run_reads_and_parses_only_what_is_new(tmp_path, monkeypatch):
     parsed, path = [], tmp_path / "metrics.jsonl"
-    original = metrics.parsed
+    original = run_metrics.parsed
 
     def counting(lines):
         parsed.append(len(lines))
         return original(lines)
 
-    monkeypatch.setattr(metrics, "parsed", counting)
+    monkeypatch.setattr(run_metrics, "parsed", counting)
     path.write_text(lines_of(20_000))
     reader = RunMetrics(path).read()
     with open(path, "a") as file:
@@ -141,8 +142,8 @@ def test_what_was_read_is_kept_and_gone_on_with(tmp_path, monkeypatch):
     with open(path, "a") as file:
         file.write(lines_of(20, start=3001))
     seen = []
-    original = metrics.parsed
-    monkeypatch.setattr(metrics, "parsed", lambda lines: seen.append(len(lines)) or original(lines))
+    original = run_metrics.parsed
+    monkeypatch.setattr(run_metrics, "parsed", lambda lines: seen.append(len(lines)) or original(lines))
     again = RunMetrics(path, kept).read()
     assert seen == [20]
     fresh = RunMetrics(path).read()

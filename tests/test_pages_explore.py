@@ -13,7 +13,7 @@ from clp_core.jobs.submit import submit_agreement, submit_near_duplicates, submi
 from clp_core.overlap import Overlap
 from clp_core.overrides import OverrideList
 from clp_core.prepared import prepare
-from clp_core.projection import ProjectOptions
+from clp_core.project_options import ProjectOptions
 from clp_core.vocabulary import Vocabulary
 
 pytestmark = pytest.mark.usefixtures("server_that_has_run_app_once")

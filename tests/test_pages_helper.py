@@ -9,7 +9,8 @@ from test_jobs import end_of, wait_for
 
 from clp_core.demo import SOURCE, TRAIN_TEXT
 from clp_core.jobs import JobStore
-from clp_core.tokenizer_training import TokenizerOptions, train_tokenizer
+from clp_core.tokenizer_options import TokenizerOptions
+from clp_core.tokenizer_training import train_tokenizer
 from clp_core.transfer import transfer as write_target
 from clp_core.transfer_options import TransferOptions
 from clp_core.vocabulary import Vocabulary

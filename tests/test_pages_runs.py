@@ -13,7 +13,7 @@ from test_jobs import end_of, train_options, wait_for
 from clp_core.jobs import JobStore
 from clp_core.jobs.alerts import alerts_of
 from clp_core.jobs.job import Status
-from clp_core.jobs.metrics import MAX_POINTS, RunMetrics
+from clp_core.jobs.run_metrics import MAX_POINTS, RunMetrics
 from clp_core.jobs.submit import submit_train
 
 pytestmark = pytest.mark.usefixtures("server_that_has_run_app_once")

@@ -21,7 +21,8 @@ from clp_core.errors import InputError
 from clp_core.hardware import Gpu
 from clp_core.jobs import JobStore
 from clp_core.jobs.queue import DeviceQueue
-from clp_core.playground import PlaygroundOptions, ask, session_for, start_session
+from clp_core.playground import ask, session_for, start_session
+from clp_core.playground_options import PlaygroundOptions
 from clp_core.playground_place import Needs, check_room, take_place
 from clp_core.progress import write_json
 from clp_core.text_stream import UNREADABLE, TextStream, printable

@@ -10,7 +10,8 @@ from clp_core.axes import Axes
 from clp_core.errors import InputError
 from clp_core.figures import Marks, scatter
 from clp_core.prepared import prepare
-from clp_core.projection import Movement, ProjectOptions, UmapSettings, inside, project, sampled
+from clp_core.project_options import ProjectOptions, UmapSettings
+from clp_core.projection import Movement, inside, project, sampled
 from clp_core.tensors import ArrayRows
 
 

@@ -8,8 +8,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from clp_core.initializers import Context, initializer
-from clp_core.overlap import SPECIAL_RULES, Overlap
+from clp_core.choices import SPECIAL_RULES
+from clp_core.initializers import initializer
+from clp_core.initializers.base import Context
+from clp_core.overlap import Overlap
 from clp_core.pieces import SourcePieces
 from clp_core.rows import STATUSES, Maker, Measured, NewRows, RowPlan
 from clp_core.tensors import ArrayRows, Subset, TensorRows, read_header

@@ -14,7 +14,8 @@ from test_export import add_checkpoint, made_target
 from test_hub import big_model, hub, logged_in, online  # noqa: F401
 from test_jobs import end_of, wait_for
 
-from clp_core.export import ExportOptions, export
+from clp_core.export import export
+from clp_core.export_options import ExportOptions
 from clp_core.jobs import JobStore
 from components import take_away
 

@@ -13,7 +13,8 @@ from clp_core import tokenizer_training
 from clp_core.documents import Texts
 from clp_core.errors import ClpError, InputError
 from clp_core.overlap import Overlap
-from clp_core.tokenizer_training import TokenizerOptions, train_tokenizer
+from clp_core.tokenizer_options import TokenizerOptions
+from clp_core.tokenizer_training import train_tokenizer
 from clp_core.vocabulary import Vocabulary
 
 HINDI = "नमस्ते दुनिया, यह हिन्दी में एक छोटा वाक्य है।"

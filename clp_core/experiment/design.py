@@ -32,9 +32,10 @@ from typing import Any
 
 import yaml
 
-from clp_core.auto import AUTO
+from clp_core.choices import AUTO
 from clp_core.errors import InputError
-from clp_core.initializers import initializer, parse_settings
+from clp_core.initializers import initializer
+from clp_core.initializers.base import parse_settings
 from clp_core.jobs.store import slug_of
 from clp_core.teacher import HELPER
 from clp_core.train_options import TrainOptions

@@ -23,7 +23,7 @@ from clp_core.errors import InputError
 from clp_core.experiment.asked import MADE_BY, run_differs
 from clp_core.experiment.design import Arm, Design, Run, read_design
 from clp_core.jobs.job import Job
-from clp_core.jobs.metrics import RunMetrics
+from clp_core.jobs.run_metrics import RunMetrics
 from clp_core.jobs.store import code_version, versions
 from clp_core.locate import read_json
 from clp_core.origins import replaced

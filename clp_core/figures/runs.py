@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from clp_core.figures.style import GREY, MARK, SERIES, line_of, literal, titled
 
 if TYPE_CHECKING:
-    from clp_core.jobs.metrics import RunMetrics
+    from clp_core.jobs.run_metrics import RunMetrics
     from clp_core.savings import Comparison
     from clp_core.schedule import Schedule
 

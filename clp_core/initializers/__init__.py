@@ -1,35 +1,61 @@
-"""The methods that fill the missing rows. A new one is a new file here and one line in ``INITIALIZERS``."""
+"""The methods that fill the missing rows. A new one is a new file here and one line in ``MODULES``."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from clp_core.errors import InputError
-from clp_core.initializers.base import Context, Fitted, Initializer, Mix, Pieces, Top, Vectors, parse_settings
-from clp_core.initializers.clp import Clp
-from clp_core.initializers.linear import Linear
-from clp_core.initializers.mean import Mean
-from clp_core.initializers.omp import Omp
-from clp_core.initializers.random import Random
-from clp_core.initializers.scratch import Scratch
-from clp_core.initializers.sparsemax import ClpSparse
-from clp_core.initializers.static_vectors import StaticVectors
-from clp_core.initializers.subword_mean import SubwordMean
-from clp_core.initializers.topk import ClpTopk
-from clp_core.initializers.two_view import TwoView
 
-INITIALIZERS: dict[str, Initializer] = {
-    method.name: method
-    for method in (
-        Clp(),
-        ClpSparse(),
-        ClpTopk(),
-        Linear(),
-        TwoView(),
-        SubwordMean(),
-        Omp(),
-        StaticVectors(),
-        Mean(),
-        Random(),
-        Scratch(),
-    )
+if TYPE_CHECKING:
+    from clp_core.initializers.base import Initializer
+
+MODULES = {
+    "clp": "clp:Clp",
+    "clp-sparse": "sparsemax:ClpSparse",
+    "clp-topk": "topk:ClpTopk",
+    "linear": "linear:Linear",
+    "two-view": "two_view:TwoView",
+    "subword-mean": "subword_mean:SubwordMean",
+    "omp": "omp:Omp",
+    "static-vectors": "static_vectors:StaticVectors",
+    "mean": "mean:Mean",
+    "random": "random:Random",
+    "scratch": "scratch:Scratch",
 }
+"""Each method's module in this package and its class."""
+
+
+class Registry(Mapping[str, "Initializer"]):
+    """The methods by name; each one's module is imported when it is first looked up, so that names cost nothing."""
+
+    def __init__(self, modules: Mapping[str, str]) -> None:
+        """Register the methods.
+
+        Args:
+            modules: for each name ``module:Class``.
+        """
+        self._modules = modules
+        self._loaded: dict[str, Initializer] = {}
+
+    def __getitem__(self, name: str) -> Initializer:
+        if name not in self._loaded:
+            module, _, kind = self._modules[name].partition(":")
+            self._loaded[name] = getattr(importlib.import_module(f"{__name__}.{module}"), kind)()
+        return self._loaded[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._modules
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._modules)
+
+    def __len__(self) -> int:
+        return len(self._modules)
+
+
+INITIALIZERS = Registry(MODULES)
 
 
 def initializer(name: str) -> Initializer:
@@ -41,17 +67,3 @@ def initializer(name: str) -> Initializer:
     if name not in INITIALIZERS:
         raise InputError(f"method {name!r} is unknown; use one of {', '.join(INITIALIZERS)}")
     return INITIALIZERS[name]
-
-
-__all__ = [
-    "INITIALIZERS",
-    "Context",
-    "Fitted",
-    "Initializer",
-    "Mix",
-    "Pieces",
-    "Top",
-    "Vectors",
-    "initializer",
-    "parse_settings",
-]

@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 
 from clp_core.jobs.job import NO_SIGN, Job, Status
-from clp_core.jobs.metrics import RunMetrics
+from clp_core.jobs.run_metrics import RunMetrics
 from clp_core.training_plan import CHECKPOINT_BYTES_PER_PARAMETER
 
 EXPLODING_FACTOR, EXPLODING_NATS = 1.3, 0.5

@@ -11,7 +11,7 @@ from typing import Any
 
 from clp_core.documents import absolute
 from clp_core.errors import InputError
-from clp_core.export import ExportOptions
+from clp_core.export_options import ExportOptions
 from clp_core.folders import check_disk, content_of, fingerprint
 from clp_core.jobs.job import Job
 from clp_core.jobs.launchers import start
@@ -22,8 +22,8 @@ from clp_core.jobs.slurm_script import checked_script, read_script, render
 from clp_core.jobs.store import SCHEMA_VERSION, JobStore
 from clp_core.locate import is_hub_id, locate
 from clp_core.options import arguments_of
-from clp_core.projection import ProjectOptions
-from clp_core.push import PushOptions
+from clp_core.project_options import ProjectOptions
+from clp_core.push_options import PushOptions
 from clp_core.train_options import TrainOptions
 from clp_core.training_plan import TrainPlan, plan
 from clp_core.transfer_options import TransferOptions

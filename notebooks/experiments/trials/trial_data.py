@@ -12,7 +12,7 @@ import torch
 from scipy import sparse
 
 from clp_core.evaluation import load_model
-from clp_core.initializers import Context
+from clp_core.initializers.base import Context
 from clp_core.pair import Pair
 
 LAMBDAS = np.logspace(-6, 3, 46)

@@ -44,8 +44,7 @@ from clp_core import heldout
 from clp_core.corpus import token_stream
 from clp_core.documents import Texts
 from clp_core.evaluation import EvaluationText, load_model, score
-from clp_core.initializers import Context, Initializer
-from clp_core.initializers.base import Fitted
+from clp_core.initializers.base import Context, Fitted, Initializer
 from clp_core.pair import Pair
 from clp_core.prepared import max_positions
 

@@ -1,0 +1,14 @@
+"""Values that options of a transfer may take; nothing is imported for them."""
+
+from __future__ import annotations
+
+AUTO = "auto"
+"""The method that chooses among the others by held-out anchors; see ``clp_core.auto``."""
+DEVICES = ("auto", "cpu", "cuda")
+"""Devices of large matrix products."""
+GUARDS = ("none", "warn", "fallback")
+"""What is done about rows at risk: nothing, a warning, or a row by another method."""
+MATCHES = ("raw", "canonical")
+"""How tokens of two vocabularies are compared: by their strings, or by the bytes they stand for."""
+SPECIAL_RULES = ("auto", "string", "role")
+"""How special tokens are matched."""
