@@ -10,7 +10,7 @@ CHROMIUM_STAMP := $(VENV)/.browser-looked-for
 SLURM_STAMP := $(VENV)/.slurm-looked-for
 export CLP_WORKSPACE ?= $(CURDIR)/workspace
 
-.PHONY: install app demo test lint format browser slurm results clean
+.PHONY: install app demo test lint format browser slurm results gpu-kit clean
 
 install: $(STAMP)
 
@@ -63,6 +63,12 @@ test: install browser slurm lint
 # Tables, numbers and figures in the documents, made again from the raw measurements in notebooks/experiments.
 results: install browser
 	$(BIN)/python -m clp_core.experiment.publish
+
+# What a GPU machine without network lacks, in parts that fit one transfer each; docs/gpu.md says how it is used.
+# SOURCE=DIR and CORPORA=DIR add the experiment's source model and texts, FAISS=no leaves out FAISS for GPUs (360 MB).
+gpu-kit: install
+	$(BIN)/python benchmarks/gpu.py --pack .gpu-kit $(if $(SOURCE),--source "$(SOURCE)") \
+	  $(if $(CORPORA),--corpora "$(CORPORA)") $(if $(filter no,$(FAISS)),--no-faiss)
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,5 +1,5 @@
 """``python -m clp_core``: the command line."""
 
-from clp_core.cli import main
+from clp_core.cli import run
 
-main()
+run()

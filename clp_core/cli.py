@@ -13,9 +13,10 @@ import re
 import signal
 import socket
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -284,32 +285,45 @@ def end_on_signal(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
     raise SystemExit(128 + number)
 
 
-def main() -> None:
-    """Run the command line; errors become one line and an exit code."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for noisy in ("httpx", "faiss.loader", "faiss", "filelock", "datasets"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    signal.signal(signal.SIGTERM, end_on_signal)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; errors become one line on stderr.
+
+    Args:
+        argv: what follows ``clp``; by default the arguments of this process.
+
+    Returns:
+        The exit code.
+    """
     try:
-        code = app(standalone_mode=False)  # typer returns 130 for Ctrl+C here, and 0 for --help
+        code = app(args=None if argv is None else list(argv), prog_name="clp", standalone_mode=False)
     except ClpError as error:
-        fail(str(error), error.exit_code)
+        return fail(str(error), error.exit_code)
     except OSError as error:
-        fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 2)
+        return fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 2)
     except Exception as error:
         format_message = getattr(error, "format_message", None)
         if format_message is None:  # a click usage error has one
             raise
-        fail(format_message(), 2)
-    if code:
-        fail("interrupted; nothing half-written was kept", int(code))
+        return fail(format_message(), 2)
+    if code:  # typer returns 130 for Ctrl+C here, and 0 for --help
+        return fail("interrupted; nothing half-written was kept", int(code))
+    return 0
 
 
-def fail(message: str, code: int) -> None:
-    """Print one line on stderr and end."""
+def fail(message: str, code: int) -> int:
+    """Print one line on stderr; return the exit code."""
     typer.echo("clp: " + " ".join(message.split()), err=True)
-    raise SystemExit(code)
+    return code
+
+
+def run() -> NoReturn:
+    """Be the process of one command: set up logging and signals, run it, and exit."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for noisy in ("httpx", "faiss.loader", "faiss", "filelock", "datasets"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    signal.signal(signal.SIGTERM, end_on_signal)
+    raise SystemExit(main())
 
 
 if __name__ == "__main__":
-    main()
+    run()

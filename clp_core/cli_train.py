@@ -38,7 +38,7 @@ def tell_run(job: Job, *, detach: bool, as_json: bool, more: Mapping[str, Any] |
     result = job.result()
     figures = {"job": str(job.path), "state": status.state, "step": step, "tokens": tokens}
     figures |= {key: result.get(key) for key in ("eval_loss", "bits_per_byte")}
-    figures |= {"reason": status.reason} if status.reason else {}
+    figures |= {"reason": status.reason, "reason_code": status.reason_code.value} if status.reason else {}
     if status.state in ("failed", "lost"):
         raise ClpError(f"{job.id} {status.state}: {status.reason}")
     emit(

@@ -13,6 +13,10 @@ class InputError(ClpError):
     exit_code = 2
 
 
+class DivergedError(ClpError):
+    """The loss or its gradient is not a finite number any more."""
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's text that says anything, else the error's kind."""
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

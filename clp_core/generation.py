@@ -199,7 +199,7 @@ class Answering:
             end = {"stopped": REFUSED, "error": str(error)}
         except Exception as error:
             log.exception("%s could not answer", self._speaker.reader.name)
-            end = {"stopped": FAILED, "error": reason_of(error)}
+            end = {"stopped": FAILED, "error": reason_of(error).text}
         finally:
             try:
                 self._tell({"model": self._number, "text": self._stream.rest(), "seconds": self._own_time()} | end)

@@ -20,6 +20,7 @@ from clp_core.errors import InputError
 from clp_core.generation import Event, Reader, Speaker, answer
 from clp_core.jobs.job import Job
 from clp_core.jobs.queue import DeviceQueue
+from clp_core.jobs.reason_codes import ReasonCode
 from clp_core.playground import ANSWERING, IDLE, READY, Session
 from clp_core.playground_options import PlaygroundOptions
 from clp_core.playground_place import Needs, Place, take_place
@@ -64,7 +65,8 @@ class Playground:
             self._close()
             self._place.release(self._queue)
         outcome = "stopped" if self._end == ON_REQUEST else "finished"
-        return {"outcome": outcome, "reason": self._end, "answered": self._answered}
+        reason = {"reason": self._end, "reason_code": ReasonCode.ENDED.value}
+        return {"outcome": outcome, **reason, "answered": self._answered}
 
     def _load(self) -> None:
         for i, name in enumerate(self._options.models):

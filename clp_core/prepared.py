@@ -46,7 +46,9 @@ class Prepared:
         """Return what was prepared for the present content of a folder, or ``None``."""
         path = cache / fingerprint(folder)
         meta = read_json(path / META_FILE)
-        return cls(path, meta) if meta.get("version") == VERSION else None
+        if meta.get("version") != VERSION:
+            return None
+        return cls(path, meta | {"folder": str(folder.resolve()), "name": folder.name})  # it may have been moved since
 
     @cached_property
     def vocabulary(self) -> Vocabulary:

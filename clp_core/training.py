@@ -1,4 +1,7 @@
-"""``torchrun -m clp_core.training JOB_DIR``: continued pretraining on transformers' Trainer, as a job."""
+"""``python -m clp_core.training JOB_DIR``: continued pretraining on transformers' Trainer, as a job.
+
+Under torchrun several processes train together.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ from clp_core.distillation import Distillation
 from clp_core.documents import Texts
 from clp_core.errors import ClpError, InputError
 from clp_core.evaluation import EvaluationText, check_tokenizer_fits
-from clp_core.folders import content_of, fingerprint
+from clp_core.folders import content_of, has_changed
 from clp_core.jobs.checkpoints import (
     RUN_STATE_FILE,
     is_complete,
@@ -95,10 +98,10 @@ def blocks_at_once(plan: TrainPlan, processes: int) -> int:
 def arguments_of(plan: TrainPlan, options: TrainOptions, output: Path) -> TrainingArguments:
     """Return the Trainer's arguments for a plan."""
     processes = int(os.environ.get("WORLD_SIZE", "1"))
-    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(output.parent / "tensorboard"))
     micro = blocks_at_once(plan, processes)
     on_gpu, is_sharded = plan.device == "cuda", plan.sharding == FSDP
-    return TrainingArguments(
+    is_launched = "LOCAL_RANK" in os.environ  # by torchrun; a process alone needs no process group
+    arguments = TrainingArguments(
         output_dir=str(output),
         max_steps=plan.steps,
         per_device_train_batch_size=micro,
@@ -110,7 +113,7 @@ def arguments_of(plan: TrainPlan, options: TrainOptions, output: Path) -> Traini
         max_grad_norm=1.0,
         optim="adamw_torch_fused",
         use_cpu=not on_gpu,
-        ddp_backend="nccl" if on_gpu else "gloo",
+        ddp_backend=("nccl" if on_gpu else "gloo") if is_launched else None,
         ddp_find_unused_parameters=False,
         ddp_timeout=COLLECTIVE_TIMEOUT_S,
         fsdp=is_sharded or None,
@@ -130,6 +133,11 @@ def arguments_of(plan: TrainPlan, options: TrainOptions, output: Path) -> Traini
         dataloader_num_workers=0,
         seed=options.seed,
     )
+    if arguments.n_gpu > 1:  # the Trainer would share out every batch among them; a supervisor shows a process its own
+        raise InputError(
+            f"this process sees {arguments.n_gpu} GPUs; start it with torchrun, or set CUDA_VISIBLE_DEVICES to one"
+        )
+    return arguments
 
 
 def unsettled(plan: TrainPlan, options: TrainOptions) -> TrainPlan:
@@ -209,7 +217,8 @@ def train(job: Job, space: Workspace) -> dict[str, Any]:
         return {}
     result = {
         "outcome": "stopped" if callback.stopped else "finished",
-        "reason": callback.reason,
+        "reason": callback.reason.text,
+        "reason_code": callback.reason.code.value,
         "step": step,
         "tokens": step * plan.step_tokens,
         **trainer.last_evaluation,
@@ -262,19 +271,12 @@ def refuse_changed_inputs(job: Job, data: str, model: Path | None, teacher: Path
     """
     prints, options = job.spec["fingerprints"], job.spec["arguments"]
     inputs = read_state(job.path / INPUTS_FILE)
-    changed = [
-        name
-        for name, before, now in (
-            ("the training text or its tokenizer", inputs.get("data", data), data),
-            ("the held-out text", prints["eval_text"], content_of(Path(options["eval_text"]))),
-            *(
-                (what, prints[str(path)], fingerprint(path))
-                for what, path in (("the model", model), ("the teacher", teacher))
-                if path is not None and str(path) in prints
-            ),
-        )
-        if before != now
-    ]
+    models = {"the model": model, "the teacher": teacher}
+    found = {
+        "the training text or its tokenizer": inputs.get("data", data) != data,
+        "the held-out text": content_of(Path(options["eval_text"])) != prints["eval_text"],
+    } | {what: has_changed(path, prints[str(path)]) for what, path in models.items() if path and str(path) in prints}
+    changed = [what for what, is_changed in found.items() if is_changed]
     if changed:
         raise InputError(f"{' and '.join(changed)} changed since the run was made; clone the run instead")
     write_json(job.path / INPUTS_FILE, {"data": data}, durable=True)
@@ -301,6 +303,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     job = Job(Path(sys.argv[1]).resolve())
     os.environ.setdefault(JOB_ENVIRONMENT, str(job.path))
+    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(job.path / "tensorboard"))
     writer = FileLock(job.path / "writer.lock")
     try:
         if not is_first():
@@ -313,7 +316,8 @@ def main() -> None:
         log.exception("training failed")
         # The first process to fail knows why; the others see only that it is gone.
         if not (job.path / "error.json").exists():
-            job.write_last_word("error.json", {"reason": reason_of(error, job.path)})
+            reason = reason_of(error, job.path)
+            job.write_last_word("error.json", {"reason": reason.text, "reason_code": reason.code.value})
         raise SystemExit(1) from error
 
 

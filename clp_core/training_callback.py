@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import TrainerCallback, TrainingArguments
 
-from clp_core.errors import ClpError
+from clp_core.errors import DivergedError
 from clp_core.evaluation import generate
 from clp_core.jobs.checkpoints import RUN_STATE_FILE, keep_only, seal, step_of
 from clp_core.jobs.job import PLAN_FILE, read_state
+from clp_core.jobs.reason_codes import NO_REASON, Reason, ReasonCode
 from clp_core.placement import FSDP
 from clp_core.processes import Council, is_distributed, is_first
 from clp_core.progress import HEART, write_json
@@ -33,10 +34,6 @@ MIN_EXPECT_S = 15.0
 SHARE_TO_MEASURE, SHARE_TO_FILL = 0.02, 0.97
 """Of the time of a run: what is measured before its steps are settled, and what they are to fill."""
 SAMPLES_FILE = "samples.jsonl"
-
-
-class DivergedError(ClpError):
-    """The loss or its gradient is not a finite number any more."""
 
 
 class JobCallback(TrainerCallback):
@@ -58,7 +55,7 @@ class JobCallback(TrainerCallback):
         self._stopwatch = Stopwatch(measured.plan.step_tokens)
         self._took_longer = False
         self.stopped = False
-        self.reason = ""
+        self.reason = NO_REASON
         self.scores: dict[int, dict[str, float]] = {}
 
     def go_on_from(self, checkpoint: Path, device: torch.device) -> None:
@@ -140,7 +137,8 @@ class JobCallback(TrainerCallback):
         """Say whether any process has seen a request to stop, so that all leave at the same step."""
         run = self._measured
         if run.attempt == 1 and run.plan.minutes and self._council.any(run.seconds > 60 * run.plan.minutes):
-            self.reason = f"its {run.plan.minutes:g} minutes are over, saved; resume does the rest of its steps"
+            told = f"its {run.plan.minutes:g} minutes are over, saved; resume does the rest of its steps"
+            self.reason = Reason(ReasonCode.TIME_BUDGET_SPENT, told)
             return True
         return self._council.any(run.job.stop_asked)
 

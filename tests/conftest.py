@@ -1,4 +1,7 @@
-"""Small tokenizers of four families and small models of two shapes, made here: no test asks the network."""
+"""Small tokenizers of four families and small models of two shapes, made here: no test asks the network.
+
+Every test belongs to one tier, named by its marker; one without a marker is a unit test, which starts no process.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import json
 import lzma
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -14,6 +18,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # several tests run at once; threads that wait for each other crawl
+
+from support.preloaded import start_template
+
+from clp_core.jobs.spawning import ENVIRONMENT, Spawner
 
 ENGLISH = [
     "The quick brown fox jumps over the lazy dog and runs into the deep forest.",
@@ -28,11 +36,29 @@ GERMAN = [
 FAMILIES = ("byte-level", "sentencepiece-bpe", "unigram", "wordpiece")
 
 
+TIERS = ("process", "browser", "slurm", "notebook")
+"""Markers of the tests that are no unit tests."""
+
+
 def pytest_collection_modifyitems(items):
     """Give a test in a browser a second try: a click that meets a page that is just drawn anew is lost."""
     for item in items:
+        if not any(item.get_closest_marker(tier) for tier in TIERS):
+            item.add_marker(pytest.mark.unit)
         if item.get_closest_marker("browser"):
             item.add_marker(pytest.mark.flaky(reruns=1))
+
+
+def pytest_collection_finish(session):
+    """Start the template of all jobs where any test may start one; xdist's controller runs none."""
+    is_controller = hasattr(session.config, "workerinput") is False and session.config.getoption("numprocesses", None)
+    if is_controller or session.config.option.collectonly or os.environ.get("CLP_TEST_TEMPLATE") == "none":
+        return
+    if any(item.get_closest_marker(tier) for item in session.items for tier in TIERS):
+        folder = Path(tempfile.mkdtemp(prefix="clp-template-"))
+        session.config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+        template = start_template(folder)
+        session.config.add_cleanup(template.kill)
 
 
 def make_tokenizer(family: str, lines: list[str], size: int = 300):
@@ -139,6 +165,24 @@ def texts(tmp_path_factory):
     (root / "train.txt").write_text("\n".join(GERMAN) + "\n", encoding="utf-8")
     (root / "valid.txt").write_text("Der alte Fuchs läuft über den Fluss.\nDas Haus ist größer.\n", encoding="utf-8")
     return root / "train.txt", root / "valid.txt"
+
+
+@pytest.fixture
+def real_processes(monkeypatch):
+    """Jobs are interpreters that are started, as users have them, not forked from the template."""
+    monkeypatch.delenv(ENVIRONMENT, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def no_process_in_a_unit_test(request, monkeypatch):
+    """Refuse to start a job in a test that is not marked for it."""
+    if request.node.get_closest_marker("unit"):
+
+        def refuse(*args, **kwargs):
+            raise AssertionError("a unit test starts a job; mark it with pytest.mark.process")
+
+        monkeypatch.setattr(Spawner, "detached", refuse)
+        monkeypatch.delenv(ENVIRONMENT, raising=False)
 
 
 @pytest.fixture(autouse=True)

@@ -4,8 +4,8 @@ import os
 import socket
 
 import pytest
-from browser import browser_path, context, emptied, in_menu, listen, server, settle, shoot, space  # noqa: F401
-from test_jobs import end_of
+from support.browser import browser_path, context, emptied, in_menu, listen, server, settle, shoot, space  # noqa: F401
+from support.jobs import end_of
 
 from clp_core.jobs import JobStore
 

@@ -6,8 +6,8 @@ import urllib.parse
 from pathlib import Path
 
 import pytest
-from browser import browser_path, context, in_menu, listen, server, settle, shoot, space  # noqa: F401
 from conftest import FAMILIES
+from support.browser import browser_path, context, in_menu, listen, server, settle, shoot, space  # noqa: F401
 
 from clp_core.overlap import Overlap
 from clp_core.transfer import transfer

@@ -3,10 +3,10 @@
 import os
 
 import pytest
-from browser import browser_path, context, emptied, listen, server, settle, shoot  # noqa: F401
 from playwright.sync_api import expect
-from slow_sessions import slow_down
-from test_jobs import end_of
+from support.browser import browser_path, context, emptied, listen, server, settle, shoot  # noqa: F401
+from support.jobs import end_of
+from support.slow_sessions import slow_down
 
 from clp_core.playground import sessions
 from clp_core.workspace import Workspace

@@ -4,8 +4,8 @@ import os
 import re
 
 import pytest
-from browser import browser_path, context, emptied, listen, server, settle, shoot, space  # noqa: F401
-from test_jobs import end_of, wait_for
+from support.browser import browser_path, context, emptied, listen, server, settle, shoot, space  # noqa: F401
+from support.jobs import end_of, wait_for
 
 from clp_core.jobs import JobStore
 from clp_core.jobs.submit import submit_train

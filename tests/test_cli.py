@@ -1,35 +1,12 @@
 """The command line's contract: JSON keys, exit codes, one plain line for bad input."""
 
-import json
-import math
 import os
 import shutil
 import subprocess
 import sys
 
 import pytest
-
-
-def clp(*arguments, cwd=None):
-    command = [sys.executable, "-m", "clp_core", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=300, env=os.environ)
-
-
-def result_of(*arguments):
-    done = clp(*arguments, "--json")
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
-    check_numbers(found)
-    return found
-
-
-def check_numbers(value):
-    if isinstance(value, dict):
-        [check_numbers(item) for item in value.values()]
-    elif isinstance(value, list):
-        [check_numbers(item) for item in value]
-    elif isinstance(value, float):
-        assert math.isfinite(value)
+from support.commands import clp, result_of
 
 
 def test_overlap_gives_one_pair_for_two_tokenizers_and_all_for_three(folders, texts):

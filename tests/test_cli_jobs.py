@@ -4,8 +4,8 @@ import csv
 import json
 
 import pytest
-from made_runs import lines_of, make_run
-from test_cli import clp, result_of
+from support.commands import refused, result_of
+from support.made_runs import lines_of, make_run
 
 COMPARED = {"run", "key", "tokens", "steps", "seconds", "tokens_saved", "share_saved", "verdict", "is_lower_bound"}
 
@@ -13,14 +13,6 @@ COMPARED = {"run", "key", "tokens", "steps", "seconds", "tokens_saved", "share_s
 @pytest.fixture
 def runs(workspace):
     return [make_run(workspace, name, lines_of(400, speed=speed)) for name, speed in (("slow", 0.5), ("fast", 2))]
-
-
-def refused(*arguments):
-    done = clp(*arguments)
-    assert done.returncode == 2, done.stderr
-    (line,) = done.stderr.strip().splitlines()
-    assert line.startswith("clp: ")
-    return line
 
 
 def test_several_jobs_are_shown_renamed_and_removed(runs):

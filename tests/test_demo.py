@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 from conftest import put_short_text
-from test_jobs import end_of
+from support.jobs import end_of
 
 from clp_core.compare import AS_AUTO, compare_methods
 from clp_core.demo import DATA

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from test_jobs import end_of
+from support.jobs import end_of
 
 from clp_core.curves import published_curves
 from clp_core.errors import InputError

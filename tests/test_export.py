@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import make_model
-from made_runs import lines_of, make_run
-from test_cli_jobs import refused
+from support.commands import refused
+from support.made_runs import lines_of, make_run
 
 from clp_core.checkpoint import Checkpoint
 from clp_core.errors import ClpError, InputError
@@ -216,7 +216,7 @@ def test_half_a_checkpoint_is_never_exported(run, workspace):
 def test_killed_export_leaves_nothing_under_its_name(run, workspace, tmp_path):
     code = (
         "import os, sys; import clp_core.export as e; e.check_loading = lambda *_: os.kill(os.getpid(), 9); "
-        "from clp_core.cli import main; main()"
+        "from clp_core.cli import run; run()"
     )
     output = workspace.models / "out"
     done = subprocess.run([sys.executable, "-c", code, "jobs", "export", run.id, "--output", output], env=os.environ)

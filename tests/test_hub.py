@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 from conftest import make_model
-from hub_server import TOKEN, USER, HubServer
-from made_runs import lines_of, make_run
+from support.hub_server import TOKEN, USER, HubServer
+from support.jobs import end_of, wait_for
+from support.made_runs import lines_of, make_run
 from test_export import add_checkpoint, made_target
-from test_jobs import end_of, wait_for
 
 from clp_core.errors import ClpError, InputError
 from clp_core.export import export
@@ -275,8 +275,8 @@ def test_hub_out_of_reach_is_told(online, monkeypatch):
 def test_model_that_does_not_fit_is_refused_before_it_is_fetched(hub, online, big_model):
     hub.add("org/big", big_model)
     code = (
-        "import shutil, sys; from clp_core.cli import main; "
-        "shutil.disk_usage = lambda path: type('U', (), {'free': 1000, 'total': 1, 'used': 1})(); main()"
+        "import shutil, sys; from clp_core.cli import run; "
+        "shutil.disk_usage = lambda path: type('U', (), {'free': 1000, 'total': 1, 'used': 1})(); run()"
     )
     done = subprocess.run([sys.executable, "-c", code, "prepare", "org/big"], capture_output=True, text=True)
     assert done.returncode == 2

@@ -8,10 +8,10 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 
 import psutil
 import pytest
+from support.jobs import end_of, train_options, wait_for
 
 from clp_core import hardware
 from clp_core.errors import InputError
@@ -35,19 +35,7 @@ def make_job(store, code, kind="project", **arguments):
     return job
 
 
-def wait_for(condition, seconds=60.0):
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        found = condition()
-        if found:
-            return found
-        time.sleep(0.05)
-    raise AssertionError("it did not happen in time")
-
-
-def end_of(job, seconds=120.0):
-    wait_for(lambda: job.status().is_over, seconds)
-    return job.status()
+pytestmark = pytest.mark.process
 
 
 def test_commit_of_the_code_is_not_taken_from_a_repository_around_it(tmp_path, monkeypatch):
@@ -207,11 +195,6 @@ def test_running_job_is_not_removed(store):
     end_of(job)
     store.remove(job)
     assert not job.path.exists()
-
-
-def train_options(pair, texts, **more):
-    settings = {"eval_every": 10, "block_length": 32, "batch_tokens": 128, "seed": 1} | more
-    return TrainOptions(model=str(pair[0]), text=(str(texts[0]),), eval_text=str(texts[1]), **settings)
 
 
 def test_training_writes_metrics_and_a_checkpoint_that_opens(workspace, pair, texts):

@@ -4,8 +4,8 @@ import subprocess
 import sys
 
 import pytest
-from pages_run import PAGES, ROOT, check, open_page
-from test_jobs import end_of, wait_for
+from support.jobs import end_of, wait_for
+from support.pages_run import PAGES, ROOT, check, open_page
 
 from clp_core.demo import SOURCE
 from clp_core.jobs import JobStore
@@ -118,7 +118,7 @@ def test_web_process_loads_no_torch(target):
     code = f"""
 import sys
 sys.path.insert(0, {str(ROOT / "tests")!r})
-from pages_run import PAGES, open_page
+from support.pages_run import PAGES, open_page
 for name in PAGES:
     assert not open_page(name).exception
 print([name for name in ("torch", "transformers", "umap", "datasets") if name in sys.modules])

@@ -4,8 +4,8 @@ import json
 
 import numpy as np
 import pytest
-from pages_run import check, html_of, open_page, text_of
-from test_jobs import end_of
+from support.jobs import end_of
+from support.pages_run import check, html_of, open_page, text_of
 
 from clp_core.demo import HELPER, SOURCE
 from clp_core.jobs import JobStore

@@ -3,9 +3,9 @@
 import shutil
 
 import pytest
-from made_runs import lines_of, make_run
-from pages_run import check, open_page, text_of
-from test_jobs import end_of, wait_for
+from support.jobs import end_of, wait_for
+from support.made_runs import lines_of, make_run
+from support.pages_run import check, open_page, text_of
 
 from clp_core.demo import SOURCE, TRAIN_TEXT
 from clp_core.jobs import JobStore

@@ -8,13 +8,14 @@ from dataclasses import asdict
 
 import psutil
 import pytest
-from pages_run import check, html_of, open_page, text_of
-from slow_sessions import slow_down
-from test_jobs import end_of, wait_for
+from support.jobs import end_of, wait_for
+from support.pages_run import check, html_of, open_page, text_of
+from support.slow_sessions import slow_down
 from test_playground import process_of
 
 from clp_core.answers import GenerateOptions
 from clp_core.jobs import JobStore
+from clp_core.jobs.reason_codes import Reason, ReasonCode
 from clp_core.playground import Session, sessions
 from clp_core.progress import write_json
 from clp_core.text_stream import printable
@@ -74,7 +75,7 @@ def made_session(workspace, texts, *, state="finished", reason="", ended=True, p
         events.append({"model": model, "id": 7, "text": text, "bytes": 8, "log_p": -2.0, "seconds": 0.5})
         events += [{"model": model, "text": "", "seconds": 0.5, "stopped": "length"}] if ended else []
     session.answers_file(1).write_text("".join(json.dumps(event) + "\n" for event in events))
-    job.write_status(state, reason)
+    job.write_status(state, Reason(ReasonCode.ENDED, reason))
     return session
 
 
@@ -209,7 +210,7 @@ def test_access_token_in_a_prompt_is_refused(workspace, models):
 
 
 def test_checkpoint_of_a_run_is_asked_from_the_page_of_the_run(space):
-    from made_runs import lines_of, make_run
+    from support.made_runs import lines_of, make_run
 
     from clp_core.jobs.checkpoints import seal
 

@@ -6,13 +6,14 @@ import shutil
 import time
 
 import pytest
-from made_runs import PLAN, lines_of, make_run
-from pages_run import check, open_page, text_of
-from test_jobs import end_of, train_options, wait_for
+from support.jobs import end_of, train_options, wait_for
+from support.made_runs import PLAN, lines_of, make_run
+from support.pages_run import check, open_page, text_of
 
 from clp_core.jobs import JobStore
 from clp_core.jobs.alerts import alerts_of
 from clp_core.jobs.job import Status
+from clp_core.jobs.reason_codes import Reason, ReasonCode
 from clp_core.jobs.run_metrics import MAX_POINTS, RunMetrics
 from clp_core.jobs.submit import submit_train
 
@@ -89,7 +90,7 @@ def test_paused_page_draws_no_curve_anew(space, monkeypatch):
 
 def test_runs_page_says_why_a_run_failed_and_what_is_kept(space):
     job = make_run(space, "bad", lines_of(60))
-    job.write_status("failed", "out of memory: the kernel killed it")
+    job.write_status("failed", Reason(ReasonCode.OUT_OF_MEMORY, "out of memory: the kernel killed it"))
     app = check(open_page("runs"))
     told = app.error[0].value.replace("\\", "")
     assert told == "failed: out of memory: the kernel killed it. No checkpoint is complete: it begins again."

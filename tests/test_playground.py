@@ -9,9 +9,9 @@ import time
 import psutil
 import pytest
 from conftest import FAMILIES, GERMAN, make_model
-from slow_sessions import slow_down
-from test_cli import clp, result_of
-from test_jobs import end_of, wait_for
+from support.commands import clp, result_of
+from support.jobs import end_of, wait_for
+from support.slow_sessions import slow_down
 from typer.testing import CliRunner
 
 from clp_core import hardware

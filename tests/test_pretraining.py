@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import GERMAN
-from pages_run import ROOT
-from test_cli import clp, result_of
-from test_cli_jobs import refused
-from test_jobs import end_of, wait_for
+from support.commands import clp, refused, result_of
+from support.jobs import end_of, wait_for
+from support.pages_run import ROOT
 
 from clp_core.checkpoint import Checkpoint
 from clp_core.documents import Texts

@@ -6,7 +6,7 @@ import threading
 
 import psutil
 import pytest
-from test_jobs import end_of, wait_for
+from support.jobs import end_of, wait_for
 
 from clp_core.jobs import JobStore, start
 from clp_core.jobs.job import job_is_over

@@ -15,7 +15,7 @@ import pytest
 import torch
 from conftest import make_model
 from filelock import FileLock
-from test_jobs import end_of, train_options, wait_for
+from support.jobs import end_of, train_options, wait_for
 
 from clp_core.curves import metrics_of_run
 from clp_core.errors import InputError

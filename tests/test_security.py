@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from made_runs import lines_of, make_run
-from pages_run import ROOT, check, open_page, text_of
-from test_jobs import end_of, train_options
+from support.jobs import end_of, train_options
+from support.made_runs import lines_of, make_run
+from support.pages_run import ROOT, check, open_page, text_of
 
 from clp_core.errors import InputError
 from clp_core.jobs import JobStore

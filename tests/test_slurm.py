@@ -9,10 +9,10 @@ import time
 from dataclasses import asdict
 
 import pytest
-from made_runs import PLAN
-from pages_run import check, open_page, text_of
-from test_cli import clp
-from test_jobs import train_options
+from support.commands import clp
+from support.jobs import train_options
+from support.made_runs import PLAN
+from support.pages_run import check, open_page, text_of
 
 from clp_core.cluster import seconds_of
 from clp_core.errors import InputError
@@ -21,6 +21,7 @@ from clp_core.jobs.slurm import SCRIPT_FILE, TICKET_FILE
 from clp_core.jobs.slurm_control import REGISTRY, Word, parse_queue
 from clp_core.jobs.slurm_script import checked_script, render
 from clp_core.jobs.submit import resume, script_of, submit_train, train_command
+from clp_core.jobs.supervisor import SAVED as STOPPED_SAVED
 from clp_core.placement import place_of
 from clp_core.progress import write_json
 from clp_core.training_plan import TrainPlan, plan
@@ -415,7 +416,7 @@ def test_refused_script_leaves_no_job_and_a_resumed_run_its_reason(slurm, worksp
     assert JobStore(workspace.jobs).jobs() == []
     slurm.say()
     job = submit_train(workspace, options)
-    job.write_status("stopped", "stopped on request, saved")
+    job.write_status("stopped", STOPPED_SAVED)
     slurm.say(sbatch=refusal)
     with pytest.raises(InputError, match="refuses"):
         resume(workspace, job)

@@ -6,8 +6,8 @@ import signal
 
 import psutil
 import pytest
-from slurm_cluster import cluster, missing, running_cluster
-from test_jobs import end_of, train_options, wait_for
+from support.jobs import end_of, train_options, wait_for
+from support.slurm_cluster import cluster, missing, running_cluster
 from test_runs import assert_same_curve, is_gone
 
 from clp_core.errors import InputError

@@ -7,12 +7,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from hub_server import USER
-from made_runs import lines_of, make_run
-from pages_run import check, open_page, text_of
+from support.hub_server import USER
+from support.jobs import end_of, wait_for
+from support.made_runs import lines_of, make_run
+from support.pages_run import check, open_page, text_of
 from test_export import add_checkpoint, made_target
 from test_hub import big_model, hub, logged_in, online  # noqa: F401
-from test_jobs import end_of, wait_for
 
 from clp_core.export import export
 from clp_core.export_options import ExportOptions

@@ -6,8 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from test_cli import result_of
-from test_cli_jobs import refused
+from support.commands import refused, result_of
 
 from clp_core import tokenizer_training
 from clp_core.documents import Texts

@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import make_model
 from safetensors.torch import load_file
-from test_jobs import end_of, train_options, wait_for
+from support.jobs import end_of, train_options, wait_for
 
 from clp_core.distillation import Distillation
 from clp_core.errors import InputError

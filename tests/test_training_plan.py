@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 from conftest import GERMAN, make_model
-from test_jobs import train_options
+from support.jobs import train_options
 
 from clp_core import hardware, placement
 from clp_core.errors import InputError

@@ -2,8 +2,8 @@
 
 import sys
 
-from clp_core.cli import main
+from clp_core.cli import run
 
 if __name__ == "__main__":
     sys.argv.insert(1, "experiment")
-    main()
+    run()

@@ -6,7 +6,8 @@ import shutil
 
 import numpy as np
 
-from clp_core.jobs.job import NO_SIGN, Job, Status
+from clp_core.jobs.job import Job, Status
+from clp_core.jobs.reason_codes import ReasonCode
 from clp_core.jobs.run_metrics import RunMetrics
 from clp_core.training_plan import CHECKPOINT_BYTES_PER_PARAMETER
 
@@ -31,7 +32,7 @@ def alerts_of(job: Job, status: Status, metrics: RunMetrics) -> list[str]:
 
 def stalled(status: Status) -> str | None:
     """Tell of a living process that has not given a sign for longer than it said."""
-    if status.state in ("running", "stopping") and NO_SIGN in status.reason:
+    if status.state in ("running", "stopping") and status.reason_code == ReasonCode.NO_SIGN:
         return f"Stalled: {status.reason}. Its process lives; look at the log, or end it and resume."
     return None
 

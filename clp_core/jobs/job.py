@@ -21,6 +21,7 @@ from clp_core.errors import InputError
 from clp_core.jobs.checkpoints import complete_checkpoints
 from clp_core.jobs.metrics import read_lines, read_tail
 from clp_core.jobs.process import boot_id, is_alive
+from clp_core.jobs.reason_codes import NO_REASON, Reason, ReasonCode, known_code
 from clp_core.progress import HEARTBEAT_FILE, boot_clock, write_json
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ log = logging.getLogger(__name__)
 TERMINAL = ("finished", "stopped", "failed", "lost")
 FIRST_SIGN_S = 120.0
 LOCK_FILE = "supervisor.lock"
+LOG_FILE = "output.log"
 LABEL_FILE = "label.json"
 PLAN_FILE = "plan.json"
 WARNINGS_FILE = "warnings.json"
@@ -42,8 +44,10 @@ ATTEMPT_FILES = (
 )
 """What belongs to one attempt alone."""
 RESERVE_BYTES = 64 << 10
-STOPPING = "saves and stops at the end of this step"
-YIELDING = "its time is nearly up: saves at the end of this step, then waits to go on"
+STOPPING = Reason(ReasonCode.STOP_REQUESTED, "saves and stops at the end of this step")
+YIELDING = Reason(
+    ReasonCode.TIME_NEARLY_UP, "its time is nearly up: saves at the end of this step, then waits to go on"
+)
 NO_SIGN = "no sign"
 MAX_NAME = 120
 LOG_TAIL_BYTES = 16_384
@@ -57,6 +61,7 @@ class Status:
     Attributes:
         state: queued, starting, running, stopping, finished, stopped, failed or lost.
         reason: one plain line; empty where the state says it all.
+        reason_code: the same for programs.
         time: when that was written, seconds since 1970.
         exit_code: of the job's process, once it has ended.
         attempt: how often the job was started, from 1.
@@ -71,6 +76,11 @@ class Status:
     attempt: int = 1
     boot_clock: float = math.nan
     boot_id: str = ""
+    reason_code: ReasonCode = ReasonCode.NONE
+
+    def because(self, code: ReasonCode, text: str, *, state: str = "") -> Status:
+        """Return this status with another reason, and another state where one is given."""
+        return replace(self, state=state or self.state, reason=text, reason_code=code)
 
     @property
     def is_over(self) -> bool:
@@ -156,7 +166,7 @@ class Job:
         who = read_state(self.path / "process.json")
         if is_alive(who):
             if status.state == "running" and self.stop_asked:
-                status = replace(status, state="stopping", reason=self.stopping_reason)
+                status = status.because(*self.stopping_reason, state="stopping")
             return self._with_silence(status)
         judged = self.launcher.judge(self, status, who)
         # The supervisor may have written its last word between the two looks.
@@ -164,7 +174,7 @@ class Job:
         return again if again.is_over else judged
 
     @property
-    def stopping_reason(self) -> str:
+    def stopping_reason(self) -> Reason:
         """What is said while it saves and stops."""
         return YIELDING if self.requeue_asked else STOPPING
 
@@ -179,6 +189,7 @@ class Job:
             attempt=int(number_in(written, "attempt", 1)),
             boot_clock=number_in(written, "boot_clock", math.nan),
             boot_id=str(written.get("boot_id", "")),
+            reason_code=known_code(written.get("reason_code")),
         )
 
     def _with_silence(self, status: Status) -> Status:
@@ -188,7 +199,8 @@ class Job:
         age = boot_clock() - number_in(heartbeat, "boot_clock", status.boot_clock)
         if age > number_in(heartbeat, "expect_next_s", FIRST_SIGN_S):
             silent = f"{NO_SIGN} for {age:.0f} s"
-            return replace(status, reason=f"{status.reason}; {silent}" if status.reason else silent)
+            told = f"{status.reason}; {silent}" if status.reason else silent
+            return status.because(ReasonCode.NO_SIGN, told)
         return status
 
     def heartbeat(self) -> dict[str, Any]:
@@ -221,11 +233,12 @@ class Job:
         for name in names:
             (control / name).touch()
 
-    def write_status(self, state: str, reason: str = "", exit_code: int | None = None) -> None:
+    def write_status(self, state: str, reason: Reason = NO_REASON, exit_code: int | None = None) -> None:
         """Write how the job stands: its maker once, then its supervisor alone. See ``write_last_word``."""
         content = {
             "state": state,
-            "reason": reason,
+            "reason": reason.text,
+            "reason_code": reason.code.value,
             "time": time.time(),
             "boot_clock": boot_clock(),
             "boot_id": boot_id(),
@@ -293,7 +306,7 @@ class Job:
 
     def log_tail(self, n_bytes: int = LOG_TAIL_BYTES) -> str:
         """Return the end of output.log, from a line start."""
-        file = self.path / "output.log"
+        file = self.path / LOG_FILE
         if not file.is_file():
             return ""
         with open(file, "rb") as log:
@@ -313,6 +326,7 @@ class Job:
             "job": str(self.path),
             "state": status.state,
             "reason": status.reason,
+            "reason_code": status.reason_code.value,
             "step": step,
             "tokens": tokens,
         }

@@ -8,23 +8,26 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
-import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from clp_core.jobs.job import LOCK_FILE, Job, Status, number_in
+from clp_core.jobs.job import LOCK_FILE, LOG_FILE, Job, Status, number_in
 from clp_core.jobs.process import boot_id, identity
+from clp_core.jobs.reason_codes import Reason, ReasonCode
+from clp_core.jobs.spawning import spawner
 from clp_core.progress import boot_clock, write_json
 
 START_GRACE_S = 20.0
 SILENCE_ELSEWHERE_S = 600.0
 TOLD_SILENCE_S = 120.0
+RESTARTED = Reason(ReasonCode.MACHINE_RESTARTED, "the machine went down or was restarted")
+RESTARTED_BEFORE_START = Reason(ReasonCode.MACHINE_RESTARTED, "the machine was restarted before it started")
+SUPERVISOR_KILLED = Reason(ReasonCode.SUPERVISOR_KILLED, "its supervisor was killed before it could say why")
+NEVER_STARTED = Reason(ReasonCode.NEVER_STARTED, "its supervisor never started")
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 34)}
 """glibc gives every large tensor back to the kernel and takes its pages anew in the next step, which costs a training
 step on a CPU up to half its time; with these bounds it keeps them."""
@@ -64,18 +67,11 @@ class LocalLauncher(Launcher):
 
     def start(self, job: Job) -> None:
         """Start the supervisor detached: a session of its own, no pipes, output to the log."""
-        with open(job.path / "output.log", "ab") as log:
-            supervisor = subprocess.Popen(
-                [sys.executable, "-m", "clp_core.jobs.supervisor", str(job.path)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                close_fds=True,
-                env=ALLOCATOR | os.environ | {"PYTHONUNBUFFERED": "1"},
-            )
+        argv = ["-m", "clp_core.jobs.supervisor", str(job.path)]
+        environment = ALLOCATOR | os.environ | {"PYTHONUNBUFFERED": "1"}
+        pid = spawner().detached(argv, job.path / LOG_FILE, environment)
         # It writes the same itself once it runs; if it is killed before, readers know whom to look for.
-        write_json(job.path / "process.json", identity(supervisor.pid), durable=True)
+        write_json(job.path / "process.json", identity(pid), durable=True)
 
     def judge(self, job: Job, status: Status, who: Mapping[str, Any]) -> Status:
         """Say ``lost`` where the supervisor is gone; of one on another machine its signs of life tell."""
@@ -84,8 +80,8 @@ class LocalLauncher(Launcher):
         if who.get("host") != socket.gethostname() and not same_machine_lost_it(job, who):
             return judged_by_signs(job, status, who)
         if who.get("boot_id") != boot_id():
-            return replace(status, state="lost", reason="the machine went down or was restarted")
-        return replace(status, state="lost", reason="its supervisor was killed before it could say why")
+            return status.because(*RESTARTED, state="lost")
+        return status.because(*SUPERVISOR_KILLED, state="lost")
 
 
 def has_not_begun(status: Status) -> Status:
@@ -93,8 +89,8 @@ def has_not_begun(status: Status) -> Status:
     if status.boot_id in (boot_id(), ""):
         if boot_clock() - status.boot_clock <= START_GRACE_S:
             return status
-        return replace(status, state="lost", reason="its supervisor never started")
-    return replace(status, state="lost", reason="the machine was restarted before it started")
+        return status.because(*NEVER_STARTED, state="lost")
+    return status.because(*RESTARTED_BEFORE_START, state="lost")
 
 
 def same_machine_lost_it(job: Job, who: Mapping[str, Any]) -> bool:
@@ -115,9 +111,10 @@ def judged_by_signs(job: Job, status: Status, who: Mapping[str, Any]) -> Status:
     age, expected = silence_of(job, status)
     if age > max(SILENCE_ELSEWHERE_S, 3 * expected):
         told = f"no sign from {who.get('host')}, where it ran, for {age / 60:.0f} minutes"
-        return replace(status, state="lost", reason=told)
+        return status.because(ReasonCode.HOST_SILENT, told, state="lost")
     silent = f", no sign for {age:.0f} s" if age > TOLD_SILENCE_S else ""
-    return replace(status, reason=f"on {who.get('host')}{silent}")
+    code = ReasonCode.NO_SIGN if silent else ReasonCode.ON_OTHER_HOST
+    return status.because(code, f"on {who.get('host')}{silent}")
 
 
 def silence_of(job: Job, status: Status) -> tuple[float, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import signal
 import socket
 import sys
@@ -11,8 +12,13 @@ from typing import Any
 
 import psutil
 
+from clp_core.progress import JOB_ENVIRONMENT
+
 PR_SET_PDEATHSIG = 1
 CREATE_TIME_TOLERANCE_S = 1.0
+LAUNCHED = "TORCHELASTIC_RUN_ID"
+"""Stands in the environment of every process that torchrun, or what builds on it, has started."""
+LAUNCHERS = ("torch.distributed", "torchrun", "accelerate")
 START_TICKS_FIELD = 19
 """Of what follows the name in /proc/PID/stat: clock ticks from boot to the start of the process."""
 
@@ -64,22 +70,37 @@ def is_alive(who: dict[str, Any]) -> bool:
         return False
 
 
-def die_with_parent() -> None:
-    """Let the kernel kill this process when its parent dies (Linux; elsewhere nothing happens)."""
+def die_with_parent(parent: int | None = None) -> None:
+    """Let the kernel kill this process when its parent dies (Linux; elsewhere nothing happens).
+
+    Args:
+        parent: process id of the parent; where that has died already, this process ends.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if parent is not None and os.getppid() != parent:
+        os._exit(128 + signal.SIGKILL)
 
 
 def die_with_launcher() -> None:
-    """Let the kernel kill this training process when torchrun dies; end at once if it is dead already.
+    """Let the kernel kill this training process when its launcher (torchrun) dies.
 
-    An orphan belongs to init or to whatever process takes orphans in, so its parent is asked what it runs.
+    A supervisor's own child is bound to it before it runs anything. One that torchrun starts may have lost its parent
+    before it comes here; an orphan belongs to init or to whatever process takes orphans in, so under a supervisor the
+    parent's command line must be that of a launcher. Without a supervisor any launcher will do.
+
+    Raises:
+        SystemExit: the launcher is dead already.
     """
+    if LAUNCHED not in os.environ:
+        return
     die_with_parent()
+    if JOB_ENVIRONMENT not in os.environ:
+        return
     try:
         parent = psutil.Process().parent()
-        is_launched = parent is not None and any("torch.distributed" in word for word in parent.cmdline())
+        words = parent.cmdline() if parent is not None else []
     except psutil.Error:
-        is_launched = False
-    if not is_launched:
+        words = []
+    if not any(name in word for word in words for name in LAUNCHERS):
         raise SystemExit("the launcher is gone")

@@ -8,7 +8,8 @@ import shutil
 import signal
 from pathlib import Path
 
-from clp_core.errors import ClpError, InputError
+from clp_core.errors import ClpError, DivergedError, InputError
+from clp_core.jobs.reason_codes import Reason, ReasonCode
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 RANK_EXIT = re.compile(r"exitcode\s*:\s*(-?\d+)")
@@ -17,7 +18,7 @@ MAX_REASON = 500
 ALMOST_NOTHING = 1 << 20
 
 
-def reason_of(error: BaseException, folder: Path | None = None) -> str:
+def reason_of(error: BaseException, folder: Path | None = None) -> Reason:
     """Return what an error in a training process means for the user.
 
     Args:
@@ -26,14 +27,21 @@ def reason_of(error: BaseException, folder: Path | None = None) -> str:
     """
     text = " ".join(str(error).split())
     if isinstance(error, InputError):
-        return f"data error: {text}"[:MAX_REASON]
+        return short(ReasonCode.DATA_ERROR, f"data error: {text}")
+    if isinstance(error, DivergedError):
+        return short(ReasonCode.DIVERGED, text)
     if isinstance(error, ClpError):
-        return text[:MAX_REASON]
+        return short(ReasonCode.ERROR, text)
     if is_full_disk(error, text) or (folder is not None and shutil.disk_usage(folder).free < ALMOST_NOTHING):
-        return f"disk full: {text}; make room, then resume"[:MAX_REASON]
+        return short(ReasonCode.DISK_FULL, f"disk full: {text}; make room, then resume")
     if is_out_of_memory(error, text):
-        return f"out of memory: {text}"[:MAX_REASON]
-    return f"{type(error).__name__}: {text}"[:MAX_REASON] if text else type(error).__name__
+        return short(ReasonCode.OUT_OF_MEMORY, f"out of memory: {text}")
+    return short(ReasonCode.ERROR, f"{type(error).__name__}: {text}" if text else type(error).__name__)
+
+
+def short(code: ReasonCode, text: str) -> Reason:
+    """Return a reason whose text fits on a page."""
+    return Reason(code, text[:MAX_REASON])
 
 
 def is_full_disk(error: BaseException, text: str) -> bool:
@@ -63,7 +71,7 @@ def oom_kills() -> int:
     return 0
 
 
-def reason_of_exit(code: int, log_tail: str, *, oom_killed: bool) -> str:
+def reason_of_exit(code: int, log_tail: str, *, oom_killed: bool) -> Reason:
     """Return why a process ended that left no word itself.
 
     Args:
@@ -73,16 +81,17 @@ def reason_of_exit(code: int, log_tail: str, *, oom_killed: bool) -> str:
     """
     told = [line.strip() for line in log_tail.splitlines() if line.strip().startswith("clp: ")]
     if told and code >= 0:
-        return told[-1].removeprefix("clp: ")[:MAX_REASON]
+        return short(ReasonCode.ERROR, told[-1].removeprefix("clp: "))
     ranks = [int(found) for found in RANK_EXIT.findall(log_tail) if int(found) < 0]
     signalled = code if code < 0 else (ranks[-1] if ranks else 0)
     if signalled < 0:
         name = f"killed by signal {-signalled} ({signal_name(-signalled)})"
         if oom_killed and -signalled == signal.SIGKILL:
-            return f"out of memory: the kernel killed the process for want of memory; {name}"
-        return name
+            told_of_memory = f"out of memory: the kernel killed the process for want of memory; {name}"
+            return short(ReasonCode.OUT_OF_MEMORY, told_of_memory)
+        return short(ReasonCode.KILLED_BY_SIGNAL, name)
     lines = [line.strip() for line in log_tail.splitlines() if line.strip()]
-    return lines[-1][:MAX_REASON] if lines else f"exit code {code}"
+    return short(ReasonCode.ERROR, lines[-1] if lines else f"exit code {code}")
 
 
 def signal_name(number: int) -> str:

@@ -6,7 +6,6 @@ import contextlib
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from clp_core.errors import InputError
@@ -14,6 +13,7 @@ from clp_core.jobs import slurm_control
 from clp_core.jobs.checkpoints import step_of
 from clp_core.jobs.job import NO_SIGN, SLURM_END_FILE, Job, Status, read_state
 from clp_core.jobs.launchers import TOLD_SILENCE_S, Launcher, silence_of
+from clp_core.jobs.reason_codes import BEFORE_START, Reason, ReasonCode
 from clp_core.jobs.slurm_control import FORGOTTEN, REGISTRY, NoAnswerError, Word
 from clp_core.progress import write_json
 
@@ -24,7 +24,6 @@ TICKET_FILE = "slurm.json"
 SUBMIT_GRACE_S = slurm_control.SUBMIT_TIMEOUT_S + 10
 NO_ANSWER = "Slurm does not answer"
 STARTS = ("RUNNING", "CONFIGURING")
-BEFORE_START = "stopped before it started"
 
 
 class SlurmLauncher(Launcher):
@@ -40,7 +39,7 @@ class SlurmLauncher(Launcher):
         try:
             job_id, cluster = slurm_control.submit(job.path / SCRIPT_FILE, job.path)
         except InputError as error:
-            job.write_status("failed", str(error))
+            job.write_status("failed", Reason(ReasonCode.SLURM_REFUSED, str(error)))
             raise
         write_json(job.path / TICKET_FILE, {"job_id": job_id, "cluster": cluster}, durable=True)
         job.add_event("handed to Slurm", job_id=job_id)
@@ -50,17 +49,18 @@ class SlurmLauncher(Launcher):
         job_id, cluster = ticket_of(job)
         if not job_id:
             if time.time() - status.time > SUBMIT_GRACE_S:
-                return replace(status, state="lost", reason="it was never handed to Slurm")
-            return replace(status, reason="is being handed to Slurm")
+                return status.because(ReasonCode.SLURM_NOT_SUBMITTED, "it was never handed to Slurm", state="lost")
+            return status.because(ReasonCode.SLURM_SUBMITTING, "is being handed to Slurm")
         ended = read_state(job.path / SLURM_END_FILE)
         if ended.get("job_id") == job_id:
             return gone(job, status, Word(str(ended.get("state")), str(ended.get("reason", ""))))
         word = REGISTRY.word_of(job_id, cluster)
         if word is None:
-            return replace(status, reason=joined(status.reason, NO_ANSWER))
+            return status.because(ReasonCode.SLURM_NO_ANSWER, joined(status.reason, NO_ANSWER))
         word = word.of(job.id)
         if word.waits:
-            return replace(status, state="queued", reason=joined(self._before(job, status), word.told))
+            told = joined(self._before(job, status), word.told)
+            return status.because(ReasonCode.SLURM_WAITS, told, state="queued")
         if word.runs:
             return running(job, status, word, who)
         if word.state == FORGOTTEN:  # perhaps this machine asks another Slurm than the one that runs it
@@ -96,8 +96,7 @@ class SlurmLauncher(Launcher):
             return
         written = job.written_status()
         if written.state == "queued" and not word.waits and not word.runs:
-            reason = f"{BEFORE_START} again; {kept(job)}" if job.checkpoints() else BEFORE_START
-            job.write_status("stopped", reason)
+            job.write_status("stopped", before_start_again(job) if job.checkpoints() else BEFORE_START)
 
     def facts(self, job: Job) -> dict[str, Any]:
         """Return Slurm's id of the job."""
@@ -113,12 +112,15 @@ def ticket_of(job: Job) -> tuple[str, str]:
 def running(job: Job, status: Status, word: Word, who: Mapping[str, Any]) -> Status:
     """Judge a job that Slurm runs by what it writes."""
     if status.state == "queued":
-        starts = "Slurm: starts it" if word.state in STARTS else ""
-        return replace(status, reason=joined(status.reason, starts))
+        if word.state not in STARTS:
+            return status
+        return status.because(ReasonCode.SLURM_STARTS, joined(status.reason, "Slurm: starts it"))
     if status.state == "running" and job.stop_asked:
-        status = replace(status, state="stopping", reason=job.stopping_reason)
+        status = status.because(*job.stopping_reason, state="stopping")
     silent = f"{NO_SIGN} for {silence_of(job, status)[0]:.0f} s" if is_silent(job, status) else ""
-    return replace(status, reason=joined(status.reason, f"on {who['host']}" if "host" in who else "", silent))
+    told = joined(status.reason, f"on {who['host']}" if "host" in who else "", silent)
+    code = ReasonCode.NO_SIGN if silent else status.reason_code or ReasonCode.ON_OTHER_HOST
+    return status.because(code if told else ReasonCode.NONE, told)
 
 
 def is_silent(job: Job, status: Status) -> bool:
@@ -131,12 +133,18 @@ def gone(job: Job, status: Status, word: Word) -> Status:
     """Judge a job that has no last word of its own and is in Slurm's queue no more."""
     if status.state == "queued":
         if job.stop_asked and not job.requeue_asked:
-            return replace(status, state="stopped", reason=BEFORE_START)
+            return status.because(*BEFORE_START, state="stopped")
         if word.state == "CANCELLED":
-            return replace(status, state="stopped", reason="Slurm: it was cancelled before it started")
+            told = "Slurm: it was cancelled before it started"
+            return status.because(ReasonCode.SLURM_CANCELLED, told, state="stopped")
     if word.state == "CANCELLED" and job.kill_asked:  # its supervisor hung, or its machine did
-        return replace(status, state="stopped", reason=joined("ended on request", kept(job)))
-    return replace(status, state="lost", reason=joined(word.told, kept(job)))
+        return status.because(ReasonCode.STOPPED_UNSAVED, joined("ended on request", kept(job)), state="stopped")
+    return status.because(ReasonCode.SLURM_GONE, joined(word.told, kept(job)), state="lost")
+
+
+def before_start_again(job: Job) -> Reason:
+    """Return the reason of a run that was stopped while it waited for another start."""
+    return Reason(BEFORE_START.code, joined(f"{BEFORE_START.text} again", kept(job)))
 
 
 def kept(job: Job) -> str:

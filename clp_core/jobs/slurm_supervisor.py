@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -19,8 +18,10 @@ from types import FrameType
 
 from clp_core.jobs import slurm_control
 from clp_core.jobs.job import Job
-from clp_core.jobs.slurm import BEFORE_START, goes_on_from, joined, kept
+from clp_core.jobs.reason_codes import Reason, ReasonCode
+from clp_core.jobs.slurm import before_start_again, goes_on_from, joined, kept
 from clp_core.jobs.slurm_control import NoAnswerError
+from clp_core.jobs.spawning import Child
 from clp_core.jobs.supervisor import POLL_S, Supervisor, supervise
 
 SRUN_GRACE_S = 10.0
@@ -69,12 +70,12 @@ class SlurmSupervisor(Supervisor):
         if job.written_status().is_over:
             return False
         if job.stop_asked and not job.requeue_asked:
-            job.write_status("stopped", joined(f"{BEFORE_START} again", kept(job)))
+            job.write_status("stopped", before_start_again(job))
             return False
         job.begin_attempt()
         return True
 
-    def _look_for_stop(self, child: subprocess.Popen[bytes]) -> None:
+    def _look_for_stop(self, child: Child) -> None:
         if self._ended_by_slurm_at is not None:
             if time.monotonic() - self._ended_by_slurm_at > SRUN_GRACE_S:
                 child.kill()
@@ -95,7 +96,8 @@ class SlurmSupervisor(Supervisor):
         if self._ended_by_slurm_at is not None and not job.kill_asked:
             return self._end_for_slurm(code)
         if code == 0:
-            job.write_status("failed", "its processes ended without a result; the log may say why", code)
+            told = "its processes ended without a result; the log may say why"
+            job.write_status("failed", Reason(ReasonCode.NO_RESULT, told), code)
             return 1
         return super()._conclude(code)
 
@@ -103,12 +105,13 @@ class SlurmSupervisor(Supervisor):
         """Ask Slurm for more time; the attempt that gets it begins at the script's next start."""
         job = self._job
         saved = f"its time was nearly up: saved at step {job.result().get('step')}"
-        job.write_status("queued", f"{saved}, waits to go on", 0)
+        job.write_status("queued", Reason(ReasonCode.SLURM_REQUEUED, f"{saved}, waits to go on"), 0)
         job.add_event("goes back to the queue", step=job.result().get("step"))
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Slurm ends this start of the script
         refused = slurm_control.requeue(self._slurm_id)
         if refused:
-            job.write_status("stopped", f"{saved}; Slurm does not take it back ({refused}): resume it", 0)
+            told = f"{saved}; Slurm does not take it back ({refused}): resume it"
+            job.write_status("stopped", Reason(ReasonCode.SLURM_NOT_REQUEUED, told), 0)
         return 0
 
     def _end_for_slurm(self, code: int) -> int:
@@ -118,13 +121,13 @@ class SlurmSupervisor(Supervisor):
         cause = found[-1].strip() if found else ""
         if self._is_restarted():
             told = f"Slurm took its machines ({cause.lower() or 'requeued'})"
-            job.write_status("queued", f"{told}; it {goes_on_from(job)}", code)
+            job.write_status("queued", Reason(ReasonCode.SLURM_PREEMPTED, f"{told}; it {goes_on_from(job)}"), code)
         elif cause == TIME_LIMIT:
             cure = "give it a longer --time-limit or a longer --signal-before-s, and resume it"
-            job.write_status("failed", joined(OUT_OF_TIME, kept(job), cure), code)
+            job.write_status("failed", Reason(ReasonCode.SLURM_TIME_LIMIT, joined(OUT_OF_TIME, kept(job), cure)), code)
         else:
             told = f"Slurm: it was cancelled{f' due to {cause.lower()}' if cause else ''}"
-            job.write_status("stopped", joined(told, kept(job)), code)
+            job.write_status("stopped", Reason(ReasonCode.SLURM_CANCELLED, joined(told, kept(job))), code)
         job.add_event("ended by Slurm", exit_code=code, cause=cause)
         return 1 if job.written_status().state == "failed" else 0
 

@@ -235,7 +235,7 @@ def submit_train(workspace: Workspace, options: TrainOptions, script: str = "") 
         workspace,
         "train",
         arguments,
-        torchrun(chosen) if chosen.devices else [],
+        training_argv(chosen) if chosen.devices else [],
         command=train_command(asked, script if edited else ""),
         name=options.name,
         plan=chosen.as_json(),
@@ -277,7 +277,9 @@ def script_of(workspace: Workspace, options: TrainOptions, chosen: TrainPlan, ed
     return False, render(options, chosen, workspace)
 
 
-def torchrun(chosen: TrainPlan) -> list[str]:
-    """Return the arguments that start the training processes on this machine, one a device."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={chosen.processes}"]
-    return [*launcher, "-m", "clp_core.training", "{job}"]
+def training_argv(chosen: TrainPlan) -> list[str]:
+    """Return the interpreter's arguments that start training on this machine: torchrun only for several processes."""
+    trainer = ["-m", "clp_core.training", "{job}"]
+    if chosen.processes == 1:
+        return trainer
+    return ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={chosen.processes}", *trainer]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -15,10 +14,12 @@ from typing import NoReturn
 from filelock import FileLock, Timeout
 
 from clp_core.jobs.checkpoints import step_of
-from clp_core.jobs.job import LOCK_FILE, Job, read_state
-from clp_core.jobs.process import die_with_parent, identity
+from clp_core.jobs.job import LOCK_FILE, LOG_FILE, Job, read_state
+from clp_core.jobs.process import identity
 from clp_core.jobs.queue import DeviceQueue, Held, Ticket
+from clp_core.jobs.reason_codes import BEFORE_START, NO_REASON, Reason, ReasonCode, reason_in
 from clp_core.jobs.reasons import oom_kills, reason_of_exit
+from clp_core.jobs.spawning import Child, spawner
 from clp_core.progress import JOB_ENVIRONMENT, write_json
 
 log = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ KILL_GRACE_S = 40.0
 """Seconds from that signal until the process is killed; torchrun itself allows its workers 30 s."""
 ENDED_BY_SIGTERM = (-signal.SIGTERM, 128 + signal.SIGTERM)
 LAST_OUTPUT_BYTES = 16_384
+SAVED = Reason(ReasonCode.STOPPED_SAVED, "stopped on request, saved")
 
 
 class Supervisor:
@@ -68,7 +70,7 @@ class Supervisor:
             try:
                 held = self._wait_for_devices()
                 if held is None:
-                    job.write_status("stopped", "stopped before it started")
+                    job.write_status("stopped", BEFORE_START)
                     return 0
                 return self._conclude(self._run_process())
             finally:
@@ -109,7 +111,7 @@ class Supervisor:
             first = f", {Job(before[0].job).name} is first" if before else ""
             reason = f"place {max(len(before), 1)} in the queue for {', '.join(devices)}{first}"
             if reason != told:
-                job.write_status("queued", reason)
+                job.write_status("queued", Reason(ReasonCode.WAITS_FOR_DEVICE, reason))
                 told = reason
             self._be_patient(len(before))
         return None
@@ -140,22 +142,15 @@ class Supervisor:
         gpus = [device.partition(":")[2] for device in job.spec.get("devices", ()) if device.startswith("cuda:")]
         if gpus:
             environment |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": ",".join(gpus)}
-        with open(job.path / "output.log", "ab") as output:
-            self._log_start = output.tell()
-            child = subprocess.Popen(
-                argv,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                env=environment,
-                preexec_fn=die_with_parent,
-            )
-            job.add_event("started", pid=child.pid, attempt=attempt)
-            job.write_status("running")
-            while child.poll() is None:
-                self._look_for_stop(child)
-                time.sleep(POLL_S)
-        return child.returncode
+        log_file = job.path / LOG_FILE
+        self._log_start = log_file.stat().st_size if log_file.is_file() else 0
+        child = spawner().child(argv, log_file, environment)
+        job.add_event("started", pid=child.pid, attempt=attempt)
+        job.write_status("running")
+        while (code := child.poll()) is None:
+            self._look_for_stop(child)
+            time.sleep(POLL_S)
+        return code
 
     def _command(self) -> list[str]:
         """Return what the job's process runs."""
@@ -165,7 +160,7 @@ class Supervisor:
         """Turn a signal into a request to save and stop, which the loop makes: a handler writes no files."""
         self._signalled = True
 
-    def _look_for_stop(self, child: subprocess.Popen[bytes]) -> None:
+    def _look_for_stop(self, child: Child) -> None:
         if not self._stop_is_asked():
             return
         now = time.monotonic()
@@ -188,7 +183,7 @@ class Supervisor:
         outcome = str(result.get("outcome", "finished"))
         ended_from_outside = job.stop_asked and (job.kill_asked or code in ENDED_BY_SIGTERM)
         if code == 0:
-            reason = str(result.get("reason") or ("stopped on request, saved" if outcome == "stopped" else ""))
+            reason = reason_in(result) or (SAVED if outcome == "stopped" else NO_REASON)
             state = outcome if outcome in ("finished", "stopped") else "finished"
         elif self._signalled_at is not None or ended_from_outside:
             state, reason = "stopped", self._kept_reason()
@@ -198,26 +193,27 @@ class Supervisor:
         job.add_event("ended", exit_code=code)
         return 1 if state == "failed" else 0
 
-    def _kept_reason(self) -> str:
+    def _kept_reason(self) -> Reason:
         """Return what is left of a job that was ended from outside."""
         if self._job.kind == "playground":  # it has nothing to save
-            return str(self._job.result().get("reason") or "ended on request; its memory is free")
+            return reason_in(self._job.result()) or Reason(ReasonCode.ENDED, "ended on request; its memory is free")
         if self._job.result():
-            return "stopped on request, saved"
+            return SAVED
         checkpoints = self._job.checkpoints()
         kept = f"its newest checkpoint is that of step {step_of(checkpoints[-1])}" if checkpoints else ""
-        return f"ended on request before it had saved; {kept or 'nothing was written'}"
+        told = f"ended on request before it had saved; {kept or 'nothing was written'}"
+        return Reason(ReasonCode.STOPPED_UNSAVED, told)
 
-    def _failure(self, code: int) -> str:
-        """Return one plain line that says why the process failed."""
-        told = read_state(self._job.path / "error.json").get("reason")
+    def _failure(self, code: int) -> Reason:
+        """Return why the process failed: what it says itself, else what its end tells."""
+        told = reason_in(read_state(self._job.path / "error.json"))
         if told:
-            return str(told)
+            return told
         return reason_of_exit(code, self._own_output(), oom_killed=oom_kills() > self._oom_kills)
 
     def _own_output(self) -> str:
         """Return the end of what this attempt has put out."""
-        file = self._job.path / "output.log"
+        file = self._job.path / LOG_FILE
         with open(file, "rb") as log_file:
             log_file.seek(max(self._log_start, file.stat().st_size - LAST_OUTPUT_BYTES))
             return log_file.read().decode("utf-8", errors="replace")
@@ -237,7 +233,7 @@ def supervise(job: Job, supervisor: Supervisor) -> NoReturn:
     except Exception as error:
         log.exception("the supervisor failed")
         if not job.written_status().is_over:
-            job.write_status("failed", f"the supervisor failed: {error}")
+            job.write_status("failed", Reason(ReasonCode.SUPERVISOR_FAILED, f"the supervisor failed: {error}"))
         code = 1
     raise SystemExit(code)
 

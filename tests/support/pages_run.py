@@ -4,7 +4,7 @@ from pathlib import Path
 
 from streamlit.testing.v1 import AppTest
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PAGES = ("overview", "overlap", "tokens", "projection", "helper", "transfer", "train", "runs", "compare", "playground")
 
 

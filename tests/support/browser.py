@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 from conftest import put_short_text
-from test_jobs import end_of, wait_for
 
 from clp_core.jobs import JobStore
 from clp_core.workspace import Workspace
+from support.jobs import end_of, wait_for
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SHOTS = ROOT / "screenshots"
 PAIR = ("demo-source-en", "demo-helper-de")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")

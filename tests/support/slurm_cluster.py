@@ -9,9 +9,9 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from test_jobs import wait_for
 
 from clp_core.jobs.slurm_control import REGISTRY
+from support.jobs import wait_for
 
 BINARIES = ("munged", "mungekey", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol", "scancel", "sinfo")
 SEARCHED = os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/usr/local/sbin"])

@@ -1,0 +1,61 @@
+"""Jobs in tests: waiting for them, the options of small runs, and training in this process."""
+
+from __future__ import annotations
+
+import time
+
+from clp_core.jobs import launchers
+from clp_core.jobs.reason_codes import NO_REASON, reason_in
+from clp_core.jobs.submit import resume, submit_train
+from clp_core.train_options import TrainOptions
+
+
+def wait_for(condition, seconds=60.0):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        found = condition()
+        if found:
+            return found
+        time.sleep(0.02)
+    raise AssertionError("it did not happen in time")
+
+
+def end_of(job, seconds=120.0):
+    wait_for(lambda: job.status().is_over, seconds)
+    return job.status()
+
+
+def train_options(pair, texts, **more):
+    settings = {"eval_every": 10, "block_length": 32, "batch_tokens": 128, "seed": 1} | more
+    return TrainOptions(model=str(pair[0]), text=(str(texts[0]),), eval_text=str(texts[1]), **settings)
+
+
+class HereLauncher(launchers.LocalLauncher):
+    """Trains in this process: for tests of what is computed, not of how processes live and die."""
+
+    def start(self, job):
+        from clp_core.training import train
+        from clp_core.workspace import Workspace
+
+        job.write_status("running")
+        result = train(job, Workspace.current())
+        job.write_status(result["outcome"], reason_in(result) or NO_REASON, 0)
+
+
+def train_here(workspace, options):
+    """Plan a run as ever, train it in this process, and return its job, which is over."""
+    return _here(lambda: submit_train(workspace, options))
+
+
+def resume_here(workspace, job):
+    """Resume a run in this process; return its job, which is over."""
+    return _here(lambda: resume(workspace, job))
+
+
+def _here(act):
+    launcher_of = launchers.launcher_of
+    launchers.launcher_of = lambda job: HereLauncher()
+    try:
+        return act()
+    finally:
+        launchers.launcher_of = launcher_of
