@@ -232,33 +232,55 @@ def server_that_has_run_app_once(monkeypatch):
     st.cache_resource.clear()
 
 
-@pytest.fixture
-def space(tmp_path, monkeypatch, demo):
-    """A workspace with the demo, of its own for each test."""
+@pytest.fixture(scope="session")
+def prepared_demo(tmp_path_factory, demo):
+    """A workspace with the demo, its held-out text cut short, prepared for the pages: a template to copy."""
     from clp_core.prepared import prepare
     from clp_core.workspace import Workspace
 
-    root = tmp_path / "space"
-    shutil.copytree(demo["workspace"] / "models", root / "models", copy_function=shutil.copy2)
-    shutil.copytree(demo["workspace"] / "texts", root / "texts")
-    put_short_text(root / "texts")
-    monkeypatch.setenv("CLP_WORKSPACE", str(root))
-    found = Workspace(root)
-
-    for name in (demo["source"].name, demo["helper"].name):
-        prepare(found.models / name, found.cache)
+    found = Workspace(tmp_path_factory.mktemp("prepared") / "space")
+    for name in ("models", "texts"):
+        shutil.copytree(demo["workspace"] / name, found.root / name)
+    put_short_text(found.texts)
+    for name in ("source", "helper"):
+        prepare(found.models / demo[name].name, found.cache)
     return found
 
 
-@pytest.fixture
-def target(space, demo):
-    """The space with a target written by ``linear``."""
+@pytest.fixture(scope="session")
+def german_model(prepared_demo, demo, tmp_path_factory):
+    """A target that ``linear`` has made of the demo, in a folder of its own, with its part of the cache."""
     from clp_core.prepared import prepare
     from clp_core.transfer import transfer
     from clp_core.transfer_options import TransferOptions
 
-    output = space.models / "german"
-    pair = [str(space.models / demo[name].name) for name in ("source", "helper")]
-    transfer(TransferOptions(*pair, str(output), method="linear"))
-    prepare(output, space.cache)
+    root = tmp_path_factory.mktemp("german")
+    pair = [str(prepared_demo.models / demo[name].name) for name in ("source", "helper")]
+    transfer(TransferOptions(*pair, str(root / "german"), method="linear"))
+    prepare(root / "german", root / "cache")
+    return root
+
+
+@pytest.fixture
+def space(tmp_path, monkeypatch, prepared_demo):
+    """A workspace with the demo, of its own for each test."""
+    from clp_core.workspace import Workspace
+
+    shutil.copytree(prepared_demo.root, tmp_path / "space")
+    monkeypatch.setenv("CLP_WORKSPACE", str(tmp_path / "space"))
+    return Workspace(tmp_path / "space")
+
+
+@pytest.fixture
+def target(space, prepared_demo, german_model):
+    """The space with a target written by ``linear``, as if it had been made there."""
+    from clp_core.folders import fingerprint
+    from clp_core.workspace import REPORT_FILE
+
+    output = shutil.copytree(german_model / "german", space.models / "german")
+    prepared = fingerprint(output)
+    report = (output / REPORT_FILE).read_text()
+    report = report.replace(str(german_model), str(space.models)).replace(str(prepared_demo.root), str(space.root))
+    (output / REPORT_FILE).write_text(report)
+    shutil.copytree(german_model / "cache" / prepared, space.cache / fingerprint(output))
     return output
