@@ -79,6 +79,8 @@ def bare(folder: Path, plan: dict[str, Any]) -> float:
 
     device = torch.device(plan["device"])
     model = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32).to(device).train()
+    if plan["checkpointing"]:
+        model.gradient_checkpointing_enable()
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
     compiled = torch.compile(model) if plan["compiled"] else model
     size = (plan["micro_blocks"], plan["block_length"])

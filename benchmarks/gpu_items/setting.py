@@ -1,0 +1,131 @@
+"""What an item is run with: where, for how long, on what; and the GPU as its driver sees it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+RESERVE_S = 5.0
+"""Seconds before its limit at which an item begins nothing new."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where and how an item runs.
+
+    Attributes:
+        smoke: in miniature on the CPU.
+        device: ``cuda`` or ``cpu``.
+        work: folder of the item, kept between calls.
+        limit_s: seconds until it is killed.
+        source: folder of the source model of the experiment; empty for the demo's.
+        corpora: folder with ``de`` and ``en``; empty for the demo's text.
+        tokens: tokens per run of the experiment.
+        began: when it began, on the monotonic clock.
+    """
+
+    smoke: bool
+    device: str
+    work: Path
+    limit_s: float
+    source: str = ""
+    corpora: str = ""
+    tokens: int = 20_000_000
+    began: float = field(default_factory=time.monotonic)
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether there is a GPU to measure."""
+        return self.device == "cuda"
+
+    @property
+    def left_s(self) -> float:
+        """Seconds in which something can still be begun and ended."""
+        return self.limit_s - RESERVE_S - (time.monotonic() - self.began)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the setting without the time at which it began."""
+        return {
+            name: str(value) if name == "work" else value for name, value in asdict(self).items() if name != "began"
+        }
+
+    @classmethod
+    def of_json(cls, content: dict[str, Any]) -> Setting:
+        """Return the setting of a file."""
+        return cls(**{**content, "work": Path(content["work"])})
+
+
+def environment_of(setting: Setting) -> dict[str, str]:
+    """Environment of an item: this source tree, a workspace and a queue of its own, and no network."""
+    paths = [str(ROOT), str(ROOT / "benchmarks"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    own = {
+        "PYTHONPATH": os.pathsep.join(paths),
+        "CLP_WORKSPACE": str(setting.work / "workspace"),
+        "CLP_QUEUE": str(setting.work / "queue"),
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONUNBUFFERED": "1",
+    }
+    if setting.smoke:
+        own |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    return os.environ | own
+
+
+@contextmanager
+def first_gpu() -> Iterator[Any]:
+    """Open the first GPU at its driver; yields the driver's library and the GPU, or ``None`` without one."""
+    try:
+        import pynvml
+    except ImportError:
+        yield None
+        return
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        yield None
+        return
+    try:
+        yield pynvml, pynvml.nvmlDeviceGetHandleByIndex(0)
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def gpu_bytes() -> tuple[int, int] | None:
+    """Return used and total bytes of the first GPU, by its driver; ``None`` without one."""
+    with first_gpu() as found:
+        if found is None:
+            return None
+        library, gpu = found
+        memory = library.nvmlDeviceGetMemoryInfo(gpu)
+        return int(memory.used), int(memory.total)
+
+
+def gpu_name() -> str:
+    """Name of the first GPU, by its driver; empty without one."""
+    with first_gpu() as found:
+        return "" if found is None else str(found[0].nvmlDeviceGetName(found[1]))
+
+
+def wait_until(condition: Callable[[], bool], seconds: float, what: str, *, poll_s: float = 0.1) -> None:
+    """Wait for a condition.
+
+    Raises:
+        TimeoutError: it did not come true in time.
+    """
+    until = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > until:
+            raise TimeoutError(f"{what} did not happen within {seconds:.0f} s")
+        time.sleep(poll_s)
+
+
+def note(text: str) -> None:
+    """Write a line to the item's log."""
+    print(text, file=sys.stderr, flush=True)
