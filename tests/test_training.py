@@ -15,6 +15,7 @@ from clp_core.distillation import Distillation
 from clp_core.errors import InputError
 from clp_core.jobs.checkpoints import read_manifest
 from clp_core.jobs.reason_codes import ReasonCode
+from clp_core.jobs.spawning import ENVIRONMENT
 from clp_core.jobs.submit import resume, submit_train
 from clp_core.provenance import missing_rows
 from clp_core.transfer import transfer
@@ -146,11 +147,12 @@ def test_two_processes_train_like_one(workspace, models, texts, name, schedule, 
     assert [sample["prompt"] for sample in samples] == ["Der", "Ein"] * 3
 
 
-def test_sharded_run_goes_on_where_it_was_stopped(workspace, models, texts):
+def test_sharded_run_goes_on_where_it_was_stopped(workspace, models, texts, monkeypatch):
     options = train_options((models["tied"], None), texts, **RUN, schedule="new-rows", first_stage_share=0.5)
     options = replace(options, **SHARDED)
     whole = submit_train(workspace, options)
     expected = weights_of(finished(whole)[24])
+    monkeypatch.delenv(ENVIRONMENT)  # under torchrun, as users have it
     job = submit_train(workspace, replace(options, name="stopped"))
     wait_for(lambda: job.progress()[0] >= 7, 120)
     job.ask_stop()

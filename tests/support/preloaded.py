@@ -75,7 +75,7 @@ class PreloadedSpawner(Spawner):
         if not is_template_child() or not is_python or settings(environment) != settings(os.environ):
             return super().child(argv, log, environment)
         if argv[2] == "torch.distributed.run":
-            return super().child(argv, log, environment)
+            return ForkedRanks(argv[1:], log, environment)
         return ForkedChild(argv[1:], log, environment)
 
 
@@ -108,7 +108,11 @@ class ForkedChild:
         self.pid = os.fork()
         if self.pid == 0:
             die_with_parent(parent)
-            become(argv, log, os.getcwd(), environment)
+            self.run(argv, log, environment)
+
+    def run(self, argv, log, environment) -> NoReturn:
+        """Be the process that was asked for."""
+        become(argv, log, os.getcwd(), environment)
 
     def poll(self):
         if self.returncode is None:
@@ -127,6 +131,29 @@ class ForkedChild:
 
     def kill(self):
         os.kill(self.pid, signal.SIGKILL)
+
+
+class ForkedRanks(ForkedChild):
+    """A process that forks those that train together, as torchrun starts them on one machine."""
+
+    def run(self, argv, log, environment) -> NoReturn:
+        (count,) = [word.partition("=")[2] for word in argv if word.startswith("--nproc-per-node=")]
+        module = argv[argv.index("-m", 1) :]
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = str(probe.getsockname()[1])
+        shared = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_DFL)
+        ranks = [
+            ForkedChild(module, log, {**environment, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+            for rank in range(int(count))
+        ]
+        codes = [None]
+        while None in codes and not any(codes):  # where one fails, the others would wait; they die with this process
+            time.sleep(0.02)
+            codes = [rank.poll() for rank in ranks]
+        os._exit(1 if any(codes) else 0)
 
 
 def become(argv, log, cwd, environment) -> NoReturn:
