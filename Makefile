@@ -1,6 +1,7 @@
 # make app: install what is missing and open the workbench on the packaged demo.
 # make results: write the tables and figures of the experiments from their raw measurements.
-# make test: install what is missing, check style and types, and run the tests.
+# make test: install what is missing, check style and types, and run all tests.
+# make test-unit: the tests that start no process, which take a minute or two.
 
 PYTHON ?= python3
 VENV := .venv
@@ -8,9 +9,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CHROMIUM_STAMP := $(VENV)/.browser-looked-for
 SLURM_STAMP := $(VENV)/.slurm-looked-for
+PYTEST := HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
 export CLP_WORKSPACE ?= $(CURDIR)/workspace
 
-.PHONY: install app demo test lint format browser slurm results gpu-kit clean
+.PHONY: install app demo test test-unit lint format browser slurm results gpu-kit clean
 
 install: $(STAMP)
 
@@ -58,7 +60,10 @@ $(SLURM_STAMP): $(STAMP)
 	@touch $@
 
 test: install browser slurm lint
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
+	$(PYTEST) --durations 20 $(PYTEST_ARGS)
+
+test-unit: install
+	$(PYTEST) -m unit --durations 5 $(PYTEST_ARGS)
 
 # Tables, numbers and figures in the documents, made again from the raw measurements in notebooks/experiments.
 results: install browser

@@ -34,7 +34,6 @@ ACTIONS = (
     "stop and save",
     "end at once",
     "kill the supervisor",
-    "kill torchrun",
     "kill the trainer",
     "SIGTERM to the supervisor",
 )
@@ -131,12 +130,8 @@ def disturb(job, action: str, rng: random.Random) -> None:  # noqa: ANN001
             job.ask_stop(kill=True)
         elif action != "let it finish":
             supervisor = next(p for p in processes_of(job.path) if "clp_core.jobs.supervisor" in p.cmdline())
-            below = supervisor.children()
-            victims = {
-                "kill torchrun": below,
-                "kill the trainer": [p for torchrun in below for p in torchrun.children()],
-            }
-            for process in victims.get(action, [supervisor]):
+            victims = supervisor.children() if action == "kill the trainer" else [supervisor]
+            for process in victims:
                 os.kill(process.pid, signal.SIGTERM if action.startswith("SIGTERM") else signal.SIGKILL)
     wait_for(lambda: job.status().is_over)
 
