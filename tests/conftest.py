@@ -36,12 +36,16 @@ GERMAN = [
 FAMILIES = ("byte-level", "sentencepiece-bpe", "unigram", "wordpiece")
 
 
-TIERS = ("process", "browser", "slurm", "notebook")
-"""Markers of the tests that are no unit tests."""
+TIERS = ("notebook", "browser", "slurm", "process")
+"""Markers of the tests that are no unit tests, those with the longest tests first."""
 
 
 def pytest_collection_modifyitems(items):
-    """Give a test in a browser a second try: a click that meets a page that is just drawn anew is lost."""
+    """Put each test into its tier, the longest tests first, so that none is begun when the others are done.
+
+    A test in a browser gets a second try: a click that meets a page that is just drawn anew is lost.
+    """
+    items.sort(key=lambda item: next((i for i, tier in enumerate(TIERS) if item.get_closest_marker(tier)), len(TIERS)))
     for item in items:
         if not any(item.get_closest_marker(tier) for tier in TIERS):
             item.add_marker(pytest.mark.unit)

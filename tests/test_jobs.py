@@ -17,6 +17,7 @@ from clp_core import hardware
 from clp_core.errors import InputError
 from clp_core.jobs import JobStore, start
 from clp_core.jobs.process import boot_id, identity, is_alive
+from clp_core.jobs.reason_codes import ReasonCode
 from clp_core.jobs.store import code_version
 from clp_core.jobs.submit import submit_train, submit_transfer
 from clp_core.progress import write_json
@@ -74,13 +75,16 @@ def test_failed_job_says_why_in_one_line(store):
     job = make_job(store, "import sys; sys.exit('clp: the disk is made of cheese')")
     start(job)
     status = end_of(job)
-    assert (status.state, status.reason, status.exit_code) == ("failed", "the disk is made of cheese", 1)
+    assert (status.state, status.reason_code, status.exit_code) == ("failed", ReasonCode.ERROR, 1)
+    assert status.reason == "the disk is made of cheese"
 
 
 def test_killed_process_is_told_by_its_signal(store):
     job = make_job(store, "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
     start(job)
-    assert end_of(job).reason == "killed by signal 9 (SIGKILL)"
+    status = end_of(job)
+    assert status.reason_code == ReasonCode.KILLED_BY_SIGNAL
+    assert "9 (SIGKILL)" in status.reason
 
 
 def test_stopping_a_job_that_saves_nothing_ends_its_process(store):
@@ -156,15 +160,41 @@ def test_zombie_is_not_alive():
     child.wait()
 
 
+def lives_under(launcher, **environment):
+    """Start what a training process does first below a process with that name; say whether it goes on."""
+    code = "from clp_core.jobs.process import die_with_launcher; die_with_launcher(); print('lives')"
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {code!r}])"
+    command = [sys.executable, "-c", parent, launcher]
+    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True)
+    return done.stdout.strip() == "lives"
+
+
+def test_training_process_lives_where_its_launcher_does():
+    launched = {"TORCHELASTIC_RUN_ID": "a run"}
+    assert lives_under("anything")  # alone: its supervisor has bound it already
+    assert lives_under("a launcher of one's own", **launched)  # started by hand, without a supervisor
+    for name in ("torch.distributed.run", "/usr/bin/torchrun", "/usr/bin/accelerate"):
+        assert lives_under(name, **launched, CLP_JOB_DIR="/a/job")
+    assert not lives_under("systemd", **launched, CLP_JOB_DIR="/a/job")  # it was taken in as an orphan
+
+
+def test_child_whose_parent_has_died_before_it_could_ask_ends():
+    code = "from clp_core.jobs.process import die_with_parent; die_with_parent({parent}); print('lives')"
+    own = [sys.executable, "-c", code.format(parent=os.getpid())]
+    assert subprocess.run(own, capture_output=True, text=True).stdout.strip() == "lives"
+    other = [sys.executable, "-c", code.format(parent=1)]
+    assert subprocess.run(other, capture_output=True, text=True).returncode == 128 + signal.SIGKILL
+
+
 def test_job_that_never_started_is_lost(store):
     job = make_job(store, "pass")
     status = json.loads((job.path / "status.json").read_text())
     write_json(job.path / "status.json", status | {"time": status["time"] - 3600})  # the wall clock was set
     assert job.status().state == "queued"
     write_json(job.path / "status.json", status | {"boot_clock": status["boot_clock"] - 3600})
-    assert job.status().reason == "its supervisor never started"
+    assert job.status().reason_code == ReasonCode.NEVER_STARTED
     write_json(job.path / "status.json", status | {"boot_id": "an earlier boot"})
-    assert (job.status().state, job.status().reason) == ("lost", "the machine was restarted before it started")
+    assert (job.status().state, job.status().reason_code) == ("lost", ReasonCode.MACHINE_RESTARTED)
 
 
 def test_silent_process_is_running_without_a_sign(store):
@@ -174,7 +204,7 @@ def test_silent_process_is_running_without_a_sign(store):
     write_json(job.path / "heartbeat.json", {"boot_clock": 0.0, "expect_next_s": 1.0})
     status = job.status()
     assert status.state == "running"
-    assert status.reason.startswith("no sign for")
+    assert status.reason_code == ReasonCode.NO_SIGN
     job.ask_stop()
     end_of(job)
 
@@ -228,7 +258,7 @@ def test_stopped_training_saves_where_it_is(workspace, pair, texts):
     wait_for(lambda: job.progress()[0] >= 3, 120)
     job.ask_stop()
     status = end_of(job, 120)
-    assert (status.state, status.reason) == ("stopped", "stopped on request, saved"), job.log_tail()
+    assert (status.state, status.reason_code) == ("stopped", ReasonCode.STOPPED_SAVED), job.log_tail()
     step = job.result()["step"]
     assert 3 <= step < 100_000
     assert [path.name for path in job.checkpoints()] == [f"checkpoint-{step}"]
@@ -238,10 +268,9 @@ def test_killed_trainer_fails_with_its_reason(workspace, pair, texts):
     job = submit_train(workspace, train_options(pair, texts, max_steps=100_000, eval_every=100_000))
     wait_for(lambda: job.progress()[0] >= 1, 120)
     supervisor = json.loads((job.path / "process.json").read_text())["pid"]
-    (torchrun,) = psutil.Process(supervisor).children()
-    ranks = torchrun.children()
+    (trainer,) = psutil.Process(supervisor).children()
     os.kill(supervisor, signal.SIGKILL)
-    wait_for(lambda: not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in [torchrun, *ranks]), 20)
+    wait_for(lambda: not trainer.is_running() or trainer.status() == psutil.STATUS_ZOMBIE, 20)
     assert job.status().state == "lost"
 
 
