@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 from gpu_items.contain import Outcome, run_contained  # noqa: E402 (found by the path above)
-from gpu_items.findings import FAILED, SKIPPED, Findings, read_json, write_json  # noqa: E402
+from gpu_items.findings import FAILED, INCOMPLETE, PASSED, SKIPPED, Findings, read_json, write_json  # noqa: E402
 from gpu_items.report import report_of  # noqa: E402
 from gpu_items.setting import Setting, environment_of, gpu_bytes, gpu_name, wait_until  # noqa: E402
 
@@ -131,7 +131,7 @@ class Proof:
         """Run the items; return 1 where one failed."""
         self._output.mkdir(parents=True, exist_ok=True)
         for place, name in enumerate(self._names):
-            if self._args.resume and self._results.get(name, {}).get("status") == "passed":
+            if self._args.resume and self._results.get(name, {}).get("status") == PASSED:
                 print(f"{name}: passed in an earlier call", flush=True)
                 continue
             result = self.run_item(name, self.limit_of(place))
@@ -211,8 +211,15 @@ def verdict(outcome: Outcome, found: Mapping[str, Any], work: Path, limit_s: flo
         error = "; ".join(failed)
     log = work / "log.txt"
     tail = log.read_text(encoding="utf-8", errors="replace")[-LOG_TAIL:] if error and log.is_file() else ""
-    is_skipped = bool(checks) and all(check["verdict"] == SKIPPED for check in checks.values())
-    return {"status": FAILED if error else SKIPPED if is_skipped else "passed", "error": error, "log": tail}
+    return {"status": FAILED if error else status_of(checks), "error": error, "log": tail}
+
+
+def status_of(checks: Mapping[str, Mapping[str, str]]) -> str:
+    """Return the status of an item that has not failed."""
+    verdicts = {check["verdict"] for check in checks.values()}
+    if INCOMPLETE in verdicts:
+        return INCOMPLETE
+    return SKIPPED if verdicts == {SKIPPED} else PASSED
 
 
 def bytes_kept(before: int) -> int:

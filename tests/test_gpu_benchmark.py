@@ -137,11 +137,42 @@ def test_limits_shrink_to_the_time_that_is_left(monkeypatch):
 
     args = gpu.parser().parse_args(["--minutes", "9", "--items", "train,faiss"])
     proof = gpu.Proof(args, ["train", "faiss"])
-    assert proof.limit_of(0) == 300
+    assert proof.limit_of(0) == pytest.approx(300)
     monkeypatch.setattr(time, "monotonic", lambda began=proof._began: began + 480)
-    assert proof.limit_of(1) == 60
+    assert proof.limit_of(1) == pytest.approx(60)
     args = gpu.parser().parse_args(["--limit", "faiss=30"])
     assert gpu.limits_of(["train", "faiss"], False, args.limit) == {"train": 300, "faiss": 30}
+
+
+def test_only_what_is_complete_is_left_out_by_resume():
+    import gpu
+
+    passed, missed = {"verdict": "passed"}, {"verdict": "missed"}
+    assert gpu.status_of({"a": passed, "b": missed}) == "passed"
+    assert gpu.status_of({"a": passed, "b": {"verdict": "incomplete"}}) == "incomplete"
+    assert gpu.status_of({"a": {"verdict": "skipped"}}) == "skipped"
+
+
+def test_methods_of_the_transfers_exist():
+    from gpu_items import transfers
+
+    from clp_core.initializers import INITIALIZERS
+
+    named = {method for methods in transfers.METHODS.values() for method in methods}
+    assert named - {"auto"} <= set(INITIALIZERS)
+
+
+def test_every_shape_and_arm_is_accepted_by_the_options(tmp_path):
+    from gpu_items import experiment, runs, throughput
+
+    from clp_core.train_options import TrainOptions
+
+    for trial in throughput.FULL + throughput.MINIATURE:
+        TrainOptions(model="m", text=("t",), eval_text="v", **throughput.fields_of(trial))
+    for size in (experiment.FULL, experiment.MINIATURE):
+        TrainOptions(model="m", text=("t",), eval_text="v", max_tokens=1, **size.train)
+    assert runs.FULL.save_every < runs.FULL.kill_at < runs.FULL.steps
+    assert runs.FULL.stop_at % runs.FULL.save_every
 
 
 def test_made_weights_have_the_names_and_shapes_of_the_classes(tmp_path):

@@ -52,29 +52,32 @@ def run_contained(command: Sequence[str], limit_s: float, log: Path, environment
         log: file to which its output is appended.
         environment: of the process.
     """
-    adopt_orphans()
     before, cpu_before = {child.pid for child in descendants()}, cpu_seconds()
     began, timed_out = time.monotonic(), False
-    with open(log, "ab") as output:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=dict(environment),
-            start_new_session=True,
-        )  # fmt: skip
+    adopt_orphans(True)
     try:
-        process.wait(limit_s)
-    except subprocess.TimeoutExpired:
-        timed_out = True
-    seconds = time.monotonic() - began
-    started = [child for child in descendants() if child.pid not in before]
-    left = len([child for child in started if child.pid != process.pid and is_running(child)])
-    end_all(before, process)
+        with open(log, "ab") as output:
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=dict(environment),
+                start_new_session=True,
+            )  # fmt: skip
+        try:
+            process.wait(limit_s)
+        except subprocess.TimeoutExpired:
+            timed_out = True
+        seconds = time.monotonic() - began
+        started = [child for child in descendants() if child.pid not in before]
+        left = len([child for child in started if child.pid != process.pid and is_running(child)])
+        end_all(before, process)
+    finally:
+        adopt_orphans(False)
     return Outcome(process.returncode, timed_out, seconds, cpu_seconds() - cpu_before, left)
 
 
-def adopt_orphans() -> None:
-    """Become the parent of orphaned descendants, which would go to init (Linux; elsewhere nothing happens)."""
+def adopt_orphans(adopt: bool) -> None:
+    """Become the parent of orphaned descendants, or leave them to init (Linux; elsewhere nothing happens)."""
     if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, int(adopt), 0, 0, 0)
 
 
 def descendants() -> list[psutil.Process]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-PASSED, FAILED, MET, MISSED, SKIPPED = "passed", "failed", "met", "missed", "skipped"
+PASSED, FAILED, MET, MISSED, SKIPPED, INCOMPLETE = "passed", "failed", "met", "missed", "skipped", "incomplete"
 NEEDS_GPU = "needs a GPU"
 
 
@@ -21,7 +21,7 @@ class Findings:
         path: JSON file that every addition rewrites, so that a killed item keeps what it had.
         figures: measurements by name.
         checks: verdicts by name: ``passed`` or ``failed`` for what must hold, ``met`` or ``missed`` for a target,
-            ``skipped`` with the reason.
+            ``skipped`` with the reason, ``incomplete`` where another call has to continue.
         error: why the item ended early; empty where it did not.
     """
 
@@ -71,6 +71,10 @@ class Findings:
     def skip(self, name: str, reason: str) -> None:
         """Say what was not measured, and why."""
         self._add(name, SKIPPED, reason)
+
+    def incomplete(self, name: str, reason: str) -> None:
+        """Say what another call with ``--resume`` has to continue."""
+        self._add(name, INCOMPLETE, reason)
 
     def _add(self, name: str, verdict: str, detail: str) -> None:
         self.checks[name] = {"verdict": verdict, "detail": detail}

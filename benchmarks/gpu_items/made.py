@@ -16,6 +16,7 @@ END = "<end>"
 NOISE_VALUES = (8 << 20) + 7
 """Random values that are repeated through a file; odd, so that no two rows are equal."""
 SCALE = 0.02
+ROW_MEAN = 0.5
 ENGLISH_SHARE = 0.5
 """Share of the made helper's words that the made source has too."""
 
@@ -92,7 +93,13 @@ def llama_weights(config: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, .
 
 
 def write_model(
-    folder: Path, config: Mapping[str, Any], words: Sequence[str] = (), *, dtype: str = "BF16", hollow: bool = False
+    folder: Path,
+    config: Mapping[str, Any],
+    words: Sequence[str] = (),
+    *,
+    dtype: str = "BF16",
+    mean: float = 0.0,
+    hollow: bool = False,
 ) -> int:
     """Write a model folder with a word-level tokenizer.
 
@@ -101,6 +108,7 @@ def write_model(
         config: content of config.json.
         words: the tokens after the end-of-text token; by default ``w1``, ``w2`` and so on for every row.
         dtype: ``BF16`` or ``F32``.
+        mean: of the values, in standard deviations; above 0 rows lean one way, as trained embeddings do.
         hollow: leave the weights as a hole in the file, enough for a plan of memory.
 
     Returns:
@@ -111,11 +119,11 @@ def write_model(
     (folder / "config.json").write_text(json.dumps({**config, "dtype": named}, indent=1))
     write_tokenizer(folder, words or [f"w{i}" for i in range(1, config["vocab_size"])])
     shapes = weight_shapes(config)
-    write_weights(folder / "model.safetensors", shapes, dtype, hollow=hollow)
+    write_weights(folder / "model.safetensors", shapes, dtype, mean, hollow=hollow)
     return sum(int(np.prod(shape)) for shape in shapes.values())
 
 
-def write_weights(file: Path, shapes: Mapping[str, tuple[int, ...]], dtype: str, *, hollow: bool) -> None:
+def write_weights(file: Path, shapes: Mapping[str, tuple[int, ...]], dtype: str, mean: float, *, hollow: bool) -> None:
     """Write a safetensors file: norms of 1, biases of 0, and matrices of normal values."""
     kind = np.dtype(ml_dtypes.bfloat16) if dtype == "BF16" else np.dtype(np.float32)
     header, offset = {}, 0
@@ -130,7 +138,8 @@ def write_weights(file: Path, shapes: Mapping[str, tuple[int, ...]], dtype: str,
             return
         seed = int.from_bytes(file.parent.name.encode()[:4], "big")
         most = min(NOISE_VALUES, max(int(np.prod(shape)) for shape in shapes.values()))
-        noise = (np.random.default_rng(seed).standard_normal(most, dtype=np.float32) * SCALE).astype(kind).tobytes()
+        values = np.random.default_rng(seed).standard_normal(most, dtype=np.float32) + np.float32(mean)
+        noise = (values * SCALE).astype(kind).tobytes()
         for i, (name, shape) in enumerate(shapes.items()):
             if len(shape) == 1:
                 writer.write(np.full(shape, float(name.endswith("weight"))).astype(kind).tobytes())
@@ -176,7 +185,8 @@ def write_pair(folder: Path, rows: int, source_width: int, helper_width: int, la
     source, helper = folder / "source", folder / "helper"
     heads = max(1, source_width // 64)
     config = llama_config(rows, source_width, layers, heads, heads, 2 * source_width, 128, tied=True)
-    write_model(source, config, english)
+    write_model(source, config, english, mean=ROW_MEAN)
     heads = max(1, helper_width // 64)
-    write_model(helper, llama_config(rows, helper_width, 1, heads, heads, 2 * helper_width, 128, tied=True), german)
+    config = llama_config(rows, helper_width, 1, heads, heads, 2 * helper_width, 128, tied=True)
+    write_model(helper, config, german, mean=ROW_MEAN)
     return source, helper

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-MARKS = {"passed": "ok", "met": "ok", "failed": "FAILED", "missed": "MISSED", "skipped": "skipped"}
+MARKS = {
+    "passed": "ok",
+    "met": "ok",
+    "failed": "FAILED",
+    "missed": "MISSED",
+    "skipped": "skipped",
+    "incomplete": "INCOMPLETE",
+}
 
 
 def report_of(content: Mapping[str, Any]) -> str:

@@ -74,7 +74,7 @@ def environment_of(setting: Setting) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
     }
     if setting.smoke:
-        own |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+        own |= {"OMP_NUM_THREADS": "1"} | ({"CUDA_VISIBLE_DEVICES": ""} if gpu_name() else {})
     return os.environ | own
 
 

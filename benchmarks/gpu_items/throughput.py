@@ -23,6 +23,8 @@ from gpu_items.setting import Setting, note
 LEAST_SHARE, LEAST_MFU = 0.95, 0.5
 MOST_OF_PLAN = 1.05
 """Share of the planned memory that a run may take before the plan counts as wrong."""
+KEEP_LITTLE = ("--keep-last", "1", "--only-last")
+"""A checkpoint of 1.5 billion parameters takes 18 GB."""
 PLANNED_BYTES = re.compile(r"needs about ([\d.]+) GB")
 
 
@@ -98,7 +100,9 @@ def measured(setting: Setting, trial: Trial, folder: Path) -> dict[str, Any]:
     if refusal or (setting.smoke and trial.config is LLAMA_8B):
         return (refusal or {"skipped": f"{NEEDS_GPU}: the plan accepts it here"}) | {"parameters": parameters}
     made.write_model(folder / "model", trial.config)
-    plan, figures = training.run(folder, trial.steps, f"throughput {trial.name}", shlex.split(trial.options))
+    plan, figures = training.run(
+        folder, trial.steps, f"throughput {trial.name}", [*KEEP_LITTLE, *shlex.split(trial.options)]
+    )
     bare, bare_error = bare_speed(setting, folder, plan)
     peak = peak_flops(plan["device_name"], bf16=plan["bf16"])
     names = ("bf16", "compiled", "checkpointing", "block_length", "micro_blocks", "step_blocks", "device_name")
@@ -138,13 +142,9 @@ def refused(trial: Trial, folder: Path) -> dict[str, Any]:
     from clp_core.train_options import TrainOptions
     from clp_core.training_plan import plan
 
-    given = dict(zip(*[iter(shlex.split(trial.options))] * 2, strict=True))
-    fields: dict[str, Any] = {
-        name.removeprefix("--").replace("-", "_"): int(v) if v.isdigit() else v for name, v in given.items()
-    }
     options = TrainOptions(
         model=str(folder / "model"), text=(str(folder / "train.txt"),), eval_text=str(folder / "valid.txt"),
-        max_steps=trial.steps, **fields,
+        max_steps=trial.steps, keep_last=1, only_last=True, **fields_of(trial),
     )  # fmt: skip
     try:
         plan(options, folder / "model")
@@ -160,6 +160,12 @@ def refused(trial: Trial, folder: Path) -> dict[str, Any]:
             "state_bytes_per_parameter": shape.state_bytes(bf16=True) / shape.parameters,
         }
     return {}
+
+
+def fields_of(trial: Trial) -> dict[str, Any]:
+    """Return the options of a trial as fields of ``TrainOptions``."""
+    given = zip(*[iter(shlex.split(trial.options))] * 2, strict=True)
+    return {name.removeprefix("--").replace("-", "_"): int(v) if v.isdigit() else v for name, v in given}
 
 
 def judge(setting: Setting, findings: Findings, trial: Trial, figures: Mapping[str, Any]) -> None:
