@@ -237,6 +237,8 @@ class Runs:
         status = job.status()
         named = status.state == "failed" and status.reason.startswith("out of memory")
         self._findings.check("out of memory is named", named, f"{status.state}: {status.reason}")
+        if status.state == "finished":  # it had enough after all, so there is nothing more to see
+            return
         half_written = list((job.path / "checkpoints").glob("*")) if (job.path / "checkpoints").is_dir() else []
         self._findings.check(
             "a run out of memory leaves nothing half-written", not half_written, f"{len(half_written)} folders"

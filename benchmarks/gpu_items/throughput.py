@@ -80,7 +80,7 @@ def run(setting: Setting, findings: Findings) -> None:
         began = time.monotonic()
         try:
             found[trial.name] = measured(setting, trial, folder)
-        except (SystemExit, RuntimeError) as error:  # a run that fails ends its own shape only
+        except (SystemExit, Exception) as error:  # what fails ends its own shape only
             findings.check(trial.name, False, last_line(str(error)))
             continue
         found[trial.name]["seconds"] = round(time.monotonic() - began, 1)
