@@ -25,6 +25,7 @@ import threading
 import time
 import traceback
 import warnings
+import weakref
 from pathlib import Path
 from typing import NoReturn
 
@@ -45,7 +46,9 @@ LOADED = (
     *("clp_core.cli", "clp_core.training", "clp_core.transfer", "clp_core.compare", "clp_core.prepared"),
     *("clp_core.jobs.supervisor", "clp_core.playground_session", "clp_core.pretraining", "clp_core.projection"),
     *("clp_core.tokenizer_training", "clp_core.graph", "clp_core.export", "clp_core.downstream"),
-    *("clp_core.evaluation", "clp_core.experiment.runner"),
+    *("clp_core.evaluation", "clp_core.experiment.runner", "clp_core.explain"),
+    *(f"clp_core.initializers.{name}" for name in ("clp", "linear", "mean", "omp", "random", "topk", "two_view")),
+    *("sklearn.decomposition", "torch.profiler", "pydantic", "typer._adapters", "rich._emoji_codes"),
 )
 
 
@@ -221,6 +224,10 @@ def serve(path) -> NoReturn:
 
     for name in LOADED:
         importlib.import_module(name)
+    for kept in list(weakref.finalize._registry):  # what libraries unload at the end: a fork just ends
+        kept.atexit = False
+    supervisor = sys.modules["clp_core.jobs.supervisor"]
+    supervisor.POLL_S, supervisor.QUEUE_POLL_S = 0.05, 0.2
     threads = len(os.listdir("/proc/self/task"))
     if threads > 1:
         sys.exit(f"the template has {threads} threads; what they hold would be lost in a fork")
