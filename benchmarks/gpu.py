@@ -125,7 +125,8 @@ class Proof:
         self._began = time.monotonic()
         self._output, self._work = args.output.absolute(), args.work.absolute()
         known = read_json(self._output / "gpu.json") if args.resume else {}
-        self._results: dict[str, dict[str, Any]] = dict(known.get("items", {}))
+        is_same_kind = known.get("smoke") == args.smoke  # a miniature stands for nothing at full size
+        self._results: dict[str, dict[str, Any]] = dict(known["items"]) if is_same_kind else {}
 
     def run(self) -> int:
         """Run the items; return 1 where one failed."""
