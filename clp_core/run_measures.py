@@ -147,12 +147,13 @@ def steps_that_fit(seconds: float, step_seconds: float, evaluation_seconds: floa
     return low
 
 
-def system_figures() -> dict[str, float]:
-    """Return the memory of this process in bytes, on a GPU its peak, and the share of the device that is busy with it.
+def system_figures(device: str) -> dict[str, float]:
+    """Measure this process's memory in bytes, on a GPU its peak, and the share of the device that is busy with it.
 
-    On a GPU the driver tells of all that runs there.
+    Args:
+        device: ``cuda`` or ``cpu``, on which the run trains; on a GPU the driver counts all that runs there as busy.
     """
-    if torch.cuda.is_available():
+    if device == "cuda":
         figures = {"memory": float(torch.cuda.max_memory_allocated())}
         try:
             figures["busy"] = torch.cuda.utilization() / 100

@@ -201,7 +201,7 @@ class JobCallback(TrainerCallback):
         figures |= dict(zip(("lr", "lr_embeddings"), self._rates, strict=True))
         if self._measured.plan.teacher:
             figures["teacher_weight"] = self._measured.teacher_weight(state.global_step - 1)
-        figures |= self._stopwatch.lap(state.global_step) | system_figures()
+        figures |= self._stopwatch.lap(state.global_step) | system_figures(self._measured.plan.device)
         share = self._measured.utilisation(figures["tokens_per_s"]) if "tokens_per_s" in figures else None
         figures |= {"mfu": share} if share is not None else {}
         if state.is_world_process_zero:
