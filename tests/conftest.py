@@ -19,9 +19,11 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # several tests run at once; threads that wait for each other crawl
 
-from support.preloaded import start_template
+from support.preloaded import keep_freed_memory, start_template
 
 from clp_core.jobs.spawning import ENVIRONMENT, Spawner
+
+keep_freed_memory()
 
 ENGLISH = [
     "The quick brown fox jumps over the lazy dog and runs into the deep forest.",

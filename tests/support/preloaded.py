@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import ctypes
 import json
 import os
 import runpy
@@ -29,6 +30,7 @@ import weakref
 from pathlib import Path
 from typing import NoReturn
 
+from clp_core.jobs.launchers import ALLOCATOR
 from clp_core.jobs.process import die_with_parent
 from clp_core.jobs.spawning import ENVIRONMENT, Spawner
 
@@ -36,7 +38,7 @@ SOCKET = "CLP_TEST_TEMPLATE"
 """Names the socket of the template."""
 LOG = "template.log"
 READ_AT_IMPORT = ("HF_", "HUGGING", "TRANSFORMERS_", "TORCH", "OMP_", "MKL_", "CUDA_", "PYTHON", "OPENBLAS", "LD_")
-NOT_COMPARED = ("PYTHONUNBUFFERED", "PYTHONPATH")
+NOT_COMPARED = ("PYTHONUNBUFFERED", "PYTHONPATH", "TORCHINDUCTOR_CACHE_DIR")  # torch sets the last one itself
 LOADED = (
     *("numpy", "pandas", "pyarrow.parquet", "scipy.linalg", "scipy.sparse", "faiss", "psutil", "filelock", "typer"),
     *("torch", "torch.distributed.fsdp", "transformers", "datasets", "accelerate", "tokenizers", "safetensors.torch"),
@@ -253,6 +255,14 @@ def serve(path) -> NoReturn:
                 connection.sendall(json.dumps({"pid": answer}).encode() + b"\n")
 
 
+def keep_freed_memory() -> None:
+    """Have this process keep the memory it frees, as jobs do by ``ALLOCATOR``: asking anew takes long."""
+    with contextlib.suppress(OSError, AttributeError):  # the names and numbers are glibc's
+        libc = ctypes.CDLL(None)
+        for trim_or_mmap_threshold, value in ((-1, 2**31 - 1), (-3, 2**30)):
+            libc.mallopt(trim_or_mmap_threshold, value)
+
+
 def start_template(folder: Path) -> subprocess.Popen:
     """Start a template, which serves as soon as it has loaded everything, and name it in this process's environment."""
     path = folder / "template.sock"
@@ -262,7 +272,7 @@ def start_template(folder: Path) -> subprocess.Popen:
     os.environ[ENVIRONMENT] = "support.preloaded"
     code = f"from support.preloaded import serve; serve({str(path)!r})"
     # Arrow's allocator would start a thread, which a fork would lose.
-    environment = os.environ | {"JE_ARROW_MALLOC_CONF": "background_thread:false"}
+    environment = os.environ | {"JE_ARROW_MALLOC_CONF": "background_thread:false"} | ALLOCATOR
     command = [sys.executable, "-W", "ignore", "-c", code]
     with open(folder / LOG, "wb") as log:
         return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
