@@ -90,6 +90,7 @@ def test_best_checkpoint_is_offered_first_with_its_path_and_command(run, workspa
     assert button(app, "Export") is None
 
 
+@pytest.mark.process
 def test_export_is_a_job_and_its_folder_is_downloaded_as_one_file(run, workspace):
     button(check(open_page("runs")), "Export").click().run()
     finished(workspace, "export")
@@ -116,6 +117,7 @@ def test_large_model_is_not_held_in_memory_for_a_download(exported, monkeypatch)
     assert any(code.startswith("rsync -av --partial ") and "a-german-run-100" in code for code in codes(app))
 
 
+@pytest.mark.process
 def test_push_is_offered_after_the_dry_run_only(hub, online, logged_in, exported, workspace):  # noqa: F811
     app = check(open_page("runs"))
     assert "hf auth login" in " ".join(caption.value for caption in app.caption)
@@ -141,6 +143,7 @@ def test_push_is_offered_after_the_dry_run_only(hub, online, logged_in, exported
     assert button(app, "Dry run again") is not None
 
 
+@pytest.mark.process
 def test_what_stands_against_a_push_is_told_and_it_is_not_offered(hub, online, exported, workspace):  # noqa: F811
     app = check(open_page("runs"))
     field(app, "Repository").set_value("german").run()
@@ -154,6 +157,7 @@ def test_what_stands_against_a_push_is_told_and_it_is_not_offered(hub, online, e
     assert button(app, "Dry run again") is not None
 
 
+@pytest.mark.process
 def test_dry_run_of_another_content_does_not_count(hub, online, logged_in, exported, workspace):  # noqa: F811
     app = check(open_page("runs"))
     field(app, "Repository").set_value(f"{USER}/german").run()
@@ -166,6 +170,7 @@ def test_dry_run_of_another_content_does_not_count(hub, online, logged_in, expor
     assert button(app, "Dry run") is not None
 
 
+@pytest.mark.process
 def test_page_tells_how_far_a_fetch_is(hub, online, workspace, big_model):  # noqa: F811
     hub.add("org/big", big_model)
     hub.slow_s = 0.005
