@@ -4,18 +4,20 @@ import json
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
+from support.commands import clp, clp_process, refused, result_of, within
 from support.jobs import end_of
 
 from clp_core.curves import published_curves
 from clp_core.errors import InputError
+from clp_core.experiment import records as kept_records
+from clp_core.experiment import runner as experiment_runner
 from clp_core.experiment.asked import measure_differs, run_differs
 from clp_core.experiment.design import read_design
 from clp_core.experiment.drawing import draw
@@ -35,10 +37,19 @@ TRAIN = {"max_steps": 6, "eval_every": 2, "block_length": 32, "batch_tokens": 12
 TRAIN |= {"keep_last": 1, "only_last": True}
 
 
+@pytest.fixture(autouse=True)
+def looks_often(monkeypatch):
+    """Small runs are over in a second; a runner that looks every other second would wait most of the time."""
+    monkeypatch.setattr(experiment_runner, "POLL_S", 0.05)
+
+
 @pytest.fixture
 def described(tmp_path, pair, texts):
     """Write an experiment on a small pair, with changes, and return its file."""
+    return description(tmp_path, pair, texts)
 
+
+def description(folder, pair, texts):
     def write(**changes):
         told = {
             "title": "A small one",
@@ -54,20 +65,34 @@ def described(tmp_path, pair, texts):
                 "taught": {"method": "linear", "train": {"teacher": "helper"}, "seeds": [1]},
             },
         } | changes
-        file = tmp_path / "small.yaml"
+        file = folder / "small.yaml"
         file.write_text(yaml.safe_dump({key: value for key, value in told.items() if value is not None}))
         return file
 
     return write
 
 
-def test_runs_are_jobs_that_are_kept_and_not_done_again(described, workspace):
-    design = read_design(described())
-    assert Runner(design, workspace).run_all(limit=1) == []
-    assert [run.key for run in Records(design).measured_runs] == ["random-s1"]
-    first = Records(design).file("runs", "random-s1.jsonl")
-    assert first.read_bytes() == JobStore(workspace.jobs).jobs()[0].metrics_file.read_bytes()
-    assert Runner(design, workspace).run_all() == []
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory, pair, texts):
+    """The small experiment with its three runs done: first one of them, then the others."""
+    root = tmp_path_factory.mktemp("measured")
+    workspace = Workspace(root / "workspace")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CLP_WORKSPACE", str(workspace.root))
+        patch.setenv("CLP_QUEUE", str(root / "queue"))
+        patch.setattr(experiment_runner, "POLL_S", 0.05)
+        design = read_design(description(root, pair, texts)())
+        assert Runner(design, workspace).run_all(limit=1) == []
+        assert [run.key for run in Records(design).measured_runs] == ["random-s1"]
+        first = Records(design).file("runs", "random-s1.jsonl")
+        assert first.read_bytes() == JobStore(workspace.jobs).jobs()[0].metrics_file.read_bytes()
+        assert Runner(design, workspace).run_all() == []
+    return design, workspace
+
+
+@pytest.mark.process
+def test_runs_are_jobs_that_are_kept_and_not_done_again(measured):
+    design, workspace = measured
     kinds = [job.kind for job in JobStore(workspace.jobs).jobs()]
     assert kinds.count("train") == 3
     before = len(kinds)
@@ -77,9 +102,10 @@ def test_runs_are_jobs_that_are_kept_and_not_done_again(described, workspace):
     assert told["transfer"]["method"] == "linear"
     assert told["arguments"]["teacher"] == "helper"
     everything = "".join(path.read_text() for path in design.folder.rglob("*.json"))
-    assert str(workspace.root.parent.parent) not in everything
+    assert str(workspace.root.parent) not in everything
 
 
+@pytest.mark.process
 def test_run_that_was_stopped_is_resumed(described, workspace):
     design = read_design(described(seeds=[1], arms={"random": {"method": "random"}}))
     runner = Runner(design, workspace)
@@ -93,6 +119,7 @@ def test_run_that_was_stopped_is_resumed(described, workspace):
     assert Records(design).has_run(run)
 
 
+@pytest.mark.process
 def test_run_that_is_asked_otherwise_is_done_anew(described, workspace):
     design = read_design(described(seeds=[1], arms={"random": {"method": "random"}}))
     assert Runner(design, workspace).run_all() == []
@@ -192,6 +219,7 @@ def test_measurement_is_made_again_where_the_file_asks_otherwise(described, work
     assert measure_differs({"before": [*asked, "--words", "other", "--source", "s"]}, elsewhere)
 
 
+@pytest.mark.process
 def test_run_whose_checkpoints_are_gone_is_left_out_downstream(described, workspace, caplog):
     design = read_design(described(seeds=[1], arms={"random": {"method": "random"}}, downstream={"questions": 5}))
     assert Runner(design, workspace).run_all() == []
@@ -202,9 +230,9 @@ def test_run_whose_checkpoints_are_gone_is_left_out_downstream(described, worksp
     assert "the checkpoints of random-s1 are gone" in caplog.text
 
 
-def test_table_says_what_the_raw_metrics_say(described, workspace):
-    design = read_design(described())
-    assert Runner(design, workspace).run_all() == []
+@pytest.mark.process
+def test_table_says_what_the_raw_metrics_say(measured):
+    design, _ = measured
     records = Records(design)
     random, taught = summarise(records)
 
@@ -274,40 +302,28 @@ def test_teacher_is_the_helper_or_a_model_that_the_file_names(described, workspa
     assert str((workspace.models / "younger").resolve()) in design.paths(workspace)
 
 
+@pytest.mark.process
 def test_command_prints_tables_of_what_is_measured(described, workspace):
     file = described(seeds=[1], arms=None, baselines=None, methods={"names": ["mean"]}, overlap=None)
-    command = [sys.executable, "-m", "clp_core", "experiment", str(file), "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout.splitlines()[-1])
+    command = ("experiment", file)
+    told = result_of(*command, run=clp_process)
     assert [row["method"] for row in told["tables"]["methods"]] == ["`mean`"]
     kept = json.loads((Path(told["folder"]) / "methods.json").read_text())
     assert kept["methods"]["command"].startswith("clp compare-methods --source")
-    again = subprocess.run([*command, "--tables"], capture_output=True, text=True, check=False)
-    assert json.loads(again.stdout.splitlines()[-1])["tables"] == told["tables"]
-    whole = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert "is measured in" in whole.stderr
-    anew = subprocess.run([*command, "--output", "anew"], capture_output=True, text=True, check=False, cwd=file.parent)
+    assert result_of(*command, "--tables")["tables"] == told["tables"]
+    assert "is measured in" in clp(*command).stderr
+    anew = clp(*command, "--output", "anew", cwd=file.parent)
     assert anew.returncode == 0, anew.stderr
     assert "is measured in" not in anew.stderr
-    assert json.loads((file.parent / "anew" / "methods.json").read_text())["methods"] == kept["methods"] | {
-        "result": json.loads((file.parent / "anew" / "methods.json").read_text())["methods"]["result"]
-    }
-    none = subprocess.run(
-        [*command, "--tables", "--output", "none"], capture_output=True, text=True, check=False, cwd=file.parent
-    )
-    assert "nothing of" in none.stderr
-    taken = subprocess.run([*command, "--output", str(file)], capture_output=True, text=True, check=False)
-    assert (taken.returncode, "is no folder" in taken.stderr) == (2, True)
+    again = json.loads((file.parent / "anew" / "methods.json").read_text())
+    assert again["methods"] == kept["methods"] | {"result": again["methods"]["result"]}
+    assert again["methods"]["result"]["methods"]
+    assert "nothing of" in clp(*command, "--tables", "--output", "none", cwd=file.parent).stderr
+    assert "is no folder" in refused(*command, "--output", file)
     for name, why in (("a.pdf", "ends in one of .html"), ("no/a.svg", "there is no folder"), ("a.html", "is measured")):
-        drawn = subprocess.run(
-            [*command, "--tables", "--figure", name], capture_output=True, text=True, check=False, cwd=file.parent
-        )
-        assert drawn.returncode == 2
-        assert why in drawn.stderr
-    bad = subprocess.run([*command[:4], "nowhere.yaml"], capture_output=True, text=True, check=False)
-    assert bad.returncode == 2
-    assert "there is no file nowhere.yaml" in bad.stderr
+        with within(file.parent):
+            assert why in refused(*command, "--tables", "--figure", name)
+    assert "there is no file nowhere.yaml" in refused("experiment", "nowhere.yaml")
 
 
 def shipped():
@@ -362,18 +378,20 @@ def test_runs_of_machines_that_chose_other_precisions_are_told_of(tmp_path):
     file = tmp_path / "kept" / "runs" / "clp-s1.json"
     told = json.loads(file.read_text())
     file.write_text(json.dumps(told | {"plan": told["plan"] | {"bf16": not told["plan"]["bf16"]}}))
-    command = [sys.executable, "-m", "clp_core", "experiment", str(kept.design.file), "--tables", "--output"]
-    done = subprocess.run([*command, str(tmp_path / "kept")], capture_output=True, text=True, check=True)
+    done = clp("experiment", kept.design.file, "--tables", "--output", tmp_path / "kept")
+    assert done.returncode == 0, done.stderr
     assert "not the same for all runs" in done.stderr
     assert "float32: clp-s1)" in done.stderr
-    done = subprocess.run([*command, str(kept.folder)], capture_output=True, text=True, check=True)
-    assert "not the same" not in done.stderr
+    done = clp("experiment", kept.design.file, "--tables", "--output", kept.folder)
+    assert (done.returncode, "not the same" in done.stderr) == (0, False)
     asked = told["arguments"] | {"precision": "float32"}
     file.write_text(json.dumps(told | {"arguments": asked}))
     assert Records(read_design(kept.design.file, tmp_path / "kept")).mixed_precision == ""  # it is another run now
 
 
-def test_curves_of_shipped_experiments_have_keys_that_find_them():
+def test_curves_of_shipped_experiments_have_keys_that_find_them(monkeypatch):
+    read_once = cache(kept_records.described_experiments)
+    monkeypatch.setattr(kept_records, "described_experiments", read_once)
     assert len({records.design.order for records in shipped()}) == len(shipped())
     assert shipped()[0].design.name == "demo"
     for records in shipped():

@@ -188,9 +188,13 @@ def experiments_here() -> Path:
 
 def saved_experiments() -> list[Records]:
     """Return the experiments that come with the project and of which two arms at least are measured, in their order."""
+    return [records for records in described_experiments() if len(records.curves) > 1]
+
+
+def described_experiments() -> list[Records]:
+    """Return the experiments that come with the project, measured or not, in their order."""
     found = [Records(read_design(file)) for file in experiments_here().glob("*.yaml")]
-    found.sort(key=lambda records: (records.design.order, records.design.name))
-    return [records for records in found if len(records.curves) > 1]
+    return sorted(found, key=lambda records: (records.design.order, records.design.name))
 
 
 def saved_curve(key: str) -> Curve:
@@ -202,7 +206,9 @@ def saved_curve(key: str) -> Curve:
     Raises:
         InputError: there is none.
     """
-    for records in saved_experiments():
+    for records in described_experiments():
+        if not key.startswith(f"experiment:{records.design.name}/") or len(records.curves) < 2:
+            continue  # the curves of the others need not be read
         for curve in records.all_curves:
             if curve.key == key:
                 return curve
