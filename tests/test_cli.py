@@ -1,12 +1,15 @@
 """The command line's contract: JSON keys, exit codes, one plain line for bad input."""
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 
 import pytest
-from support.commands import clp, result_of
+from support.commands import clp, clp_process, refused, result_of
+from support.jobs import wait_for
+from support.pages_run import ROOT
 
 
 def test_overlap_gives_one_pair_for_two_tokenizers_and_all_for_three(folders, texts):
@@ -59,53 +62,25 @@ def test_transfer_inspect_neighbours_project_and_evaluate(tmp_path, pair, texts)
     assert score["bits_per_byte"] == pytest.approx(report["zero_step"]["bits_per_byte"])
 
 
+@pytest.mark.process
 def test_train_detached_then_jobs_show_stop_and_remove(pair, texts):
-    given = [
-        "--model",
-        pair[0],
-        "--text",
-        texts[0],
-        "--eval-text",
-        texts[1],
-        "--max-steps",
-        100000,
-        "--block-length",
-        32,
-    ]
-    started = result_of("train", *given, "--eval-every", 100000, "--name", "a run", "--detach")
+    given = ["--model", pair[0], "--text", texts[0], "--eval-text", texts[1], "--block-length", 32]
+    given += ["--max-steps", 100_000, "--eval-every", 100_000, "--name", "a run"]
+    started = result_of("train", *given, "--detach")
     assert started["state"] in ("queued", "starting", "running")
     name = os.path.basename(started["job"])
     assert [os.path.basename(job["job"]) for job in result_of("jobs", "list")["jobs"]] == [name]
-    refused = clp("jobs", "remove", name)
-    assert refused.returncode == 2
-    assert "stop it first" in refused.stderr
-    assert set(result_of("jobs", "stop", name)) == {"job", "state", "reason", "step", "tokens"}
-    import time
-
-    for _ in range(600):
-        state = result_of("jobs", "show", name)["state"]
-        if state == "stopped":
-            break
-        time.sleep(0.2)
-    assert state == "stopped"
+    assert "stop it first" in refused("jobs", "remove", name)
+    assert set(result_of("jobs", "stop", name)) == {"job", "state", "reason", "reason_code", "step", "tokens"}
+    wait_for(lambda: result_of("jobs", "show", name)["state"] == "stopped", 120)
     result_of("jobs", "remove", name)
     assert result_of("jobs", "list")["jobs"] == []
 
 
+@pytest.mark.process
 def test_train_in_the_foreground_gives_its_score(pair, texts):
-    given = [
-        "--model",
-        pair[0],
-        "--text",
-        texts[0],
-        "--eval-text",
-        texts[1],
-        "--max-tokens",
-        1000,
-        "--block-length",
-        32,
-    ]
-    found = result_of("train", *given, "--batch-tokens", 128)
+    given = ["--model", pair[0], "--text", texts[0], "--eval-text", texts[1], "--block-length", 32]
+    found = result_of("train", *given, "--max-tokens", 1000, "--batch-tokens", 128)
     assert set(found) >= {"job", "state", "step", "tokens", "eval_loss", "bits_per_byte"}
     assert (found["state"], found["step"], found["tokens"]) == ("finished", 8, 1024)
 
@@ -119,31 +94,29 @@ def test_compare_methods_ranks_and_advises(pair, tmp_path):
     assert found["methods"][0]["method"] in found["advice"]
 
 
+OUTPUT = ["--output", "{out}"]
+PAIR = ["--source", "{source}", "--helper", "{helper}"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["overlap", "{source}"], "name two tokenizers"),
-        (["overlap", "{source}", "/no/such/folder"], "there is no folder /no/such/folder"),
-        (["overlap", "{source}", "{helper}", "--match", "fuzzy"], "'fuzzy' is unknown"),
-        (["overlap", "{source}", "{helper}", "--text", "{empty}"], "holds no text"),
-        (["transfer", "--source", "{source}", "--helper", "{helper}"], "--output"),
-        (
-            ["transfer", "--source", "{source}", "--helper", "{helper}", "--output", "{out}", "--method", "x"],
-            "'x' is unknown",
-        ),
-        (["transfer", "--source", "{source}", "--helper", "{helper}", "--output", "{out}", "--seed", "many"], "--seed"),
-        (
-            ["transfer", "--source", "org/model", "--helper", "{helper}", "--output", "{out}"],
-            "Hub could not be reached",
-        ),
-        (["transfer", "--source", "{bare}", "--helper", "{helper}", "--output", "{out}"], "holds no config.json"),
-        (["evaluate", "{source}", "--text", "{empty}"], "holds no text"),
-        (["evaluate", "{source}", "--text", "/no/text"], "there is no text /no/text"),
-        (["neighbors", "{source}", "Donaudampfschiff"], "is no token of"),
-        (["inspect", "{source}", "#1"], "was not written by a transfer"),
-        (["jobs", "show", "../../etc"], "is no job's name"),
-        (["project", "{source}", "--output", "{out}"], "must end in .parquet"),
-        (["dance"], "No such command"),
+        (["overlap", "{source}"], "two tokenizers"),
+        (["overlap", "{source}", "/no/such/folder"], "no folder /no/such/folder"),
+        (["overlap", "{source}", "{helper}", "--match", "fuzzy"], "--match 'fuzzy'"),
+        (["overlap", "{source}", "{helper}", "--text", "{empty}"], "{empty} holds no text"),
+        (["transfer", *PAIR], "--output"),
+        (["transfer", *PAIR, *OUTPUT, "--method", "x"], "method 'x'"),
+        (["transfer", *PAIR, *OUTPUT, "--seed", "many"], "--seed"),
+        (["transfer", "--source", "org/model", "--helper", "{helper}", *OUTPUT], "org/model"),
+        (["transfer", "--source", "{bare}", "--helper", "{helper}", *OUTPUT], "no config.json"),
+        (["evaluate", "{source}", "--text", "{empty}"], "{empty} holds no text"),
+        (["evaluate", "{source}", "--text", "/no/text"], "no text /no/text"),
+        (["neighbors", "{source}", "Donaudampfschiff"], "Donaudampfschiff"),
+        (["inspect", "{source}", "#1"], "{source} was not written"),
+        (["jobs", "show", "../../etc"], "'../../etc'"),
+        (["project", "{source}", *OUTPUT], ".parquet"),
+        (["dance"], "dance"),
     ],
 )
 def test_bad_input_is_one_plain_line_and_exit_code_two(tmp_path, pair, arguments, told):
@@ -151,47 +124,61 @@ def test_bad_input_is_one_plain_line_and_exit_code_two(tmp_path, pair, arguments
     (tmp_path / "bare").mkdir()
     places = {"source": pair[0], "helper": pair[1], "empty": tmp_path / "empty.txt", "bare": tmp_path / "bare"}
     places["out"] = tmp_path / "out"
-    done = clp(*[part.format(**places) for part in arguments])
-    assert done.returncode == 2, done.stderr
-    lines = done.stderr.strip().splitlines()
-    assert told in lines[-1]
-    assert lines[-1].startswith("clp: ")
-    assert "Traceback" not in done.stderr
+    assert told.format(**places) in refused(*[part.format(**places) for part in arguments])
     assert not (tmp_path / "out").exists()
 
 
-def test_help_comes_fast_and_names_every_command():
+@pytest.mark.process
+def test_process_of_a_command_ends_as_the_command_says(folders):
+    found = result_of("overlap", folders["byte-level", "en"], folders["byte-level", "de"], run=clp_process)
+    assert found["pairs"][0]["overlap"] > 256
+    assert "/no/such/folder" in refused("overlap", folders["byte-level", "en"], "/no/such/folder", run=clp_process)
+
+
+def test_help_names_every_command():
     done = clp("--help")
     assert done.returncode == 0
     for name in (
-        "overlap",
-        "transfer",
-        "compare-methods",
-        "inspect",
-        "neighbors",
-        "project",
-        "train",
-        "evaluate",
-        "jobs",
-        "demo",
-        "app",
-    ):
+        "overlap", "transfer", "compare-methods", "inspect", "neighbors", "project", "train", "evaluate", "jobs",
+        "demo", "app",
+    ):  # fmt: skip
         assert name in done.stdout
-    code = "import sys, clp_core.cli; print('torch' in sys.modules, 'transformers' in sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert loaded.split() == ["False", "False"]
 
 
-def test_core_never_imports_streamlit_and_the_web_process_never_torch():
+HEAVY = ("torch", "transformers", "numpy", "pandas", "faiss", "scipy", "streamlit", "datasets", "pyarrow")
+
+
+def loaded_by(code):
+    """Run code in a process of its own; return the heavy libraries that it has loaded in the end."""
+    code = f"import json, sys\n{code}\nprint(json.dumps([name for name in {HEAVY} if name in sys.modules]))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.process
+def test_help_loads_no_heavy_library():
+    assert loaded_by("from clp_core.cli import main; assert main(['--help']) == 0") == []
+
+
+@pytest.mark.process
+def test_core_never_imports_streamlit():
     code = """
-import sys, pkgutil, importlib, clp_core
+import pkgutil, importlib, clp_core
 for module in pkgutil.walk_packages(clp_core.__path__, "clp_core."):
     if not module.name.endswith("__main__"):
         importlib.import_module(module.name)
-assert "streamlit" not in sys.modules
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    assert "streamlit" not in loaded_by(code)
+
+
+@pytest.mark.process
+def test_web_process_never_loads_torch(space):
+    code = """
+from streamlit.testing.v1 import AppTest
+app = AppTest.from_file("app.py", default_timeout=120).run()
+assert app.title and not app.exception
+"""
+    assert not {"torch", "transformers"} & set(loaded_by(code))
 
 
 def test_every_tokenizer_argument_may_be_a_folder_alone(tmp_path, folders):
