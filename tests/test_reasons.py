@@ -1,15 +1,18 @@
-"""Why a job ended, in one plain line, from the errors that the libraries really raise."""
+"""Why a job ended, as a code and one plain line, from the errors that the libraries really raise."""
 
 import errno
+import json
 import shutil
 import subprocess
 import sys
 
 import pytest
 import torch
+from support.made_runs import lines_of, make_run
 
-from clp_core.errors import ClpError, InputError
-from clp_core.jobs.reasons import oom_kills, reason_of, reason_of_exit
+from clp_core.errors import ClpError, DivergedError, InputError
+from clp_core.jobs.reason_codes import NO_REASON, Reason, ReasonCode, known_code, reason_in
+from clp_core.jobs.reasons import MAX_REASON, oom_kills, reason_of, reason_of_exit
 
 TORCHRUN = """Traceback (most recent call last):
 torch.distributed.elastic.multiprocessing.errors.ChildFailedError:
@@ -28,61 +31,94 @@ def raised_by(act):
     return caught.value
 
 
-def test_memory_that_cannot_be_had_is_out_of_memory():
-    assert reason_of(raised_by(lambda: torch.empty(2**58))).startswith("out of memory: ")
-    assert reason_of(raised_by(lambda: bytearray(2**60))).startswith("out of memory")
-    assert reason_of(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")).startswith(
-        "out of memory: "
-    )
+NO_MEMORY = "CUDA out of memory. Tried to allocate 20 GiB"
+TORN = "PytorchStreamWriter failed writing file data/0"
+FULL = "I/O error: No space left on device (os error 28)"
 
 
-def test_disk_without_room_is_told_whoever_raises_it():
-    for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        assert reason_of(OSError(number, "no room")).startswith("disk full: ")
-    for text in ("PytorchStreamWriter failed writing file data/0", "I/O error: No space left on device (os error 28)"):
-        assert reason_of(RuntimeError(text)).startswith("disk full: ")
-    assert reason_of(OSError(errno.EACCES, "Permission denied")) == "PermissionError: [Errno 13] Permission denied"
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (InputError("there is no text x"), ReasonCode.DATA_ERROR),
+        (DivergedError("the loss is nan at step 3"), ReasonCode.DIVERGED),
+        (ClpError("a word of its own"), ReasonCode.ERROR),
+        (raised_by(lambda: torch.empty(2**58)), ReasonCode.OUT_OF_MEMORY),
+        (raised_by(lambda: bytearray(2**60)), ReasonCode.OUT_OF_MEMORY),
+        (torch.OutOfMemoryError(NO_MEMORY), ReasonCode.OUT_OF_MEMORY),
+        (OSError(errno.ENOSPC, "no room"), ReasonCode.DISK_FULL),
+        (OSError(errno.EDQUOT, "no room"), ReasonCode.DISK_FULL),
+        (OSError(errno.EFBIG, "no room"), ReasonCode.DISK_FULL),
+        (RuntimeError(TORN), ReasonCode.DISK_FULL),
+        (RuntimeError(FULL), ReasonCode.DISK_FULL),
+        (OSError(errno.EACCES, "Permission denied"), ReasonCode.ERROR),
+        (ValueError("two\nlines"), ReasonCode.ERROR),
+        (KeyError(), ReasonCode.ERROR),
+    ],
+    ids=lambda value: f"{type(value).__name__}: {value}"[:50] if isinstance(value, Exception) else value.value,
+)
+def test_error_has_the_code_of_its_kind_and_is_quoted_in_one_line(error, code):
+    reason = reason_of(error)
+    assert reason.code is code
+    assert " ".join(str(error).split()) in reason.text
+    assert reason.text.splitlines() == [reason.text]
+
+
+def test_error_of_another_kind_is_named_by_its_class():
+    assert reason_of(OSError(errno.EACCES, "Permission denied")).text == "PermissionError: [Errno 13] Permission denied"
+    assert reason_of(ValueError("two\nlines")).text == "ValueError: two lines"
+    assert reason_of(KeyError()).text == "KeyError"
+    assert reason_of(ClpError("a word of its own")).text == "a word of its own"
+    assert len(reason_of(ValueError("x" * 10_000)).text) == MAX_REASON == 500
 
 
 def test_error_without_a_cause_on_a_full_disk_is_that_of_the_disk(tmp_path, monkeypatch):
     error = RuntimeError("basic_ios::clear: iostream error")  # what torch's writer may say of it
-    assert reason_of(error, tmp_path).startswith("RuntimeError")
+    assert reason_of(error, tmp_path).code is ReasonCode.ERROR
     usage = shutil.disk_usage(tmp_path)._replace(free=4096)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    assert reason_of(error, tmp_path).startswith("disk full: ")
-    assert reason_of(ClpError("the loss is infinite"), tmp_path) == "the loss is infinite"
-
-
-def test_bad_data_and_own_words_and_anything_else():
-    assert reason_of(InputError("there is no text x")) == "data error: there is no text x"
-    assert reason_of(ClpError("the loss is infinite at step 3")) == "the loss is infinite at step 3"
-    assert reason_of(ValueError("two\nlines")) == "ValueError: two lines"
-    assert reason_of(KeyError()) == "KeyError"
-    assert len(reason_of(ValueError("x" * 10_000))) <= 500
+    assert reason_of(error, tmp_path).code is ReasonCode.DISK_FULL
+    assert reason_of(ClpError("a word of its own"), tmp_path) == (ReasonCode.ERROR, "a word of its own")
 
 
 @pytest.mark.parametrize(
-    ("code", "output", "oom_killed", "reason"),
+    ("code", "output", "oom_killed", "reason", "told"),
     [
-        (-9, "", False, "killed by signal 9 (SIGKILL)"),
-        (1, TORCHRUN.format(code=-9), False, "killed by signal 9 (SIGKILL)"),
-        (1, TORCHRUN.format(code=-11), True, "killed by signal 11 (SIGSEGV)"),
-        (2, "some words\nclp: there is no text x\n", False, "there is no text x"),
-        (1, "a\n\nlast words\n", False, "last words"),
-        (3, "", False, "exit code 3"),
-        (-99, "", False, "killed by signal 99 (a signal without a name)"),
+        (-9, "", False, ReasonCode.KILLED_BY_SIGNAL, "signal 9 (SIGKILL)"),
+        (1, TORCHRUN.format(code=-9), False, ReasonCode.KILLED_BY_SIGNAL, "signal 9 (SIGKILL)"),
+        (1, TORCHRUN.format(code=-11), True, ReasonCode.KILLED_BY_SIGNAL, "signal 11 (SIGSEGV)"),
+        (-99, "", False, ReasonCode.KILLED_BY_SIGNAL, "signal 99 (a signal without a name)"),
+        (-9, "", True, ReasonCode.OUT_OF_MEMORY, "signal 9 (SIGKILL)"),
+        (1, TORCHRUN.format(code=-9), True, ReasonCode.OUT_OF_MEMORY, "signal 9 (SIGKILL)"),
+        (2, "some words\nclp: there is no text x\n", False, ReasonCode.ERROR, "there is no text x"),
+        (1, "a\n\nlast words\n", False, ReasonCode.ERROR, "last words"),
+        (3, "", False, ReasonCode.ERROR, "exit code 3"),
     ],
 )
-def test_process_without_a_word_of_its_own_is_told_by_how_it_ended(code, output, oom_killed, reason):
-    assert reason_of_exit(code, output, oom_killed=oom_killed) == reason
+def test_process_without_a_word_of_its_own_is_told_by_how_it_ended(code, output, oom_killed, reason, told):
+    found = reason_of_exit(code, output, oom_killed=oom_killed)
+    assert found.code is reason
+    assert found.text.endswith(told)
 
 
-def test_kill_for_want_of_memory_is_told_from_any_other():
-    for code, output in ((-9, ""), (1, TORCHRUN.format(code=-9))):
-        reason = reason_of_exit(code, output, oom_killed=True)
-        assert reason.startswith("out of memory: the kernel killed the process for want of memory")
+def test_a_code_is_kept_beside_the_words_and_told_by_every_reader(workspace):
+    job = make_run(workspace, "a run", lines_of(3))
+    for code in ReasonCode:
+        job.write_status("failed", Reason(code, f"because of {code.name}") if code else NO_REASON, 1)
+        status = job.status()
+        assert (status.reason_code, status.reason) == (code, f"because of {code.name}" if code else "")
+        assert json.loads((job.path / "status.json").read_text())["reason_code"] == code.value
+        assert job.summary()["reason_code"] == code.value
 
 
+def test_codes_of_other_versions_are_passed_over():
+    assert known_code("from-the-future") is known_code(None) is ReasonCode.NONE
+    assert reason_in({"reason": "as before", "reason_code": "from-the-future"}) == (ReasonCode.NONE, "as before")
+    assert reason_in({"reason": "as before"}) == (ReasonCode.NONE, "as before")
+    assert reason_in({"reason": "no room", "reason_code": "disk-full"}) == (ReasonCode.DISK_FULL, "no room")
+    assert reason_in({"reason_code": "disk-full"}) is None
+
+
+@pytest.mark.process
 def test_kernels_count_of_such_kills_does_not_grow_with_other_deaths():
     before = oom_kills()
     subprocess.run([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"], check=False)
