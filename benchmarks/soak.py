@@ -206,7 +206,7 @@ def main() -> int:
             attempts += 1
             disturb(job, action, rng)
             state = job.status()
-            states[f"{state.state}: {state.reason.partition(';')[0]}"] += 1
+            states[f"{state.state}: {state.reason_code.value}".removesuffix(": ")] += 1
             if not wait_for(lambda job=job: not processes_of(job.path), LIMIT_S):
                 findings.append(f"{job.id}: processes are left {LIMIT_S:.0f} s after {action!r}")
             if state.state == "finished":
