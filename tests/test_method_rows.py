@@ -52,9 +52,12 @@ def test_copied_token_has_no_rows_by_method(pair, kept):
 
 
 def test_rows_are_kept_for_the_present_content_only(tmp_path, pair, kept):
+    cache = kept.folder.parent.parent
     moved = shutil.copytree(pair[1], tmp_path / "helper")
-    assert MethodRows.of(kept.folder.parent.parent, pair[0], moved, "raw", 42).methods == ()
-    assert MethodRows.of(kept.folder.parent.parent, *pair, "canonical", 42).methods == ()
+    assert MethodRows.of(cache, pair[0], moved, "raw", 42).methods == kept.methods
+    (moved / "config.json").write_text((moved / "config.json").read_text() + " ")
+    assert MethodRows.of(cache, pair[0], moved, "raw", 42).methods == ()
+    assert MethodRows.of(cache, *pair, "canonical", 42).methods == ()
 
 
 @pytest.mark.parametrize("method", ["clp", "clp-sparse", "clp-topk", "linear", "omp", "mean", "subword-mean"])
