@@ -1,13 +1,15 @@
 import itertools
+import os
+import shutil
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 from clp_core.checkpoint import Checkpoint
 from clp_core.errors import InputError
+from clp_core.folders import has_changed
 from clp_core.graph import Agreement, Graph, find_agreement, make_agreement, make_graph
 from clp_core.neighbors import RowIndex, nearest, unit, write_index
 from clp_core.prepared import Prepared, fingerprint, prepare
@@ -147,8 +149,6 @@ def test_prepared_rows_are_the_checkpoints(tmp_path, pair):
 
 
 def test_fingerprint_changes_with_the_content(tmp_path, pair):
-    import shutil
-
     folder = shutil.copytree(pair[0], tmp_path / "m")
     before = fingerprint(folder)
     assert fingerprint(folder) == before
@@ -156,20 +156,79 @@ def test_fingerprint_changes_with_the_content(tmp_path, pair):
     assert fingerprint(folder) != before
 
 
-def use_in_order(order):
-    code = f"""
-import {", ".join(order)}
-import numpy as np
-x = np.random.default_rng(0).standard_normal((200, 8)).astype("float32")
-faiss.knn(x, x, 3)
-torch.from_numpy(x).matmul(torch.from_numpy(x).T).sum().item()
-assert numba.njit(lambda a: a.sum())(x) != 0
+def test_fingerprint_is_that_of_the_content_wherever_it_lies(tmp_path, pair):
+    folder = shutil.copytree(pair[0], tmp_path / "m")
+    before = fingerprint(folder)
+    assert fingerprint(folder.rename(tmp_path / "elsewhere")) == before
+    assert fingerprint(shutil.copytree(tmp_path / "elsewhere", tmp_path / "copy")) == before
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_fingerprint_tells_contents_of_one_size_and_time_apart(tmp_path, pair, name):
+    folder = shutil.copytree(pair[0], tmp_path / "m")
+    before, file = fingerprint(folder), folder / name
+    status, content = file.stat(), bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert (file.stat().st_size, file.stat().st_mtime_ns) == (status.st_size, status.st_mtime_ns)
+    assert fingerprint(folder) != before
+
+
+def test_folder_has_changed_where_its_fingerprint_is_another_of_the_same_form(tmp_path, pair):
+    folder = shutil.copytree(pair[0], tmp_path / "m")
+    before = fingerprint(folder)
+    assert not has_changed(folder, before)
+    (folder / "tokenizer.json").unlink()
+    assert has_changed(folder, before)
+    assert not has_changed(folder, "of-an-earlier-version")  # it cannot be compared
+    assert not has_changed(folder, "")
+
+
+HEAVY = ("torch", "faiss", "numba", "umap")
+EVERY_ORDER = """
+import gc, os, sys, traceback
+
+gc.disable()  # it would touch, and so copy, what forked processes share
+
+def use():
+    import faiss, numba, numpy as np, torch
+    x = np.random.default_rng(0).standard_normal((200, 8)).astype("float32")
+    faiss.knn(x, x, 3)
+    torch.from_numpy(x).matmul(torch.from_numpy(x).T).sum().item()
+    assert numba.njit(lambda a: a.sum())(x) != 0
+
+def grow(order, rest):
+    # In this process those of `order` are imported; each of the others goes on in a process of its own.
+    if not rest:
+        use()
+        os.write(1, " ".join(order).encode() + b"\\n")
+    for name in rest:
+        child = os.fork()
+        if child == 0:
+            failed = 1
+            try:
+                __import__(name)
+                failed = grow([*order, name], [other for other in rest if other != name])
+            except BaseException:
+                traceback.print_exc()
+            os._exit(failed)
+        if os.waitpid(child, 0)[1]:
+            sys.stderr.write(f"{[*order, name]} failed\\n")
+            return 1
+    return 0
+
+__import__(sys.argv[1])
+sys.exit(grow([sys.argv[1]], sys.argv[2:]))
 """
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
 
 
-def test_heavy_libraries_work_together_in_every_order():
-    orders = list(itertools.permutations(["torch", "faiss", "numba", "umap"]))
-    with ThreadPoolExecutor(2) as pool:
-        for order, done in zip(orders, pool.map(use_in_order, orders), strict=True):
-            assert done.returncode == 0, (order, done.stderr[-500:])
+@pytest.mark.process
+@pytest.mark.parametrize("first", HEAVY)
+def test_heavy_libraries_work_together_in_every_order(first):
+    """A process is forked for every library that may come next; the last ones, each of one order, use all four."""
+    rest = [name for name in HEAVY if name != first]
+    done = subprocess.run([sys.executable, "-c", EVERY_ORDER, first, *rest], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-1000:]
+    orders = [[first, *order] for order in itertools.permutations(rest)]
+    assert [line.split() for line in done.stdout.splitlines()] == orders
