@@ -64,6 +64,7 @@ def test_demo_is_small_and_its_card_tells_the_measured_figures():
     assert "CC-BY-SA-3.0" in (DATA / "NOTICE.txt").read_text()
 
 
+@pytest.mark.process
 def test_linear_beats_random_rows_before_training_and_clp_is_reported_as_it_is(demo, record_property):
     options = TransferOptions(str(demo["source"]), str(demo["helper"]), "(none)", eval_text=str(demo["eval_text"]))
     scores, advice = compare_methods(options)
@@ -86,19 +87,23 @@ def test_published_rule_on_the_demo_is_told_to_be_at_risk(demo, tmp_path):
     assert "use --method linear" in report["warnings"][-1]
 
 
+@pytest.mark.process
 def test_training_lowers_the_targets_bits_per_byte(demo, tmp_path):
     space = Workspace(demo["workspace"])
     target = tmp_path / "target"
     transfer(TransferOptions(str(demo["source"]), str(demo["helper"]), str(target), method="linear"))
     put_short_text(tmp_path)
     held_out = str(tmp_path / demo["eval_text"].name)
-    options = TrainOptions(str(target), (str(demo["train_text"]),), held_out, max_steps=20, eval_every=20)
+    options = TrainOptions(
+        str(target), (str(demo["train_text"]),), held_out, max_steps=20, eval_every=20, batch_tokens=1024
+    )
     job = submit_train(space, options)
     assert end_of(job, 300).state == "finished", job.log_tail()
     first, last = (line["bits_per_byte"] for line in job.metrics() if "bits_per_byte" in line)
     assert last < first - 0.2
 
 
+@pytest.mark.process
 def test_build_script_trains_a_pair_from_any_text(tmp_path, monkeypatch):
     from clp_core.demo import build
 

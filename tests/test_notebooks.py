@@ -5,6 +5,8 @@ import pytest
 from conftest import put_short_text
 from nbclient import NotebookClient
 
+from clp_core.jobs.launchers import ALLOCATOR
+
 ROOT = Path(__file__).resolve().parent.parent
 EXPECTED = {  # what each notebook says on the way, and how many figures it draws
     "01_first_transfer": (("Use linear", "'state': 'finished'"), 4),
@@ -17,11 +19,14 @@ EXPECTED = {  # what each notebook says on the way, and how many figures it draw
 }
 
 
+@pytest.mark.notebook
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
 def test_notebook_runs_top_to_bottom(path, tmp_path, monkeypatch):
     monkeypatch.setenv("CLP_WORKSPACE", str(tmp_path))
-    monkeypatch.setenv("CLP_NOTEBOOK_STEPS", "12")
-    put_short_text(tmp_path / "texts")
+    monkeypatch.setenv("CLP_NOTEBOOK_STEPS", "6")
+    for name, value in ALLOCATOR.items():  # as jobs have it
+        monkeypatch.setenv(name, value)
+    put_short_text(tmp_path / "texts", 24)
     notebook = nbformat.read(path, as_version=4)
     NotebookClient(notebook, timeout=500, kernel_name="python3").execute(cwd=str(tmp_path))
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
