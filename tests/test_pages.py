@@ -5,7 +5,7 @@ import sys
 
 import pytest
 from support.jobs import end_of, wait_for
-from support.pages_run import PAGES, ROOT, check, open_page
+from support.pages_run import PAGES, ROOT, check, cut_texts, open_page
 
 from clp_core.demo import SOURCE
 from clp_core.jobs import JobStore
@@ -27,6 +27,7 @@ def test_page_answers_its_question_with_the_demo(target, name):
     assert not app.error
 
 
+@pytest.mark.process
 def test_overview_unpacks_the_demo(workspace):
     app = check(open_page("overview"))
     next(button for button in app.button if button.label == "Unpack the demo").click().run()
@@ -36,7 +37,9 @@ def test_overview_unpacks_the_demo(workspace):
     assert not app.exception
 
 
+@pytest.mark.process
 def test_transfer_page_runs_the_command_it_shows_once(space):
+    cut_texts(space)
     app = check(open_page("transfer"))
     shown = next(code.value for code in app.code if code.value.startswith("clp transfer"))
     assert "--method auto" in shown
@@ -64,7 +67,9 @@ def test_transfer_page_takes_overrides_and_refuses_bad_ones(space):
     assert not any(code.value.startswith("clp transfer") for code in app.code)
 
 
+@pytest.mark.process
 def test_transfer_page_shows_the_comparison_of_methods(space):
+    cut_texts(space)
     app = check(open_page("transfer"))
     app.radio[0].set_value("mean").run()
     next(button for button in app.button if button.label == "Compare the methods").click().run()
@@ -83,7 +88,9 @@ def test_transfer_page_warns_of_a_chat_template(space):
     assert "chat template" in app.warning[0].value
 
 
+@pytest.mark.process
 def test_train_page_starts_a_run_that_the_runs_page_shows_and_stops(target, space):
+    cut_texts(space)
     app = check(open_page("train"))
     shown = next(code.value for code in app.code if code.value.startswith("clp train"))
     assert "--preset quick" in shown
@@ -105,6 +112,7 @@ def test_unknown_model_is_a_message_not_a_traceback(space):
     assert "/no/such/model is outside of the workspace" in app.error[0].value.replace("\\", "")
 
 
+@pytest.mark.process
 def test_hub_id_that_is_not_here_offers_to_fetch_it_and_tells_a_plain_failure(space):
     app = check(open_page("tokens", helper="org/model"))
     next(button for button in app.button if "Fetch it from the Hub" in button.label).click().run()
@@ -114,6 +122,7 @@ def test_hub_id_that_is_not_here_offers_to_fetch_it_and_tells_a_plain_failure(sp
     assert "Hub could not be reached" in app.error[0].value.replace("\\", "")
 
 
+@pytest.mark.process
 def test_web_process_loads_no_torch(target):
     code = f"""
 import sys

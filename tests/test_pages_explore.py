@@ -240,6 +240,7 @@ def test_reasons_in_the_health_table_are_those_of_the_report(space):
     assert (why != "").sum() == report["health"]["rows_at_risk"] > 1_000
 
 
+@pytest.mark.process
 def test_health_finds_near_duplicates_by_a_job(target, space):
     app = check(open_page("tokens", view="Health of all rows"))
     button(app, "Look for near-duplicates").click().run()
@@ -250,6 +251,7 @@ def test_health_finds_near_duplicates_by_a_job(target, space):
     assert int(card.value.replace("\u202f", "")) <= len(job.result()["tokens"])
 
 
+@pytest.mark.process
 def test_agreement_of_helper_and_target_is_that_of_the_job(target, space):
     job = submit_agreement(space, str(space.models / HELPER), str(target))
     assert end_of(job).state == "finished", job.log_tail()
@@ -259,6 +261,7 @@ def test_agreement_of_helper_and_target_is_that_of_the_job(target, space):
     assert sum(job.result()["histogram"]) == 6144
 
 
+@pytest.mark.process
 def test_agreement_refuses_models_of_different_tokenizers(target, space):
     app = check(open_page("tokens", view="Neighbour agreement", first=SOURCE, second="german"))
     assert "different tokenizers" in app.error[0].value
@@ -327,6 +330,7 @@ def test_projection_lists_what_is_inside_a_box(target, space):
     assert chosen(points, event, is_sampled=False).sum() == len(drawn)
 
 
+@pytest.mark.process
 def test_projection_lays_out_by_umap_as_a_job(target, space):
     app = check(open_page("projection", shown=HELPER, layout="umap"))
     shown = next(code.value for code in app.code if code.value.startswith("clp project"))
@@ -337,11 +341,12 @@ def test_projection_lays_out_by_umap_as_a_job(target, space):
     assert check(open_page("projection", shown=HELPER, layout="umap")).get("plotly_chart")
 
 
+@pytest.mark.process
 def test_same_job_is_not_started_twice(target, space):
     first = submit_near_duplicates(space, str(target))
     second = submit_near_duplicates(space, str(target))
     assert first.id == second.id or first.status().is_over
-    options = ProjectOptions(str(target), str(space.cache / "x.parquet"))
+    options = ProjectOptions(str(target), str(space.cache / "x.parquet"), method="pca")
     assert submit_project(space, options).id != first.id
     for job in JobStore(space.jobs).jobs():
         end_of(job)

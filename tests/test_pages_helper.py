@@ -5,7 +5,7 @@ import shutil
 import pytest
 from support.jobs import end_of, wait_for
 from support.made_runs import lines_of, make_run
-from support.pages_run import check, open_page, text_of
+from support.pages_run import check, cut_texts, open_page, text_of
 
 from clp_core.demo import SOURCE, TRAIN_TEXT
 from clp_core.jobs import JobStore
@@ -35,6 +35,13 @@ def field(widgets, label):
 
 
 @pytest.fixture
+def space(space):
+    """The demo with texts that are cut short."""
+    cut_texts(space)
+    return space
+
+
+@pytest.fixture
 def tokenizer(space):
     output = space.tokenizers / "german"
     train_tokenizer(
@@ -48,6 +55,7 @@ def tokenizer(space):
     return output
 
 
+@pytest.mark.process
 def test_page_trains_a_tokenizer_by_the_command_it_shows(space):
     app = check(open_page("helper"))
     assert "None was made here yet" in text_of(app)
@@ -74,6 +82,7 @@ def test_page_trains_a_tokenizer_by_the_command_it_shows(space):
     assert any("plain name without slashes" in error.value for error in app.error)
 
 
+@pytest.mark.process
 def test_page_makes_a_tiny_helper_and_leads_to_the_transfer(space, tokenizer):
     app = check(open_page("helper"))
     (sizes,) = [table.value for table in app.dataframe if "wants" in table.value.columns]

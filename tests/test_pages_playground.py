@@ -79,6 +79,7 @@ def made_session(workspace, texts, *, state="finished", reason="", ended=True, p
     return session
 
 
+@pytest.mark.process
 def test_prompt_is_sent_to_two_models_and_answered_side_by_side(workspace, models):
     app = check(open_page("playground", models=models, tokens="12"))
     assert "No memory is held" in app.caption[-1].value
@@ -104,6 +105,7 @@ def test_prompt_is_sent_to_two_models_and_answered_side_by_side(workspace, model
     assert len(sessions(workspace)) == 1
 
 
+@pytest.mark.process
 def test_second_click_and_second_tab_ask_nothing_twice_and_stop_ends_the_answer(
     workspace, models, monkeypatch, tmp_path
 ):
@@ -134,6 +136,7 @@ def test_text_is_shown_as_the_model_wrote_it(workspace, models):
     assert "heading" not in text_of(app)
 
 
+@pytest.mark.process
 def test_killed_session_is_told_and_started_again(workspace, models):
     app = send(check(open_page("playground", models=models)), "Der")
     (session,) = sessions(workspace)

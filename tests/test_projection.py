@@ -31,6 +31,7 @@ def test_axes_of_one_wide_row_are_no_error():
     assert Axes.of(ArrayRows(np.ones((1, 1500), np.float32)), np.arange(1)).place(np.ones((1, 1500))).shape == (1, 2)
 
 
+@pytest.mark.process
 def test_umap_puts_neighbours_together_and_is_kept(tmp_path, demo):
     from sklearn.manifold import trustworthiness
 
@@ -48,6 +49,7 @@ def test_umap_puts_neighbours_together_and_is_kept(tmp_path, demo):
     assert good > trustworthiness(rows, shuffled, n_neighbors=15, metric="cosine") + 0.1
 
 
+@pytest.mark.process
 def test_umap_is_reproducible_and_follows_its_settings(tmp_path, pair):
     prepared = prepare(pair[0], tmp_path)
     first, _ = project(prepared, "umap", tmp_path / "a")

@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
+from conftest import put_short_text
 from streamlit.testing.v1 import AppTest
+
+from clp_core.demo import TRAIN_TEXT
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ("overview", "overlap", "tokens", "projection", "helper", "transfer", "train", "runs", "compare", "playground")
@@ -16,6 +19,14 @@ def open_page(name, **query):
     if name != "overview":
         app.switch_page(f"pages/{name}.py").run()
     return app
+
+
+def cut_texts(space):
+    """Leave a fifth of the demo's training text, and still less of its held-out text: a run begins and ends sooner."""
+    put_short_text(space.texts, 24)
+    text = space.texts / TRAIN_TEXT
+    lines = text.read_bytes().splitlines(keepends=True)
+    text.write_bytes(b"".join(lines[: len(lines) // 5]))
 
 
 def check(app):

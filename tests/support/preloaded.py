@@ -15,6 +15,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import ctypes
+import importlib
 import json
 import os
 import runpy
@@ -36,6 +37,8 @@ from clp_core.jobs.spawning import ENVIRONMENT, Spawner
 
 SOCKET = "CLP_TEST_TEMPLATE"
 """Names the socket of the template."""
+FIRST = "CLP_TEST_FIRST"
+"""Names a module that a forked process imports before it is what was asked for, as ``sitecustomize`` would be."""
 LOG = "template.log"
 READ_AT_IMPORT = ("HF_", "HUGGING", "TRANSFORMERS_", "TORCH", "OMP_", "MKL_", "CUDA_", "PYTHON", "OPENBLAS", "LD_")
 NOT_COMPARED = ("PYTHONUNBUFFERED", "PYTHONPATH", "TORCHINDUCTOR_CACHE_DIR")  # torch sets the last one itself
@@ -181,6 +184,8 @@ def become(argv, log, cwd, environment) -> NoReturn:
         sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
         sys.argv = argv[1:]
         warnings.filterwarnings("ignore", ".* found in sys.modules", RuntimeWarning)  # that is the point
+        if first := os.environ.get(FIRST):
+            importlib.import_module(first)
         code = exit_code_of(argv[1])
     except BaseException:
         traceback.print_exc()
@@ -222,8 +227,6 @@ def is_template_child() -> bool:
 
 def serve(path) -> NoReturn:
     """Be the template: load everything, then fork a process for every order that comes."""
-    import importlib
-
     for name in LOADED:
         importlib.import_module(name)
     for kept in list(weakref.finalize._registry):  # what libraries unload at the end: a fork just ends
