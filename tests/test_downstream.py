@@ -4,10 +4,7 @@ import itertools
 import json
 import lzma
 import math
-import os
 import shutil
-import subprocess
-import sys
 from collections import Counter
 from zlib import crc32
 
@@ -17,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from conftest import FAMILIES, GERMAN, make_model
+from support import commands
 from transformers import AutoModelForCausalLM
 
 from clp_core import cloze, word_retrieval
@@ -415,8 +413,7 @@ def test_source_is_named_by_the_target_or_the_user(planted, tmp_path):
 
 
 def clp(*arguments):
-    command = [sys.executable, "-m", "clp_core", "downstream", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ)
+    return commands.clp("downstream", *arguments)
 
 
 def test_command_measures_a_checkpoint_as_one_json_object(planted, tmp_path):

@@ -213,6 +213,7 @@ def test_half_a_checkpoint_is_never_exported(run, workspace):
     assert exported(run, workspace)[0]["checkpoint"] == "checkpoint-400"
 
 
+@pytest.mark.process
 def test_killed_export_leaves_nothing_under_its_name(run, workspace, tmp_path):
     code = (
         "import os, sys; import clp_core.export as e; e.check_loading = lambda *_: os.kill(os.getpid(), 9); "

@@ -162,6 +162,7 @@ def test_damage_after_writing_is_found_by_the_check(tmp_path, tokenizers, pair, 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
 def test_interrupted_transfer_leaves_nothing_behind(tmp_path, pair, signal_number):
     process = subprocess.Popen(command_for(*pair, tmp_path / "out" / "target"), stderr=subprocess.DEVNULL)
@@ -178,6 +179,7 @@ def wait_for_part(folder, process):
         time.sleep(0.005)
 
 
+@pytest.mark.process
 def test_killed_transfer_leaves_no_target_and_its_rest_goes_with_the_next_one(tmp_path, tokenizers, pair):
     source = big_source(tmp_path / "source", tokenizers["byte-level", "en"])
     before = content(source)
@@ -220,6 +222,7 @@ runpy.run_module("clp_core", run_name="__main__")
 """
 
 
+@pytest.mark.process
 def test_disk_that_fills_up_while_writing_leaves_nothing_behind(tmp_path, tokenizers, pair):
     """A limit on the size of files stands in for a quota: the write fails in the middle."""
     source = big_source(tmp_path / "source", tokenizers["byte-level", "en"])
@@ -235,6 +238,7 @@ def test_disk_that_fills_up_while_writing_leaves_nothing_behind(tmp_path, tokeni
     assert content(source) == before
 
 
+@pytest.mark.process
 def test_memory_does_not_grow_with_the_checkpoint(tmp_path, tokenizers, pair):
     """A body of 1.2 GB goes through a process that may not hold half of it beside what its libraries need.
 

@@ -21,6 +21,7 @@ from clp_core.errors import InputError
 from clp_core.hardware import Gpu
 from clp_core.jobs import JobStore
 from clp_core.jobs.queue import DeviceQueue
+from clp_core.jobs.reason_codes import ReasonCode
 from clp_core.playground import ask, session_for, start_session
 from clp_core.playground_options import PlaygroundOptions
 from clp_core.playground_place import Needs, check_room, take_place
@@ -432,6 +433,7 @@ def is_gone(process):
 LONG = {"prompt": "Der", "max_tokens": 60, "ignore_end": True}
 
 
+@pytest.mark.process
 def test_session_answers_prompts_of_two_tokenizers_and_ends_by_itself(workspace, pair, other, open_sessions):
     asked = options_for((pair[0], other))
     session, number = ask(workspace, asked, idle_seconds=4)
@@ -447,7 +449,8 @@ def test_session_answers_prompts_of_two_tokenizers_and_ends_by_itself(workspace,
     assert (again.job.id, number) == (session.job.id, 2)
     assert wait_for_answers(session, 2)[0].tokens == 12
     assert end_of(session.job).state == "finished"
-    assert session.job.status().reason == "gave its memory back after 4 s without a prompt"
+    assert session.job.status().reason_code == ReasonCode.ENDED
+    assert "after 4 s" in session.job.status().reason
     assert is_gone(process)
     assert session.job.result()["answered"] == 2
     assert not session.is_open
@@ -456,6 +459,7 @@ def test_session_answers_prompts_of_two_tokenizers_and_ends_by_itself(workspace,
     assert number == 1
 
 
+@pytest.mark.process
 def test_prompts_wait_for_each_other_and_broken_ones_are_passed_over(workspace, pair, open_sessions):
     session, first = ask(workspace, options_for(pair, **LONG))
     assert ask(workspace, options_for(pair, **LONG)) == (session, first)  # a double click
@@ -474,6 +478,7 @@ def test_prompts_wait_for_each_other_and_broken_ones_are_passed_over(workspace, 
         session.ask(options_for(pair[0], prompt="hf_" + "a" * 30))
 
 
+@pytest.mark.process
 def test_answer_is_stopped_in_the_middle_and_the_session_goes_on(workspace, pair, open_sessions, monkeypatch, tmp_path):
     slow_down(monkeypatch, tmp_path / "slow", 0.2)
     session, number = ask(workspace, options_for(pair, **LONG))
@@ -489,6 +494,7 @@ def test_answer_is_stopped_in_the_middle_and_the_session_goes_on(workspace, pair
     assert session.is_open
 
 
+@pytest.mark.process
 def test_asked_to_stop_it_ends_within_a_moment_in_the_middle_of_an_answer(
     workspace, pair, open_sessions, monkeypatch, tmp_path
 ):
@@ -509,6 +515,7 @@ def test_asked_to_stop_it_ends_within_a_moment_in_the_middle_of_an_answer(
         session.ask(options_for(pair))
 
 
+@pytest.mark.process
 def test_stop_while_it_loads_ends_it_too(workspace, pair, open_sessions):
     session, _ = ask(workspace, options_for(pair))
     session.job.ask_stop()
@@ -516,6 +523,7 @@ def test_stop_while_it_loads_ends_it_too(workspace, pair, open_sessions):
     assert not session.is_open
 
 
+@pytest.mark.process
 def test_two_tabs_share_one_session(workspace, pair, open_sessions):
     found = []
     clicks = [
@@ -531,6 +539,7 @@ def test_two_tabs_share_one_session(workspace, pair, open_sessions):
     assert session_for(workspace, [str(pair[1])]).job.id == job.id
 
 
+@pytest.mark.process
 def test_session_with_weights_that_have_changed_is_not_used(workspace, pair, open_sessions, tmp_path):
     import shutil
 
@@ -542,6 +551,7 @@ def test_session_with_weights_that_have_changed_is_not_used(workspace, pair, ope
     assert session_for(workspace, [str(folder)]) is None
 
 
+@pytest.mark.process
 def test_killed_session_says_how_it_ended_and_takes_no_prompt(workspace, pair, open_sessions):
     session, number = ask(workspace, options_for(pair))
     wait_for_answers(session, number)
@@ -551,6 +561,7 @@ def test_killed_session_says_how_it_ended_and_takes_no_prompt(workspace, pair, o
     assert session_for(workspace, [str(folder) for folder in pair]) is None
 
 
+@pytest.mark.process
 def test_session_of_a_model_that_cannot_be_loaded_fails_with_the_reason(
     workspace, pair, open_sessions, tmp_path, tokenizers
 ):
@@ -558,7 +569,7 @@ def test_session_of_a_model_that_cannot_be_loaded_fails_with_the_reason(
     session, _ = ask(workspace, options_for((folder, pair[0])))
     status = end_of(session.job)
     assert status.state == "failed"
-    assert status.reason.startswith("the model has 100 embedding rows")
+    assert "100 embedding rows" in status.reason
 
 
 def test_session_gives_its_gpu_to_a_run_that_waits_for_it(workspace, pair, monkeypatch, tmp_path):

@@ -179,6 +179,7 @@ def test_every_option_of_a_run_but_its_model_is_one_of_a_helper(tokenizer, germa
         assert told in str(error.value)
 
 
+@pytest.mark.process
 def test_helper_is_made_from_text_alone_and_serves_in_a_transfer(workspace, tokenizer, german, demo, tmp_path):
     from transformers import AutoModelForCausalLM
 
@@ -212,6 +213,7 @@ def _jobs(workspace):
     return JobStore(workspace.jobs).jobs()
 
 
+@pytest.mark.process
 def test_helper_that_was_stopped_at_once_begins_again_with_the_same_weights(workspace, tokenizer, german):
     options = options_of(tokenizer, german, max_steps=0, max_tokens=256 * 100_000, eval_every=100_000)
     started = start_helper(workspace, options)
@@ -232,6 +234,7 @@ def test_helper_that_was_stopped_at_once_begins_again_with_the_same_weights(work
         assert end_of(job, 60).state == "stopped", job.log_tail()
 
 
+@pytest.mark.process
 def test_job_of_the_page_starts_the_run_and_names_it(workspace, tokenizer, german):
     job = submit_helper(workspace, options_of(tokenizer, german, name="mine"))
     assert submit_helper(workspace, options_of(tokenizer, german, name="mine")).id == job.id
@@ -244,6 +247,7 @@ def test_job_of_the_page_starts_the_run_and_names_it(workspace, tokenizer, germa
     assert end_of(run, 240).state == "finished", run.log_tail()  # it outlives the job that started it
 
 
+@pytest.mark.process
 def test_command_refuses_bad_input_in_one_line(tmp_path, tokenizer, german, workspace):
     given = ("pretrain", "--tokenizer", tokenizer, "--text", german)
     assert "--size 'huge' is unknown" in refused(*given, "--size", "huge")

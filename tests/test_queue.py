@@ -11,6 +11,7 @@ from support.jobs import end_of, wait_for
 from clp_core.jobs import JobStore, start
 from clp_core.jobs.job import job_is_over
 from clp_core.jobs.queue import DeviceQueue, Ticket
+from clp_core.jobs.reason_codes import ReasonCode
 from clp_core.jobs.submit import launch
 
 SLEEP = "import time; time.sleep(600)"
@@ -32,6 +33,7 @@ def job_for(store, devices, code=SLEEP, name="a run"):
     return job
 
 
+@pytest.mark.process
 def test_three_jobs_on_two_devices_start_in_the_order_they_came(store, queue):
     first, second, third = (
         job_for(store, devices, name=name)
@@ -41,14 +43,14 @@ def test_three_jobs_on_two_devices_start_in_the_order_they_came(store, queue):
         launch(job)
     for job in (first, second):
         wait_for(lambda job=job: job.status().state == "running")
-    waiting = wait_for(lambda: third.status() if "place" in third.status().reason else None)
+    waiting = wait_for(lambda: third.status() if third.status().reason_code == ReasonCode.WAITS_FOR_DEVICE else None)
     assert waiting.state == "queued"
-    assert waiting.reason == "place 2 in the queue for cuda:0, cuda:1, one is first"
+    assert all(told in waiting.reason for told in ("place 2", "cuda:0, cuda:1", "one is first"))
     fourth = job_for(store, ["cuda:1"], name="four")
     launch(fourth)
     first.ask_stop()
     end_of(first)
-    wait_for(lambda: third.status().reason == "place 1 in the queue for cuda:0, cuda:1, two is first")
+    wait_for(lambda: "place 1" in third.status().reason and "two is first" in third.status().reason)
     assert wait_for(lambda: fourth.status().reason) == "place 2 in the queue for cuda:1, two is first"
     second.ask_stop()
     wait_for(lambda: third.status().state == "running")
@@ -60,6 +62,7 @@ def test_three_jobs_on_two_devices_start_in_the_order_they_came(store, queue):
     assert queue.tickets() == []
 
 
+@pytest.mark.process
 def test_device_of_a_killed_supervisor_is_free_again(store):
     first, second = job_for(store, ["cpu"], name="one"), job_for(store, ["cpu"], name="two")
     launch(first)
@@ -80,6 +83,7 @@ def first_pid(job):
     return json.loads((job.path / "process.json").read_text())["pid"]
 
 
+@pytest.mark.process
 def test_queued_job_can_be_stopped_before_it_starts(store, queue):
     first, second = job_for(store, ["cpu"], name="one"), job_for(store, ["cpu"], name="two")
     launch(first)
@@ -94,6 +98,7 @@ def test_queued_job_can_be_stopped_before_it_starts(store, queue):
     end_of(first)
 
 
+@pytest.mark.process
 def test_job_without_devices_does_not_wait(store):
     first, other = job_for(store, ["cpu"], name="one"), job_for(store, [], code="print(1)", name="two")
     launch(first)
@@ -104,6 +109,7 @@ def test_job_without_devices_does_not_wait(store):
     end_of(first)
 
 
+@pytest.mark.process
 def test_tickets_drawn_at_once_are_all_different(tmp_path):
     queue = DeviceQueue(tmp_path / "queue", lambda path: False)
     threads = [threading.Thread(target=queue.enter, args=(tmp_path / str(i), ["cpu"])) for i in range(16)]
@@ -124,6 +130,7 @@ def test_all_devices_or_none_are_held(tmp_path):
     held.release()
 
 
+@pytest.mark.process
 def test_tickets_of_jobs_that_are_over_or_gone_block_nobody(store, queue, tmp_path):
     queue.enter(tmp_path / "gone", ["cpu"])
     job = job_for(store, ["cpu"], code="pass")

@@ -138,6 +138,7 @@ def test_names_that_cannot_be_shown_are_refused(workspace, name):
     assert job.path.name == job.id
 
 
+@pytest.mark.process
 def test_access_token_of_the_hub_is_in_no_file_of_a_run(workspace, pair, texts, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", SECRET)
     monkeypatch.setenv("HUGGING_FACE_HUB_TOKEN", SECRET)
@@ -155,6 +156,7 @@ def test_access_token_in_a_form_is_refused(workspace, pair, texts, field):
     assert not list(workspace.jobs.glob("*/spec.json"))
 
 
+@pytest.mark.process
 def test_code_that_comes_with_a_model_is_never_run(workspace, pair, texts, tmp_path):
     import shutil
 
@@ -187,6 +189,7 @@ def clp(*arguments, **environment):
     )
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("address", ["0.0.0.0", "::", "192.0.2.7"])
 def test_app_is_not_started_for_others_without_logging_in(address):
     done = clp("app", "--headless", "--address", address)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 
 import psutil
@@ -12,6 +13,7 @@ from test_runs import assert_same_curve, is_gone
 
 from clp_core.errors import InputError
 from clp_core.jobs import JobStore, process, slurm_control
+from clp_core.jobs.reason_codes import ReasonCode
 from clp_core.jobs.slurm import ticket_of
 from clp_core.jobs.slurm_control import REGISTRY
 from clp_core.jobs.submit import resume, submit_train
@@ -19,6 +21,8 @@ from clp_core.workspace import Workspace
 
 if missing and not os.environ.get("CLP_REQUIRE_SLURM"):
     pytest.skip(f"NO SLURM FOUND: install slurm-wlm and munge to run these (no {missing[0]})", allow_module_level=True)
+
+pytestmark = pytest.mark.slurm
 
 STEPS = 300
 START_S = 180
@@ -103,7 +107,7 @@ def test_time_that_is_nearly_up_saves_requeues_and_goes_on_with_equal_losses(
     waiting = wait_for(lambda: job.status() if job.status().state == "queued" else None, 60)
     saved = job.result()["step"]
     assert 20 <= saved < STEPS
-    assert waiting.reason.startswith(f"its time was nearly up: saved at step {saved}, waits to go on")
+    assert f"saved at step {saved}," in waiting.reason
     assert end_of(job, START_S).state == "finished", (job.status(), job.log_tail())
     assert job.status().attempt == 2
     assert_same_curve(job, undisturbed)
@@ -132,7 +136,8 @@ def test_stopped_run_goes_on_by_its_edited_script_and_is_ended_at_once(cluster, 
     job.ask_stop(kill=True)
     status = end_of(job, 60)
     assert status.state == "stopped"
-    assert status.reason.startswith("ended on request before it had saved; its newest checkpoint is that of step ")
+    assert status.reason_code == ReasonCode.STOPPED_UNSAVED
+    assert re.search(r"checkpoint is that of step \d+", status.reason)
     wait_for(lambda: all(is_gone(rank) for rank in ranks), 30)
     wait_for(cluster.is_idle, 60)
 

@@ -38,6 +38,7 @@ def train(text, output, **more):
     return train_tokenizer(TokenizerOptions(text=(str(text),), output=str(output), **more))
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("style", ["byte-level", "sentencepiece"])
 def test_same_text_gives_the_same_bytes_in_every_process(tmp_path, german, style):
     train(german, tmp_path / "here", vocab_size=2000, style=style)

@@ -99,6 +99,7 @@ def test_sharded_source_stays_sharded_and_right(tmp_path, tokenizers, pair):
     )
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("method", ["random", "two-view"])
 def test_same_seed_gives_the_same_bytes_in_another_process(tmp_path, pair, method):
     for name, hash_seed in (("a", "1"), ("b", "2")):
