@@ -1,11 +1,26 @@
 """What the README promises, done in a real browser: from a clean workspace to a run that outlives its tab."""
 
 import os
+import re
 import socket
 
 import pytest
-from support.browser import browser_path, context, emptied, in_menu, listen, server, settle, shoot, space  # noqa: F401
+from support.browser import (  # noqa: F401
+    browser_path,
+    context,
+    emptied,
+    fresh_server,
+    go_to,
+    in_menu,
+    listen,
+    server,
+    settle,
+    shoot,
+    space,
+    written,
+)
 from support.jobs import end_of
+from support.made_runs import lines_of, make_run
 
 from clp_core.jobs import JobStore
 
@@ -16,14 +31,14 @@ if browser_path is None and not os.environ.get("CLP_REQUIRE_BROWSER"):
     pytest.skip("NO BROWSER FOUND: install chromium to run the browser tests", allow_module_level=True)
 
 
-def test_deep_link_is_the_first_thing_a_fresh_server_opens(server, context):
+def test_deep_link_is_the_first_thing_a_fresh_server_opens(fresh_server, context):
     page = context.new_page()
-    page.goto(f"{server}/tokens?token=%23300")
+    page.goto(f"{fresh_server}/tokens?token=%23300")
     settle(page)
     assert page.get_by_role("textbox", name="Token").input_value() == "#300"
     page.get_by_text("raw string").wait_for()
-    in_menu(page, "Transfer").wait_for()
-    page.goto(f"{server}/overlap?source=/no/such/model")
+    in_menu(page, "transfer").wait_for()
+    page.goto(f"{fresh_server}/overlap?source=/no/such/model")
     page.get_by_text("/no/such/model is outside of the workspace").wait_for()
     page.close()
 
@@ -33,30 +48,23 @@ def test_from_two_checkpoints_to_a_german_model_whose_loss_falls(server, context
     errors = listen(page)
     page.goto(server)
     settle(page)
-    assert "Where am I?" in page.locator("h1").inner_text()
     shoot(page, "overview")
 
-    in_menu(page, "Overlap").click()
-    page.get_by_role("heading", name="Is this pair fit for a transfer?").wait_for()
-    settle(page)
+    go_to(page, "overlap")
     page.locator(".js-plotly-plot").first.wait_for()
     shoot(page, "overlap")
     page.get_by_role("tab", name="On a text").click()
     page.locator(".pill").first.wait_for()
     shoot(page, "overlap-text")
 
-    in_menu(page, "Transfer").click()
-    page.get_by_role("heading", name="Which method").wait_for()
-    settle(page)
+    go_to(page, "transfer")
     page.get_by_role("button", name="Write the target").dblclick()
     page.get_by_text("Report of").wait_for(timeout=120_000)
     settle(page)
     assert len([job for job in JobStore(space.jobs).jobs() if job.kind == "transfer"]) == 1
     shoot(page, "transfer")
 
-    in_menu(page, "Tokens").click()
-    page.get_by_role("heading", name="Where does this row come from?").wait_for()
-    settle(page)
+    go_to(page, "tokens")
     field = page.get_by_role("textbox", name="Token")
     field.fill("Ġauch")
     field.press("Enter")
@@ -65,25 +73,21 @@ def test_from_two_checkpoints_to_a_german_model_whose_loss_falls(server, context
     assert "token=" in page.url
     shoot(page, "tokens")
 
-    in_menu(page, "Projection").click()
-    page.get_by_role("heading", name="What does the space look like").wait_for()
+    go_to(page, "projection")
     page.locator(".js-plotly-plot").first.wait_for()
-    settle(page)
     shoot(page, "projection")
 
-    in_menu(page, "Train").click()
-    page.get_by_role("heading", name="What will it cost").wait_for()
-    settle(page)
+    go_to(page, "train")
     page.get_by_test_id("stRadio").get_by_text("Steps", exact=True).click()
     steps = page.get_by_test_id("stNumberInput").get_by_label("Steps")
-    steps.fill("25")
+    steps.fill("12")
     steps.press("Enter")
-    page.get_by_text("--max-steps 25").or_(page.locator("code", has_text="25")).first.wait_for()
+    page.locator("code", has_text="--max-steps 12").first.wait_for()
     settle(page)
     shoot(page, "train")
     page.get_by_role("button", name="Start training").click()
     page.get_by_role("link", name="Watch it").click()
-    page.get_by_role("heading", name="How is it going?").wait_for()
+    page.wait_for_url(re.compile("/runs"))
     page.locator(".js-plotly-plot").first.wait_for()
     page.evaluate("window.clpMark = 'still here'")
     points = (
@@ -113,14 +117,14 @@ def test_from_two_checkpoints_to_a_german_model_whose_loss_falls(server, context
     assert errors + errors_after == []
 
 
-def test_every_page_opens_by_its_address_in_the_dark(server, context):
+def test_every_page_opens_by_its_address_in_the_dark(server, context, space, written):
+    make_run(space, "a run", lines_of(60))
     page = context.new_page()
     errors = listen(page)
     page.emulate_media(color_scheme="dark")
     for name in PAGES:
         page.goto(f"{server}/{name}")
         settle(page)
-        page.wait_for_timeout(800)
         shoot(page, f"{name}-dark")
         background = page.evaluate("getComputedStyle(document.querySelector('[data-testid=stApp]')).backgroundColor")
         red, green, blue = (int(part) for part in background.strip("rgb()").split(",")[:3])

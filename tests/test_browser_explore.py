@@ -7,11 +7,9 @@ from pathlib import Path
 
 import pytest
 from conftest import FAMILIES
-from support.browser import browser_path, context, in_menu, listen, server, settle, shoot, space  # noqa: F401
+from support.browser import browser_path, context, go_to, listen, server, settle, shoot, space, written  # noqa: F401
 
 from clp_core.overlap import Overlap
-from clp_core.transfer import transfer
-from clp_core.transfer_options import TransferOptions
 from clp_core.vocabulary import Vocabulary
 
 pytestmark = pytest.mark.browser
@@ -32,19 +30,6 @@ TOLD = """() => [...document.querySelectorAll('*')].some(host => {
 })"""
 HAS_NEIGHBOURS = """() => document.querySelector('.js-plotly-plot')?._fullData?.some(
   trace => trace.name === 'nearest in the full space')"""
-
-
-@pytest.fixture(scope="module")
-def written(server, space):
-    """A target of the demo pair, prepared, beside the server."""
-    from clp_core.prepared import prepare
-
-    pair = [space.models / "demo-source-en", space.models / "demo-helper-de"]
-    output = space.models / "german"
-    transfer(TransferOptions(*map(str, pair), str(output), method="linear"))
-    for folder in (*pair, output):
-        prepare(folder, space.cache)
-    return output
 
 
 @pytest.fixture
@@ -139,9 +124,7 @@ def test_override_of_a_row_goes_into_the_next_transfer(server, page, written):
     page.get_by_role("button", name="Note it for the next transfer").click()
     page.get_by_text("Noted:").wait_for()
     shoot(page, "override")
-    in_menu(page, "Transfer").click()
-    page.get_by_role("heading", name="Which method").wait_for()
-    settle(page)
+    go_to(page, "transfer")
     page.locator("code", has_text="--override").first.wait_for()
     assert "the old house" in page.locator("code", has_text="--override").first.inner_text()
 

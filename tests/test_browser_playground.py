@@ -4,12 +4,10 @@ import os
 
 import pytest
 from playwright.sync_api import expect
-from support.browser import browser_path, context, emptied, listen, server, settle, shoot  # noqa: F401
+from support.browser import browser_path, context, emptied, listen, server, settle, shoot, space  # noqa: F401
 from support.jobs import end_of
-from support.slow_sessions import slow_down
 
 from clp_core.playground import sessions
-from clp_core.workspace import Workspace
 
 pytestmark = pytest.mark.browser
 if browser_path is None and not os.environ.get("CLP_REQUIRE_BROWSER"):
@@ -17,15 +15,6 @@ if browser_path is None and not os.environ.get("CLP_REQUIRE_BROWSER"):
 
 PAIR = "demo-source-en,demo-helper-de"
 PROMPT = "<b onclick=x>Es war</b> # einmal"
-
-
-@pytest.fixture(scope="module")
-def space(tmp_path_factory):
-    """A workspace whose sessions write slowly."""
-    root = tmp_path_factory.mktemp("playground")
-    with pytest.MonkeyPatch.context() as patch:
-        slow_down(patch, root / "slow", 0.1)
-        yield Workspace(root / "workspace")
 
 
 def texts_of(page):

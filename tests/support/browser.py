@@ -1,6 +1,8 @@
 """A real browser before a real server, for the tests that drive one."""
 
+import contextlib
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -9,15 +11,20 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from conftest import put_short_text
 
 from clp_core.jobs import JobStore
+from clp_core.prepared import prepare
+from clp_core.transfer import transfer
+from clp_core.transfer_options import TransferOptions
 from clp_core.workspace import Workspace
 from support.jobs import end_of, wait_for
+from support.pages_run import cut_texts
+from support.slow_sessions import slow_down
 
 ROOT = Path(__file__).resolve().parents[2]
 SHOTS = ROOT / "screenshots"
 PAIR = ("demo-source-en", "demo-helper-de")
+KEPT = ("models", "texts", "cache", "queue", "jobs")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
 
@@ -37,28 +44,47 @@ AT_REST = """() => {
 }"""
 
 
-@pytest.fixture(scope="module")
-def space(tmp_path_factory):
-    return Workspace(tmp_path_factory.mktemp("browser") / "workspace")
+@pytest.fixture(scope="session")
+def space(tmp_path_factory, prepared_demo):
+    """A workspace with the demo for all browser tests of a process."""
+    space = Workspace(tmp_path_factory.mktemp("browser") / "workspace")
+    shutil.copytree(prepared_demo.root, space.root)
+    cut_texts(space)
+    return space
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def server(space, tmp_path_factory):
-    """The app as ``make app`` starts it, on a free port."""
+    """The app, for all browser tests of a process."""
+    with serving(space, tmp_path_factory) as url:
+        yield url
+
+
+@pytest.fixture
+def fresh_server(space, tmp_path_factory):
+    """The app, started a moment ago: no page was opened yet."""
+    with serving(space, tmp_path_factory) as url:
+        yield url
+
+
+@contextlib.contextmanager
+def serving(space, tmp_path_factory):
+    """Start the app as ``make app`` starts it, on a free port; sessions of its playground take their time."""
     assert browser_path, "the browser tests are required here, but there is no chromium"
-    environment = os.environ | {
-        "CLP_WORKSPACE": str(space.root),
-        "CLP_QUEUE": str(space.root / "queue"),
-        "CLP_ROOTS": f"{ROOT.parent / 'shared'}{os.pathsep}{tmp_path_factory.getbasetemp()}",
-        "HF_HUB_OFFLINE": "1",
-    }
-    put_short_text(space.texts)
-    subprocess.run([sys.executable, "-m", "clp_core", "demo"], env=environment, check=True, capture_output=True)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "clp_core", "app", "--headless", "--port", str(port)]
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with pytest.MonkeyPatch.context() as patch:
+        slow_down(patch, tmp_path_factory.mktemp("slow") / "path", 0.1)
+        environment = os.environ | {
+            "CLP_WORKSPACE": str(space.root),
+            "CLP_QUEUE": str(space.root / "queue"),
+            "CLP_ROOTS": f"{ROOT.parent / 'shared'}{os.pathsep}{tmp_path_factory.getbasetemp()}",
+            "HF_HUB_OFFLINE": "1",
+        }
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, **quiet)
     url = f"http://127.0.0.1:{port}"
 
     def answers():
@@ -67,10 +93,12 @@ def server(space, tmp_path_factory):
         except OSError:
             return False
 
-    wait_for(answers, 60)
-    yield url
-    process.terminate()
-    process.wait(30)
+    try:
+        wait_for(answers, 60)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(30)
 
 
 @pytest.fixture
@@ -82,11 +110,20 @@ def emptied(space, server):
             job.ask_stop(kill=True)
             end_of(job)
         store.remove(job)
-    for folder in space.models.iterdir():
-        if folder.name not in PAIR:
+    for folder in (*space.models.iterdir(), *space.root.iterdir()):
+        if folder.name not in (*PAIR, *KEPT):
             shutil.rmtree(folder)
-    shutil.rmtree(space.curves, ignore_errors=True)
     return space
+
+
+@pytest.fixture(scope="module")
+def written(space):
+    """A target of the demo pair, prepared, beside the server."""
+    output = space.models / "german"
+    pair = (str(space.models / name) for name in PAIR)
+    transfer(TransferOptions(*pair, str(output), method="linear", overwrite=True))
+    prepare(output, space.cache)
+    return output
 
 
 @pytest.fixture(scope="module")
@@ -115,8 +152,15 @@ def settle(page):
 
 
 def in_menu(page, name):
-    """Return a page's link in the menu; the page itself may have links of the same name."""
-    return page.get_by_test_id("stSidebarNavItems").get_by_role("link", name=name, exact=True)
+    """Return the link in the menu to a page, which is named as in its address."""
+    return page.get_by_test_id("stSidebarNavItems").locator(f"a[href$='/{name}']")
+
+
+def go_to(page, name):
+    """Open a page by the menu, and wait until all of it is there."""
+    in_menu(page, name).click()
+    page.wait_for_url(re.compile(rf"/{name}(\?|$)"))
+    settle(page)
 
 
 def shoot(page, name):
