@@ -25,7 +25,7 @@ EVIL = "<img src=x onerror=window.attacked=1>\"'**b**"
 
 
 def train_options(space, name, **more):
-    settings = {"max_steps": 10, "eval_every": 2, "batch_tokens": 512, "block_length": 128} | more
+    settings = {"max_steps": 6, "eval_every": 3, "batch_tokens": 512, "block_length": 128} | more
     train, held_out = (str(space.texts / f"demo-{part}-de.txt") for part in ("train", "valid"))
     return TrainOptions(str(space.models / "demo-source-en"), (train,), held_out, name=name, **settings)
 
@@ -37,9 +37,9 @@ def test_run_is_launched_watched_paused_stopped_resumed_and_deleted(server, cont
     settle(page)
     page.get_by_test_id("stRadio").get_by_text("Steps", exact=True).click()
     steps = page.get_by_test_id("stNumberInput").get_by_label("Steps")
-    steps.fill("5000")
+    steps.fill("400")
     steps.press("Enter")
-    page.locator("code", has_text="5000").first.wait_for()
+    page.locator("code", has_text="--max-steps 400").first.wait_for()
     name = page.get_by_role("textbox", name="Name of the run")
     name.fill(EVIL)
     name.press("Enter")
