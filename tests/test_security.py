@@ -3,11 +3,11 @@
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from support.commands import refused, result_of
+from support.hub import use_hub
 from support.jobs import end_of, train_options
 from support.made_runs import lines_of, make_run
 from support.pages_run import ROOT, check, open_page, text_of
@@ -140,8 +140,7 @@ def test_names_that_cannot_be_shown_are_refused(workspace, name):
 
 @pytest.mark.process
 def test_access_token_of_the_hub_is_in_no_file_of_a_run(workspace, pair, texts, monkeypatch):
-    monkeypatch.setenv("HF_TOKEN", SECRET)
-    monkeypatch.setenv("HUGGING_FACE_HUB_TOKEN", SECRET)
+    use_hub(monkeypatch, HF_TOKEN=SECRET, HUGGING_FACE_HUB_TOKEN=SECRET)
     job = submit_train(workspace, train_options(pair, texts, max_steps=3))
     assert end_of(job, 120).state == "finished", job.log_tail()
     for path in workspace.root.rglob("*"):
@@ -169,35 +168,20 @@ def test_code_that_comes_with_a_model_is_never_run(workspace, pair, texts, tmp_p
         (folder / name).write_text(f"open({str(marker)!r}, 'w').close()\n")
     job = submit_train(workspace, train_options((folder, None), texts, max_steps=2))
     end_of(job, 120)
-    done = subprocess.run(
-        [sys.executable, "-m", "clp_core", "evaluate", str(folder), "--text", str(texts[1]), "--sample", "--json"],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+    assert "sample" in result_of("evaluate", folder, "--text", texts[1], "--sample")
     assert not marker.exists()
 
 
-def clp(*arguments, **environment):
-    return subprocess.run(
-        [sys.executable, "-m", "clp_core", *arguments],
-        capture_output=True,
-        text=True,
-        env=os.environ | environment,
-        timeout=120,
-        cwd=ROOT,
-    )
-
-
-@pytest.mark.process
 @pytest.mark.parametrize("address", ["0.0.0.0", "::", "192.0.2.7"])
-def test_app_is_not_started_for_others_without_logging_in(address):
-    done = clp("app", "--headless", "--address", address)
-    assert done.returncode == 2
-    (line,) = done.stderr.strip().splitlines()
-    assert "configure [auth]" in line
-    assert "ssh -L" in line
-    assert "no IP address" in clp("app", "--headless", "--address", "not an address").stderr
+def test_app_is_not_started_for_others_without_logging_in(address, monkeypatch):
+    def start(*_):
+        raise AssertionError("the server was started")
+
+    monkeypatch.setattr(os, "execv", start)
+    told = refused("app", "--headless", "--address", address)
+    assert "[auth]" in told
+    assert "ssh -L" in told
+    assert "--address 'not an address'" in refused("app", "--headless", "--address", "not an address")
 
 
 def test_only_named_accounts_are_let_in():

@@ -21,7 +21,7 @@ from clp_core.jobs.reason_codes import ReasonCode
 from clp_core.jobs.slurm import SCRIPT_FILE, TICKET_FILE
 from clp_core.jobs.slurm_control import REGISTRY, Word, parse_queue
 from clp_core.jobs.slurm_script import checked_script, render
-from clp_core.jobs.submit import resume, script_of, submit_train, train_command
+from clp_core.jobs.submit import resume, script_of, submit_train, train_command, training_argv
 from clp_core.jobs.supervisor import SAVED as STOPPED_SAVED
 from clp_core.placement import place_of
 from clp_core.progress import write_json
@@ -547,6 +547,14 @@ def test_failed_training_tells_its_own_reason(slurm, job):
     supervise(job, "raise SystemExit('clp: the disk is made of cheese')")
     assert stands(job) == ("failed", ReasonCode.ERROR)
     assert job.status().reason == "the disk is made of cheese"
+
+
+def test_one_process_starts_on_its_own_and_several_with_torchrun():
+    alone, two = (training_argv(TrainPlan.of_spec(asdict(PLAN) | {"processes": n})) for n in (1, 2))
+    assert alone == ["-m", "clp_core.training", "{job}"]
+    assert two[:2] == ["-m", "torch.distributed.run"]
+    assert "--nproc-per-node=2" in two
+    assert two[-3:] == alone
 
 
 def test_other_number_of_processes_than_planned_keeps_the_step_or_is_refused():

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from clp_core.errors import InputError
 from clp_core.explain import Explainer
+from clp_core.initializers import INITIALIZERS, MODULES, Registry
 from clp_core.overlap import Overlap
 from clp_core.transfer import transfer
 from clp_core.transfer_options import TransferOptions
@@ -27,6 +28,16 @@ def run(source, helper, output, **options):
 
 def digest_of(folder):
     return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir())}
+
+
+def test_methods_are_loaded_when_they_are_looked_up_and_named_as_they_name_themselves():
+    assert {name: method.name for name, method in INITIALIZERS.items()} == {name: name for name in MODULES}
+    registry = Registry({"mean": "mean:Mean", "gone": "no_such_file:Gone"})
+    assert (list(registry), len(registry), "gone" in registry, "x" in registry) == (["mean", "gone"], 2, True, False)
+    assert type(registry["mean"]) is type(INITIALIZERS["mean"])
+    assert registry["mean"] is registry["mean"]
+    with pytest.raises(ModuleNotFoundError):
+        registry["gone"]
 
 
 @pytest.mark.parametrize("shape", ["llama", "gpt2"])
