@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import signal
 
 import psutil
@@ -13,12 +12,14 @@ from test_runs import assert_same_curve, is_gone
 
 from clp_core.errors import InputError
 from clp_core.jobs import JobStore, process, slurm_control
+from clp_core.jobs.checkpoints import step_of
 from clp_core.jobs.reason_codes import ReasonCode
 from clp_core.jobs.slurm import ticket_of
 from clp_core.jobs.slurm_control import REGISTRY
 from clp_core.jobs.submit import resume, submit_train
 from clp_core.workspace import Workspace
 
+pytestmark = pytest.mark.slurm
 if missing and not os.environ.get("CLP_REQUIRE_SLURM"):
     pytest.skip(f"NO SLURM FOUND: install slurm-wlm and munge to run these (no {missing[0]})", allow_module_level=True)
 
@@ -107,7 +108,8 @@ def test_time_that_is_nearly_up_saves_requeues_and_goes_on_with_equal_losses(
     waiting = wait_for(lambda: job.status() if job.status().state == "queued" else None, 60)
     saved = job.result()["step"]
     assert 20 <= saved < STEPS
-    assert f"saved at step {saved}," in waiting.reason
+    assert waiting.reason_code == ReasonCode.SLURM_REQUEUED
+    assert f"step {saved}" in waiting.reason
     assert end_of(job, START_S).state == "finished", (job.status(), job.log_tail())
     assert job.status().attempt == 2
     assert_same_curve(job, undisturbed)
@@ -123,7 +125,7 @@ def test_stopped_run_goes_on_by_its_edited_script_and_is_ended_at_once(cluster, 
     reach(job, lambda: job.progress()[0] >= 20)
     job.ask_stop()
     status = end_of(job, 60)
-    assert (status.state, status.reason) == ("stopped", "stopped on request, saved"), job.log_tail()
+    assert (status.state, status.reason_code) == ("stopped", ReasonCode.STOPPED_SAVED), job.log_tail()
     saved = job.result()["step"]
     script = job.path / "slurm.sbatch"
     script.write_text(script.read_text().replace("exec ", "echo edited by hand\nexec "))
@@ -135,9 +137,8 @@ def test_stopped_run_goes_on_by_its_edited_script_and_is_ended_at_once(cluster, 
     ranks = ranks_of(job)
     job.ask_stop(kill=True)
     status = end_of(job, 60)
-    assert status.state == "stopped"
-    assert status.reason_code == ReasonCode.STOPPED_UNSAVED
-    assert re.search(r"checkpoint is that of step \d+", status.reason)
+    assert (status.state, status.reason_code) == ("stopped", ReasonCode.STOPPED_UNSAVED)
+    assert f"step {step_of(job.checkpoints()[-1])}" in status.reason
     wait_for(lambda: all(is_gone(rank) for rank in ranks), 30)
     wait_for(cluster.is_idle, 60)
 
@@ -146,13 +147,12 @@ def test_run_waits_where_the_cluster_is_full_is_not_lost_when_slurm_is_down_and_
     fill(cluster)
     job = submit_train(workspace, options_of(pair, texts))
     status = wait_for(lambda: job.status() if "Resources" in job.status().reason else None, 30)
-    assert status.state == "queued"
-    assert status.reason.startswith("Slurm: waits for resources (Resources)")
+    assert (status.state, status.reason_code) == ("queued", ReasonCode.SLURM_WAITS)
     cluster.stop("slurmctld")
     REGISTRY.forget()
     status = job.status()
-    assert (status.state, status.reason) == ("queued", "Slurm does not answer")
-    with pytest.raises(InputError, match="Slurm does not answer"):
+    assert (status.state, status.reason_code) == ("queued", ReasonCode.SLURM_NO_ANSWER)
+    with cluster.impatient(), pytest.raises(InputError, match="does not answer"):
         submit_train(workspace, options_of(pair, texts, seed=7))
     assert JobStore(workspace.jobs).jobs() == [job]
     cluster.start_controller()
@@ -160,7 +160,7 @@ def test_run_waits_where_the_cluster_is_full_is_not_lost_when_slurm_is_down_and_
     assert job.status().state == "queued"
     job.ask_stop()
     status = job.status()
-    assert (status.state, status.reason) == ("stopped", "stopped before it started")
+    assert (status.state, status.reason_code) == ("stopped", ReasonCode.STOPPED_BEFORE_START)
     assert ticket_of(job)[0] not in cluster.ask("squeue", "-h", "-o", "%i").stdout.split()
 
 
@@ -170,7 +170,8 @@ def test_waiting_run_that_is_cancelled_in_slurm_says_so(cluster, workspace, pair
     cluster.ask("scancel", ticket_of(job)[0])
     REGISTRY.forget()
     status = job.status()
-    assert (status.state, status.reason) == ("stopped", "Slurm: it was cancelled before it started")
+    assert (status.state, status.reason_code) == ("stopped", ReasonCode.SLURM_CANCELLED)
+    assert "before it started" in status.reason
 
 
 def test_run_that_is_cancelled_in_slurm_says_what_is_left(cluster, workspace, pair, texts, monkeypatch):
@@ -179,14 +180,13 @@ def test_run_that_is_cancelled_in_slurm_says_what_is_left(cluster, workspace, pa
     with monkeypatch.context() as elsewhere:  # as a login node sees it
         elsewhere.setattr(process.socket, "gethostname", lambda: "login")
         status = job.status()
-    assert status.state == "running"
-    assert status.reason.startswith("on ")
+    assert (status.state, status.reason_code) == ("running", ReasonCode.ON_OTHER_HOST)
     ranks = ranks_of(job)
     assert ranks
     cluster.ask("scancel", ticket_of(job)[0])
     status = end_of(job, 60)
-    assert status.state == "stopped"
-    assert status.reason.startswith("Slurm: it was cancelled; its newest checkpoint is that of step ")
+    assert (status.state, status.reason_code) == ("stopped", ReasonCode.SLURM_CANCELLED)
+    assert f"step {step_of(job.checkpoints()[-1])}" in status.reason
     wait_for(lambda: all(is_gone(rank) for rank in ranks), 30)
 
 
@@ -198,8 +198,8 @@ def test_killed_supervisor_takes_its_ranks_along_and_is_lost(cluster, workspace,
     os.kill(supervisor_of(job), signal.SIGKILL)
     wait_for(lambda: all(is_gone(rank) for rank in ranks), 30)
     status = end_of(job, 60)
-    assert status.state == "lost"
-    assert status.reason.startswith("Slurm: its supervisor ended without a word (FAILED)")
+    assert (status.state, status.reason_code) == ("lost", ReasonCode.SLURM_GONE)
+    assert "FAILED" in status.reason
 
 
 def test_script_that_slurm_refuses_leaves_no_job(cluster, workspace, pair, texts):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from clp_core.jobs import slurm_control
 from clp_core.jobs.slurm_control import REGISTRY
 from support.jobs import wait_for
 
@@ -35,7 +36,7 @@ MpiDefault=none
 ReturnToService=2
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
-SchedulerParameters=batch_sched_delay=1,sched_interval=2,bf_interval=2
+SchedulerParameters=batch_sched_delay=0,sched_interval=1,bf_interval=1
 SlurmdParameters=config_overrides
 KillWait=10
 MessageTimeout=20
@@ -113,6 +114,16 @@ class Cluster:
             process.kill()
             process.wait()
 
+    @contextlib.contextmanager
+    def impatient(self):
+        """Have commands of Slurm give up on a controller that is down in seconds; they try for all of the time-out."""
+        file = self.root / "impatient.conf"
+        text = (self.root / "slurm.conf").read_text()
+        file.write_text(text.replace("MessageTimeout=20", "MessageTimeout=3"))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("SLURM_CONF", str(file))
+            yield
+
     def is_idle(self):
         return not self.ask("squeue", "-h").stdout and self.ask("sinfo", "-h", "-o", "%t").stdout.split() == ["idle"]
 
@@ -152,6 +163,7 @@ def running_cluster():
 def cluster(running_cluster, monkeypatch):
     """The cluster without any job, as this process and its children find it."""
     monkeypatch.setenv("SLURM_CONF", running_cluster.environment["SLURM_CONF"])
+    monkeypatch.setattr(slurm_control, "KEPT_S", 0.5)  # an answer of Slurm is news for 5 s, which tests would wait
     REGISTRY.forget()
     yield running_cluster
     running_cluster.clear()
