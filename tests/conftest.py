@@ -19,7 +19,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # several tests run at once; threads that wait for each other crawl
 
-from support.preloaded import keep_freed_memory, start_template
+from support.preloaded import keep_freed_memory, settings, start_template
 
 from clp_core.jobs.spawning import ENVIRONMENT, Spawner
 
@@ -171,6 +171,16 @@ def texts(tmp_path_factory):
     (root / "train.txt").write_text("\n".join(GERMAN) + "\n", encoding="utf-8")
     (root / "valid.txt").write_text("Der alte Fuchs läuft über den Fluss.\nDas Haus ist größer.\n", encoding="utf-8")
     return root / "train.txt", root / "valid.txt"
+
+
+@pytest.fixture(autouse=True)
+def environment_as_it_was():
+    """Undo what commands in this process set for libraries, such as ``CUDA_VISIBLE_DEVICES``."""
+    before = settings(os.environ)
+    yield
+    for name in settings(os.environ).keys() - before:
+        del os.environ[name]
+    os.environ.update(before)
 
 
 @pytest.fixture
