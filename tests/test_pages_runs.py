@@ -10,20 +10,23 @@ from support.jobs import end_of, train_options, wait_for
 from support.made_runs import PLAN, lines_of, make_run
 from support.pages_run import check, cut_texts, open_page, text_of
 
+from clp_core.comparison_report import answer
+from clp_core.curves import curve_named, published_curves
 from clp_core.jobs import JobStore
 from clp_core.jobs.alerts import alerts_of
 from clp_core.jobs.job import Status
 from clp_core.jobs.reason_codes import Reason, ReasonCode
 from clp_core.jobs.run_metrics import MAX_POINTS, RunMetrics
 from clp_core.jobs.submit import submit_train
+from clp_core.savings import Comparison
 
 pytestmark = pytest.mark.usefixtures("server_that_has_run_app_once")
 
 FINISHED, RUNNING = Status("finished"), Status("running")
 
 
-def press(app, label):
-    next(button for button in app.button if button.label == label).click().run()
+def press(app, label="", key=""):
+    (app.button(key=key) if key else next(button for button in app.button if button.label == label)).click().run()
     return check(app)
 
 
@@ -93,26 +96,28 @@ def test_runs_page_says_why_a_run_failed_and_what_is_kept(space):
     job.write_status("failed", Reason(ReasonCode.OUT_OF_MEMORY, "out of memory: the kernel killed it"))
     app = check(open_page("runs"))
     told = app.error[0].value.replace("\\", "")
-    assert told == "failed: out of memory: the kernel killed it. No checkpoint is complete: it begins again."
-    assert any(button.label == "Resume" for button in app.button)
+    assert "failed" in told
+    assert "out of memory: the kernel killed it" in told
+    assert "No checkpoint" in told
+    assert app.button(key=f"resume_{job.id}")
 
 
 @pytest.mark.process
 def test_run_is_stopped_resumed_renamed_and_deleted_from_the_page(space, pair, texts):
     job = submit_train(space, train_options(pair, texts, max_steps=100_000, eval_every=100_000, save_every=50))
     wait_for(lambda: job.progress()[0] >= 3, 120)
-    press(open_page("runs"), "Stop and save")
+    press(open_page("runs"), key=f"stop_{job.id}")
     assert end_of(job, 120).state == "stopped"
-    press(open_page("runs"), "Resume")
+    press(open_page("runs"), key=f"resume_{job.id}")
     wait_for(lambda: job.status().state == "running" and job.progress()[0] > job.result().get("step", 0), 120)
-    app = press(open_page("runs"), "Stop and save")
-    press(app, "End at once")
+    app = press(open_page("runs"), key=f"stop_{job.id}")
+    press(app, key=f"kill_{job.id}")
     assert end_of(job, 120).state == "stopped"
     app = check(open_page("runs"))
     next(field for field in app.text_input if field.label == "Name").set_value("a better name").run()
     press(app, "Rename")
     assert job.name == "a better name"
-    app = press(check(open_page("runs")), "Delete")
+    app = press(check(open_page("runs")), key=f"delete_{job.id}")
     assert "This cannot be undone" in text_of(app)
     assert job.path.is_dir()
     press(app, "Delete it")
@@ -130,7 +135,7 @@ def test_clone_fills_the_form_with_the_settings_of_a_run(target, space):
     numbers["Steps"].set_value(77).run()
     {number.label: number for number in app.number_input}["Weight decay"].set_value(0.25).run()
     shown = next(code.value for code in app.code if code.value.startswith("clp train"))
-    press(app, "Start training")
+    press(app, key="start")
     (job,) = [job for job in JobStore(space.jobs).jobs() if job.kind == "train"]
     job.ask_stop()
     assert end_of(job, 120).state == "stopped"
@@ -146,7 +151,7 @@ def test_train_page_says_what_a_run_would_wait_for(target, space, pair, texts):
     job = submit_train(space, train_options(pair, texts, max_steps=100_000, eval_every=100_000, name="the first"))
     wait_for(lambda: job.status().state == "running", 60)
     app = check(open_page("train"))
-    assert "starts by itself after the first" in app.info[-1].value.replace("\\", "")
+    assert job.name in app.info[-1].value.replace("\\", "")
     assert any(button.label == "Put in the queue" for button in app.button)
     job.ask_stop()
     end_of(job, 120)
@@ -156,10 +161,11 @@ def test_compare_page_names_the_gap_between_two_runs(space):
     slow = make_run(space, "random rows", lines_of(400, speed=0.5))
     fast = make_run(space, "linear rows", lines_of(400, speed=2))
     app = check(open_page("compare", baseline=slow.id))
-    assert "linear rows saves" in text_of(app)
-    assert "% of the tokens that random rows needs" in text_of(app)
+    comparison = Comparison.of(curve_named(space, slow.id), [curve_named(space, fast.id)], "bits_per_byte")
+    assert comparison.savings[0].share() > 0
+    assert answer(comparison) in text_of(app)
     table = next(table.value for table in app.dataframe if "verdict" in table.value.columns)
-    assert "tokens saved" in table["verdict"].iloc[1]
+    assert table["verdict"].iloc[1] == comparison.savings[0].verdict
     figure = charts_of(app)[0]
     assert figure["data"][-1]["name"] == table["verdict"].iloc[1]
     assert any(fast.id in code.value and "clp jobs compare" in code.value for code in app.code)
@@ -170,8 +176,10 @@ def test_compare_page_says_why_runs_are_not_compared(space):
     other = make_run(space, "other", lines_of(400, speed=2), text="b" * 64)
     app = check(open_page("compare", baseline=one.id, runs=other.id))
     table = next(table.value for table in app.dataframe if "verdict" in table.value.columns)
-    assert table["verdict"].iloc[1].startswith("not comparable: evaluation text differs")
-    assert "None of these runs can be compared with one" in text_of(app)
+    comparison = Comparison.of(curve_named(space, one.id), [curve_named(space, other.id)], "bits_per_byte")
+    assert comparison.savings[0].obstacles
+    assert table["verdict"].iloc[1] == comparison.savings[0].verdict
+    assert answer(comparison) in text_of(app)
 
 
 def test_compare_page_opens_the_papers_experiment_on_a_fresh_machine(workspace):
@@ -193,7 +201,8 @@ def test_compare_page_opens_a_ready_made_comparison_beside_runs(space):
 
 def test_compare_page_shows_the_papers_own_saving(workspace):
     app = check(open_page("compare", measure="eval_loss", baseline="published:scratch", runs="published:clp"))
-    assert "saves 90 % of the tokens" in text_of(app)
+    clp, scratch = published_curves()
+    assert answer(Comparison.of(scratch, [clp], "eval_loss")) in text_of(app)
 
 
 def test_hundred_runs_of_many_points_are_drawn_in_a_bounded_figure(space):
