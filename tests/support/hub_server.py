@@ -155,6 +155,7 @@ class Handler(BaseHTTPRequestHandler):
     """Answers one connection."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else every body waits 40 ms for the client's word that it has the header
     server: HubServer
 
     def log_message(self, *_: object) -> None:
