@@ -55,13 +55,13 @@ def test_other_field_is_read_and_names_another_content(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "told"),
     [
-        ("a.jsonl", b'{"text": "x"}\n{"te', "line 2 of .* is no JSON"),
-        ("a.jsonl", b'["x"]', "has no field 'text'"),
-        ("a.jsonl", b'{"body": "x"}', r"no field 'text' \(fields: body\); name another with --text-field"),
-        ("a.jsonl", b'{"text": 5}', "holds no text but int"),
-        ("a.parquet", b"no parquet", "is no parquet file"),
-        ("a.txt.gz", b"no gzip", "is no UTF-8 text"),
-        ("a.txt", b" \n\n", "holds no text"),
+        ("a.jsonl", b'{"text": "x"}\n{"te', "line 2 of .* JSON"),
+        ("a.jsonl", b'["x"]', "field 'text'"),
+        ("a.jsonl", b'{"body": "x"}', r"field 'text' \(fields: body\).* --text-field"),
+        ("a.jsonl", b'{"text": 5}', "field 'text' .* int"),
+        ("a.parquet", b"no parquet", "a.parquet .*parquet file"),
+        ("a.txt.gz", b"no gzip", "a.txt.gz .*UTF-8"),
+        ("a.txt", b" \n\n", "a.txt holds no text"),
     ],
 )
 def test_what_cannot_be_read_is_told(tmp_path, name, content, told):
@@ -72,14 +72,14 @@ def test_what_cannot_be_read_is_told(tmp_path, name, content, told):
 
 def test_parquet_without_the_column_names_those_it_has(tmp_path):
     pq.write_table(pa.table({"body": ["x"]}), tmp_path / "a.parquet")
-    with pytest.raises(InputError, match="has no column 'text'; name one of body"):
+    with pytest.raises(InputError, match=r"column 'text'.* body"):
         list(Texts.open([tmp_path / "a.parquet"]))
 
 
 def test_empty_folder_and_missing_file_are_refused(tmp_path):
-    with pytest.raises(InputError, match="holds no text; texts end with"):
+    with pytest.raises(InputError, match=r"\.jsonl, \.parquet"):
         Texts.open([tmp_path])
-    with pytest.raises(InputError, match="there is no text"):
+    with pytest.raises(InputError, match=r"none\.txt"):
         Texts.open([tmp_path / "none.txt"])
     with pytest.raises(InputError, match="no text is named"):
         Texts.open([])
@@ -100,9 +100,7 @@ def test_dataset_of_the_hub_is_named_by_configuration_and_split(reference, expec
 
 
 def test_dataset_that_cannot_be_reached_is_told_in_one_line():
-    with pytest.raises(
-        InputError, match="org/name is no folder here, and it cannot be fetched: the Hub could not be reached"
-    ):
+    with pytest.raises(InputError, match=r"org/name .* the Hub could not be reached"):
         list(Texts.open(["hub:org/name"]))
-    with pytest.raises(InputError, match="is no dataset; write hub:ORG/NAME"):
+    with pytest.raises(InputError, match="hub:org/name/more"):
         Texts.open(["hub:org/name/more"])

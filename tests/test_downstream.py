@@ -144,7 +144,7 @@ def test_no_more_sentences_are_read_than_needed(monkeypatch):
 
 @pytest.mark.parametrize("text", [["zu kurz"], ["wort " * 60], ["der eine Satz hier ist ganz allein."], ["漢字" * 40]])
 def test_text_without_questions_is_refused(text):
-    with pytest.raises(InputError, match=r"no question can be made of the text: \d different sentences"):
+    with pytest.raises(InputError, match=r"no question .* \d different sentences"):
         make_questions(text, 10, 0)
 
 
@@ -223,7 +223,7 @@ def test_questions_too_long_or_unknown_are_left_out_and_counted(tmp_path, tokeni
     assert (found.score.n, found.context_free.n, found.too_long, found.unknown) == (1, 1, 1, 1)
     assert "2 cloze questions were left out" in found.warnings[0]
     assert found.questions == hash_of([short, unknown, long])
-    with pytest.raises(InputError, match="none of the 3 cloze questions"):
+    with pytest.raises(InputError, match="none of the 3"):
         answer_questions(model, vocabulary, [short, unknown, long], longest - 1)
 
 
@@ -365,19 +365,19 @@ def test_rows_added_after_the_transfer_are_neither_missing_nor_copied(planted):
 
 
 def test_models_of_different_width_are_refused(planted, pair):
-    with pytest.raises(InputError, match=r"rows of width 32, .* of 16"):
+    with pytest.raises(InputError, match=r"width 32, .* 16"):
         retrieve(Checkpoint.open(planted[0]), Checkpoint.open(pair[1]), planted[2])
 
 
 def test_pairs_without_tokens_are_refused(planted):
-    with pytest.raises(InputError, match="none of the 1 word pairs"):
+    with pytest.raises(InputError, match="none of the 1"):
         retrieve(Checkpoint.open(planted[0]), Checkpoint.open(planted[1]), [("nichtdrin", "dog")])
 
 
 @pytest.mark.parametrize("line", ["Hund dog", "Hund\t", "Hund\tdog\thound"])
 def test_line_that_is_no_pair_is_refused(tmp_path, line):
     (tmp_path / "words.tsv").write_text(f"Haus\thouse\n{line}\n")
-    with pytest.raises(InputError, match=r"words.tsv has a line 'Hund.*'; write a pair a line"):
+    with pytest.raises(InputError, match=r"words.tsv has a line 'Hund.*'"):
         read_pairs(tmp_path / "words.tsv")
 
 
@@ -390,8 +390,8 @@ def test_pairs_are_read_once_each_packed_or_not(tmp_path):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({}, "nothing to measure"),
-        ({"text": ("t",), "source": "s"}, "--source belongs to --words"),
+        ({}, "--text FILE .* --words FILE"),
+        ({"text": ("t",), "source": "s"}, "--source .* --words"),
         ({"text": ("t",), "questions": 0}, "--questions"),
         ({"text": ("t",), "seed": -1}, "--seed"),
     ],
@@ -405,7 +405,7 @@ def test_source_is_named_by_the_target_or_the_user(planted, tmp_path):
     target, source, pairs = planted
     (tmp_path / "words.tsv").write_text("\n".join("\t".join(pair) for pair in pairs))
     options = DownstreamOptions(str(target), words=str(tmp_path / "words.tsv"))
-    with pytest.raises(InputError, match="give --source MODEL"):
+    with pytest.raises(InputError, match="--source MODEL"):
         measure(options)
     (target / "clp_transfer.json").write_text(json.dumps({"source": str(source)}))
     named = DownstreamOptions(str(target), words=str(tmp_path / "words.tsv"), source=str(source))

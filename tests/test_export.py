@@ -155,7 +155,7 @@ def test_value_beyond_a_dtype_is_refused_and_leaves_nothing(workspace, bf16_targ
 
     job = make_run(workspace, "large", lines_of(50), model=str(bf16_target))
     add_checkpoint(job, bf16_target, 50, change=blow_up)
-    with pytest.raises(InputError, match=r"model\.norm\.weight holds numbers that float16 cannot"):
+    with pytest.raises(InputError, match=r"model\.norm\.weight .* float16"):
         exported(job, workspace, checkpoint="last", dtype="float16")
     assert not list((workspace.root / "models").iterdir())
     assert exported(job, workspace, checkpoint="last")[0]["dtypes"] == ["bfloat16"]
@@ -172,7 +172,7 @@ def test_export_that_differs_from_its_checkpoint_is_not_kept(run, workspace, mon
         writer.write(b"\x01\x02")
 
     monkeypatch.setattr(clp_core.shards, "write_blocks", spoil)
-    with pytest.raises(ClpError, match="differs from the checkpoint after writing"):
+    with pytest.raises(ClpError, match="differs from the checkpoint"):
         exported(run, workspace)
     assert not list((workspace.root / "models").iterdir())
 
@@ -193,18 +193,16 @@ def test_existing_folders_and_inputs_are_kept(run, workspace, tmp_path):
 
 def test_wrong_input_is_told(run, workspace, tmp_path):
     out = tmp_path / "out"
-    assert "keeps no checkpoint of step 7; there are those of 100, 200, 400" in refused(
-        "jobs", "export", run.id, "--output", out, "--checkpoint", 7
-    )
-    assert "--checkpoint 'x' is unknown" in refused("jobs", "export", run.id, "--output", out, "--checkpoint", "x")
-    assert "--dtype 'int8' is unknown" in refused("jobs", "export", run.id, "--output", out, "--dtype", "int8")
+    assert "100, 200, 400" in refused("jobs", "export", run.id, "--output", out, "--checkpoint", 7)
+    assert "--checkpoint 'x'" in refused("jobs", "export", run.id, "--output", out, "--checkpoint", "x")
+    assert "--dtype 'int8'" in refused("jobs", "export", run.id, "--output", out, "--dtype", "int8")
     empty = make_run(workspace, "empty", lines_of(9))
-    assert "has no complete checkpoint yet" in refused("jobs", "export", empty.id, "--output", out)
+    assert f"{empty.id} has no complete checkpoint" in refused("jobs", "export", empty.id, "--output", out)
     unscored = make_run(workspace, "unscored", lines_of(9), model="/no/such/model")
     add_checkpoint(unscored, Path(run.spec["arguments"]["model"]), 9)
-    assert "was scored; use --checkpoint last" in refused("jobs", "export", unscored.id, "--output", out)
+    assert "--checkpoint last" in refused("jobs", "export", unscored.id, "--output", out)
     given = ("jobs", "export", unscored.id, "--output", out, "--checkpoint", "last")
-    assert "is not here any more, so its data type is unknown; give --dtype" in refused(*given)
+    assert "--dtype" in refused(*given)
     assert not out.exists()
 
 

@@ -164,7 +164,7 @@ def test_second_try_asks_only_for_the_rest(hub, online, hasty, big_model):
     hub.drop("/cdn/", STEP + 1000)
     hub.drop("/cdn/", 0, times=99)
     told = refused("prepare", "org/big", code=1)
-    assert "the connection broke while org/big was fetched; what came is kept: run it again" in told
+    assert "connection broke while org/big" in told
     hub.drops.clear()
     before = len(weights_asked(hub))
     folder = locate("org/big")
@@ -198,7 +198,7 @@ def test_part_of_another_content_is_not_kept(hub, online, hasty, big_model):
     (part,) = online.rglob("*.clp.incomplete")
     with open(part, "r+b") as file:
         file.write(b"spoilt")
-    assert "came with another content than the Hub names; run it again" in refused("prepare", "org/big", code=1)
+    assert "another content" in refused("prepare", "org/big", code=1)
     assert same_weights(locate("org/big"), big_model)
 
 
@@ -232,7 +232,7 @@ def test_revision_is_fetched_that_the_name_asks_for(hub, online, pair):
     hub.commit(repo, pair[0], "second")
     assert locate(f"org/name@{first}").name == first
     assert locate("org/name").name == repo.refs["main"] != first
-    assert "but not that revision" in refused("prepare", "org/name@none")
+    assert "not that revision" in refused("prepare", "org/name@none")
     assert HubName.parse("org/name@v1.0/x") == HubName("org/name", "v1.0/x")
     assert HubName.parse("org/name@") is HubName.parse("../x") is HubName.parse("a/b/c") is None
 
@@ -243,23 +243,21 @@ def test_each_way_to_be_refused_is_told_in_a_line_of_its_own(hub, online, pair):
     hub.add("org/nothing", {"README.md": b"nothing here"})
     hub.add("org/gguf", {"config.json": b"{}", "model.gguf": b"x"})
     told = refused("prepare", "org/gated")
-    assert (
-        f"org/gated is gated: accept its terms on its page, then run `hf auth login` ({hub.endpoint}/org/gated" in told
-    )
+    assert f"`hf auth login` ({hub.endpoint}/org/gated" in told
     for name in ("org/private", "org/none"):
-        assert f"the Hub has no model {name} that is open to you" in (told := refused("prepare", name))
-        assert "if it is private, run `hf auth login`" in told
-    assert "holds no config.json on the Hub" in refused("prepare", "org/nothing")
-    assert "holds no weights that can be read" in refused("prepare", "org/gguf")
+        assert f"no model {name}" in (told := refused("prepare", name))
+        assert "`hf auth login`" in told
+    assert "org/nothing holds no config.json" in refused("prepare", "org/nothing")
+    assert "org/gguf holds no weights" in refused("prepare", "org/gguf")
 
 
 def test_token_without_rights_is_told_apart_from_no_token(hub, online, logged_in, pair):
     hub.add("org/gated", pair[0], gated=True)
-    assert "your account has no access yet, or your token no right to gated models" in refused("prepare", "org/gated")
-    assert "your account or token has no access" in refused("prepare", "org/none")
+    assert "your account has no access" in refused("prepare", "org/gated")
+    assert "your account or token" in refused("prepare", "org/none")
     hub.add("org/name", pair[0])
     hub.fail("/api/models/org/name", 401, headers={"X-Error-Message": "Invalid credentials in Authorization header"})
-    assert "the Hub refuses org/name to your token" in refused("prepare", "org/name")
+    assert "refuses org/name to your token" in refused("prepare", "org/name")
 
 
 def test_token_goes_to_the_hub_alone(hub, online, logged_in, big_model):
@@ -280,7 +278,7 @@ def test_hub_that_is_down_for_a_moment_is_asked_again(hub, online, big_model):
 def test_hub_that_stays_down_is_told_and_what_is_cached_is_used(hub, online, hasty, pair):
     hub.add("org/name", pair[0])
     hub.fail("/api/models/org/name", 501, times=99)
-    assert "the Hub answers 501 for org/name" in refused("prepare", "org/name", code=1)
+    assert "501 for org/name" in refused("prepare", "org/name", code=1)
     hub.failures.clear()
     folder = locate("org/name")
     hub.fail("/api/models/org/name", 501, times=99)
@@ -457,7 +455,7 @@ def test_nothing_pushed_holds_a_path_of_this_machine_or_a_token(hub, online, log
 def test_interrupted_push_leaves_no_commit_and_the_next_sends_the_rest(hub, online, hasty, logged_in, exported_run):
     weights = hashlib.sha256((exported_run / "model.safetensors").read_bytes()).hexdigest()
     hub.fail(f"PUT /lfs/{weights}", 400)
-    assert f"the Hub answers 400 for {MODEL}" in refused("push", exported_run, MODEL, code=1)
+    assert f"400 for {MODEL}" in refused("push", exported_run, MODEL, code=1)
     assert hub.repos["models", MODEL].messages == ["initial commit"]
     hub.fail("POST /api/models/tester/german/commit", 400)
     refused("push", exported_run, MODEL, code=1)
@@ -518,19 +516,19 @@ def test_files_of_the_model_that_was_there_before_go(hub, online, logged_in, exp
 
 
 def test_push_needs_a_login_and_the_right_account(hub, online, exported_run):
-    assert "nobody is logged in on the Hub here; run `hf auth login`" in refused("push", exported_run, MODEL)
+    assert "`hf auth login`" in refused("push", exported_run, MODEL)
     online.mkdir(exist_ok=True)
     (online / "token").write_text(TOKEN)
     told = refused("push", exported_run, "somebody/german")
-    assert f"{USER}, who is logged in, cannot push to somebody; choose {USER}/..." in told
+    assert f"choose {USER}/" in told
     (online / "token").write_text("hf_" + "x" * 24)
-    assert "does not know the token that is used here" in refused("push", exported_run, MODEL)
+    assert "does not know the token" in refused("push", exported_run, MODEL)
     assert not hub.repos
 
 
 def test_public_is_only_what_is_asked_to_be(hub, online, logged_in, exported_run):
     repo = hub.add(MODEL, {"a.txt": b"a"})
-    assert f"{MODEL} is public; add --public to push to it" in refused("push", exported_run, MODEL)
+    assert f"{MODEL} is public; add --public" in refused("push", exported_run, MODEL)
     assert len(repo.commits) == 1
     assert result_of("push", exported_run, MODEL, "--public")["visibility"] == "public"
     result_of("push", exported_run, f"{USER}/new", "--public")
@@ -544,8 +542,7 @@ def test_public_is_only_what_is_asked_to_be(hub, online, logged_in, exported_run
 def test_licence_must_be_stated(hub, online, logged_in, pair, tmp_path):
     shutil.copytree(pair[0], tmp_path / "model")
     told = refused("push", tmp_path / "model", MODEL)
-    assert "no licence is stated: the source's card names none" in told
-    assert "give --license" in told
+    assert "--license" in told
     found = result_of("push", tmp_path / "model", MODEL, "--dry-run")
     assert len(found["problems"]) == 1
     assert "| this model | not stated |" in found["card"]
@@ -566,25 +563,25 @@ def test_what_is_no_whole_model_is_not_pushed(hub, online, logged_in, exported_r
             push(PushOptions(str(folder), repo, **{"license": "mit"} | more), workspace)
         return str(told.value)
 
-    assert "there is no folder" in refusal(tmp_path / "none")
+    assert f"no folder {tmp_path / 'none'}" in refusal(tmp_path / "none")
     (tmp_path / "empty").mkdir()
-    assert "is no model folder" in refusal(tmp_path / "empty")
+    assert "empty holds no config.json" in refusal(tmp_path / "empty")
     pickled = shutil.copytree(pair[0], tmp_path / "pickled")
     (pickled / "pytorch_model.bin").write_bytes(b"\x80")
-    assert "holds pickles, which can run code on who opens them: pytorch_model.bin" in refusal(pickled)
+    assert "pytorch_model.bin" in refusal(pickled)
     short = shutil.copytree(pair[0], tmp_path / "short")
     with open(short / "model.safetensors", "r+b") as file:
         file.truncate(1000)
     assert "no whole safetensors file" in refusal(short)
     mute = shutil.copytree(pair[0], tmp_path / "mute", ignore=shutil.ignore_patterns("tokenizer.json"))
     assert "holds no tokenizer" in refusal(mute)
-    assert "--license 'M I T' is no licence's name" in refusal(exported_run, license="M I T")
-    assert "is no repository's name; give owner/name" in refusal(exported_run, "german")
-    assert "--language 'German' is no language's code" in refusal(exported_run, language=("German",))
-    assert "holds an access token" in refusal(exported_run, message="hf_" + "a" * 30)
+    assert "--license 'M I T'" in refusal(exported_run, license="M I T")
+    assert "owner/name" in refusal(exported_run, "german")
+    assert "--language 'German'" in refusal(exported_run, language=("German",))
+    assert "access token" in refusal(exported_run, message="hf_" + "a" * 30)
     (job,) = JobStore(workspace.jobs).jobs()
     (job.path / "checkpoints" / "checkpoint-200" / "manifest.json").unlink()
-    assert "is no complete checkpoint" in refusal(job.path / "checkpoints" / "checkpoint-200")
+    assert "checkpoint-200 is no complete checkpoint" in refusal(job.path / "checkpoints" / "checkpoint-200")
     assert not hub.log
 
 

@@ -108,7 +108,7 @@ def test_agreement_is_the_share_of_common_neighbours():
 
 def test_models_of_different_tokenizers_are_not_compared(tmp_path, pair):
     source, helper = (prepare(folder, tmp_path) for folder in pair)
-    with pytest.raises(InputError, match=r"different tokenizers: id \d+ is .* in one"):
+    with pytest.raises(InputError, match=r"different tokenizers: id \d+"):
         make_agreement(source, helper, tmp_path)
 
 

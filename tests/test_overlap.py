@@ -191,6 +191,7 @@ TOKENIZERS = Path(__file__).resolve().parents[2] / "shared" / "tokenizers"
 
 
 @pytest.mark.skipif(not TOKENIZERS.is_dir(), reason="no real tokenizers beside the checkout")
+@pytest.mark.process
 def test_real_tokenizers_overlap_as_counted_by_hand():
     names = ("gpt2", "mistral-v3", "xlm-r", "bert")
     chosen = [Vocabulary.open(TOKENIZERS / name) for name in names]

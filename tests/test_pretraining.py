@@ -138,10 +138,10 @@ def test_few_documents_with_many_bytes_still_leave_some_held_out():
 
 def test_text_that_repeats_itself_or_is_too_short_is_refused(tmp_path):
     (tmp_path / "same.txt").write_text("\n".join(GERMAN) + "\n")
-    with pytest.raises(InputError, match="the text repeats itself: 108 of 120"):
+    with pytest.raises(InputError, match="108 of 120"):
         hold_out(Texts.open([tmp_path / "same.txt"]), "same", tmp_path / "texts")
     (tmp_path / "short.txt").write_text("a\nb\n")
-    with pytest.raises(InputError, match=r"has 2 documents .* give --eval-text"):
+    with pytest.raises(InputError, match=r"2 documents .* --eval-text"):
         hold_out(Texts.open([tmp_path / "short.txt"]), "short", tmp_path / "texts")
     assert not list((tmp_path / "texts").iterdir())
 
@@ -250,10 +250,10 @@ def test_job_of_the_page_starts_the_run_and_names_it(workspace, tokenizer, germa
 @pytest.mark.process
 def test_command_refuses_bad_input_in_one_line(tmp_path, tokenizer, german, workspace):
     given = ("pretrain", "--tokenizer", tokenizer, "--text", german)
-    assert "--size 'huge' is unknown" in refused(*given, "--size", "huge")
-    assert "there is no text" in refused("pretrain", "--tokenizer", tokenizer, "--text", tmp_path / "no.txt")
-    assert "holds no tokenizer" in refused("pretrain", "--tokenizer", german.parent, "--text", german)
-    assert "Missing option" in refused("pretrain", "--text", german)
+    assert "--size 'huge'" in refused(*given, "--size", "huge")
+    assert "no.txt" in refused("pretrain", "--tokenizer", tokenizer, "--text", tmp_path / "no.txt")
+    assert "no tokenizer" in refused("pretrain", "--tokenizer", german.parent, "--text", german)
+    assert "--tokenizer" in refused("pretrain", "--text", german)
     assert not workspace.jobs.exists()
     assert not workspace.texts.exists()
 

@@ -592,6 +592,7 @@ def test_train_page_offers_slurm_only_where_it_is(target, slurm, monkeypatch):
     assert "Where" not in [radio.label for radio in check(open_page("train")).radio]
 
 
+@pytest.mark.process
 @pytest.mark.usefixtures("server_that_has_run_app_once")
 def test_train_page_hands_an_edited_script_to_slurm(target, space, slurm):
     app = check(open_page("train"))

@@ -106,9 +106,9 @@ def test_text_in_two_spellings_is_told_and_nfc_reads_them_alike(tmp_path):
     lines = [f"schöne grüne Bäume {i}" if i % 2 else f"scho\u0308ne gru\u0308ne Ba\u0308ume {i}" for i in range(40)]
     text = written(tmp_path, "mixed.txt", lines)
     told = train(text, tmp_path / "as-it-is", vocab_size=320)["warnings"]
-    assert any("20 of 40 documents write letters in parts" in warning for warning in told)
+    assert any("20 of 40 documents" in warning for warning in told)
     told = train(text, tmp_path / "nfc", vocab_size=320, normalization="nfc")["warnings"]
-    assert not any("in parts" in warning for warning in told)
+    assert not any("of 40 documents" in warning for warning in told)
     kept, alike = Vocabulary.open(tmp_path / "as-it-is"), Vocabulary.open(tmp_path / "nfc")
     assert alike.encode("scho\u0308ne") == alike.encode("schöne")
     assert kept.encode("scho\u0308ne") != kept.encode("schöne")

@@ -152,7 +152,7 @@ def test_padded_source_and_gap_in_the_helpers_ids_are_handled_and_told(tmp_path,
 
 def test_helper_with_fewer_rows_than_tokens_is_refused(tmp_path, tokenizers, pair):
     helper = make_model(tmp_path / "helper", tokenizers["byte-level", "de"], "gpt2", width=16, rows=100)
-    with pytest.raises(InputError, match="100 embedding rows but its tokenizer has ids up to"):
+    with pytest.raises(InputError, match="100 embedding rows"):
         run(pair[0], helper, tmp_path / "target")
     assert not (tmp_path / "target").exists()
 
@@ -165,7 +165,7 @@ def test_no_token_in_common_is_refused(tmp_path, tokenizers, pair):
         tokenizer_object=Tokenizer(models.WordLevel({"@@1": 0, "@@2": 1}, unk_token="@@1")), eos_token="@@2"
     )
     helper = make_model(tmp_path / "helper", other, "gpt2", width=16)
-    with pytest.raises(InputError, match="no token in common; try --match canonical"):
+    with pytest.raises(InputError, match="--match canonical"):
         run(pair[0], helper, tmp_path / "target")
 
 
@@ -202,7 +202,7 @@ def test_output_that_appears_meanwhile_is_kept(tmp_path, pair, monkeypatch):
         return check(*arguments)
 
     monkeypatch.setattr(module, "verify", appear)
-    with pytest.raises(InputError, match="came to be in the meantime"):
+    with pytest.raises(InputError, match="meantime"):
         run(*pair, output, method="mean")
     assert [path.name for path in output.iterdir()] == ["config.json"]
     assert not list(tmp_path.glob(".target*"))
@@ -371,7 +371,7 @@ def test_overrides_are_the_mean_of_the_named_rows(tmp_path, pair):
     [
         ("nothing", "is not TOKEN=TEXT"),
         ("#3=", "is not TOKEN=TEXT"),
-        ("no such token at all=fox", "is no token of"),
+        ("no such token at all=fox", "no such token at all"),
     ],
 )
 def test_bad_overrides_are_refused(tmp_path, pair, override, told):
@@ -459,7 +459,7 @@ def test_settings_of_the_method_are_used_and_reported(tmp_path, pair):
     assert report["settings"]["clp-topk"] == {"k": 3, "temperature": 0.5, "centred": 1}
     table = pd.read_parquet(tmp_path / "target" / "clp_provenance.parquet")
     assert (table["anchor_ids"][table["status"] == "initialised"].map(len) == 3).all()
-    with pytest.raises(InputError, match="clp-topk has no setting 'kk'"):
+    with pytest.raises(InputError, match=r"clp-topk .*'kk'"):
         run(*pair, tmp_path / "other", method="clp-topk", setting=("kk=3",))
 
 
@@ -489,9 +489,9 @@ def test_static_vectors_of_words_make_rows_by_either_rule(tmp_path, pair):
     fox = target.find(" Fuchs")
     found = Explainer.open(tmp_path / "wechsel").explain(fox)
     assert found.anchors[0].token in [source.tokens[i] for i in source.encode(" fox") + source.encode("fox")]
-    with pytest.raises(InputError, match="needs both --source-vectors and --dictionary"):
+    with pytest.raises(InputError, match="--source-vectors and --dictionary"):
         run(*pair, tmp_path / "x", method="static-vectors", target_vectors="de.vec", source_vectors="en.vec")
-    with pytest.raises(InputError, match=r"static-vectors needs word vectors .* --target-vectors"):
+    with pytest.raises(InputError, match=r"static-vectors .* --target-vectors"):
         run(*pair, tmp_path / "x", method="static-vectors")
 
 
@@ -578,7 +578,7 @@ def test_source_with_a_further_table_by_token_is_refused(tmp_path, tokenizers, p
     )  # fmt: skip
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "source")
     tokenizer.save_pretrained(tmp_path / "source")
-    with pytest.raises(InputError, match=r"further table by token id \(.*per_layer.* is not supported"):
+    with pytest.raises(InputError, match=r"per_layer"):
         run(tmp_path / "source", pair[1], tmp_path / "target")
 
 
@@ -608,13 +608,13 @@ def test_helpers_own_tokenizer_code_is_left_behind(tmp_path, pair):
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"method": "scratch", "override": ("#300=fox",)}, "--override has no effect"),
-        ({"method": "linear", "target_vectors": "de.vec"}, "linear takes no word vectors"),
+        ({"method": "scratch", "override": ("#300=fox",)}, "--override"),
+        ({"method": "linear", "target_vectors": "de.vec"}, "linear .*word vectors"),
         ({"method": "clp-topk", "setting": ("k=inf",)}, "is not NAME=NUMBER"),
         ({"method": "auto", "setting": ("k=3",)}, "name the method"),
         ({"seed": 2**64}, "2\\^63 or more"),
-        ({"guard": "maybe"}, "--guard 'maybe' is unknown"),
-        ({"device": "tpu"}, "--device 'tpu' is unknown"),
+        ({"guard": "maybe"}, "--guard 'maybe'"),
+        ({"device": "tpu"}, "--device 'tpu'"),
     ],
 )
 def test_options_without_effect_or_sense_are_refused(tmp_path, pair, options, told):
