@@ -8,11 +8,13 @@ import socket
 import subprocess
 import sys
 import urllib.request
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from clp_core.jobs import JobStore
+from clp_core.jobs.process import die_with_parent
 from clp_core.prepared import prepare
 from clp_core.transfer import transfer
 from clp_core.transfer_options import TransferOptions
@@ -24,6 +26,7 @@ from support.slow_sessions import slow_down
 ROOT = Path(__file__).resolve().parents[2]
 SHOTS = ROOT / "screenshots"
 PAIR = ("demo-source-en", "demo-helper-de")
+SPACE, SERVER = pytest.StashKey[Workspace](), pytest.StashKey[str]()
 KEPT = ("models", "texts", "cache", "queue", "jobs")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
@@ -44,20 +47,36 @@ AT_REST = """() => {
 }"""
 
 
+def once(config, key, make):
+    """Return what was made under a key in this process, or make it: each module that imports a fixture has its own."""
+    if key not in config.stash:
+        config.stash[key] = make()
+    return config.stash[key]
+
+
 @pytest.fixture(scope="session")
-def space(tmp_path_factory, prepared_demo):
+def space(pytestconfig, tmp_path_factory, prepared_demo):
     """A workspace with the demo for all browser tests of a process."""
-    space = Workspace(tmp_path_factory.mktemp("browser") / "workspace")
-    shutil.copytree(prepared_demo.root, space.root)
-    cut_texts(space)
-    return space
+
+    def make():
+        space = Workspace(tmp_path_factory.mktemp("browser") / "workspace")
+        shutil.copytree(prepared_demo.root, space.root)
+        cut_texts(space)
+        return space
+
+    return once(pytestconfig, SPACE, make)
 
 
 @pytest.fixture(scope="session")
-def server(space, tmp_path_factory):
+def server(pytestconfig, space, tmp_path_factory):
     """The app, for all browser tests of a process."""
-    with serving(space, tmp_path_factory) as url:
-        yield url
+
+    def make():
+        running = contextlib.ExitStack()
+        pytestconfig.add_cleanup(running.close)
+        return running.enter_context(serving(space, tmp_path_factory))
+
+    return once(pytestconfig, SERVER, make)
 
 
 @pytest.fixture
@@ -83,8 +102,14 @@ def serving(space, tmp_path_factory):
             "CLP_ROOTS": f"{ROOT.parent / 'shared'}{os.pathsep}{tmp_path_factory.getbasetemp()}",
             "HF_HUB_OFFLINE": "1",
         }
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, **quiet)
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        preexec_fn=partial(die_with_parent, os.getpid()),
+    )
     url = f"http://127.0.0.1:{port}"
 
     def answers():
