@@ -472,8 +472,7 @@ def test_prompts_wait_for_each_other_and_broken_ones_are_passed_over(workspace, 
     assert wait_for_answers(session, last)[0].stopped in ("length", "end of text")
     assert [answer.tokens for answer in session.answers(first)] == [60, 60]
     told = [json.loads(session.answers_file(n).read_text())["error"] for n in (3, 4, 5)]
-    assert told[0].startswith("prompt 3 cannot be read")
-    assert told[1:] == ["the request's temperature has the wrong kind of value", "this session does not hold /etc"]
+    assert all(part in error for part, error in zip(("prompt 3", "temperature", "/etc"), told, strict=True))
     with pytest.raises(InputError, match="access token"):
         session.ask(options_for(pair[0], prompt="hf_" + "a" * 30))
 
@@ -506,11 +505,9 @@ def test_asked_to_stop_it_ends_within_a_moment_in_the_middle_of_an_answer(
     session.job.ask_stop()
     wait_for(lambda: is_gone(process), 10)
     status = end_of(session.job, 10)
-    assert (status.state, status.reason) == ("stopped", "gave its memory back on request")
+    assert (status.state, status.reason_code) == ("stopped", ReasonCode.ENDED)
     for n in (number, waiting):
-        assert {(answer.stopped, answer.error) for answer in session.answers(n)} == {
-            ("stopped", "gave its memory back on request")
-        }
+        assert {(answer.stopped, answer.error) for answer in session.answers(n)} == {("stopped", status.reason)}
     with pytest.raises(Exception, match="this session is over"):
         session.ask(options_for(pair))
 
@@ -593,7 +590,9 @@ def test_session_gives_its_gpu_to_a_run_that_waits_for_it(workspace, pair, monke
     assert session._session.held["device"] == "cuda:0"
     run, ticket = run_on(workspace, "cuda:0", "my run")
     thread.join(20)
-    assert result[0]["reason"] == "gave cuda:0 back to my run, which waited for it"
+    assert result[0]["reason_code"] == ReasonCode.ENDED.value
+    assert "cuda:0" in result[0]["reason"]
+    assert "my run" in result[0]["reason"]
     queue = DeviceQueue.of_this_machine()
     assert [found.job for found in queue.tickets()] == [run.path]
     assert queue.try_to_hold(ticket) is not None
