@@ -174,6 +174,30 @@ class Vocabulary:
         """Return the ids of a text, without special tokens around it."""
         return self.tokenizer.encode(text, add_special_tokens=False).ids
 
+    @cached_property
+    def template_start(self) -> int | None:
+        """Id of the token that the tokenizer's own template puts before every text, ``None`` where it puts none."""
+        ids = self.tokenizer.encode("", add_special_tokens=True).ids
+        return ids[0] if ids and ids[0] in self.special_ids and not self._is_end_of_template(ids) else None
+
+    def _is_end_of_template(self, ids: list[int]) -> bool:
+        """Say whether the special tokens around an empty text stand behind it, as T5's end of text does."""
+        return self.tokenizer.encode("a", add_special_tokens=True).ids[0] != ids[0]
+
+    @cached_property
+    def control_strings(self) -> dict[str, int]:
+        """Special tokens by their string: where a text spells one, the tokenizer reads it as the token."""
+        return {str(self.tokens[i]): i for i in sorted(self.special_ids & self.added_ids)}
+
+    @cached_property
+    def literal_tokenizer(self) -> Tokenizer:
+        """The tokenizer, reading strings of special tokens as plain text (no padding, no truncation)."""
+        tokenizer = Tokenizer.from_str(self.serialized)
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        tokenizer.encode_special_tokens = True
+        return tokenizer
+
     def bytes_of(self, token_id: int) -> bytes:
         """Return the text that a token stands for, as bytes; a word start is a blank where the family writes one.
 
