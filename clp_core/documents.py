@@ -12,12 +12,13 @@ from __future__ import annotations
 import contextlib
 import gzip
 import hashlib
+import itertools
 import json
 import lzma
 import os
 import re
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -165,13 +166,16 @@ class Texts:
     Attributes:
         sources: the files and datasets.
         field: field of JSON lines, column of parquet and of datasets that holds the text.
+        split_at: strings at which a document is cut into several, such as a literal ``<|endoftext|>``; the strings
+            themselves and blank parts are dropped, parts are otherwise unchanged.
     """
 
     sources: tuple[Source, ...]
     field: str = DEFAULT_FIELD
+    split_at: tuple[str, ...] = ()
 
     @classmethod
-    def open(cls, references: Sequence[str | Path], field: str = DEFAULT_FIELD) -> Texts:
+    def open(cls, references: Sequence[str | Path], field: str = DEFAULT_FIELD, split_at: Sequence[str] = ()) -> Texts:
         """Find what references name; the first document of each is read.
 
         Raises:
@@ -179,6 +183,8 @@ class Texts:
         """
         if not references:
             raise InputError("no text is named; give --text FILE")
+        if "" in split_at:
+            raise InputError("a string at which documents are split is empty; leave it out")
         found: list[Source] = []
         for reference in references:
             if str(reference).startswith(HUB_PREFIX):
@@ -186,15 +192,15 @@ class Texts:
                 continue
             for path in files_of(Path(reference).expanduser()):
                 file = TextFile(path)
-                if next(iter(file.documents(field)), None) is None:
+                if next(iter(cls((file,), field, tuple(split_at))), None) is None:
                     raise InputError(f"{path} holds no text; give a file with one document a line")
                 found.append(file)
-        return cls(tuple(found), field)
+        return cls(tuple(found), field, tuple(split_at))
 
     def __iter__(self) -> Iterator[str]:
         """Yield all documents that are not empty."""
-        for source in self.sources:
-            yield from source.documents(self.field)
+        documents = itertools.chain.from_iterable(source.documents(self.field) for source in self.sources)
+        return split_documents(documents, self.split_at) if self.split_at else documents
 
     @property
     def text_bytes(self) -> float:
@@ -209,9 +215,18 @@ class Texts:
     def content(self) -> str:
         """Return a name for the content; that of a single file is the hash of its bytes."""
         names = [source.content() for source in self.sources]
+        if self.split_at:
+            names.append(json.dumps(sorted(set(self.split_at))))
         if len(names) == 1 and isinstance(self.sources[0], TextFile) and self.sources[0].kind not in TEXT_ENDINGS[1:]:
             return names[0]
         return hashlib.sha256("\n".join([self.field, *names]).encode()).hexdigest()
+
+
+def split_documents(documents: Iterable[str], split_at: Sequence[str]) -> Iterator[str]:
+    """Cut documents at literal strings, the longest first where one contains another; blank parts are skipped."""
+    cut = re.compile("|".join(map(re.escape, sorted(split_at, key=len, reverse=True))))
+    for document in documents:
+        yield from (part for part in cut.split(document) if part.strip())
 
 
 def files_of(path: Path) -> list[Path]:

@@ -104,3 +104,28 @@ def test_dataset_that_cannot_be_reached_is_told_in_one_line():
         list(Texts.open(["hub:org/name"]))
     with pytest.raises(InputError, match="hub:org/name/more"):
         Texts.open(["hub:org/name/more"])
+
+
+def test_documents_are_cut_at_literal_separators_and_blank_parts_are_skipped(tmp_path):
+    path = tmp_path / "a.jsonl"
+    rows = ["eins<|end|>zwei<|end|> <|end|><|end|>x>drei", "<|end|>", "vier\nfünf"]
+    path.write_text("".join(json.dumps({"text": row}) + "\n" for row in rows))
+    cut = Texts.open([path], split_at=("<|end|>", "<|end|>x>"))
+    assert list(cut) == ["eins", "zwei", "drei", "vier\nfünf"]
+    assert list(Texts.open([path])) == rows
+
+
+def test_separators_are_part_of_the_name_of_the_content(tmp_path):
+    for name in ("a.txt", "a.jsonl"):
+        (tmp_path / name).write_text('{"text": "x"}' if name == "a.jsonl" else "x")
+        opened = [Texts.open([tmp_path / name], split_at=split) for split in ((), ("<a>",), ("<b>", "<a>"))]
+        assert len({texts.content() for texts in opened}) == 3
+        assert opened[2].content() == Texts.open([tmp_path / name], split_at=("<a>", "<b>")).content()
+    with pytest.raises(InputError, match="empty"):
+        Texts.open([tmp_path / "a.txt"], split_at=("",))
+
+
+def test_text_of_separators_alone_is_refused(tmp_path):
+    (tmp_path / "a.txt").write_text("<|end|><|end|>\n")
+    with pytest.raises(InputError, match=r"a\.txt holds no text"):
+        Texts.open([tmp_path / "a.txt"], split_at=("<|end|>",))
