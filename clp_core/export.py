@@ -32,8 +32,8 @@ from clp_core.provenance import PROVENANCE_FILE
 from clp_core.shards import Replacement
 from clp_core.target_files import TOKENIZER_COMPANIONS, check_loading
 from clp_core.tensors import DTYPES, TensorEntry, TensorRows, block_ranges, tensor_digest
+from clp_core.tokenizer_reading import TOKENIZER_FILES
 from clp_core.training_facts import CURVE_FILE, TRAINING_FILE, curve_csv, first_model, runs_behind
-from clp_core.vocabulary import TOKENIZER_FILES
 from clp_core.workspace import REPORT_FILE, Workspace
 
 CONFIG_NAMES = {"F64": "float64"} | {name: config for config, name in DTYPE_NAMES.items()}

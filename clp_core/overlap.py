@@ -13,7 +13,8 @@ import numpy as np
 from clp_core.choices import MATCHES, SPECIAL_RULES
 from clp_core.errors import InputError
 from clp_core.progress import report_progress
-from clp_core.vocabulary import CATEGORIES, ROLES, Vocabulary
+from clp_core.tokenizer_reading import ROLES
+from clp_core.vocabulary import CATEGORIES, Vocabulary
 
 if TYPE_CHECKING:
     import pandas as pd

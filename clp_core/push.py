@@ -27,8 +27,8 @@ from clp_core.origins import Licence, bare, public_report
 from clp_core.progress import report_progress
 from clp_core.push_options import PushOptions
 from clp_core.tensors import read_header
+from clp_core.tokenizer_reading import TOKENIZER_FILES
 from clp_core.training_facts import CURVE_FILE, TRAINING_FILE, curve_csv, run_of_checkpoint, runs_behind
-from clp_core.vocabulary import TOKENIZER_FILES
 from clp_core.workspace import REPORT_FILE, Workspace
 
 CARD_FILE = "README.md"

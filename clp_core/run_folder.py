@@ -11,7 +11,7 @@ from clp_core.locate import read_json
 from clp_core.progress import write_json
 from clp_core.provenance import PROVENANCE_FILE
 from clp_core.target_files import TOKENIZER_COMPANIONS
-from clp_core.vocabulary import TOKENIZER_FILES
+from clp_core.tokenizer_reading import TOKENIZER_FILES
 from clp_core.workspace import REPORT_FILE
 
 

@@ -18,7 +18,8 @@ from clp_core.prepared import max_positions
 from clp_core.progress import report_progress
 from clp_core.rows import RowPlan
 from clp_core.tensors import TensorRows, all_finite, block_ranges, tensor_digest
-from clp_core.vocabulary import TOKENIZER_FILES, Vocabulary
+from clp_core.tokenizer_reading import TOKENIZER_FILES
+from clp_core.vocabulary import Vocabulary
 
 TOKENIZER_COMPANIONS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt")
 CHECK_LINES = 1000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -14,12 +14,10 @@ from tokenizers import Tokenizer
 
 from clp_core.characters import script_of, visible
 from clp_core.errors import InputError
-from clp_core.locate import read_json
+from clp_core.tokenizer_reading import NAMES_SHOWN, ROLES, read_tokenizer
+from clp_core.workspace import Workspace
 
 Family = Literal["byte-level", "sentencepiece", "wordpiece", "plain"]
-
-ROLES = ("eos", "bos", "pad", "unk", "sep", "cls", "mask")
-"""Special roles, in the order in which a token with several of them is matched."""
 
 DEFAULT_ROLES = {
     "byte-level": {"eos": "<|endoftext|>", "bos": "<|endoftext|>", "unk": "<|endoftext|>"},
@@ -29,15 +27,6 @@ DEFAULT_ROLES = {
 """Roles that transformers' classes give these families where the tokenizer's own files name none (gpt2's do not)."""
 
 CATEGORIES = ("word start", "continuation", "digits", "punctuation", "byte", "special")
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "vocab.json",
-    "vocab.txt",
-    "tekken.json",
-)
 LONGEST_ID = 12
 WORD_START = "\N{LOWER ONE EIGHTH BLOCK}"
 
@@ -63,6 +52,9 @@ class Vocabulary:
         added_ids: ids of all added tokens; their strings are literal text whatever the family.
         has_chat_template: whether the tokenizer comes with a chat template.
         serialized: the tokenizer.json.
+        warnings: what a user should know before trusting its ids.
+        differs: whether it encodes text differently from the SentencePiece model beside it.
+        splits_special_tokens: whether strings of special tokens in a text are read as plain text.
     """
 
     name: str
@@ -73,23 +65,33 @@ class Vocabulary:
     added_ids: frozenset[int] = frozenset()
     has_chat_template: bool = False
     serialized: str = field(default="", repr=False)
+    warnings: tuple[str, ...] = ()
+    differs: bool = False
+    splits_special_tokens: bool = False
 
     @classmethod
-    def open(cls, folder: Path, name: str | None = None) -> Vocabulary:
-        """Open the tokenizer in a folder; without tokenizer.json, transformers converts it (slow first import).
+    def open(cls, folder: Path, name: str | None = None, rows: int | None = None, *, apart: bool = False) -> Vocabulary:
+        """Open the tokenizer in a folder as ``AutoTokenizer`` reads it, see ``tokenizer_reading``.
+
+        Args:
+            folder: a model or a tokenizer.
+            name: what to call it; the folder's name by default.
+            rows: embedding rows of the model; added tokens beyond them are left out, see ``within``.
+            apart: read a tokenizer that is new to the cache in another process, so that this one does not import torch.
 
         Raises:
-            InputError: there is no tokenizer in the folder, or it cannot be read.
+            InputError: there is no tokenizer in the folder, it cannot be read, or ordinary tokens have no row.
         """
-        if not any((folder / file).is_file() for file in TOKENIZER_FILES) and not any(folder.glob("*.tiktoken")):
-            raise InputError(f"{folder} holds no tokenizer (tokenizer.json or another vocabulary file)")
-        serialized_file = folder / "tokenizer.json"
-        try:
-            serialized = serialized_file.read_text(encoding="utf-8") if serialized_file.is_file() else convert(folder)
-        except UnicodeDecodeError as error:
-            raise InputError(f"{serialized_file} is no UTF-8 text ({error}); fetch the file again") from error
-        config = read_json(folder / "special_tokens_map.json") | read_json(folder / "tokenizer_config.json")
-        return cls.parse(serialized, config, name or folder.name, (folder / "chat_template.jinja").is_file())
+        reading = read_tokenizer(folder, Workspace.current().cache, apart=apart)
+        config: dict[str, Any] = {f"{role}_token": token for role, token in reading.roles.items()}
+        found = cls.parse(reading.serialized, config, name or folder.name, reading.has_chat_template)
+        found = replace(
+            found,
+            warnings=reading.warnings,
+            differs=reading.differs,
+            splits_special_tokens=reading.splits_special_tokens,
+        )
+        return found if rows is None else found.within(rows)
 
     @classmethod
     def parse(cls, serialized: str, config: dict[str, Any], name: str, has_template_file: bool = False) -> Vocabulary:
@@ -138,6 +140,43 @@ class Vocabulary:
             serialized=serialized,
         )
 
+    def within(self, rows: int) -> Vocabulary:
+        """Return the vocabulary of a model with so many embedding rows: without added tokens that have no row.
+
+        Raises:
+            InputError: a token without a row is none that was added: this is another model's tokenizer.
+        """
+        beyond = [i for i in range(rows, self.n_ids) if self.tokens[i] is not None]
+        if not beyond:
+            return self
+        named = ", ".join(f"{self.tokens[i]!r} ({i})" for i in beyond[:NAMES_SHOWN])
+        ordinary = [i for i in beyond if i not in self.added_ids]
+        if ordinary:
+            raise InputError(
+                f"the model of {self.name} has {rows} embedding rows, its tokenizer {len(ordinary)} ordinary tokens "
+                f"beyond them, ids up to {ordinary[-1]}; is this its own tokenizer?"
+            )
+        if self.template_start in beyond:
+            raise InputError(
+                f"the tokenizer of {self.name} puts {self.tokens[self.template_start or 0]!r} before every text, which "
+                f"has no row among the model's {rows}; resize the model with "
+                "model.resize_token_embeddings(len(tokenizer)) first"
+            )
+        told = (
+            f"{len(beyond)} added tokens of {self.name} lie beyond the model's {rows} embedding rows and are left out: "
+            f"{named}{', ...' if len(beyond) > NAMES_SHOWN else ''}; model.resize_token_embeddings(len(tokenizer)) "
+            "would give them rows"
+        )
+        return replace(
+            self,
+            tokens=self.tokens[:rows],
+            roles={role: i for role, i in self.roles.items() if i < rows},
+            special_ids=frozenset(i for i in self.special_ids if i < rows),
+            added_ids=frozenset(i for i in self.added_ids if i < rows),
+            serialized=without_tokens(self.serialized, rows),
+            warnings=(*self.warnings, told),
+        )
+
     @property
     def size(self) -> int:
         """Number of tokens, gaps not counted."""
@@ -168,6 +207,7 @@ class Vocabulary:
         tokenizer = Tokenizer.from_str(self.serialized)
         tokenizer.no_padding()
         tokenizer.no_truncation()
+        tokenizer.encode_special_tokens = self.splits_special_tokens
         return tokenizer
 
     def encode(self, text: str) -> list[int]:
@@ -187,6 +227,8 @@ class Vocabulary:
     @cached_property
     def control_strings(self) -> dict[str, int]:
         """Special tokens by their string: where a text spells one, the tokenizer reads it as the token."""
+        if self.splits_special_tokens:
+            return {}
         return {str(self.tokens[i]): i for i in sorted(self.special_ids & self.added_ids)}
 
     @cached_property
@@ -359,20 +401,16 @@ def id_in(text: str) -> int | None:
     return int(text[1:]) if is_id else None
 
 
-def convert(folder: Path) -> str:
-    """Return the tokenizer.json that transformers makes of a folder's other vocabulary files.
-
-    Raises:
-        InputError: transformers cannot open the tokenizer, or has only a slow form of it.
-    """
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), use_fast=True, trust_remote_code=False)
-        return str(tokenizer.backend_tokenizer.to_str())
-    except Exception as error:  # transformers raises many kinds here
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"the tokenizer in {folder} cannot be opened: {first_line}") from error
+def without_tokens(serialized: str, rows: int) -> str:
+    """Return a tokenizer.json without the tokens whose ids are ``rows`` or more."""
+    description = json.loads(serialized)
+    description["added_tokens"] = [token for token in description["added_tokens"] if token["id"] < rows]
+    vocab = description["model"]["vocab"]
+    if isinstance(vocab, list):
+        description["model"]["vocab"] = vocab[:rows]
+    else:
+        description["model"]["vocab"] = {token: i for token, i in vocab.items() if i < rows}
+    return json.dumps(description, ensure_ascii=False)
 
 
 def family_of(description: dict[str, Any]) -> Family:

@@ -20,7 +20,8 @@ from clp_core.locate import is_hub_id
 from clp_core.overlap import Overlap
 from clp_core.prepared import Prepared
 from clp_core.roots import OutsideError, confined
-from clp_core.vocabulary import TOKENIZER_FILES, Vocabulary
+from clp_core.tokenizer_reading import TOKENIZER_FILES
+from clp_core.vocabulary import Vocabulary
 from clp_core.workspace import ModelEntry, Workspace
 from components.jobs import follow
 from components.messages import plain
@@ -225,7 +226,7 @@ def vocabulary_of(reference: str) -> tuple[Vocabulary, str]:
 @st.cache_resource(max_entries=12, show_spinner="Reading the tokenizer")
 def opened_vocabulary(folder: str, content: str) -> Vocabulary:
     """Open a tokenizer once for each content of its folder."""
-    return Vocabulary.open(Path(folder))
+    return Vocabulary.open(Path(folder), apart=True)
 
 
 @st.cache_resource(max_entries=16, show_spinner="Matching the vocabularies")
