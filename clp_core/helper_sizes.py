@@ -55,7 +55,7 @@ class Size:
         """Return the tokens that the rule of thumb wants."""
         return TOKENS_A_PARAMETER * self.parameters(n_rows)
 
-    def config(self, n_rows: int, ids: Mapping[str, int | None], positions: int = 0) -> dict[str, Any]:
+    def config(self, n_rows: int, ids: Mapping[str, Any], positions: int = 0) -> dict[str, Any]:
         """Return the content of config.json.
 
         Args:

@@ -81,7 +81,7 @@ class Pair:
         """Open both checkpoints and match their vocabularies.
 
         Rows beyond a tokenizer's ids are left out and counted. Source tokens beyond the source's rows do not overlap,
-        and are counted.
+        and are counted; added tokens beyond the helper's rows are left out of the target's tokenizer.
 
         Args:
             source: folder or Hub id of the source.
@@ -97,14 +97,10 @@ class Pair:
         a, b = Checkpoint.open(source), Checkpoint.open(helper)
         read_ahead(a.files[0])
         check_source(a)
-        overlap = Overlap.of(Vocabulary.open(a.folder), Vocabulary.open(b.folder), match, special)
         n_source, n_helper = a.rows("input").shape[0], b.rows("input").shape[0]
-        if n_helper < overlap.target.n_ids:
-            raise InputError(
-                f"{b.folder} has {n_helper} embedding rows but its tokenizer has ids up to "
-                f"{overlap.target.n_ids - 1}; is this its own tokenizer?"
-            )
-        check_finite(b, overlap.target.n_ids)
+        overlap = Overlap.of(Vocabulary.open(a.folder), Vocabulary.open(b.folder, rows=n_helper), match, special)
+        check_finite(b, "helper", overlap.target)
+        check_finite(a, "source", overlap.source)
         beyond = np.flatnonzero(overlap.source_ids >= n_source)
         overlap = overlap.without(beyond.tolist()) if len(beyond) else overlap
         by_hand = resolve_overrides(overrides, overlap.source, overlap.target, n_source)
@@ -177,30 +173,45 @@ def check_source(source: Checkpoint) -> None:
         )
 
 
-def check_finite(helper: Checkpoint, n_rows: int) -> None:
-    """Refuse a helper whose rows hold NaN or infinity: all weights come from them.
+def check_finite(model: Checkpoint, what: str, vocabulary: Vocabulary) -> None:
+    """Refuse a model whose rows hold NaN or infinity: new rows are made from all of them.
+
+    Args:
+        model: the source or the helper.
+        what: which of the two.
+        vocabulary: its vocabulary; rows beyond its ids are not looked at.
 
     Raises:
         InputError: they do; the first such row is named.
     """
-    rows = helper.rows("input")
-    for part in block_ranges(n_rows, rows.shape[1]):
-        bad = np.flatnonzero(~np.isfinite(rows.take(np.arange(part.start, part.stop))).all(axis=1))
-        if len(bad):
-            raise InputError(
-                f"row {part.start + int(bad[0])} of the helper {helper.folder} is not finite (NaN or infinity); "
-                "its training has gone wrong, or the file is damaged"
-            )
+    sides = model.sides if what == "source" else ("input",)
+    for side in sides:
+        rows = model.rows(side)
+        n_rows = min(vocabulary.n_ids, rows.shape[0])
+        for part in block_ranges(n_rows, rows.shape[1]):
+            bad = np.flatnonzero(~np.isfinite(rows.take(np.arange(part.start, part.stop))).all(axis=1))
+            if len(bad):
+                row = part.start + int(bad[0])
+                raise InputError(
+                    f"{side} row {row} ({vocabulary.shown(row)!r}) of the {what} {model.folder} is not finite (NaN or "
+                    "infinity): its training has diverged, or the file is damaged; take an earlier checkpoint of it, "
+                    "or fetch it again"
+                )
 
 
 def pair_warnings(overlap: Overlap, n_source: int, n_helper: int, beyond: int) -> list[str]:
     """Return what a user should know of a pair before anything is written."""
     source, target = overlap.source, overlap.target
-    warnings = []
+    warnings = [*source.warnings, *target.warnings]
     if source.has_chat_template:
         warnings.append(
             "the source has a chat template; it and its special tokens are not carried over, "
             "so the target is no chat model"
+        )
+    if target.has_chat_template:
+        warnings.append(
+            "the helper's chat template is carried over with its tokenizer; the target has not been trained on chats "
+            "in that form, so it answers as a base model does"
         )
     matched = set(overlap.source_ids.tolist())
     dropped = [source.tokens[i] for i in sorted(source.added_ids - source.special_ids) if i not in matched]

@@ -70,24 +70,18 @@ def fresh_model(
         ClpError: it does not load as it should.
     """
     from clp_core.scratch import write_random_model
-    from clp_core.target_files import CHECK_LINES, SpecialIds, check_loading, copy_tokenizer, lines_read_otherwise
+    from clp_core.target_files import SpecialIds, check_loading, check_tokenizer, write_tokenizer
 
-    ids = SpecialIds.of(vocabulary, {})
+    ids = SpecialIds.of(vocabulary)
     config = size.config(vocabulary.n_ids, ids.as_config(), positions)
     output.parent.mkdir(parents=True, exist_ok=True)
     with partial_folder(output) as part:
         write_random_model(part, config, "F32", seed)
         generation = {name: value for name, value in ids.as_config().items() if value is not None}
         (part / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")
-        copy_tokenizer(tokenizer, part, vocabulary, config)
+        write_tokenizer(tokenizer, part, vocabulary, config)
         check_loading(part, ids)
-        otherwise = lines_read_otherwise(part, vocabulary)
-        warnings = []
-        if otherwise:
-            warnings.append(
-                f"AutoTokenizer reads {otherwise} of {CHECK_LINES} lines otherwise than tokenizer.json under model "
-                f"type {FAMILY}; load the helper's tokenizer with PreTrainedTokenizerFast.from_pretrained"
-            )
+        warnings = check_tokenizer(part, vocabulary, vocabulary.n_ids)
         (part / REPORT_FILE).write_text(json.dumps({"seed": seed, "warnings": warnings}) + "\n")
         take_name(part, output, overwrite=False)
     return warnings

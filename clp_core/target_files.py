@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tokenizers import Tokenizer
 
 from clp_core.checkpoint import Checkpoint, Written
 from clp_core.errors import ClpError, first_line
@@ -18,38 +20,95 @@ from clp_core.prepared import max_positions
 from clp_core.progress import report_progress
 from clp_core.rows import RowPlan
 from clp_core.tensors import TensorRows, all_finite, block_ranges, tensor_digest
-from clp_core.tokenizer_reading import TOKENIZER_FILES
+from clp_core.tokenizer_reading import (
+    CONFIG_FILES,
+    ROLES,
+    TEMPLATE_FILE,
+    TOKENIZER_FILES,
+    Differences,
+    shown,
+)
 from clp_core.vocabulary import Vocabulary
 
-TOKENIZER_COMPANIONS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt")
-CHECK_LINES = 1000
-CHECK_LINE_TOKENS = 12
+TOKENIZER_COMPANIONS = CONFIG_FILES
+OTHER_IDS = ("suppress_tokens", "begin_suppress_tokens", "bad_words_ids", "force_words_ids", "sequence_bias",
+             "forced_decoder_ids")  # fmt: skip
+"""Entries that hold token ids under names that do not say so."""
+
+TOKEN_ID = re.compile(r"\w+_token_(id|ids|index|indices)")
+DERIVED_ENTRIES = ("tokenizer_class", "added_tokens_decoder", "additional_special_tokens", "extra_special_tokens",
+                   "add_bos_token", "add_eos_token", "auto_map", "backend", "is_local", "local_files_only",
+                   "name_or_path", "tokenizer_file")  # fmt: skip
+"""Entries of tokenizer_config.json that follow from tokenizer.json, or name what is not in the folder."""
 
 
 @dataclass(frozen=True)
 class SpecialIds:
-    """Ids of the target's bos, eos and pad tokens, ``None`` where it has none."""
+    """Ids of the target's bos, eos and pad tokens, ``None`` where it has none.
+
+    Attributes:
+        bos: begin of text.
+        eos: end of text.
+        pad: padding.
+        ends: further ids that end a text, as chat models have them.
+    """
 
     bos: int | None
     eos: int | None
     pad: int | None
+    ends: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, vocabulary: Vocabulary, helper_config: Mapping[str, Any]) -> SpecialIds:
-        """Take the ids from the tokenizer's roles, else from the helper's configuration."""
+    def of(cls, vocabulary: Vocabulary, *configs: Mapping[str, Any]) -> SpecialIds:
+        """Take the ids from the tokenizer's roles, else from the helper's configurations.
+
+        Args:
+            vocabulary: the target's, which is the helper's.
+            configs: config.json and generation_config.json of the helper; all their end ids are kept.
+        """
+
+        def named(role: str) -> list[int]:
+            values = [config.get(f"{role}_token_id") for config in configs]
+            flat = [i for value in values for i in (value if isinstance(value, list) else [value])]
+            return [i for i in flat if isinstance(i, int) and 0 <= i < vocabulary.n_ids and vocabulary.tokens[i]]
 
         def one(role: str) -> int | None:
             if role in vocabulary.roles:
                 return vocabulary.roles[role]
-            value = helper_config.get(f"{role}_token_id")
-            value = value[0] if isinstance(value, list) and value else value
-            return value if value in vocabulary.special_ids | vocabulary.added_ids else None
+            return next((i for i in named(role) if i in vocabulary.special_ids | vocabulary.added_ids), None)
 
-        return cls(one("bos"), one("eos"), one("pad"))
+        eos = one("eos")
+        further = () if eos is None else tuple(dict.fromkeys(i for i in named("eos") if i != eos))
+        return cls(one("bos"), eos, one("pad"), further)
 
-    def as_config(self) -> dict[str, int | None]:
+    def as_config(self) -> dict[str, int | list[int] | None]:
         """Return the entries of config.json."""
-        return {"bos_token_id": self.bos, "eos_token_id": self.eos, "pad_token_id": self.pad}
+        eos = [self.eos, *self.ends] if self.eos is not None and self.ends else self.eos
+        return {"bos_token_id": self.bos, "eos_token_id": eos, "pad_token_id": self.pad}
+
+
+def without_source_ids(config: Mapping[str, Any], vocabulary: Vocabulary) -> tuple[dict[str, Any], list[str]]:
+    """Return a source's config.json without ids of the source's tokens, nested ones too.
+
+    Those of a special role become the target's; bos, eos and pad are ``target_config``'s.
+
+    Returns:
+        The configuration, and the entries that were left out, as they name tokens the target does not know by role.
+    """
+    kept: dict[str, Any] = {}
+    dropped: list[str] = []
+    for name, value in config.items():
+        role = name.removesuffix("_token_id")
+        if isinstance(value, Mapping):
+            kept[name], inner = without_source_ids(value, vocabulary)
+            dropped += [f"{name}.{one}" for one in inner]
+        elif role in ROLES:
+            kept[name] = value if role in ("bos", "eos", "pad") else vocabulary.roles.get(role)
+        elif name == "decoder_start_token_id" or value is None or not (TOKEN_ID.fullmatch(name) or name in OTHER_IDS):
+            kept[name] = value
+        else:
+            dropped.append(name)
+    return kept, dropped
 
 
 def target_config(
@@ -82,64 +141,132 @@ def target_generation_config(config: Mapping[str, Any], ids: SpecialIds) -> tupl
     Returns:
         The new content, and the names of the entries that were dropped.
     """
-    other_ids = ("forced_bos_token_id", "forced_eos_token_id", "suppress_tokens", "begin_suppress_tokens",
-                 "bad_words_ids", "force_words_ids", "sequence_bias", "forced_decoder_ids")  # fmt: skip
-    dropped = [name for name in other_ids if config.get(name) is not None]
-    kept = {name: value for name, value in config.items() if name not in other_ids}
+    own = {f"{role}_token_id" for role in ("bos", "eos", "pad")} | {"decoder_start_token_id"}
+    others = [name for name in config if (TOKEN_ID.fullmatch(name) and name not in own) or name in OTHER_IDS]
+    dropped = [name for name in others if config[name] is not None]
+    kept = {name: value for name, value in config.items() if name not in others}
     kept |= {name: value for name, value in ids.as_config().items() if value is not None or name in kept}
     if kept.get("decoder_start_token_id") is not None:
         kept["decoder_start_token_id"] = ids.bos
     return kept, dropped
 
 
-def copy_tokenizer(helper: Path, target: Path, vocabulary: Vocabulary, source_config: Mapping[str, Any]) -> None:
-    """Copy the helper's tokenizer files; its longest input becomes the source's."""
-    for name in (*TOKENIZER_FILES, *TOKENIZER_COMPANIONS, "chat_template.jinja"):
-        if (helper / name).is_file():
+def write_tokenizer(helper: Path, target: Path, vocabulary: Vocabulary, source_config: Mapping[str, Any]) -> None:
+    """Write a tokenizer into a model folder so that every version of ``AutoTokenizer`` reads the same in it.
+
+    tokenizer.json is the vocabulary as it was read, and tokenizer_config.json says the same; the helper's other
+    vocabulary files and its chat template are copied.
+
+    Args:
+        helper: the folder that the tokenizer comes from.
+        target: the folder to write into.
+        vocabulary: the tokenizer.
+        source_config: config.json of the model, whose longest input becomes the tokenizer's.
+    """
+    for name in (*TOKENIZER_FILES, "merges.txt", TEMPLATE_FILE):
+        if name != "tokenizer.json" and (helper / name).is_file():
             shutil.copyfile(helper / name, target / name)
-    if not (target / "tokenizer.json").is_file():
-        (target / "tokenizer.json").write_text(vocabulary.serialized, encoding="utf-8")
-    config = read_json(target / "tokenizer_config.json")
-    if config.pop("auto_map", None) is not None:  # code of the helper's own, which is not run
-        config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    (target / "tokenizer.json").write_text(vocabulary.serialized, encoding="utf-8")
+    config = portable_config(read_json(helper / "tokenizer_config.json"), vocabulary)
     positions = max_positions(dict(source_config))
     if positions is not None:
         config["model_max_length"] = positions
-    config.setdefault("tokenizer_class", "PreTrainedTokenizerFast")
-    (target / "tokenizer_config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+    write_config(target / "tokenizer_config.json", config)
 
 
-def check_lines(vocabulary: Vocabulary, seed: int = 42) -> list[str]:
-    """Return a thousand lines made of random tokens of a vocabulary, to compare two tokenizers on."""
-    generator = np.random.default_rng(seed)
-    plain = np.array([i for i, token in enumerate(vocabulary.tokens) if token and i not in vocabulary.special_ids])
-    picks = generator.choice(plain, size=(CHECK_LINES, CHECK_LINE_TOKENS))
-    return [
-        b"".join(vocabulary.token_bytes[i] for i in line).decode("utf-8", errors="ignore").replace("\0", "")
-        for line in picks
-    ]
+def portable_tokenizer_config(folder: Path) -> None:
+    """Rewrite the tokenizer_config.json beside a tokenizer.json so that transformers 4 opens it too."""
+    config = portable_config(read_json(folder / "tokenizer_config.json"), Vocabulary.open(folder))
+    write_config(folder / "tokenizer_config.json", config)
 
 
-def lines_read_otherwise(folder: Path, vocabulary: Vocabulary) -> int:
-    """Count the check lines that ``AutoTokenizer`` on a folder encodes otherwise than its tokenizer.json."""
+def write_config(path: Path, config: Mapping[str, Any]) -> None:
+    """Write a configuration as indented JSON."""
+    path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def portable_config(config: Mapping[str, Any], vocabulary: Vocabulary) -> dict[str, Any]:
+    """Return a tokenizer_config.json that agrees with a vocabulary.
+
+    The class is the one that follows tokenizer.json in transformers 4 and 5. Every role is written out, as a class may
+    otherwise add a token of its own for one that is not there. Tokens that the vocabulary lacks are left out.
+    """
+    description = json.loads(vocabulary.serialized)
+    kept = {
+        name: value
+        for name, value in config.items()
+        if name not in DERIVED_ENTRIES and (not name.endswith("_token") or value in vocabulary.ids)
+    }
+    listed = [config.get(name) or [] for name in ("additional_special_tokens", "extra_special_tokens")]
+    contents = [one for some in listed for one in (some.values() if isinstance(some, dict) else some)]
+    contents = [one.get("content") if isinstance(one, dict) else one for one in contents]
+    additional = [token for token in dict.fromkeys(contents) if token in vocabulary.ids]
+    roles = {f"{role}_token": vocabulary.tokens[vocabulary.roles[role]] if role in vocabulary.roles else None
+             for role in ROLES}  # fmt: skip
+    before = description.get("pre_tokenizer") or {}
+    if "add_prefix_space" in before:  # transformers 4 sets it by its own default where it is not written here
+        kept["add_prefix_space"] = before["add_prefix_space"]
+    return kept | roles | {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        **({"additional_special_tokens": additional} if additional else {}),
+        "added_tokens_decoder": {
+            str(token["id"]): {name: value for name, value in token.items() if name != "id"}
+            for token in description["added_tokens"]
+        },
+    }  # fmt: skip
+
+
+def open_tokenizer(folder: Path) -> Any:
+    """Open the tokenizer that was written into a folder with ``AutoTokenizer``.
+
+    Raises:
+        ClpError: transformers cannot open it.
+    """
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
     except Exception as error:  # transformers raises many kinds here
         raise ClpError(f"AutoTokenizer cannot open the helper's tokenizer: {first_line(error)}") from error
-    lines = check_lines(vocabulary)
-    theirs = tokenizer(lines, add_special_tokens=False)["input_ids"]
-    ours = vocabulary.tokenizer.encode_batch(lines, add_special_tokens=False)
-    return sum(a != b.ids for a, b in zip(theirs, ours, strict=True))
+
+
+def lines_read_otherwise(folder: Path, vocabulary: Vocabulary) -> int:
+    """Count the check lines that ``AutoTokenizer`` on a folder encodes differently from its tokenizer.json."""
+    found = Differences.of(open_tokenizer(folder), Tokenizer.from_str(vocabulary.serialized))
+    return max(found.plain, found.special)
+
+
+def check_tokenizer(folder: Path, vocabulary: Vocabulary, n_rows: int) -> list[str]:
+    """Compare what ``AutoTokenizer`` reads in a written folder with the vocabulary and the rows.
+
+    Returns:
+        Warnings, where transformers takes a class of the model type's own that encodes text differently.
+
+    Raises:
+        ClpError: a token has no row, or a special token another id.
+    """
+    theirs = open_tokenizer(folder)
+    tokenizer = Tokenizer.from_str(vocabulary.serialized)
+    tokenizer.encode_special_tokens = vocabulary.splits_special_tokens
+    found = Differences.of(theirs, tokenizer)
+    if found.largest >= n_rows:
+        raise ClpError(
+            f"AutoTokenizer gives the written tokenizer ids up to {found.largest}, its model has {n_rows} rows: "
+            f"{shown(found.tokens)}"
+        )
+    for role in ROLES:
+        own, other = vocabulary.roles.get(role), getattr(theirs, f"{role}_token_id", None)
+        if own != other:
+            raise ClpError(f"AutoTokenizer reads {role} of the written tokenizer as {other}, it should be {own}")
+    return found.warnings(folder.name, type(theirs).__name__)
 
 
 def verify(folder: Path, source: Checkpoint, plan: RowPlan, ids: SpecialIds, written: Written | None) -> list[str]:
     """Reopen a written target and compare it with what it should be.
 
     Shapes, data type, tying, special ids, loading by transformers without missing or misshapen weights, every tensor of
-    the body by hash, every copied row bit for bit, no NaN or infinity in the embeddings, and the tokenizer on a
-    thousand lines.
+    the body by hash, every copied row bit for bit, no NaN or infinity in the embeddings, and what ``AutoTokenizer``
+    reads: its ids against the rows, its special ids, and lines with special tokens.
 
     Args:
         folder: the target.
@@ -169,15 +296,7 @@ def verify(folder: Path, source: Checkpoint, plan: RowPlan, ids: SpecialIds, wri
         if tensor_digest(again.entries[name]) != digest:
             raise ClpError(f"{name} differs from the source's after writing; is the disk sound?")
     check_loading(folder, ids)
-    warnings = []
-    otherwise = lines_read_otherwise(folder, plan.overlap.target)
-    if otherwise:
-        warnings.append(
-            f"AutoTokenizer reads {otherwise} of {CHECK_LINES} lines otherwise than the helper's tokenizer.json, "
-            f"because transformers replaces the tokenizer's class for model type {source.config.get('model_type')}; "
-            "load it with PreTrainedTokenizerFast.from_pretrained"
-        )
-    return warnings
+    return check_tokenizer(folder, plan.overlap.target, plan.n_rows)
 
 
 def check_rows(new: TensorRows, old: TensorRows, plan: RowPlan, side: str) -> None:

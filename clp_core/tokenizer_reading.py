@@ -56,6 +56,8 @@ FIXED_LINES = (
 )
 NAMES_SHOWN = 5
 KEPT_READINGS = 16
+NAME = "{name}"
+"""Stands for the tokenizer's name in the warnings of a reading, which is cached by content."""
 
 
 @dataclass(frozen=True)
@@ -202,7 +204,7 @@ def read(folder: Path) -> Reading:
         if base is None:
             raise InputError(f"the tokenizer in {folder} cannot be opened: {first_line(error)}") from error
         warning = (
-            f"AutoTokenizer cannot open the tokenizer of {folder.name} ({first_line(error)}); it is read from "
+            f"AutoTokenizer cannot open the tokenizer of {NAME} ({first_line(error)}); it is read from "
             "tokenizer.json alone, and tokens that other files add are unknown here"
         )
         return Reading(base or "", roles_in(config, base or ""), has_template, (warning,))
@@ -210,22 +212,22 @@ def read(folder: Path) -> Reading:
     chosen, has_file = theirs, base is not None
     if base is None:
         chosen, base = converted(folder, theirs, model, notes)
-    base = without_dropout(base, folder.name, notes)
+    base = without_dropout(base, notes)
     switch_off_dropout(theirs)
     tokenizer = parsed(base, folder)
     serialized, added = with_added_tokens(base, tokenizer, chosen)
     if added and has_file:
         notes.append(
-            f"tokenizer.json of {folder.name} lacks {count_of(len(added), 'token')} that its other files declare; read "
+            f"tokenizer.json of {NAME} lacks {count_of(len(added), 'token')} that its other files declare; read "
             f"as AutoTokenizer does: {shown(added)}"
         )
     tokenizer.encode_special_tokens = splits = bool(getattr(theirs, "split_special_tokens", False))
     found = Differences.of(theirs, tokenizer, model)
     if has_file:
-        notes += found.warnings(folder.name, type(theirs).__name__)
+        notes += found.warnings(NAME, type(theirs).__name__)
     if found.sentencepiece:
         notes.append(
-            f"the tokenizer of {folder.name} encodes {found.sentencepiece} of {CHECK_LINES} lines differently from the "
+            f"the tokenizer of {NAME} encodes {found.sentencepiece} of {CHECK_LINES} lines differently from the "
             "SentencePiece model beside it; take the one that the model was trained with"
         )
     roles = {role: str(getattr(chosen, f"{role}_token")) for role in ROLES if getattr(chosen, f"{role}_token", None)}
@@ -305,7 +307,7 @@ def converted(folder: Path, theirs: Any, model: Any | None, notes: list[str]) ->
     chosen = left.index(min(left))
     if left[chosen] < n:
         notes.append(
-            f"AutoTokenizer converts the SentencePiece model of {folder.name} so that {n} of {CHECK_LINES} lines are "
+            f"AutoTokenizer converts the SentencePiece model of {NAME} so that {n} of {CHECK_LINES} lines are "
             "encoded differently from sentencepiece itself; it is read here as sentencepiece does"
         )
     return candidates[chosen]
@@ -325,7 +327,7 @@ def with_unknown(serialized: str, model: Any) -> str:
     return json.dumps(description, ensure_ascii=False)
 
 
-def without_dropout(serialized: str, name: str, notes: list[str]) -> str:
+def without_dropout(serialized: str, notes: list[str]) -> str:
     """Return a tokenizer.json without BPE dropout, under which the same text has other tokens every time."""
     if '"dropout"' not in serialized:
         return serialized
@@ -335,7 +337,7 @@ def without_dropout(serialized: str, name: str, notes: list[str]) -> str:
         return serialized
     description["model"]["dropout"] = None
     notes.append(
-        f"the tokenizer of {name} has BPE dropout of {dropout:g}, which encodes the same text differently every time; "
+        f"the tokenizer of {NAME} has BPE dropout of {dropout:g}, which encodes the same text differently every time; "
         "it is switched off here"
     )
     return json.dumps(description, ensure_ascii=False)

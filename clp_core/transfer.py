@@ -31,10 +31,11 @@ from clp_core.scratch import write_random_model
 from clp_core.shards import Replacement
 from clp_core.target_files import (
     SpecialIds,
-    copy_tokenizer,
     target_config,
     target_generation_config,
     verify,
+    without_source_ids,
+    write_tokenizer,
 )
 from clp_core.tensors import Subset, content_of
 from clp_core.transfer_options import TransferOptions, check_unused
@@ -150,18 +151,21 @@ class Transfer:
         """Fill a temporary folder with the target model, check it, and return the report so far."""
         pair, options = self.pair, self.options
         scores = {} if options.no_heldout else self._heldout()
-        ids = SpecialIds.of(pair.overlap.target, pair.helper.config)
-        config = target_config(pair.source.config, self.plan.n_rows, ids, tied=pair.source.names.tied)
+        helper = pair.helper.folder
+        ids = SpecialIds.of(pair.overlap.target, pair.helper.config, read_json(helper / "generation_config.json"))
+        own, stale = without_source_ids(pair.source.config, pair.overlap.target)
+        config = target_config(own, self.plan.n_rows, ids, tied=pair.source.names.tied)
         written = self._write_weights(part, config)
         generation, dropped = target_generation_config(read_json(pair.source.folder / "generation_config.json"), ids)
         (part / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")
-        copy_tokenizer(pair.helper.folder, part, pair.overlap.target, pair.source.config)
+        write_tokenizer(helper, part, pair.overlap.target, pair.source.config)
         report_progress("checking what was written")
         started = time.perf_counter()
         warnings = pair.warnings + verify(part, pair.source, self.plan, ids, written)
         check_seconds = time.perf_counter() - started
-        if dropped:
-            warnings.append(f"generation_config.json names ids of the source's tokens; left out: {', '.join(dropped)}")
+        for name, entries in (("config.json", stale), ("generation_config.json", dropped)):
+            if entries:
+                warnings.append(f"{name} of the source names ids of its own tokens; left out: {', '.join(entries)}")
         health = self._health()
         self._write_provenance(part, health)
         summary = health["input"].summary()

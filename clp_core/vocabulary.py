@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 
 from clp_core.characters import script_of, visible
 from clp_core.errors import InputError
-from clp_core.tokenizer_reading import NAMES_SHOWN, ROLES, read_tokenizer
+from clp_core.tokenizer_reading import NAME, NAMES_SHOWN, ROLES, read_tokenizer
 from clp_core.workspace import Workspace
 
 Family = Literal["byte-level", "sentencepiece", "wordpiece", "plain"]
@@ -84,10 +84,11 @@ class Vocabulary:
         """
         reading = read_tokenizer(folder, Workspace.current().cache, apart=apart)
         config: dict[str, Any] = {f"{role}_token": token for role, token in reading.roles.items()}
-        found = cls.parse(reading.serialized, config, name or folder.name, reading.has_chat_template)
+        name = name or folder.name
+        found = cls.parse(reading.serialized, config, name, reading.has_chat_template)
         found = replace(
             found,
-            warnings=reading.warnings,
+            warnings=tuple(warning.replace(NAME, name) for warning in reading.warnings),
             differs=reading.differs,
             splits_special_tokens=reading.splits_special_tokens,
         )
