@@ -115,7 +115,10 @@ def overlap(
                     list(map(list, pair["text"].items())),
                 )
 
-    emit({"pairs": pairs}, as_json, show)
+    warnings = [warning for vocabulary in vocabularies for warning in vocabulary.warnings]
+    for warning in warnings:
+        typer.echo(f"warning: {warning}", err=True)
+    emit({"pairs": pairs, "warnings": warnings}, as_json, show)
 
 
 @options_command(app, TransferOptions, "transfer")

@@ -195,11 +195,10 @@ def portable_config(config: Mapping[str, Any], vocabulary: Vocabulary) -> dict[s
     kept = {
         name: value
         for name, value in config.items()
-        if name not in DERIVED_ENTRIES and (not name.endswith("_token") or value in vocabulary.ids)
+        if name not in DERIVED_ENTRIES and (not name.endswith("_token") or string_of(value) in vocabulary.ids)
     }
     listed = [config.get(name) or [] for name in ("additional_special_tokens", "extra_special_tokens")]
-    contents = [one for some in listed for one in (some.values() if isinstance(some, dict) else some)]
-    contents = [one.get("content") if isinstance(one, dict) else one for one in contents]
+    contents = [string_of(one) for some in listed for one in (some.values() if isinstance(some, dict) else some)]
     additional = [token for token in dict.fromkeys(contents) if token in vocabulary.ids]
     roles = {f"{role}_token": vocabulary.tokens[vocabulary.roles[role]] if role in vocabulary.roles else None
              for role in ROLES}  # fmt: skip
@@ -214,6 +213,11 @@ def portable_config(config: Mapping[str, Any], vocabulary: Vocabulary) -> dict[s
             for token in description["added_tokens"]
         },
     }  # fmt: skip
+
+
+def string_of(entry: Any) -> str:
+    """Return the string of a token that a configuration writes as a string or as an object."""
+    return str(entry.get("content", "") if isinstance(entry, Mapping) else entry)
 
 
 def open_tokenizer(folder: Path) -> Any:

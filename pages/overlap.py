@@ -51,6 +51,8 @@ if match == "raw" and overlap.source.family != overlap.target.family:
             f"**{number(by_bytes)}**. The tab Match modes shows why; the transfer's form has the same choice.",
             icon=":material/warning:",
         )
+for warning in (*overlap.source.warnings, *overlap.target.warnings):
+    st.warning(plain(warning), icon=":material/warning:")
 for weakness in judged.weaknesses:
     st.warning(plain(weakness), icon=":material/warning:")
 cards(

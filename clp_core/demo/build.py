@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clp_core.holdout import normalise
+from clp_core.target_files import portable_tokenizer_config
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerFast
@@ -245,6 +246,7 @@ def train_model(config: PretrainedConfig, recipe: Recipe, split: Split, output: 
     held_out = trainer.evaluate()["eval_loss"]
     model.to(torch.bfloat16).save_pretrained(output)
     tokenizer.save_pretrained(output)
+    portable_tokenizer_config(output)
     tokens_a_step = recipe.batch_blocks * recipe.block_length
     tokens_held_out = blocks["held_out"].size
     bytes_held_out = sum(len(line.encode()) + 1 for line in split.held_out)
