@@ -1,8 +1,7 @@
-"""Texts as users have them: plain text, JSON lines, parquet, folders of these, and datasets of the Hub.
+"""Texts as users have them: files of every form in ``text_forms``, folders of these, and datasets of the Hub.
 
-* A text file holds one document a line (``.txt`` or any other name); empty lines are skipped.
-* A ``.jsonl`` file holds one object a line, a ``.parquet`` file one row a document; a field of it is the text.
-* Text and JSON lines may be packed as ``.gz`` or ``.xz``. Of a folder all such files are read, by their paths.
+* A line, an object or a row is a document; blank ones are skipped. Of a folder all files with known endings are read,
+  in the order of their paths.
 * ``hub:ORG/NAME``, ``hub:ORG/NAME:SPLIT`` or ``hub:ORG/NAME:CONFIG:SPLIT`` is a dataset of the Hub, read as it comes;
   ``ORG/NAME@REVISION`` names a commit, a tag or a branch.
 """
@@ -10,32 +9,27 @@
 from __future__ import annotations
 
 import contextlib
-import gzip
 import hashlib
 import itertools
 import json
-import lzma
 import os
 import re
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from clp_core.errors import ClpError, InputError, first_line
 from clp_core.folders import content_of
 from clp_core.hub_errors import explained
+from clp_core.text_files import COMPRESSIONS, endings_of
+from clp_core.text_forms import ENDINGS, PLAIN, TextForm, form_of, has_text_ending, text_in
 
-OPENERS: dict[str, Callable[..., Any]] = {".xz": lzma.open, ".gz": gzip.open}
-PACKED_RATIO = 3.7
-"""How much larger a packed text usually is once it is unpacked."""
-TEXT_ENDINGS = (".txt", ".jsonl", ".parquet")
+COMPRESSION_RATIO = 3.7
+"""Usual ratio of the size of a text to its compressed size."""
 DEFAULT_FIELD = "text"
 HUB_PREFIX = "hub:"
 HUB_NAME = re.compile(r"hub:([\w.-]+(?:/[\w.-]+)?)(?:@([\w./-]+))?(?::([\w.+-]+))?(?::([\w.+\[\]%-]+))?")
-PARQUET_ROWS = 1000
 
 
 @dataclass(frozen=True)
@@ -45,27 +39,27 @@ class TextFile:
     path: Path
 
     @property
-    def kind(self) -> str:
-        """Its ending, that of the packing left out."""
-        inner = Path(self.path.stem) if self.path.suffix in OPENERS else self.path
-        return inner.suffix
+    def form(self) -> TextForm:
+        """Its form, by its ending.
+
+        Raises:
+            InputError: the ending names a format that is not read here.
+        """
+        return form_of(self.path)
 
     @property
     def text_bytes(self) -> float:
-        """Bytes of its text, guessed where it is packed."""
-        is_packed = self.path.suffix in OPENERS or self.kind == ".parquet"
-        return self.path.stat().st_size * (PACKED_RATIO if is_packed else 1.0)
+        """Bytes of its text, an estimate where it is compressed."""
+        is_compressed = endings_of(self.path)[1] or not self.form.is_compressible
+        return self.path.stat().st_size * (COMPRESSION_RATIO if is_compressed else 1.0)
 
     def documents(self, field: str) -> Iterator[str]:
-        """Yield the documents that are not empty.
+        """Yield the documents that are not blank.
 
         Raises:
             InputError: the file is not what its ending says, or its documents have no such field.
         """
-        if self.kind == ".parquet":
-            return parquet_documents(self.path, field)
-        lines = read_lines(self.path)
-        return json_documents(self.path, lines, field) if self.kind == ".jsonl" else lines
+        return self.form.read(self.path, field)
 
     def content(self) -> str:
         """Return a hash of its bytes."""
@@ -121,7 +115,7 @@ class HubDataset:
         return f"{HUB_PREFIX}{self.name}@{self.revision}{inner}"
 
     def documents(self, field: str) -> Iterator[str]:
-        """Yield the documents that are not empty, as they come over the network.
+        """Yield the documents that are not blank, as they come over the network.
 
         Raises:
             InputError: the Hub cannot be reached, or has no such dataset, split or field.
@@ -131,7 +125,7 @@ class HubDataset:
         with explained_dataset(self.name):
             rows = load_dataset(self.name, self.config, split=self.split, streaming=True, revision=self.revision)
             for number, row in enumerate(rows):
-                yield from field_of(row, field, f"row {number} of {self.name}")
+                yield from text_in(row, field, f"row {number} of {self.name}")
 
     def content(self) -> str:
         """Return a name for what the split holds."""
@@ -165,7 +159,7 @@ class Texts:
 
     Attributes:
         sources: the files and datasets.
-        field: field of JSON lines, column of parquet and of datasets that holds the text.
+        field: field of JSON objects, column of tables and of datasets that holds the text.
         split_at: strings at which a document is cut into several, such as a literal ``<|endoftext|>``; the strings
             themselves and blank parts are dropped, parts are otherwise unchanged.
     """
@@ -198,7 +192,7 @@ class Texts:
         return cls(tuple(found), field, tuple(split_at))
 
     def __iter__(self) -> Iterator[str]:
-        """Yield all documents that are not empty."""
+        """Yield all documents that are not blank."""
         documents = itertools.chain.from_iterable(source.documents(self.field) for source in self.sources)
         return split_documents(documents, self.split_at) if self.split_at else documents
 
@@ -217,7 +211,7 @@ class Texts:
         names = [source.content() for source in self.sources]
         if self.split_at:
             names.append(json.dumps(sorted(set(self.split_at))))
-        if len(names) == 1 and isinstance(self.sources[0], TextFile) and self.sources[0].kind not in TEXT_ENDINGS[1:]:
+        if len(names) == 1 and isinstance(self.sources[0], TextFile) and self.sources[0].form is PLAIN:
             return names[0]
         return hashlib.sha256("\n".join([self.field, *names]).encode()).hexdigest()
 
@@ -243,79 +237,12 @@ def files_of(path: Path) -> list[Path]:
     for folder, inner, names in os.walk(path):
         inner[:] = [name for name in inner if not name.startswith(".")]
         files = [Path(folder) / name for name in names if not name.startswith(".")]
-        found += [file for file in files if TextFile(file).kind in TEXT_ENDINGS]
+        found += [file for file in files if has_text_ending(file)]
     if not found:
-        raise InputError(f"{path} holds no text; texts end with {', '.join(TEXT_ENDINGS)}, packed as .gz or .xz or not")
+        raise InputError(
+            f"{path} holds no text; texts end with {', '.join(ENDINGS)}, alone or followed by {', '.join(COMPRESSIONS)}"
+        )
     return sorted(found, key=lambda file: file.relative_to(path).parts)
-
-
-def read_lines(path: Path) -> Iterator[str]:
-    """Yield the non-empty lines of a text file, plain, ``.xz`` or ``.gz``.
-
-    Raises:
-        InputError: it is no UTF-8 text.
-    """
-    try:
-        with OPENERS.get(path.suffix, open)(path, "rt", encoding="utf-8", newline="\n") as file:
-            for line in file:
-                document = line.rstrip("\r\n")
-                if document.strip():
-                    yield document
-    except (UnicodeDecodeError, lzma.LZMAError, gzip.BadGzipFile, zlib.error, EOFError) as error:
-        raise InputError(f"{path} is no UTF-8 text ({error}); convert it first") from error
-
-
-def json_documents(path: Path, lines: Iterator[str], field: str) -> Iterator[str]:
-    """Yield a field of every line of JSON.
-
-    Raises:
-        InputError: a line is no JSON object, or has no such field.
-    """
-    for number, line in enumerate(lines, 1):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(f"line {number} of {path} is no JSON ({error.msg}); write one object a line") from error
-        yield from field_of(row, field, f"line {number} of {path}")
-
-
-def parquet_documents(path: Path, field: str) -> Iterator[str]:
-    """Yield a column of a parquet file, some rows at a time.
-
-    Raises:
-        InputError: it is no parquet file, or has no such column.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(path) as file:
-            if field not in file.schema_arrow.names:
-                names = ", ".join(file.schema_arrow.names)
-                raise InputError(f"{path} has no column {field!r}; name one of {names} with --text-field")
-            for batch in file.iter_batches(PARQUET_ROWS, columns=[field]):
-                for value in batch.column(0).to_pylist():
-                    yield from field_of({field: value}, field, str(path))
-    except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"{path} is no parquet file that can be read ({error}); write it again") from error
-
-
-def field_of(row: Any, field: str, where: str) -> Iterator[str]:
-    """Yield the text in a field of a row, unless it is empty.
-
-    Raises:
-        InputError: there is no such field, or it holds no text.
-    """
-    if not isinstance(row, dict) or field not in row:
-        names = ", ".join(map(str, row)) if isinstance(row, dict) else "none"
-        raise InputError(f"{where} has no field {field!r} (fields: {names}); name another with --text-field")
-    text = row[field]
-    if text is None:
-        return
-    if not isinstance(text, str):
-        raise InputError(f"the field {field!r} of {where} holds no text but {type(text).__name__}")
-    if text.strip():
-        yield text
 
 
 def absolute(reference: str) -> str:

@@ -21,6 +21,7 @@ from clp_core.errors import InputError
 from clp_core.folders import check_disk
 from clp_core.jobs.store import slug_of
 from clp_core.progress import report_progress
+from clp_core.text_forms import is_json
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +32,7 @@ BEAT_DOCUMENTS = 1000
 LEAST_EVERY = 10
 LEAST_BLOCKS = 10
 LEAST_DOCUMENTS = 20
+BYTE_ORDER_MARK = "\N{ZERO WIDTH NO-BREAK SPACE}"
 NOT_LETTERS = re.compile(r"[\W\d_]+")
 
 
@@ -109,10 +111,10 @@ def hold_out(texts: Texts, called: str, folder: Path) -> Split:
     Raises:
         InputError: the text cannot be read, has too few documents, or repeats itself so that none is left to train on.
     """
-    documents, n_bytes, content, has_breaks = measure(texts)
+    documents, n_bytes, content, is_plain = measure(texts)
     rule = Rule.of(documents, n_bytes)
     name = f"{slug_of(called)}-{content}"
-    ending = ".jsonl" if has_breaks else ".txt"
+    ending = ".txt" if is_plain else ".jsonl"
     split = Split(folder / f"{name}-train{ending}", folder / f"{name}-valid{ending}", rule)
     if split.train.is_file() and split.valid.is_file():
         return split
@@ -134,7 +136,7 @@ def hold_out(texts: Texts, called: str, folder: Path) -> Split:
                 yield document
 
     with written_beside(split.valid) as valid, written_beside(split.train) as train:
-        field = texts.field if has_breaks else None
+        field = None if is_plain else texts.field
         n_held, n_kept = write_documents(valid, held(), field), write_documents(train, kept(), field)
         repeats = documents - n_held - n_kept
         if n_kept <= repeats:
@@ -148,16 +150,22 @@ def hold_out(texts: Texts, called: str, folder: Path) -> Split:
 
 
 def measure(texts: Texts) -> tuple[int, int, str, bool]:
-    """Return the documents of a text, its bytes, a short name for its content, and whether line ends stand in some."""
-    documents, n_bytes, digest, has_breaks = 0, 0, hashlib.blake2b(digest_size=4), False
+    """Count the documents of a text and its bytes, name its content, and say whether its lines can hold all of them."""
+    documents, n_bytes, digest, is_plain = 0, 0, hashlib.blake2b(digest_size=4), True
     for document in texts:
         documents += 1
         n_bytes += document_bytes(document)
         digest.update(document.encode() + b"\n")
-        has_breaks |= "\n" in document or "\r" in document
+        is_plain &= is_one_line(document)
         if documents % BEAT_DOCUMENTS == 0:
             report_progress("reading the text")
-    return documents, n_bytes, digest.hexdigest(), has_breaks
+    return documents, n_bytes, digest.hexdigest(), is_plain
+
+
+def is_one_line(document: str) -> bool:
+    """Whether a line of a plain text comes back as this document: no line ends, no byte order mark, not JSON."""
+    is_broken = "\n" in document or "\r" in document
+    return not is_broken and not document.startswith(BYTE_ORDER_MARK) and not is_json(document)
 
 
 def write_documents(file: TextIO, documents: Iterable[str], field: str | None) -> int:

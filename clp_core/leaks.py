@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import json
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,7 +22,7 @@ SHORTEST = 20
 
 @dataclass(frozen=True)
 class Leak:
-    """How much of a held-out text stands in a training text, white space and case left out of account.
+    """Contamination: how much of a held-out text stands in a training text, white space and case left out of account.
 
     Attributes:
         found: held-out lines that stand in the training text, alone or within a document.
@@ -43,35 +45,64 @@ class Leak:
         ]
 
 
-def find_leak(texts: Texts, held_out: Texts, cache: Path | None = None) -> Leak:
+def find_leak(texts: Texts, held_out: Texts, cache: Path | None = None, ignored: Sequence[str] = ()) -> Leak:
     """Look for the lines of a held-out text in a training text.
+
+    A line that contains ignored strings is looked for as a whole, without them, and in the parts between them: any of
+    these that stands in the other text counts.
 
     Args:
         texts: the training text, which is read once.
         held_out: the held-out text.
-        cache: where the result is kept by the content of both.
+        cache: where the result is kept by the content of both and the ignored strings.
+        ignored: strings that are removed before lines are compared, such as a tokenizer's ``<|endoftext|>``.
     """
+    separators = tuple(sorted({string for string in ignored if string}, key=lambda string: (-len(string), string)))
     file = None
     if cache is not None:
-        key = hashlib.blake2b(f"2\0{texts.content()}\0{held_out.content()}".encode(), digest_size=16).hexdigest()
-        file = cache / "leaks" / f"{key}.json"
+        name = "\0".join(["3", texts.content(), held_out.content(), json.dumps(separators)])
+        file = cache / "leaks" / f"{hashlib.blake2b(name.encode(), digest_size=16).hexdigest()}.json"
         if known := read_json(file):
             return Leak(**known)
-    wanted = dict(digests(held_out))
-    found = {digest: wanted[digest] for digest, _ in digests(texts) if digest in wanted} if wanted else {}
-    leak = Leak(len(found), len(wanted), next(iter(found.values()), "")[:80])
+    lines: dict[bytes, str] = {}
+    wanted: dict[bytes, bytes] = {}
+    for line, own in digests(held_out, separators):
+        lines.setdefault(own[0], line)
+        for digest in own:
+            wanted.setdefault(digest, own[0])
+    found: dict[bytes, str] = {}
+    for _, own in digests(texts, separators) if wanted else ():
+        for digest in own:
+            if (whole := wanted.get(digest)) is not None:
+                found[whole] = lines[whole]
+    leak = Leak(len(found), len(lines), next(iter(found.values()), "")[:80])
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_json(file, asdict(leak))
     return leak
 
 
-def digests(texts: Texts) -> Iterator[tuple[bytes, str]]:
-    """Yield a hash of every line that is not too short, without its white space and case, and the line."""
+def digests(texts: Texts, separators: Sequence[str] = ()) -> Iterator[tuple[str, list[bytes]]]:
+    """Yield every line that is not too short, with hashes of it and of its parts between separators.
+
+    White space, case and the separators are left out of account.
+
+    Args:
+        texts: the documents.
+        separators: strings to leave out, those that contain others first.
+    """
+    cut = re.compile("|".join(map(re.escape, separators))) if separators else None
     for number, document in enumerate(texts):
         if number % 100_000 == 0:
             report_progress("looking for held-out text in the training text")
         for line in document.splitlines():
-            if len(line) >= SHORTEST:
-                plain = "".join(line.split()).casefold()
-                yield hashlib.blake2b(plain.encode(), digest_size=12).digest(), line
+            parts = cut.split(line) if cut else [line]
+            candidates = ["".join(parts), *parts] if len(parts) > 1 else parts
+            own = [digest_of(part) for part in candidates if len(part) >= SHORTEST]
+            if own:
+                yield line, own
+
+
+def digest_of(line: str) -> bytes:
+    """Hash a line without its white space and case."""
+    return hashlib.blake2b("".join(line.split()).casefold().encode(), digest_size=12).digest()

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from clp_core.errors import InputError
+from clp_core.text_files import numbered_lines, without_surrogates
 from clp_core.vocabulary import WORD_START, Vocabulary
 
 TOKEN_MARKS = ("Ġ", WORD_START, "##")
@@ -29,16 +30,14 @@ def read_overrides(pairs: Sequence[str], file: str = "") -> list[tuple[str, str]
         found.append((pair[:place], pair[place + 1 :]))
     if file:
         try:
-            lines = Path(file).expanduser().read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"the overrides in {file} cannot be read ({error})") from error
-        for number, line in enumerate(lines, 1):
-            token, tab, text = line.partition("\t")
-            if line.strip() and (not tab or not token or not text):
-                raise InputError(f"line {number} of {file} is not TOKEN, a tab, TEXT")
-            if line.strip():
+            for number, line in numbered_lines(Path(file).expanduser()):
+                token, tab, text = line.partition("\t")
+                if not tab or not token or not text:
+                    raise InputError(f"line {number} of {file} is not TOKEN, a tab, TEXT")
                 found.append((token, text))
-    return found
+        except OSError as error:
+            raise InputError(f"the overrides in {file} cannot be read ({error})") from error
+    return [(without_surrogates(token), without_surrogates(text)) for token, text in found]
 
 
 @dataclass(frozen=True)

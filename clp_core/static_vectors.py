@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 from scipy.linalg import orthogonal_procrustes
 
-from clp_core.documents import read_lines
 from clp_core.errors import InputError
 from clp_core.initializers.base import Vectors
 from clp_core.progress import report_progress
+from clp_core.text_files import numbered_lines, read_lines
 from clp_core.vocabulary import Vocabulary, decoded
 
 MAX_WORDS = 400_000
@@ -40,7 +40,7 @@ class WordVectors:
 
     @classmethod
     def read(cls, path: Path) -> WordVectors:
-        """Read .vec text (plain, ``.gz`` or ``.xz``): a line with count and width, then a word and its numbers a line.
+        """Read .vec text, compressed or not: a line with count and width, then a word and its numbers per line.
 
         At most the first 400,000 words are read.
 
@@ -49,18 +49,18 @@ class WordVectors:
         """
         if not path.is_file():
             raise InputError(f"there are no word vectors {path}; check the path")
-        lines = read_lines(path)
-        first = next(lines, "").split()
+        lines = numbered_lines(path)
+        first = next(lines, (0, ""))[1].split()
         if len(first) != 2 or not all(part.isdecimal() for part in first):
             raise InputError(f"{path} is no .vec text: its first line should be the number of words and their width")
         count, width = min(int(first[0]), MAX_WORDS), int(first[1])
         words, vectors = [], np.zeros((count, width), dtype=np.float32)
-        for number, line in enumerate(itertools.islice(lines, count)):
+        for i, (number, line) in enumerate(itertools.islice(lines, count)):
             word, *values = line.rstrip().rsplit(" ", width)
             try:
-                vectors[number] = np.array(values, dtype=np.float32)
+                vectors[i] = np.array(values, dtype=np.float32).reshape(width)
             except ValueError as error:
-                raise InputError(f"line {number + 2} of {path} has not {width} numbers after a word") from error
+                raise InputError(f"line {number} of {path} has not {width} numbers after a word") from error
             words.append(word)
         if not words:
             raise InputError(f"{path} holds no words")

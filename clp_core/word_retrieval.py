@@ -22,13 +22,14 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from clp_core.checkpoint import Checkpoint
-from clp_core.documents import Texts
 from clp_core.errors import InputError
+from clp_core.finite import check_rows
 from clp_core.neighbors import nearest
 from clp_core.prepared import token_ids
 from clp_core.provenance import PROVENANCE_FILE, missing_rows
 from clp_core.shares import Share
 from clp_core.tensors import RowSource, Subset, mean_row
+from clp_core.text_files import read_lines
 from clp_core.vocabulary import Vocabulary
 from clp_core.words import encode_words
 
@@ -137,11 +138,16 @@ def read_pairs(path: str | Path) -> list[tuple[str, str]]:
         InputError: the file is missing or empty, or a line has another form.
     """
     pairs: dict[tuple[str, str], None] = {}
-    for line in Texts.open([path]):
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise InputError(f"there is no file of word pairs {path}; check the path")
+    for line in read_lines(file):
         words = [word.strip() for word in line.split("\t")]
         if len(words) != 2 or not all(words):
             raise InputError(f"{path} has a line {line[:60]!r}; write a pair a line: target word, a tab, source word")
         pairs[words[0], words[1]] = None
+    if not pairs:
+        raise InputError(f"{path} holds no text; write a pair a line: target word, a tab, source word")
     return list(pairs)
 
 
@@ -168,7 +174,7 @@ def retrieve(target: Checkpoint, source: Checkpoint, pairs: Sequence[tuple[str, 
         pairs: words of the target's language and of the source's.
 
     Raises:
-        InputError: the rows have different widths, or no pair is one token on both sides.
+        InputError: the rows have different widths or are not finite, or no pair is one token on both sides.
     """
     target_rows, source_rows = target.rows("input"), source.rows("input")
     if target_rows.shape[1] != source_rows.shape[1]:
@@ -177,6 +183,9 @@ def retrieve(target: Checkpoint, source: Checkpoint, pairs: Sequence[tuple[str, 
             "their cosines mean nothing; name the source model that the target was made from"
         )
     vocabularies = Vocabulary.open(target.folder), Vocabulary.open(source.folder)
+    for model, rows, vocabulary in zip((target, source), (target_rows, source_rows), vocabularies, strict=True):
+        # One bad row makes the mean of all rows bad, and with it every cosine.
+        check_rows(rows, token_ids(vocabulary, rows.shape[0]), "input", str(model.folder), vocabulary)
     own = word_tokens(vocabularies[0], (a for a, _ in pairs), target_rows.shape[0])
     others = word_tokens(vocabularies[1], (b for _, b in pairs), source_rows.shape[0])
     usable = [(own[a], others[b]) for a, b in pairs if a in own and b in others]

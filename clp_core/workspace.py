@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clp_core.documents import TEXT_ENDINGS, TextFile
 from clp_core.locate import read_json
+from clp_core.text_forms import has_text_ending
 
 ENVIRONMENT = "CLP_WORKSPACE"
 REPORT_FILE = "clp_transfer.json"
@@ -128,4 +128,4 @@ class Workspace:
 
 def is_text(path: Path) -> bool:
     """Say whether a file is one of documents, by its name."""
-    return path.is_file() and TextFile(path).kind in TEXT_ENDINGS
+    return path.is_file() and has_text_ending(path)

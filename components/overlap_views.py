@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import streamlit as st
 
 from clp_core.choices import MATCHES
+from clp_core.documents import TextFile, Texts
 from clp_core.errors import InputError
 from clp_core.figures import COLOURS, matrix_heatmap, overlap_bars
 from clp_core.match_rules import RULES, RuleChanges, rule_changes
 from clp_core.overlap import FIELDS, Overlap, OverlapMatrix
+from clp_core.text_files import COMPRESSIONS
+from clp_core.text_forms import ENDINGS
 from clp_core.text_overlap import TextOverlap, TokenizerFigures, measure_text, segments
 from clp_core.vocabulary import Vocabulary
 from components.browser import cut_paste
@@ -41,16 +47,40 @@ def measured_on(key: str, _overlap: Overlap, text: str) -> TextOverlap:
 
 @st.cache_data(max_entries=4, show_spinner=False)
 def start_of(path: str, changed: float) -> str:
-    """Return the beginning of a text file."""
-    with open(path, encoding="utf-8", errors="replace") as file:
-        return file.read(MOST_CHARACTERS)
+    """Read the beginning of a text file."""
+    return beginning_of(Path(path))
+
+
+def beginning_of(path: Path) -> str:
+    """Join the first documents of a text, up to the first character beyond those that are measured."""
+    found, n_characters = [], 0
+    for document in Texts((TextFile(path),)):
+        found.append(document[: MOST_CHARACTERS + 1 - n_characters])
+        n_characters += len(found[-1]) + 1
+        if n_characters > MOST_CHARACTERS:
+            break
+    return "\n".join(found)
+
+
+def uploaded_text(name: str, data: bytes) -> str:
+    """Read the beginning of an uploaded text by the ending of its name, as files are read."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / Path(name).name
+        path.write_bytes(data)
+        try:
+            return beginning_of(path)
+        except InputError as error:
+            raise InputError(str(error).replace(str(path), path.name)) from error
 
 
 def own_text() -> str:
     """Return the beginning of the first validation text of the workspace, else an example sentence."""
     held_out = [path for path in texts_here() if "valid" in path.name]
-    texts = (start_of(str(path), path.stat().st_mtime) for path in held_out)
-    return next((text for text in texts if text.strip()), EXAMPLE)
+    for path in held_out:
+        with suppress(InputError):  # a damaged file must not hide the page; whoever chooses it reads why
+            if text := start_of(str(path), path.stat().st_mtime):
+                return text
+    return EXAMPLE
 
 
 @st.cache_resource(max_entries=8, show_spinner="Listing the tokens")
@@ -151,13 +181,12 @@ def chosen_text() -> str:
                 icon=":material/content_cut:",
             )
     elif place == UPLOADED:
-        file = st.file_uploader("A text file (UTF-8)", type=["txt", "md", "jsonl", "csv", "tsv"])
+        endings = [ending.removeprefix(".") for ending in (*ENDINGS, ".md", *COMPRESSIONS)]
+        about = "plain text (UTF-8); of JSON and tables the field or column `text` is read"
+        file = st.file_uploader("A text file", type=endings, help=about)
         if file is None:
             return ""
-        try:
-            text = file.getvalue().decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise InputError(f"{file.name} is no UTF-8 text ({error}); convert it first") from error
+        text = uploaded_text(file.name, file.getvalue())
     else:
         path = texts[str(place)]
         text = start_of(str(path), path.stat().st_mtime)

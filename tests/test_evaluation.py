@@ -66,7 +66,7 @@ def test_empty_text_is_refused(tmp_path, pair, content):
 
 def test_text_that_is_no_utf8_is_refused(tmp_path, pair):
     (tmp_path / "t.txt").write_bytes(b"Gr\xfc\xdfe\n")
-    with pytest.raises(InputError, match="no UTF-8"):
+    with pytest.raises(InputError, match="UTF-8"):
         evaluate(pair[0], [tmp_path / "t.txt"])
 
 

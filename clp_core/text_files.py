@@ -1,0 +1,185 @@
+"""Text files that users supply: compression, encoding and line ends, in one place for all commands.
+
+Texts, word vectors, dictionaries and lists of overrides are all opened here. They are UTF-8, with or without a byte
+order mark, plain or compressed by one of ``COMPRESSIONS``. No string that leaves this module or ``text_forms`` holds a
+surrogate, which could not be encoded later.
+"""
+
+from __future__ import annotations
+
+import bz2
+import contextlib
+import gzip
+import io
+import lzma
+import re
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, TextIO, cast
+
+from clp_core.errors import InputError
+
+SURROGATES = re.compile("[\ud800-\udfff]")
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+
+BYTE_ORDER_MARKS = (
+    (b"\xff\xfe\0\0", "UTF-32"),
+    (b"\0\0\xfe\xff", "UTF-32"),
+    (b"\xff\xfe", "UTF-16"),
+    (b"\xfe\xff", "UTF-16"),
+)
+"""The mark of UTF-32 comes first: it begins with that of UTF-16."""
+LONGEST_MARK = 4
+
+ARCHIVE = "unpack it and give the folder"
+DOCUMENT = "extract its text into a .txt file"
+MARKUP = "extract its text into a .txt or .jsonl file"
+TABLE = "write its rows to a .parquet or .jsonl file"
+OTHER_COMPRESSION = "decompress it, or compress it with gz, xz, zst or bz2"
+BINARY = "give the text itself"
+OTHER_FORMATS = (
+    dict.fromkeys((".zip", ".tar", ".tgz", ".tbz", ".tbz2", ".txz", ".tzst", ".7z", ".rar"), ARCHIVE)
+    | dict.fromkeys((".pdf", ".doc", ".docx", ".odt", ".rtf", ".epub", ".ppt", ".pptx", ".odp"), DOCUMENT)
+    | dict.fromkeys((".html", ".htm", ".xhtml", ".xml", ".tei", ".warc", ".wet"), MARKUP)
+    | dict.fromkeys((".arrow", ".feather", ".ipc", ".avro", ".orc", ".msgpack", ".xls", ".xlsx", ".ods"), TABLE)
+    | dict.fromkeys((".sqlite", ".db", ".h5", ".hdf5", ".npy", ".npz", ".pkl", ".pickle"), TABLE)
+    | dict.fromkeys((".lz4", ".br", ".z", ".lzma", ".lz", ".lzo", ".snappy", ".zz"), OTHER_COMPRESSION)
+    | dict.fromkeys((".bin", ".pt", ".pth", ".safetensors", ".gguf"), BINARY)
+)
+"""Endings of formats that would come out as nonsense if read as lines, and what to do instead."""
+
+
+def open_zstandard(path: Path) -> io.BufferedReader:
+    """Open a Zstandard file; pyarrow, which reads parquet, decompresses it.
+
+    Raises:
+        InputError: pyarrow was built without Zstandard.
+    """
+    import pyarrow as pa
+
+    if not pa.Codec.is_available("zstd"):
+        raise InputError(f"{path} is compressed with Zstandard, which this pyarrow lacks; install pyarrow from PyPI")
+    stream = pa.CompressedInputStream(pa.OSFile(str(path)), "zstd")
+    return io.BufferedReader(cast("io.RawIOBase", stream))
+
+
+COMPRESSIONS: dict[str, Callable[[Path], Any]] = {
+    ".gz": gzip.GzipFile,
+    ".xz": lzma.LZMAFile,
+    ".zst": open_zstandard,
+    ".bz2": bz2.BZ2File,
+}
+"""How files with these endings are opened, regardless of case."""
+
+
+def endings_of(path: Path) -> tuple[str, str]:
+    """Split the ending of a file into that of the form and that of the compression, in lower case, each may be empty.
+
+    ``a.JSONL.gz`` has the endings ``.jsonl`` and ``.gz``.
+    """
+    outer = path.suffix.lower()
+    return (Path(path.stem).suffix.lower(), outer) if outer in COMPRESSIONS else (outer, "")
+
+
+def check_format(path: Path) -> None:
+    """Refuse files whose ending names a format that is not read here.
+
+    Raises:
+        InputError: the ending is one of ``OTHER_FORMATS``.
+    """
+    form, _ = endings_of(path)
+    if form in OTHER_FORMATS:
+        raise InputError(f"{path} is a {form} file, which is not read as text; {OTHER_FORMATS[form]}")
+
+
+@contextlib.contextmanager
+def open_text(path: Path, newline: str = "\n") -> Iterator[TextIO]:
+    r"""Open a text file, compressed or not, without its byte order mark.
+
+    Args:
+        path: the file.
+        newline: as ``open`` takes it; by default lines end at ``\n`` alone.
+
+    Raises:
+        InputError: the file is of another format, damaged, or not UTF-8.
+    """
+    check_format(path)
+    _, compression = endings_of(path)
+    with explained_reading(path), COMPRESSIONS.get(compression, open_plain)(path) as file:
+        check_encoding(path, file.peek(LONGEST_MARK)[:LONGEST_MARK])
+        yield io.TextIOWrapper(file, encoding="utf-8-sig", newline=newline)
+
+
+def open_plain(path: Path) -> BinaryIO:
+    """Open a file that is not compressed."""
+    return open(path, "rb")
+
+
+@contextlib.contextmanager
+def explained_reading(path: Path) -> Iterator[None]:
+    """Turn errors of decoding and decompressing into one line.
+
+    Raises:
+        InputError: the file is damaged or not UTF-8.
+    """
+    _, compression = endings_of(path)
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not valid UTF-8 ({error}); convert it, with iconv for example") from error
+    except (lzma.LZMAError, zlib.error, EOFError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the operating system's: no such file, no permission
+        cure = "decompress it with `zstd -d --long=31`" if "too much memory" in str(error) else "compress it again"
+        raise InputError(f"{path} is not a valid {compression} file ({error}); {cure}") from error
+
+
+def check_encoding(path: Path, head: bytes) -> None:
+    """Refuse text that begins as other encodings do.
+
+    Args:
+        path: the file.
+        head: its first four bytes.
+
+    Raises:
+        InputError: it begins with the mark of UTF-16 or UTF-32, or with a zero byte.
+    """
+    for mark, encoding in BYTE_ORDER_MARKS:
+        if head.startswith(mark):
+            raise InputError(
+                f"{path} is {encoding}, not UTF-8; convert it: iconv -f {encoding} -t UTF-8 {path.name} > NEW.txt"
+            )
+    if b"\0" in head:
+        raise InputError(f"{path} has zero bytes, so it is not UTF-8 text; if it is UTF-16, convert it with iconv")
+
+
+def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield the lines of a text file that are not blank, without their line ends, each with its number from 1.
+
+    Raises:
+        InputError: the file is of another format, damaged, or not UTF-8.
+    """
+    with open_text(path) as file:
+        for number, line in enumerate(file, 1):
+            text = line.rstrip("\r\n")
+            if text.strip():
+                yield number, text
+
+
+def read_lines(path: Path) -> Iterator[str]:
+    """Yield the lines of a text file that are not blank, without their line ends.
+
+    Raises:
+        InputError: the file is of another format, damaged, or not UTF-8.
+    """
+    return (line for _, line in numbered_lines(path))
+
+
+def without_surrogates(text: str) -> str:
+    r"""Replace surrogates by U+FFFD: JSON may spell half a character (``"\ud83d"``), which no encoding can write."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return SURROGATES.sub(REPLACEMENT, text)
+    return text

@@ -1,0 +1,362 @@
+"""Files of every form and compression: the same documents come out of all, and what cannot be read is refused."""
+
+import csv
+import io
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support import awkward_texts
+from support.awkward_texts import BLANK, COMPRESSORS, LINES, MARK, PARAGRAPHS, WRITERS, write_every_form
+
+from clp_core import text_forms
+from clp_core.documents import Texts
+from clp_core.errors import InputError
+from clp_core.holdout import hold_out
+from clp_core.leaks import find_leak
+from clp_core.overrides import read_overrides
+from clp_core.static_vectors import MIN_PAIRS, WordVectors, read_dictionary
+from clp_core.text_files import OTHER_FORMATS, SURROGATES, read_lines
+from clp_core.text_forms import FORMS, JsonStream, forms_table, has_text_ending, json_values
+
+DOCS = Path(__file__).parent.parent / "docs" / "training.md"
+BEGIN, END = "<!-- forms: written by tests/test_text_forms.py -->\n", "<!-- /forms -->\n"
+
+
+@pytest.mark.parametrize("documents", [LINES, PARAGRAPHS], ids=["lines", "paragraphs"])
+def test_every_form_and_compression_gives_the_same_documents(tmp_path, documents):
+    paths = write_every_form(tmp_path, [BLANK[0], *documents, *BLANK])
+    assert len(paths) == 1 + (len(WRITERS) - 1 - (documents is PARAGRAPHS)) * (1 + len(COMPRESSORS))
+    for path in paths:
+        assert list(Texts.open([path])) == documents, path
+
+
+def test_readers_agree_with_pandas_and_the_standard_library(tmp_path):
+    write_every_form(tmp_path, PARAGRAPHS, "body")
+    for name in ("a.csv", "a.tsv"):
+        separator = "," if name == "a.csv" else "\t"
+        with open(tmp_path / name, encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file, delimiter=separator))
+        assert list(Texts.open([tmp_path / name], "body")) == [row["body"] for row in rows]
+        # pandas reads line ends within fields as \n
+        frame = pd.read_csv(tmp_path / name, sep=separator, keep_default_na=False, lineterminator=None)
+        assert [text.replace("\r\n", "\n") for text in Texts.open([tmp_path / name], "body")] == [
+            text.replace("\r\n", "\n") for text in frame["body"]
+        ]
+    assert list(Texts.open([tmp_path / "array.json"], "body")) == list(pd.read_json(tmp_path / "array.json")["body"])
+    for name in ("a.jsonl", "a.jsonl.zst"):
+        lines = pd.read_json(tmp_path / "a.jsonl", lines=True)
+        assert list(Texts.open([tmp_path / name], "body")) == list(lines["body"])
+    assert list(Texts.open([tmp_path / "a.parquet"], "body")) == list(pd.read_parquet(tmp_path / "a.parquet")["body"])
+
+
+def test_endings_count_in_either_case(tmp_path):
+    for name, write in WRITERS.items():
+        (tmp_path / name.upper()).write_bytes(write(LINES, "text"))
+        assert list(Texts.open([tmp_path / name.upper()])) == LINES, name
+    (tmp_path / "B.JSONL.GZ").write_bytes(COMPRESSORS[".gz"](awkward_texts.as_json_lines(LINES, "text")))
+    assert list(Texts.open([tmp_path / "B.JSONL.GZ"])) == LINES
+
+
+def test_byte_order_mark_is_no_part_of_any_text(tmp_path):
+    for name, write in WRITERS.items():
+        if name != "a.parquet":
+            for ending, compress in {"": bytes, **COMPRESSORS}.items():
+                path = tmp_path / f"{name}{ending}"
+                path.write_bytes(compress(MARK + write(LINES, "text")))
+                assert list(Texts.open([path])) == LINES, path
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.json", "a.csv", "a.txt.gz"])
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "utf-16-le", "utf-16-be"])
+def test_other_encodings_are_refused_by_name(tmp_path, name, encoding):
+    data = '{"text": "ein Satz"}'.encode(encoding)
+    (tmp_path / name).write_bytes(COMPRESSORS[".gz"](data) if name.endswith(".gz") else data)
+    with pytest.raises(InputError, match=rf"{name} .*{encoding.upper()[:6]}.*iconv"):
+        Texts.open([tmp_path / name])
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.csv", "a.jsonl", "a.json"])
+def test_bytes_that_are_not_utf_8_are_refused(tmp_path, name):
+    (tmp_path / name).write_bytes(b'text\n{"text": "caf\xe9"}\n')
+    with pytest.raises(InputError, match=rf"{name} .*(UTF-8|JSON)"):
+        list(Texts.open([tmp_path / name]))
+
+
+@pytest.mark.parametrize("ending", COMPRESSORS)
+def test_damaged_compression_is_refused_by_name(tmp_path, ending):
+    path = tmp_path / f"a.txt{ending}"
+    data = COMPRESSORS[ending](np.random.default_rng(0).bytes(300_000).hex().encode())
+    for broken in (b"not compressed at all", data[: len(data) * 2 // 3]):
+        path.write_bytes(broken)
+        with pytest.raises(InputError, match=rf"a\.txt{ending} is not a valid {ending} file"):
+            list(Texts.open([path]))
+
+
+@pytest.mark.parametrize("ending", [*OTHER_FORMATS, ".PDF", ".tar.gz", ".html.xz"])
+def test_other_formats_are_refused_and_not_read_as_lines(tmp_path, ending):
+    (tmp_path / f"a{ending}").write_text("so etwas wie Text\n")
+    with pytest.raises(InputError, match=rf"a\{ending} is a \.\w+ file, .*; \w+ "):
+        Texts.open([tmp_path / f"a{ending}"])
+    assert not has_text_ending(tmp_path / f"a{ending}")
+
+
+@pytest.mark.parametrize(
+    "content", ['{"body": "x"}\n', '[{"body": "x"}]', '{"a": 1}\n\n{"a": 2}\n{"a": 3}\nText\n' * 2]
+)
+def test_json_in_a_plain_text_is_refused_with_its_new_name(tmp_path, content):
+    is_json = "Text" not in content
+    for name in ("a.txt.gz", "corpus"):
+        data = content.encode()
+        (tmp_path / name).write_bytes(COMPRESSORS[".gz"](data) if name.endswith(".gz") else data)
+        if not is_json:
+            assert "Text" in list(Texts.open([tmp_path / name]))
+            continue
+        new = "a.jsonl.gz" if name.endswith(".gz") else "corpus.jsonl"
+        with pytest.raises(InputError, match=rf"rename it to {new} .*--text-field"):
+            Texts.open([tmp_path / name])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", "id,body\n1,x\n", r"column 'text' \(columns: id, body\).*--text-field"),
+        ("a.csv", "kopflos, ja\nzwei\n", r"columns: kopflos,  ja\).*--text-field"),
+        ("a.csv", "id,text\n1,Hallo, Welt\n", "line 2 of .* 3 fields, its header 2"),
+        ("a.csv", 'id,text\n\n1,x\n2,"offen\nx\n', "line 5 of .*not valid CSV"),
+        ("a.tsv", 'text\n"Hallo" sagte er\n', "line 2 of .*quotes"),
+        ("a.tsv", "id,text\n1,x\n", "columns: id,text"),
+        ("a.csv", "id,text\n1,\n2\n", "holds no text"),
+        ("a.jsonl", '\n{"text": "x"}\n\n{"te', "line 4 of .*JSON"),
+        ("a.jsonl", '[{"text": "x"}]', r"line 1 of .*list.*\.json"),
+        ("a.jsonl", "[\n", r"line 1 of .*JSON.*\.json"),
+        ("a.jsonl", '{"text": 5}', "field 'text' .* int"),
+        ("a.jsonl", '{"text": ' + "9" * 5000 + "}", "line 1 of"),
+        ("a.jsonl", "[" * 100_000, "line 1 of"),
+        ("a.json", '[{"text": "x"}, {"text"', "item 2 of .*JSON"),
+        ("a.json", '[{"text": "x"} {"text": "y"}]', "item 2 of .*JSON"),
+        ("a.json", '[{"text": "x"},]', "item 2 of .*JSON"),
+        ("a.json", '[{"text": "x"}] []', "item 2 of .*JSON"),
+        ("a.json", '{"data": [{"text": "x"}]}', r"item 1 of .*fields: data\)"),
+        ("a.json", "[[1]]", "item 1 of .*list"),
+        ("a.json", "[" * 100_000, "item 1 of"),
+        ("a.json", "[]", "holds no text"),
+        ("a.json", "", "holds no text"),
+        ("a.csv", "", "columns: none"),
+    ],
+)
+def test_what_cannot_be_read_is_named_with_its_place(tmp_path, name, content, message):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(InputError, match=message):
+        list(Texts.open([tmp_path / name]))
+
+
+def test_parquet_is_not_compressed_as_a_whole(tmp_path):
+    path = tmp_path / "a.parquet.gz"
+    path.write_bytes(COMPRESSORS[".gz"](awkward_texts.as_parquet(LINES, "text")))
+    with pytest.raises(InputError, match="decompress it"):
+        Texts.open([path])
+    assert not has_text_ending(path)
+
+
+def test_folder_holds_files_of_every_form(tmp_path):
+    paths = write_every_form(tmp_path, LINES[:3])
+    (tmp_path / "README.md").write_text("nicht dabei")
+    (tmp_path / "a.pdf").write_text("nicht dabei")
+    assert list(Texts.open([tmp_path])) == LINES[:3] * len(paths)
+    endings = {ending for form in FORMS for ending in form.endings}
+    assert {path.suffix for path in paths} == endings | set(COMPRESSORS)
+
+
+def test_sizes_and_names_of_content_follow_the_bytes(tmp_path):
+    paths = write_every_form(tmp_path, LINES)
+    contents = {path.name: Texts.open([path]).content() for path in paths}
+    assert len(set(contents.values())) == len({path.read_bytes() for path in paths})
+    assert Texts.open([tmp_path / "lines.txt"]).text_bytes == (tmp_path / "lines.txt").stat().st_size
+    for path in paths:
+        is_packed = path.suffix in {*COMPRESSORS, ".parquet"}
+        assert (Texts.open([path]).text_bytes > path.stat().st_size) == is_packed
+
+
+@pytest.mark.parametrize("spelled", ['"\\ud83d"', '"a\\udc00\\ud83db"', '"\\ud83d\\ude00 paired, \\ud83d not"'])
+def test_half_a_character_in_json_becomes_the_replacement_character(tmp_path, spelled):
+    expected = SURROGATES.sub("\ufffd", json.loads(spelled))
+    assert "\ufffd" in expected
+    for name, content in (
+        ("a.jsonl", f'{{"text": {spelled}}}'),
+        ("a.json", f'[{{"text": {spelled}}}, {spelled}]'),
+        ("b.json", spelled),
+    ):
+        (tmp_path / name).write_text(content)
+        documents = list(Texts.open([tmp_path / name]))
+        assert set(documents) == {expected}
+        assert "".join(documents).encode()
+    (tmp_path / "a.jsonl").write_text('{"\\ud83d": "x"}')
+    with pytest.raises(InputError, match=r"fields: \ufffd\)") as error:
+        Texts.open([tmp_path / "a.jsonl"])
+    assert str(error.value).encode()
+
+
+@given(
+    st.lists(
+        st.recursive(st.text() | st.integers() | st.none(), lambda inner: st.dictionaries(st.text(), inner)) | st.text()
+    ).map(lambda values: [value for value in values if isinstance(value, (dict, str))]),
+    st.integers(1, 9),
+    st.sampled_from([None, 1, 3]),
+)
+@settings(deadline=None)
+def test_json_is_read_alike_wherever_it_is_cut(values, chunk, indent):
+    for text in (json.dumps(values, indent=indent), "\n".join(json.dumps(value, indent=indent) for value in values)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(text_forms, "JSON_CHUNK", chunk)
+            assert list(json_values(io.StringIO(text))) == values
+
+
+def test_error_in_a_large_json_file_is_seen_without_reading_all_of_it(monkeypatch):
+    monkeypatch.setattr(text_forms, "JSON_CHUNK", 100)
+    file = io.StringIO('[{"text": "x"}, {"text": nein, "more": "' + "x" * 100_000)
+    with pytest.raises(json.JSONDecodeError):
+        list(json_values(file))
+    assert file.tell() <= 400
+
+
+def test_large_array_is_read_a_part_at_a_time(monkeypatch):
+    monkeypatch.setattr(text_forms, "JSON_CHUNK", 1000)
+    file = io.StringIO(json.dumps([{"text": "x" * 100}] * 1000))
+    stream = json_values(file)
+    next(stream)
+    assert file.tell() <= 2000
+    assert sum(1 for _ in stream) == 999
+    assert JsonStream(io.StringIO(" ")).next_character() == ""
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), max_size=6))
+@settings(deadline=None, max_examples=60)
+def test_tables_give_any_text_back(tmp_path_factory, documents):
+    folder = tmp_path_factory.mktemp("tables")
+    kept = [document for document in documents if document.strip()]
+    for name in ("a.csv", "semicolons.csv", "a.tsv", "array.json", "a.jsonl", "a.parquet"):
+        (folder / name).write_bytes(WRITERS[name](documents, "text"))
+        assert read_all(folder / name) == kept, name
+
+
+def read_all(path):
+    return list(text_forms.form_of(path).read(path, "text"))
+
+
+def test_overrides_dictionaries_and_vectors_are_read_by_the_same_reader(tmp_path):
+    pairs = [(f"Wort{i}", f"word{i}") for i in range(MIN_PAIRS + 1)]
+    for ending, compress in {"": bytes, **COMPRESSORS}.items():
+        overrides = tmp_path / f"o.tsv{ending}"
+        overrides.write_bytes(compress(MARK + "Größe\tsize\r\n\nA\x85B\u2028\t#3\n".encode()))
+        assert read_overrides(["a=\ud83d"], str(overrides)) == [
+            ("a", "\ufffd"),
+            ("Größe", "size"),
+            ("A\x85B\u2028", "#3"),
+        ]
+        vectors = {}
+        for side, words in enumerate(zip(*pairs, strict=True)):
+            rows = "".join(f"{word} {i} {i + 1}\n" for i, word in enumerate(words))
+            path = tmp_path / f"{side}.vec{ending}"
+            path.write_bytes(compress(MARK + f"{len(words)} 2\n{rows}".encode()))
+            vectors[side] = WordVectors.read(path)
+            assert vectors[side].words == list(words)
+            assert vectors[side].vectors.tolist() == [[i, i + 1] for i in range(len(words))]
+        dictionary = tmp_path / f"d.txt{ending}"
+        dictionary.write_bytes(compress(MARK + "".join(f"{a}\t{b}\n" for a, b in pairs).encode()))
+        assert len(read_dictionary(dictionary, vectors[0], vectors[1])) == len(pairs)
+    for broken, message in ((b"a\tb\n\nc\n", "line 3 of"), ("a\tb".encode("utf-16"), "UTF-16")):
+        (tmp_path / "o.tsv").write_bytes(broken)
+        with pytest.raises(InputError, match=message):
+            read_overrides([], str(tmp_path / "o.tsv"))
+    (tmp_path / "bad.vec").write_text("\n2 2\n\na 1 2\nb 1\n")
+    with pytest.raises(InputError, match="line 5 of"):
+        WordVectors.read(tmp_path / "bad.vec")
+
+
+def test_held_out_part_of_any_documents_reads_back(tmp_path):
+    plain = [f"Satz {i} über {'abcdefghij'[i % 10] * (i + 1)}" for i in range(100)]
+    for name, documents in {
+        "plain": plain,
+        "json": [json.dumps({"code": text}) for text in plain],
+        "marks": [f"\ufeff{text}" for text in plain],
+        "breaks": [f"{text}\nzweite Zeile" for text in plain],
+    }.items():
+        path = tmp_path / f"{name}.jsonl"
+        path.write_bytes(awkward_texts.as_json_lines(documents, "text"))
+        split = hold_out(Texts.open([path]), name, tmp_path / "texts")
+        held_out, kept = list(Texts.open([split.valid])), list(Texts.open([split.train]))
+        assert held_out == [text for i, text in enumerate(documents) if split.rule.holds_out(i)]
+        assert kept == [text for i, text in enumerate(documents) if not split.rule.holds_out(i)]
+        assert split.valid.suffix == (".txt" if name == "plain" else ".jsonl")
+
+
+HELD_OUT = ["Der Fuchs läuft über die Wiese.", "Der Hund schläft unter dem Baum.", "Die Katze sitzt auf dem Dach."]
+
+
+def leak_between(folder, training, held_out, ignored=(), cache=None):
+    (folder / "held.txt").write_text("".join(f"{line}\n" for line in held_out))
+    (folder / "train.csv").write_bytes(WRITERS["a.csv"](training, "text"))
+    return find_leak(Texts.open([folder / "train.csv"]), Texts.open([folder / "held.txt"]), cache, ignored)
+
+
+def test_held_out_lines_are_found_in_every_form(tmp_path):
+    write_every_form(tmp_path, [f"davor\n{HELD_OUT[0].upper()}\ndanach", "etwas ganz anderes, das niemand sucht"])
+    for path in sorted(tmp_path.iterdir()):
+        held = tmp_path.parent / f"{tmp_path.name}-held.txt"
+        held.write_text("\n".join(HELD_OUT))
+        leak = find_leak(Texts.open([path]), Texts.open([held]))
+        assert (leak.found, leak.lines) == (1, 3), path
+        swapped = find_leak(Texts.open([held]), Texts.open([path]))
+        assert (swapped.found, swapped.lines) == (1, 2), path
+
+
+@pytest.mark.parametrize(
+    "training",
+    [
+        [f"<s>{HELD_OUT[0]}</s>"],
+        [f"{HELD_OUT[2]}<|end|>{HELD_OUT[0]}<|end|>noch etwas anderes, das lang genug ist"],
+        ["Der Fuchs<mask> läuft über die<mask> Wiese."],
+        ["Der Fuchs läuft<|end|>> über die Wiese."],
+    ],
+)
+def test_special_token_strings_are_left_out_of_the_comparison(tmp_path, training):
+    ignored = ("<s>", "</s>", "<|end|>", "<|end|>>", "<mask>")
+    assert leak_between(tmp_path, training, HELD_OUT[:2]).found == 0
+    assert leak_between(tmp_path, training, HELD_OUT[:2], ignored).found == 1
+    swapped = leak_between(tmp_path, HELD_OUT[:2], training, ignored)
+    assert (swapped.found, swapped.lines) == (1, 1)
+
+
+def test_ignored_strings_are_part_of_the_name_of_the_result(tmp_path):
+    training = [f"<s>{HELD_OUT[0]}</s>"]
+    found = [leak_between(tmp_path, training, HELD_OUT, ignored, tmp_path / "cache").found
+             for ignored in ((), ("<s>", "</s>"), ("</s>", "<s>", ""), ())]  # fmt: skip
+    assert found == [0, 1, 1, 0]
+    assert len(list((tmp_path / "cache" / "leaks").iterdir())) == 2
+
+
+def test_line_with_and_without_special_tokens_is_one_line(tmp_path):
+    leak = leak_between(tmp_path, HELD_OUT, [HELD_OUT[0], f"<s>{HELD_OUT[0]}</s>"], ("<s>", "</s>"))
+    assert (leak.found, leak.lines) == (1, 1)
+    assert leak.example in HELD_OUT
+
+
+def test_the_table_in_the_docs_is_that_of_the_code():
+    content = DOCS.read_text()
+    before, rest = content.split(BEGIN)
+    _, after = rest.split(END)
+    expected = before + BEGIN + forms_table() + END + after
+    if os.environ.get("CLP_WRITE_DOCS"):
+        DOCS.write_text(expected)
+    assert DOCS.read_text() == expected
+
+
+def test_lines_end_at_line_feeds_alone(tmp_path):
+    (tmp_path / "a.txt").write_bytes("a\u2028b\r\n\n c \r\r\nd\re\n".encode())
+    assert list(read_lines(tmp_path / "a.txt")) == ["a\u2028b", " c ", "d\re"]
