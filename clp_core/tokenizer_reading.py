@@ -212,6 +212,8 @@ def read(folder: Path) -> Reading:
     chosen, has_file = theirs, base is not None
     if base is None:
         chosen, base = converted(folder, theirs, model, notes)
+    if config.get("auto_map"):
+        notes.append(f"{NAME} names tokenizer code of its own, which is not run here; its files alone are read")
     base = without_dropout(base, notes)
     switch_off_dropout(theirs)
     tokenizer = parsed(base, folder)
