@@ -262,7 +262,7 @@ def check_tokenizer(folder: Path, vocabulary: Vocabulary, n_rows: int) -> list[s
         own, other = vocabulary.roles.get(role), getattr(theirs, f"{role}_token_id", None)
         if own != other:
             raise ClpError(f"AutoTokenizer reads {role} of the written tokenizer as {other}, it should be {own}")
-    return found.warnings(folder.name, type(theirs).__name__)
+    return found.warnings("the target", type(theirs).__name__)
 
 
 def verify(folder: Path, source: Checkpoint, plan: RowPlan, ids: SpecialIds, written: Written | None) -> list[str]:
