@@ -159,6 +159,7 @@ class Answer:
             "mean_log_p": self.mean_log_p,
             "bits_per_byte": self.bits_per_byte,
             "stopped": self.stopped,
+            "error": self.error or None,
         }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +12,9 @@ from clp_core.cli_output import Json, emit, print_table, terminal_progress, writ
 from clp_core.errors import InputError
 from clp_core.project_options import ProjectOptions
 from clp_core.workspace import Workspace
+
+if TYPE_CHECKING:
+    from clp_core.prepared import Prepared
 
 
 def neighbors_command(
@@ -26,14 +29,26 @@ def neighbors_command(
     import numpy as np
 
     from clp_core.checkpoint import Checkpoint
+    from clp_core.finite import CURE, check_rows, rows_message
     from clp_core.neighbors import nearest
+    from clp_core.prepared import token_ids
+    from clp_core.tensors import non_finite_rows
     from clp_core.vocabulary import Vocabulary
 
     checkpoint = Checkpoint.open(model)
     vocabulary = Vocabulary.open(checkpoint.folder)
     ids = [vocabulary.find(token) for token in tokens]
     rows = checkpoint.rows("input")
-    base = np.array([i for i, token in enumerate(vocabulary.tokens) if token is not None and i < rows.shape[0]])
+    without = [i for i in ids if i >= rows.shape[0]]
+    if without:
+        raise InputError(f"token {without[0]} has no row: {checkpoint.folder} has {rows.shape[0]} rows")
+    check_rows(rows, np.unique(ids), "input", str(checkpoint.folder), vocabulary)
+    everything = token_ids(vocabulary, rows.shape[0])
+    left_out = non_finite_rows(rows, everything)
+    if len(left_out):
+        message = rows_message(left_out, "input", str(checkpoint.folder), vocabulary)
+        typer.echo(f"warning: {message} and left out: {CURE}", err=True)
+    base = np.setdiff1d(everything, left_out)
     cosines, found = nearest(rows.take(np.array(ids)), rows.take(base), k + 1)
     result = []
     for token_id, row, near in zip(ids, cosines, base[found], strict=True):
@@ -49,7 +64,15 @@ def neighbors_command(
                 [list(n.values()) for n in token["neighbors"]],
             )
 
-    emit({"tokens": result}, as_json, show)
+    emit({"tokens": result, "left_out": left_out.tolist()}, as_json, show)
+
+
+def warn(*prepared: Prepared) -> list[int]:
+    """Print which rows of models are left out as they are not finite, and return their ids."""
+    for model in prepared:
+        for warning in model.warnings:
+            typer.echo(f"warning: {warning}", err=True)
+    return sorted({int(i) for model in prepared for i in model.non_finite("input")})
 
 
 def project_command(options: ProjectOptions, as_json: Json = False) -> None:
@@ -66,11 +89,13 @@ def project_command(options: ProjectOptions, as_json: Json = False) -> None:
     folder = locate(options.model)
     was_prepared = Prepared.find(folder, cache) is not None  # which is when the layout by PCA was made
     with terminal_progress():
-        table, cached = project(prepare(folder, cache), options.method, cache, options.settings)
+        prepared = prepare(folder, cache)
+        table, cached = project(prepared, options.method, cache, options.settings)
     cached = cached and was_prepared
     table.to_parquet(output, index=False)
     seconds = round(time.perf_counter() - started, 3)
     result = {"output": str(output), "points": len(table), "seconds": seconds, "cached": cached}
+    result["left_out"] = warn(prepared)
     emit(
         result,
         as_json,
@@ -91,7 +116,9 @@ def agreement_command(
 
     cache = Workspace.current().cache
     with terminal_progress():
-        found = make_agreement(prepare(locate(first), cache), prepare(locate(second), cache), cache, k)
+        prepared = prepare(locate(first), cache), prepare(locate(second), cache)
+        found = make_agreement(*prepared, cache, k)
+    left_out = warn(*prepared)
 
     def show(result: dict[str, Any]) -> None:
         typer.echo(
@@ -100,7 +127,7 @@ def agreement_command(
         )
         print_table("", ["in common", "tokens"], [[i, count] for i, count in enumerate(result["histogram"])])
 
-    emit({"first": first, "second": second, **found.as_json()}, as_json, show)
+    emit({"first": first, "second": second, **found.as_json(), "left_out": left_out}, as_json, show)
 
 
 def near_duplicates_command(
@@ -117,7 +144,7 @@ def near_duplicates_command(
     prepared = prepare(locate(model), cache)
     with terminal_progress():
         graph = make_graph(prepared, cache)
-    vocabulary = prepared.vocabulary
+    vocabulary, left_out = prepared.vocabulary, warn(prepared)
     rows = [
         {
             "token": vocabulary.tokens[int(graph.ids[place])],
@@ -133,4 +160,4 @@ def near_duplicates_command(
         print_table("", ["token", "id", "nearest", "its id", "cosine"], [list(r.values()) for r in result["tokens"]])
         typer.echo(f"{len(result['tokens']):,} of {result['of']:,} tokens")
 
-    emit({"model": model, "above": above, "of": len(graph.ids), "tokens": rows}, as_json, show)
+    emit({"model": model, "above": above, "of": len(graph.ids), "left_out": left_out, "tokens": rows}, as_json, show)

@@ -35,10 +35,10 @@ def generate_command(options: GenerateOptions, as_json: Json = False) -> None:
             show(event, answers[number], options)
 
     answer_alone(options, tell)
-    if failed := next((answer for answer in answers if answer.stopped == FAILED), None):
-        raise ClpError(f"{failed.model} could not answer: {failed.error}")
     if as_json:
         emit({"answers": [answer.as_json() for answer in answers]}, as_json)
+    if failed := next((answer for answer in answers if answer.stopped == FAILED), None):
+        raise ClpError(f"{failed.model} could not answer: {failed.error}")
 
 
 def show(event: Mapping[str, Any], answer: Answer, options: GenerateOptions) -> None:

@@ -26,6 +26,7 @@ import numpy as np
 
 from clp_core.errors import InputError
 from clp_core.evaluation import LOGITS_BYTES, start_token
+from clp_core.finite import scores_error
 from clp_core.progress import report_progress
 from clp_core.shares import Share
 from clp_core.vocabulary import Vocabulary
@@ -279,7 +280,7 @@ def answer_questions(
     """Let a loaded model answer questions.
 
     Raises:
-        InputError: the tokenizer or the model can take none of them.
+        InputError: the tokenizer or the model can take none of them, or the model's scores are not finite.
     """
     start, unknown = start_token(vocabulary), vocabulary.roles.get("unk")
     head = [] if start is None else [start]
@@ -297,10 +298,12 @@ def answer_questions(
         )
     answers = np.array([questions[i].answer for i in kept])
     scores = log_likelihoods(model, list(ids[kept].ravel()), "answering cloze questions").reshape(-1, CANDIDATES)
+    check_scores(scores, model, vocabulary)
     context_free = None
     if start is not None:
         words = encode_words(vocabulary, [word for i in kept for word in questions[i].candidates])
         alone = log_likelihoods(model, [[start, *word] for word in words], "scoring the words by themselves")
+        check_scores(alone, model, vocabulary)
         context_free = share_of_right(alone.reshape(-1, CANDIDATES), answers)
     return ClozeScore(
         score=share_of_right(scores, answers),
@@ -310,6 +313,16 @@ def answer_questions(
         unknown=int(is_unknown.sum()),
         questions=hash_of(questions),
     )
+
+
+def check_scores(scores: np.ndarray, model: PreTrainedModel, vocabulary: Vocabulary) -> None:
+    """Refuse log likelihoods that are not finite: the order of candidates would mean nothing.
+
+    Raises:
+        InputError: some are not; the message names the weights that are to blame.
+    """
+    if not np.isfinite(scores).all():
+        raise scores_error(model, model.name_or_path or vocabulary.name, vocabulary)
 
 
 def share_of_right(scores: np.ndarray, answers: np.ndarray) -> Share:

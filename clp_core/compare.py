@@ -16,6 +16,7 @@ import numpy as np
 from clp_core import heldout
 from clp_core.documents import Texts
 from clp_core.errors import InputError
+from clp_core.finite import CURE, NonFiniteError, non_finite_weight
 from clp_core.initializers import initializer
 from clp_core.initializers.base import Initializer, parse_settings
 from clp_core.method_rows import KEPT, MethodRows
@@ -85,7 +86,8 @@ def compare_methods(
         The scores, best first, and one sentence of advice.
 
     Raises:
-        InputError: a method is unknown, or the pair cannot be opened.
+        InputError: a method is unknown, the pair cannot be opened, or the source's weights beside its embeddings are
+            not finite.
     """
     chosen = [parse_method(name) for name in methods]
     pair = Pair.of(options)
@@ -205,17 +207,25 @@ class Bench:
         """Load the source model and read the text.
 
         Raises:
-            InputError: the text cannot be used, or the model does not fit in memory.
+            InputError: the text cannot be used, the model does not fit in memory, or its weights are not finite.
         """
         from clp_core.evaluation import EvaluationText, load_model
 
         report_progress("loading the source")
         texts, positions = Texts.open([options.eval_text]), max_positions(pair.source.config)
         text = EvaluationText.read(texts, pair.overlap.target, positions)
-        return cls(load_model(pair.source.folder), text)
+        model = load_model(pair.source.folder)
+        # The embeddings are replaced by each method's rows, which are checked on their own.
+        if where := non_finite_weight(model, embeddings=False):
+            raise NonFiniteError(f"{where} of the source {pair.source.folder} holds NaN or infinity: {CURE}")
+        return cls(model, text)
 
-    def bits(self, rows: dict[str, np.ndarray]) -> float | None:
-        """Return the bits per byte with these rows, ``None`` where they are not finite."""
+    def bits(self, rows: dict[str, np.ndarray]) -> float:
+        """Return the bits per byte with these rows.
+
+        Raises:
+            InputError: they are not finite.
+        """
         import torch
 
         from clp_core.evaluation import score
@@ -230,18 +240,31 @@ class Bench:
         layer.weight = parameter(rows["output"]) if "output" in rows else weight
         if "bias" in rows:
             layer.bias = parameter(rows["bias"][:, 0])
-        found = score(self.model, self.text).bits_per_byte
-        return float(found) if np.isfinite(found) else None
+        return finite_bits(score(self.model, self.text).bits_per_byte)
 
-    def scratch_bits(self, options: TransferOptions) -> float | None:
-        """Return the bits per byte of a model with random weights, which is written to a temporary folder."""
+    def scratch_bits(self, options: TransferOptions) -> float:
+        """Return the bits per byte of a model with random weights, which is written to a temporary folder.
+
+        Raises:
+            InputError: they are not finite.
+        """
         from clp_core.evaluation import load_model, score
 
         with tempfile.TemporaryDirectory() as folder:
             output = Path(folder) / "target"
             transfer(replace(options, output=str(output), eval_text="", no_heldout=True, target_vectors=""))
-            found = score(load_model(output), self.text).bits_per_byte
-        return float(found) if np.isfinite(found) else None
+            return finite_bits(score(load_model(output), self.text).bits_per_byte)
+
+
+def finite_bits(bits: float) -> float:
+    """Return bits per byte as they are.
+
+    Raises:
+        InputError: they are not finite.
+    """
+    if not np.isfinite(bits):
+        raise NonFiniteError("the model gives scores that are not finite with the rows of this method")
+    return float(bits)
 
 
 def reset_peak() -> int | None:

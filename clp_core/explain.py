@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from clp_core.checkpoint import Checkpoint
 from clp_core.errors import InputError
+from clp_core.finite import check_rows
 from clp_core.initializers import initializer
 from clp_core.initializers.base import Context, Fitted
 from clp_core.locate import read_json
@@ -246,12 +247,17 @@ class Explainer:
 
         Returns:
             ``None`` where the weights are not all known: a method without weights, or kept anchors only.
+
+        Raises:
+            InputError: the row that was written, or a source row that it is made of, is not finite.
         """
         weights = self._all_weights(token_id)
         if weights is None:
             return None
         made = np.zeros(source.shape[1])
         ids, values = weights
+        check_rows(target, np.array([token_id]), "input", str(self.folder), self.vocabulary)
+        check_rows(source, np.unique(ids), "input", str(self.report["source"]), self._source_vocabulary)
         for part in block_ranges(len(ids), source.shape[1]):
             made += values[part] @ source.take(ids[part]).astype(np.float64)
         written = target.take(np.array([token_id]))[0].astype(np.float64)

@@ -19,6 +19,7 @@ import numpy as np
 from clp_core.checkpoint import Checkpoint
 from clp_core.errors import ClpError, InputError
 from clp_core.export_options import BEST, DTYPE_NAMES, LAST, SOURCE, ExportOptions
+from clp_core.finite import NonFiniteError
 from clp_core.folders import check_disk, refuse_if_inside
 from clp_core.hub import HubName, cached
 from clp_core.jobs.checkpoints import best_of, read_manifest, step_of
@@ -31,7 +32,7 @@ from clp_core.progress import report_progress
 from clp_core.provenance import PROVENANCE_FILE
 from clp_core.shards import Replacement
 from clp_core.target_files import TOKENIZER_COMPANIONS, check_loading
-from clp_core.tensors import DTYPES, TensorEntry, TensorRows, block_ranges, tensor_digest
+from clp_core.tensors import DTYPES, TensorEntry, TensorRows, all_finite, block_ranges, tensor_digest
 from clp_core.tokenizer_reading import TOKENIZER_FILES
 from clp_core.training_facts import CURVE_FILE, TRAINING_FILE, curve_csv, first_model, runs_behind
 from clp_core.workspace import REPORT_FILE, Workspace
@@ -73,7 +74,8 @@ def export(options: ExportOptions, workspace: Workspace) -> dict[str, Any]:
     """Write a checkpoint as a plain model folder and return what was written.
 
     Raises:
-        InputError: bad input, the output exists and ``overwrite`` is off, or a value does not fit the data type.
+        InputError: bad input, the output exists and ``overwrite`` is off, or a value is not finite or does not fit the
+            data type.
         ClpError: the written model did not pass the check.
     """
     began = time.perf_counter()
@@ -148,12 +150,15 @@ def write_model(checkpoint: Checkpoint, part: Path, dtypes: Mapping[str, str]) -
     """Write weights and configuration, reopen them, and compare.
 
     Raises:
-        InputError: a value does not fit its data type.
+        InputError: a value is not finite, or does not fit its data type.
         ClpError: what was written is not what it should be.
     """
     changed = {
         name: entry for name, entry in checkpoint.entries.items() if dtypes.get(name, entry.dtype) != entry.dtype
     }
+    for entry in checkpoint.entries.values():
+        if entry.name not in changed:  # the others are checked while they are rounded
+            finite_values(entry)
     new = {name: Replacement(dtypes[name], entry.shape, cast(entry, dtypes[name])) for name, entry in changed.items()}
     usual = dtypes[checkpoint.entry("input").name]
     written = checkpoint.write(part, new, config_in(checkpoint.config, CONFIG_NAMES[usual]))
@@ -192,16 +197,40 @@ def cast(entry: TensorEntry, dtype: str) -> Iterator[np.ndarray]:
     """Read a tensor in blocks, rounded to another data type.
 
     Raises:
-        InputError: a number is beyond what that type holds.
+        InputError: a number is not finite, or beyond what that type holds.
     """
     for block in blocks(entry):
         with np.errstate(over="ignore"):
             narrowed = block.astype(DTYPES[dtype])
-        if not np.isfinite(narrowed.astype(np.float32)).all():
+        if not all_finite(narrowed):
+            check_finite(entry, block)
             raise InputError(
                 f"{entry.name} holds numbers that {CONFIG_NAMES[dtype]} cannot; use --dtype bfloat16 or float32"
             )
         yield narrowed
+
+
+def finite_values(entry: TensorEntry) -> None:
+    """Refuse a tensor of floating-point numbers that holds NaN or infinity.
+
+    Raises:
+        InputError: it does.
+    """
+    for block in blocks(entry) if entry.dtype in DTYPES else ():
+        check_finite(entry, block)
+
+
+def check_finite(entry: TensorEntry, block: np.ndarray) -> None:
+    """Refuse a block of a tensor that holds NaN or infinity.
+
+    Raises:
+        InputError: it does.
+    """
+    if not all_finite(block):
+        raise NonFiniteError(
+            f"{entry.name} of {entry.path.parent.name} holds NaN or infinity: its training diverged or the file is "
+            "damaged; export an earlier checkpoint (--checkpoint STEP)"
+        )
 
 
 def config_in(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:

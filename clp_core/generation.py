@@ -21,6 +21,7 @@ from transformers import GenerationConfig, LogitsProcessorList, RepetitionPenalt
 from clp_core.answers import END_OF_TEXT, FAILED, LENGTH, REFUSED, STOPPED, GenerateOptions
 from clp_core.errors import InputError
 from clp_core.evaluation import check_tokenizer_fits, load_model
+from clp_core.finite import NonFiniteError, scores_error
 from clp_core.jobs.reasons import reason_of
 from clp_core.locate import locate, read_json
 from clp_core.prepared import max_positions
@@ -150,12 +151,20 @@ class Turns:
 class Witness:
     """Sees the scores of the next token as the model gives them, before penalty, temperature and cuts."""
 
-    def __init__(self) -> None:
-        """Begin without scores."""
+    def __init__(self, speaker: Speaker) -> None:
+        """Begin without scores of this model."""
+        self._speaker = speaker
         self._scores: torch.Tensor | None = None
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
-        """Keep the scores, ``[1, vocabulary]``; return them as they are."""
+        """Keep the scores, ``[1, vocabulary]``; return them as they are.
+
+        Raises:
+            NonFiniteError: they give no distribution. A score of minus infinity excludes its token and is allowed.
+        """
+        if not torch.isfinite(torch.logsumexp(scores.float(), dim=-1)).all():
+            reader = self._speaker.reader
+            raise scores_error(self._speaker.model, reader.name, reader.vocabulary)
         self._scores = scores
         return scores
 
@@ -180,7 +189,7 @@ class Answering:
         """Take what ``answer`` is given, and the model's number."""
         self._number, self._speaker, self._options = number, speaker, options
         self._tell, self._is_stopped, self._turns = tell, is_stopped, turns
-        self._witness = Witness()
+        self._witness = Witness(speaker)
         self._is_prompt = True
         self._n_tokens, self._last_id = 0, -1
         self._seconds, self._since = 0.0, 0.0
@@ -195,6 +204,8 @@ class Answering:
             end = {"stopped": self._generate()}
         except StoppedError:
             end = {"stopped": STOPPED}
+        except NonFiniteError as error:  # some text may have been written before
+            end = {"stopped": FAILED, "error": str(error)}
         except InputError as error:
             end = {"stopped": REFUSED, "error": str(error)}
         except Exception as error:

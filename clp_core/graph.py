@@ -95,13 +95,14 @@ def make_graph(prepared: Prepared, cache: Path, k: int = K) -> Graph:
     """Return the graph of a model's tokens, made once.
 
     Raises:
-        InputError: the model has fewer than two tokens.
+        InputError: the model has fewer than two tokens with finite rows.
     """
     found = find_graph(prepared, cache, k)
     if found is not None:
         return found
     if len(prepared.token_ids) < 2:
-        raise InputError(f"{prepared.meta['name']} has fewer than two tokens; there are no neighbours to find")
+        told = "; ".join([f"{prepared.meta['name']} has fewer than two tokens with finite rows", *prepared.warnings])
+        raise InputError(f"{told}; there are no neighbours to find")
     file = graph_file(prepared, cache, k)
     file.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{file}.lock"):
@@ -120,7 +121,7 @@ class Agreement:
     """How far two models of one tokenizer agree on each token's nearest neighbours (the paper's Figure 1).
 
     Attributes:
-        ids: the tokens, ascending, ``[n]``.
+        ids: the tokens with a finite row in both, ascending, ``[n]``.
         common: how many of its k nearest tokens are the same in both, ``[n]``.
         k: neighbours looked at.
     """
@@ -131,8 +132,14 @@ class Agreement:
 
     @classmethod
     def of(cls, first: Graph, second: Graph) -> Agreement:
-        """Compare two graphs on the tokens that both have."""
+        """Compare two graphs on the tokens that both have.
+
+        Raises:
+            InputError: there are none.
+        """
         ids = np.intersect1d(first.ids, second.ids)
+        if not len(ids):
+            raise InputError("no token has a finite row in both models; there is nothing to compare")
         k = min(first.near.shape[1], second.near.shape[1])
         own, other = (graph.near[np.searchsorted(graph.ids, ids)][:, :k] for graph in (first, second))
         common = np.zeros(len(ids), dtype=np.int32)

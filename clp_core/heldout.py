@@ -6,8 +6,9 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
+from clp_core.finite import CURE, NonFiniteError
 from clp_core.initializers.base import Context, Initializer
-from clp_core.tensors import Subset, block_ranges, mean_row
+from clp_core.tensors import Subset, block_ranges, mean_row, non_finite_rows
 
 HIDDEN_SHARE = 0.1
 
@@ -19,7 +20,8 @@ class HeldOut:
     Attributes:
         centred_cosine: mean over hidden tokens of ``cos(pred - c, true - c)``, c the mean row of the visible anchors;
             0 where a vector is zero. 1 is perfect, 0 is no better than knowing the mean.
-        relative_error: ``||pred - true||_F / ||true - c||_F``; below 1 is better than the mean row.
+        relative_error: ``||pred - true||_F / ||true - c||_F``; below 1 is better than the mean row. NaN where all
+            hidden rows equal their mean.
         hidden: number of hidden tokens.
     """
 
@@ -27,9 +29,10 @@ class HeldOut:
     relative_error: float
     hidden: int
 
-    def as_json(self) -> dict[str, float]:
-        """Return the scores for reports."""
-        return {key: value for key, value in asdict(self).items() if key != "hidden"}
+    def as_json(self) -> dict[str, float | None]:
+        """Return the scores for reports; ``None`` for one that is not finite, as JSON has no NaN."""
+        scores = {key: value for key, value in asdict(self).items() if key != "hidden"}
+        return {key: value if np.isfinite(value) else None for key, value in scores.items()}
 
 
 def hide(context: Context, seed: int, share: float = HIDDEN_SHARE, fold: int = 0) -> tuple[Context, np.ndarray]:
@@ -54,11 +57,20 @@ def score(
 
     Args:
         method: the method.
-        context: all anchors.
+        context: all anchors; their rows have to be finite.
         seed: of the choice of hidden anchors.
         share: of the anchors that is hidden at a time.
         folds: how often another part is hidden; the scores are means over the folds.
+
+    Raises:
+        InputError: a source row of an anchor, or one that the method predicts, is not finite.
     """
+    bad = non_finite_rows(context.needed_anchor_rows())
+    if len(bad):
+        raise NonFiniteError(
+            f"the source's rows of {len(bad):,} of {context.n_anchors:,} anchors are not finite (the first is target "
+            f"token {int(context.anchor_ids[bad[0]])}): {CURE}"
+        )
     found = [score_fold(method, context, *hide(context, seed, share, fold)) for fold in range(folds)]
     parts = [part for part in found if part is not None]
     if not parts:
@@ -79,6 +91,8 @@ def score_fold(method: Initializer, context: Context, visible: Context, hidden: 
     for part in block_ranges(len(hidden), width):
         true = truth.take(hidden[part]).astype(np.float64)
         predicted = fitted.rows(context.anchor_ids[hidden[part]]).astype(np.float64)
+        if not np.isfinite(predicted).all():
+            raise NonFiniteError("the method predicts rows that are not finite; choose another, such as linear")
         error += float(((predicted - true) ** 2).sum())
         predicted -= centre
         true -= centre

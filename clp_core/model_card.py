@@ -154,7 +154,9 @@ class Card:
         ]
         heldout = report["heldout"]
         if heldout["centred_cosine"] is not None:
-            scores = f"centred cosine {heldout['centred_cosine']:.3f}, relative error {heldout['relative_error']:.3f}"
+            scores = f"centred cosine {heldout['centred_cosine']:.3f}"
+            if heldout["relative_error"] is not None:
+                scores += f", relative error {heldout['relative_error']:.3f}"
             rows.append(("held-out anchors", scores))
         if (report.get("zero_step") or {}).get("bits_per_byte") is not None:
             rows.append(("bits per byte before training", f"{report['zero_step']['bits_per_byte']:.3f}"))

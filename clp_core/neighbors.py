@@ -10,7 +10,7 @@ from typing import Any
 import faiss
 import numpy as np
 
-from clp_core.tensors import RowSource, block_ranges
+from clp_core.tensors import ArrayRows, RowSource, block_ranges, non_finite_rows
 
 MOST_ON_GPU = 2048
 """Neighbours that FAISS finds on a GPU at the most; more are found on the CPU."""
@@ -29,7 +29,8 @@ def gpu_resources() -> Any:
 def unit(rows: np.ndarray) -> np.ndarray:
     """Return rows ``[n, d]`` scaled to length 1 as contiguous float32; rows of zeros, or not finite, become zero."""
     wide = np.ascontiguousarray(rows, dtype=np.float32)
-    norms = np.linalg.norm(wide, axis=1, keepdims=True)
+    with np.errstate(over="ignore", invalid="ignore"):
+        norms = np.linalg.norm(wide, axis=1, keepdims=True)
     return np.divide(wide, norms, out=np.zeros_like(wide), where=(norms > 0) & np.isfinite(norms))
 
 
@@ -128,6 +129,8 @@ class RowIndex:
             Cosines ``[q, k]`` float32 and token ids ``[q, k]`` int64.
         """
         k = min(k, len(self.ids))
+        if not k:
+            return np.zeros((len(queries), 0), dtype=np.float32), np.zeros((len(queries), 0), dtype=np.int64)
         queries = unit(queries)
         _, places = self.index.search(queries, min(k + SPARE, len(self.ids)))
         found = self.ids[places]
@@ -140,9 +143,15 @@ class RowIndex:
         return np.take_along_axis(cosines, order, 1), np.take_along_axis(found, order, 1)
 
     def neighbours(self, token_id: int, k: int) -> list[tuple[int, float]]:
-        """Return the k nearest tokens of a token, itself left out: id and cosine, best first; none without a row."""
+        """Return the k nearest tokens of a token, itself left out: id and cosine, best first.
+
+        A token without a row, or whose row is not finite, has none.
+        """
         if token_id >= self.rows.shape[0]:
             return []
-        cosines, found = self.nearest(self.rows.take(np.array([token_id])), k + 1)
+        row = self.rows.take(np.array([token_id]))
+        if len(non_finite_rows(ArrayRows(row))):
+            return []
+        cosines, found = self.nearest(row, k + 1)
         pairs = zip(found[0].tolist(), cosines[0].tolist(), strict=True)
         return [(i, cosine) for i, cosine in pairs if i != token_id][:k]

@@ -15,17 +15,18 @@ import numpy as np
 from filelock import FileLock
 
 from clp_core.axes import Axes
-from clp_core.checkpoint import Checkpoint
+from clp_core.checkpoint import SIDES, Checkpoint
+from clp_core.finite import CURE, rows_message
 from clp_core.folders import check_disk, fingerprint
 from clp_core.locate import read_json
 from clp_core.neighbors import RowIndex, write_index
 from clp_core.progress import report_progress
-from clp_core.tensors import DTYPES, ArrayRows, TensorRows, block_ranges, content_of
+from clp_core.tensors import DTYPES, ArrayRows, TensorRows, block_ranges, content_of, non_finite_rows
 from clp_core.vocabulary import Vocabulary
 from clp_core.workspace import Workspace
 
 META_FILE = "meta.json"
-VERSION = 3
+VERSION = 4
 """Raised where the files of a prepared model change; what an older version left is made again."""
 
 
@@ -35,7 +36,8 @@ class Prepared:
 
     Attributes:
         path: its folder in the cache.
-        meta: what is known of the model: folder, name, model_type, tied, dtype, width, n_parameters, content hash, ...
+        meta: what is known of the model: folder, name, model_type, tied, dtype, width, n_parameters, content hash,
+            ids of the tokens whose rows are not finite (``non_finite``, by side), ...
     """
 
     path: Path
@@ -64,8 +66,23 @@ class Prepared:
 
     @cached_property
     def token_ids(self) -> np.ndarray:
-        """Ids that hold a token and have a row, ascending."""
-        return token_ids(self.vocabulary, self.meta["rows"])
+        """Ids that hold a token and have a finite row, ascending: the only ones that can be compared."""
+        return np.setdiff1d(token_ids(self.vocabulary, self.meta["rows"]), self.non_finite("input"))
+
+    def non_finite(self, side: str = "input") -> np.ndarray:
+        """Return the ids of tokens whose row of the ``input`` or ``output`` embedding is not finite, ascending."""
+        own = "input" if self.meta["tied"] else side
+        return np.array(self.meta["non_finite"][own], dtype=np.int64)
+
+    @property
+    def warnings(self) -> list[str]:
+        """Rows that are not finite, by side; those of the input are left out of neighbours and layouts."""
+        return [
+            f"{rows_message(ids, side, self.meta['name'], self.vocabulary)}"
+            f"{' and left out' if side == 'input' else ''}: {CURE}"
+            for side in SIDES[: 1 if self.meta["tied"] else 2]
+            if len(ids := self.non_finite(side))
+        ]
 
     @cached_property
     def norms(self) -> np.ndarray:
@@ -89,7 +106,7 @@ class Prepared:
 
 
 def token_ids(vocabulary: Vocabulary, n_rows: int) -> np.ndarray:
-    """Return the ids that hold a token and have a row, ascending."""
+    """Return the ids that hold a token and have a row, finite or not, ascending."""
     return np.array([i for i, token in enumerate(vocabulary.tokens[:n_rows]) if token is not None], dtype=np.int64)
 
 
@@ -118,7 +135,9 @@ def prepare(folder: Path, cache: Path) -> Prepared:
             for side, rows in matrices.items():
                 report_progress(f"reading the {side} rows", 0.1)
                 save_rows(rows, part / f"{side}.npy")
-            derive(matrices["input"], token_ids(vocabulary, matrices["input"].shape[0]), part)
+            tokens = token_ids(vocabulary, matrices["input"].shape[0])
+            non_finite = {side: non_finite_rows(rows, tokens) for side, rows in matrices.items()}
+            derive(matrices["input"], np.setdiff1d(tokens, non_finite["input"]), part)
             (part / "tokenizer.json").write_text(vocabulary.serialized, encoding="utf-8")
             roles = {f"{role}_token": vocabulary.tokens[i] for role, i in vocabulary.roles.items()}
             (part / "roles.json").write_text(json.dumps(roles | {"chat_template": vocabulary.has_chat_template}))
@@ -135,6 +154,7 @@ def prepare(folder: Path, cache: Path) -> Prepared:
                 "n_parameters": checkpoint.n_parameters,
                 "positions": max_positions(config),
                 "content": content_of(matrices["input"]),
+                "non_finite": {side: ids.tolist() for side, ids in non_finite.items()},
             }
             (part / META_FILE).write_text(json.dumps(meta, indent=1))
             if (cache / name).exists():
@@ -163,7 +183,8 @@ def derive(rows: TensorRows, ids: np.ndarray, folder: Path) -> None:
     places = np.zeros((rows.shape[0], 2), dtype=np.float32)
     for part in block_ranges(*rows.shape):
         block = rows.take(np.arange(part.start, part.stop))
-        norms[part] = np.linalg.norm(block, axis=1)
+        with np.errstate(over="ignore", invalid="ignore"):
+            norms[part] = np.linalg.norm(block, axis=1)
         places[part] = axes.place(block)
     for name, array in (("norms", norms), ("pca", places), ("axes", axes.values)):
         np.save(folder / f"{name}.npy", array)

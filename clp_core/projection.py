@@ -117,11 +117,12 @@ def project(
         from the cache (where PCA always lies).
 
     Raises:
-        InputError: the model has fewer than three tokens.
+        InputError: the model has fewer than three tokens with finite rows.
     """
     vocabulary, ids = prepared.vocabulary, prepared.token_ids
     if len(ids) < 3:
-        raise InputError(f"{vocabulary.name} has only {len(ids)} tokens; there is nothing to lay out")
+        told = "; ".join([f"{vocabulary.name} has only {len(ids)} tokens with finite rows", *prepared.warnings])
+        raise InputError(f"{told}; there is nothing to lay out")
     layout = find_layout(prepared, method, cache, settings)
     is_cached = layout is not None
     if layout is None:
@@ -191,11 +192,13 @@ class Movement:
     """How far the rows of a model moved in training.
 
     Attributes:
+        ids: the tokens whose rows are finite before and after, ascending, ``[n]``.
         cosines: between each token's row before and after, ``[n]``.
         places: x before, y before, x after, y after on the principal axes of the rows before, float32 ``[n, 4]``.
         norm_ratio: length after over length before, ``[n]``.
     """
 
+    ids: np.ndarray
     cosines: np.ndarray
     places: np.ndarray
     norm_ratio: np.ndarray
@@ -205,12 +208,15 @@ class Movement:
         """Compare the input rows of two models of one tokenizer, token by token.
 
         Raises:
-            InputError: their tokenizers or widths differ.
+            InputError: their tokenizers or widths differ, or no row is finite in both.
         """
         check_same_tokens(before.vocabulary, after.vocabulary)
         if before.meta["width"] != after.meta["width"]:
             raise InputError(f"{before.meta['name']} and {after.meta['name']} have rows of different widths")
-        ids, rows = before.token_ids, [prepared.rows("input") for prepared in (before, after)]
+        ids = np.intersect1d(before.token_ids, after.token_ids)
+        rows = [prepared.rows("input") for prepared in (before, after)]
+        if not len(ids):
+            raise InputError("; ".join(["no token has a finite row before and after", *after.warnings]))
         cosines, places = np.zeros(len(ids)), np.zeros((len(ids), 4), np.float32)
         places[:, :2] = before.pca[ids]
         for part in block_ranges(len(ids), before.meta["width"]):
@@ -218,8 +224,8 @@ class Movement:
             cosines[part] = np.einsum("nd,nd->n", unit(old), unit(new))
             places[part, 2:] = before.axes.place(new)
         ratio = after.norms[ids] / np.maximum(before.norms[ids], 1e-12)
-        return cls(cosines, places, ratio)
+        return cls(ids, cosines, places, ratio)
 
     def furthest(self, n: int) -> np.ndarray:
-        """Return the places of the n tokens that turned most, furthest first."""
+        """Return the places among ``ids`` of the n tokens that turned most, furthest first."""
         return np.argsort(self.cosines, kind="stable")[:n]

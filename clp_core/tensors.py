@@ -110,6 +110,29 @@ def row_blocks(rows: RowSource, block_bytes: int = BLOCK_BYTES) -> Iterator[tupl
         yield part, rows.take(np.arange(part.start, part.stop))
 
 
+def non_finite_rows(rows: RowSource, ids: np.ndarray | None = None, block_bytes: int = BLOCK_BYTES) -> np.ndarray:
+    """Find the rows that hold NaN or infinity, or whose squared length overflows float32.
+
+    The rows are read block by block, so memory does not grow with the matrix.
+
+    Args:
+        rows: ``[n_rows, d]``.
+        ids: the rows to check, ascending, ``[n]``; all of them by default.
+        block_bytes: size of a block of float32.
+
+    Returns:
+        The indices among ``ids``, ascending, int64.
+    """
+    checked = np.arange(rows.shape[0]) if ids is None else np.asarray(ids, dtype=np.int64)
+    found = [np.zeros(0, dtype=np.int64)]
+    for part in block_ranges(len(checked), rows.shape[1], block_bytes):
+        with np.errstate(over="ignore", invalid="ignore"):  # float64 rows may overflow when they are read as float32
+            block = rows.take(checked[part])
+            squares = np.einsum("nd,nd->n", block, block)
+        found.append(checked[part][~np.isfinite(squares)])
+    return np.concatenate(found)
+
+
 def mean_row(rows: RowSource) -> np.ndarray:
     """Return the mean of all rows, float64 ``[width]``, summed block by block; zeros where there are none."""
     total = np.zeros(rows.shape[1])

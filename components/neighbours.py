@@ -11,6 +11,7 @@ import streamlit as st
 
 from clp_core.method_rows import MethodRows
 from clp_core.prepared import Prepared
+from clp_core.tensors import ArrayRows, non_finite_rows
 from components.messages import number, plain
 from components.models import Pair, folder_of, prepared_or_offer, prepared_or_stop, workspace
 from components.targets import last_comparison
@@ -76,6 +77,7 @@ def show_all_neighbours(pair: Pair, token_id: int, source_id: int | None, target
     if trained:
         with columns[3]:
             after = prepared_or_offer(trained)
+    warn_of_rows(written, after)
     row = row_of(written, token_id)
     asks: dict[int, tuple[str, Prepared, np.ndarray, int]] = {}
     if (own := row_of(helper, token_id)) is not None:
@@ -95,7 +97,12 @@ def show_all_neighbours(pair: Pair, token_id: int, source_id: int | None, target
         columns[place].markdown(f"**{title}**")
         table, alt = token_table(base, pairs), f"Nearest tokens, {title}"
         columns[place].dataframe(table, hide_index=True, column_config={"cosine": COSINE}, alt=alt)
-    if 1 not in asks:
+    models = [(helper, token_id), (source, source_id), (written, token_id), (after, token_id)]
+    not_finite = [place for place, (model, i) in enumerate(models) if place not in asks and is_not_finite(model, i)]
+    for place in not_finite:
+        columns[place].markdown(f"**{('helper', 'source', 'target', 'after training')[place]}**")
+        columns[place].caption("The row of this token is not finite, so it has no neighbours.")
+    if 1 not in asks and 1 not in not_finite:
         columns[1].markdown("**source**")
         columns[1].caption("The source does not have this token, and no target with a row for it is written yet.")
     if not target:
@@ -104,10 +111,22 @@ def show_all_neighbours(pair: Pair, token_id: int, source_id: int | None, target
 
 
 def row_of(prepared: Prepared | None, token_id: int) -> np.ndarray | None:
-    """Return the input row of a token, ``[D]``, or ``None`` where the model has none."""
-    if prepared is None or token_id >= prepared.meta["rows"]:
+    """Return the input row of a token, ``[D]``, or ``None`` where the model has none or it is not finite."""
+    if prepared is None or token_id >= prepared.meta["rows"] or is_not_finite(prepared, token_id):
         return None
     return prepared.rows("input").take(np.array([token_id]))[0]
+
+
+def warn_of_rows(*models: Prepared | None) -> None:
+    """Name the rows of models that are not finite; neighbours and layouts leave them out."""
+    for prepared in models:
+        for warning in prepared.warnings if prepared is not None else []:
+            st.warning(plain(warning), icon=":material/warning:")
+
+
+def is_not_finite(prepared: Prepared | None, token_id: int | None) -> bool:
+    """Say whether a token has an input row that is not finite, so that it has no neighbours."""
+    return prepared is not None and token_id is not None and token_id in prepared.non_finite()
 
 
 @st.fragment
@@ -128,7 +147,9 @@ def show_methods(pair: Pair, token_id: int) -> None:
     source = prepared_or_stop(pair.source)
     made = (kept.folder / "methods.json").stat().st_mtime_ns
     key = f"{kept.folder.name}-{token_id}-{made}-{source.path.name}"
-    cosines, ids = nearest_rows(key, PER_METHOD, np.stack([row.row for row in rows]), source)
+    queries = np.stack([row.row for row in rows])
+    cosines, ids = nearest_rows(key, PER_METHOD, queries, source)
+    bad = set(non_finite_rows(ArrayRows(queries)).tolist())  # too large for the half precision in which they are kept
     shown = source.vocabulary.shown
     table = pd.DataFrame(
         [
@@ -136,11 +157,11 @@ def show_methods(pair: Pair, token_id: int) -> None:
                 row.method,
                 None if np.isnan(row.n_eff) else row.n_eff,
                 row.norm_ratio,
-                float(near_cosines[0]),
-                "  ".join(shown(i) for i in near.tolist()),
+                None if place in bad else float(near_cosines[0]),
+                "(row not finite)" if place in bad else "  ".join(shown(i) for i in near.tolist()),
                 "  ".join(f"{shown(i)} {weight:.3f}" for i, weight in row.anchors),
             )
-            for row, near, near_cosines in zip(rows, ids, cosines, strict=True)
+            for place, (row, near, near_cosines) in enumerate(zip(rows, ids, cosines, strict=True))
         ],
         columns=["method", "n_eff", "norm ratio", "cosine", "nearest source tokens to the row", "heaviest anchors"],
     )

@@ -275,7 +275,8 @@ def movement_of(key: str, _before: Prepared, _after: Prepared) -> Movement:
 def show_movement(space: Space, moved: Movement) -> None:
     """Show the tokens whose rows turned most in training."""
     places = moved.furthest(MOVERS)
-    ids = space.prepared.token_ids[places]
+    ids = moved.ids[places]
+    status = space.points.set_index("id")["status"]
     st.markdown(
         f"**The {number(len(ids))} rows that turned most in training**, of {number(len(moved.cosines))}; the median "
         f"row has a cosine of {number(float(np.median(moved.cosines)), 4)} to what it was."
@@ -284,7 +285,7 @@ def show_movement(space: Space, moved: Movement) -> None:
         {
             "token": [space.vocabulary.shown(i) for i in ids.tolist()],
             "id": ids,
-            "status": space.points["status"].to_numpy()[places],
+            "status": status.loc[ids].to_numpy(),
             "cosine to before": moved.cosines[places],
             "length over before": moved.norm_ratio[places],
         }

@@ -170,7 +170,11 @@ def show_formula(
     is_cheap = explanation.n_anchors * width <= AT_ONCE
     if not (is_cheap or st.button("Make this row again from its weights", icon=":material/calculate:")):
         return
-    again = explainer.recompute(explanation.id, source.rows("input"), target().rows("input"))
+    try:
+        again = explainer.recompute(explanation.id, source.rows("input"), target().rows("input"))
+    except InputError as error:
+        st.error(plain(str(error)), icon=":material/error:")
+        return
     if again is None:
         st.caption("Not all weights of this row are known here, so it cannot be made again from them.")
     elif explanation.source_id is not None:

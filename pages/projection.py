@@ -6,6 +6,7 @@ import streamlit as st
 from components.messages import number, plain, question
 from components.models import choose_model, models, pair_bar, prepared_or_offer
 from components.navigation import kept, opened_by_app, remember
+from components.neighbours import warn_of_rows
 from components.projection_view import (
     COLUMNS,
     MOVERS,
@@ -77,9 +78,11 @@ with head:
         + ".",
     )
 
+warn_of_rows(space.prepared)
 moved = None
 if arrows and can_move:
     trained = prepared_or_offer(after)
+    warn_of_rows(trained)
     if trained is not None:
         moved = movement_of(f"{space.prepared.path.name}-{trained.path.name}", space.prepared, trained)
 columns = st.columns(2) if beside != NOTHING else [st.container()]
@@ -91,6 +94,7 @@ if beside != NOTHING:
     with columns[1]:
         other = open_space(pair, beside, method)
         if other is not None:
+            warn_of_rows(other.prepared)
             ids = selected["id"].to_numpy() if len(selected) <= len(space.points) // 4 else np.zeros(0, np.int64)
             same = same_tokens(other, space.vocabulary, ids)
             twin = same_tokens(other, space.vocabulary, np.array([token_id] if token_id is not None else [], int))

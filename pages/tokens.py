@@ -9,7 +9,7 @@ from components.health import show_health
 from components.messages import question
 from components.models import pair_bar, pair_overlap, prepared_or_stop
 from components.navigation import kept, one_of, opened_by_app, remember
-from components.neighbours import show_all_neighbours, show_methods
+from components.neighbours import show_all_neighbours, show_methods, warn_of_rows
 from components.targets import before_and_after, explainer_of, targets_of
 from components.token_view import (
     SHOWN_ANCHORS,
@@ -80,6 +80,7 @@ if one.open:
                 st.page_link("pages/transfer.py", label="Open Transfer", icon=":material/arrow_forward:")
         st.subheader("Nearest neighbours")
         st.caption("By cosine of the input embeddings, exact; the token itself is left out.")
+        warn_of_rows(source, helper)
         before, after = before_and_after(targets, entry)
         show_all_neighbours(pair, token_id, source_id, before, after)
         st.subheader("The same token under every method")
