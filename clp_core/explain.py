@@ -179,7 +179,7 @@ class Explainer:
             name for name in pq.read_schema(folder / PROVENANCE_FILE).names if name not in (*ANCHOR_COLUMNS, "bytes")
         ]
         table = pd.read_parquet(folder / PROVENANCE_FILE, columns=columns)
-        return cls(folder, report, table, Vocabulary.open(folder), helper_rows)
+        return cls(folder, report, table, Vocabulary.open(folder, apart=True), helper_rows)
 
     @cached_property
     def anchor_ids(self) -> np.ndarray:
@@ -341,7 +341,7 @@ class Explainer:
     @cached_property
     def _source_vocabulary(self) -> Vocabulary | None:
         folder = Path(self.report["source"])
-        return Vocabulary.open(folder) if folder.is_dir() else None
+        return Vocabulary.open(folder, apart=True) if folder.is_dir() else None
 
     def _anchors(
         self, ids: Iterable[int], sources: Iterable[int], weights: Iterable[float], cosines: Iterable[float]
