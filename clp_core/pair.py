@@ -13,6 +13,7 @@ import numpy as np
 from clp_core.checkpoint import Checkpoint
 from clp_core.devices import Device, device_named
 from clp_core.errors import InputError
+from clp_core.finite import check_rows
 from clp_core.initializers import INITIALIZERS
 from clp_core.initializers.base import Context, Vectors
 from clp_core.overlap import Overlap
@@ -21,7 +22,7 @@ from clp_core.pieces import SourcePieces
 from clp_core.rows import RowPlan
 from clp_core.shards import read_ahead
 from clp_core.static_vectors import read_vectors
-from clp_core.tensors import JoinedRows, RowSource, Subset, block_ranges
+from clp_core.tensors import JoinedRows, RowSource, Subset
 from clp_core.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -182,21 +183,12 @@ def check_finite(model: Checkpoint, what: str, vocabulary: Vocabulary) -> None:
         vocabulary: its vocabulary; rows beyond its ids are not looked at.
 
     Raises:
-        InputError: they do; the first such row is named.
+        InputError: they do; the first such rows are named.
     """
-    sides = model.sides if what == "source" else ("input",)
-    for side in sides:
+    for side in model.sides if what == "source" else ("input",):
         rows = model.rows(side)
-        n_rows = min(vocabulary.n_ids, rows.shape[0])
-        for part in block_ranges(n_rows, rows.shape[1]):
-            bad = np.flatnonzero(~np.isfinite(rows.take(np.arange(part.start, part.stop))).all(axis=1))
-            if len(bad):
-                row = part.start + int(bad[0])
-                raise InputError(
-                    f"{side} row {row} ({vocabulary.shown(row)!r}) of the {what} {model.folder} is not finite (NaN or "
-                    "infinity): its training has diverged, or the file is damaged; take an earlier checkpoint of it, "
-                    "or fetch it again"
-                )
+        ids = np.arange(min(vocabulary.n_ids, rows.shape[0]))
+        check_rows(rows, ids, side, f"the {what} {model.folder}", vocabulary)
 
 
 def pair_warnings(overlap: Overlap, n_source: int, n_helper: int, beyond: int) -> list[str]:

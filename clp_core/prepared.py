@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,9 @@ class Prepared:
     def vocabulary(self) -> Vocabulary:
         """The tokenizer's vocabulary."""
         serialized = (self.path / "tokenizer.json").read_text(encoding="utf-8")
-        return Vocabulary.parse(serialized, read_json(self.path / "roles.json"), self.meta["name"])
+        found = Vocabulary.parse(serialized, read_json(self.path / "roles.json"), self.meta["name"])
+        kept = dict(self.meta["tokenizer"])
+        return replace(found, warnings=tuple(kept.pop("warnings")), **kept)
 
     def rows(self, side: str = "input") -> ArrayRows:
         """Return the rows of the ``input`` or ``output`` embedding, memory-mapped, in the checkpoint's data type."""
@@ -154,6 +156,11 @@ def prepare(folder: Path, cache: Path) -> Prepared:
                 "n_parameters": checkpoint.n_parameters,
                 "positions": max_positions(config),
                 "content": content_of(matrices["input"]),
+                "tokenizer": {
+                    "warnings": list(vocabulary.warnings),
+                    "differs": vocabulary.differs,
+                    "splits_special_tokens": vocabulary.splits_special_tokens,
+                },
                 "non_finite": {side: ids.tolist() for side, ids in non_finite.items()},
             }
             (part / META_FILE).write_text(json.dumps(meta, indent=1))

@@ -54,6 +54,9 @@ FIXED_LINES = (
     "日本語のテキスト и немного кириллицы, كلمات عربية, हिन्दी",
     "emoji 🦊🏔️ and \u200bzero width",
 )
+AS_IT_IS = {"padding": False, "truncation": False, "verbose": False}
+"""How transformers' tokenizers are called to compare them: nothing is cut, nothing filled up."""
+
 NAMES_SHOWN = 5
 KEPT_READINGS = 16
 NAME = "{name}"
@@ -432,8 +435,8 @@ class Differences:
         unlike = [token for token in {**ours, **others} if ours.get(token) != others.get(token)]
         return cls(
             lines=len(lines),
-            plain=unequal(own_plain, theirs(lines, add_special_tokens=False)["input_ids"]),
-            special=unequal(own_mixed, theirs(mixed)["input_ids"]),
+            plain=unequal(own_plain, theirs(lines, add_special_tokens=False, **AS_IT_IS)["input_ids"]),
+            special=unequal(own_mixed, theirs(mixed, **AS_IT_IS)["input_ids"]),
             tokens=tuple(unlike),
             largest=max(others.values(), default=-1),
             sentencepiece=sentencepiece_differences(tokenizer, model) if model is not None else 0,

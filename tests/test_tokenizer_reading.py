@@ -293,5 +293,5 @@ def test_row_that_is_not_finite_is_named(tmp_path, tokenizers, side):
     model = AutoModelForCausalLM.from_pretrained(folders[side])
     model.get_input_embeddings().weight.data[123, 2] = np.inf
     model.save_pretrained(folders[side])
-    with pytest.raises(InputError, match=rf"row 123 .* of the {side}"):
+    with pytest.raises(InputError, match=rf"row 123 .* of the input embedding of the {side}"):
         transfer(TransferOptions(str(folders["source"]), str(folders["helper"]), str(tmp_path / "target")))
