@@ -5,9 +5,8 @@ Two styles, both byte-pair encodings without unknown text:
 * ``byte-level``, as GPT-2, Llama 3 and Qwen have it: every character is written in the bytes of its UTF-8;
 * ``sentencepiece``, as Llama 2 and Gemma have it: characters stand for themselves, rare ones fall back to their bytes.
 
-Both cut a text into words before anything is merged: letters with their combining marks, numbers, and everything else,
-each with the blank before it. GPT-2's own rule cuts words at combining marks, which breaks up most scripts of India.
-Unigram is not offered: the trainer in ``tokenizers`` gives other scores in every run and has no byte fallback.
+Both divide a text as ``pre_tokens`` describes before anything is merged. Unigram is not offered: the trainer in
+``tokenizers`` gives other scores in every run and has no byte fallback.
 
 Nothing is normalised by default, so every text comes back byte for byte; text that writes the same letter in two ways
 is told, and ``nfc`` reads both alike. The same text and options give the same tokenizer.json, byte for byte.
@@ -30,10 +29,12 @@ from clp_core.folders import refuse_if_inside
 from clp_core.jobs.job import Job
 from clp_core.jobs.submit import submit_command
 from clp_core.locate import locate
+from clp_core.native_code import ended_by_signals
 from clp_core.output_folder import LOCK_FILE, partial_folder, restore_replaced, take_name
 from clp_core.overlap import Overlap
+from clp_core.pre_tokens import LONGEST_RUN, CutCounter, splitter
 from clp_core.progress import report_progress
-from clp_core.target_files import lines_read_otherwise
+from clp_core.target_files import lines_read_otherwise, portable_tokenizer_config
 from clp_core.text_overlap import TokenizerFigures, measure_text
 from clp_core.text_survey import Survey
 from clp_core.tokenizer_options import END_OF_TEXT, N_BYTES, TokenizerOptions
@@ -49,8 +50,6 @@ VOCAB_SIZES = ((1e6, 4096), (10e6, 8192), (100e6, 16384), (math.inf, 32768))
 
 MIXED_SHARE = 0.001
 RAW_IS_POOR = 0.8
-LETTERS = r"\p{L}\p{M}\x{200C}\x{200D}"
-WORDS = rf"BLANK?[{LETTERS}]+|BLANK?\p{{N}}+|BLANK?[^\s{LETTERS}\p{{N}}BLANK]+|\s+(?!\S)|\s+|BLANK"
 
 
 @dataclass(frozen=True)
@@ -100,13 +99,17 @@ class Recipe:
             )
         return cls(style, size, tuple(special), tuple(alphabet), options)
 
+    @property
+    def blank(self) -> str:
+        """The character that stands for a blank when pre-tokens are cut."""
+        return " " if self.style == "byte-level" else WORD_START
+
     def train(self, documents: Iterator[str]) -> Tokenizer:
-        """Train the tokenizer on documents."""
-        from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+        """Train the tokenizer on documents; SIGTERM and Ctrl+C end the process meanwhile, as nothing is written yet."""
+        from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
         is_bytes = self.style == "byte-level"
-        words = Regex(WORDS.replace("BLANK", " " if is_bytes else WORD_START))
-        parts: list[Any] = [pre_tokenizers.Split(words, "isolated")]
+        parts: list[Any] = [splitter(self.blank)]
         if self.options.split_digits:
             parts.append(pre_tokenizers.Digits(individual_digits=True))
         special = list(self.special)
@@ -131,7 +134,8 @@ class Recipe:
             limit_alphabet=len(self.alphabet),
             show_progress=False,
         )
-        tokenizer.train_from_iterator(documents, trainer)
+        with ended_by_signals():
+            tokenizer.train_from_iterator(documents, trainer)
         return tokenizer if is_bytes else with_plain_bytes(tokenizer)
 
     def write(self, tokenizer: Tokenizer, folder: Path) -> None:
@@ -144,6 +148,7 @@ class Recipe:
         if self.style == "sentencepiece":
             roles["unk_token"] = UNKNOWN
         PreTrainedTokenizerFast(tokenizer_object=tokenizer, **roles).save_pretrained(folder)
+        portable_tokenizer_config(folder)
 
 
 def with_plain_bytes(tokenizer: Tokenizer) -> Tokenizer:
@@ -183,7 +188,8 @@ def train_tokenizer(options: TokenizerOptions) -> dict[str, Any]:
         style = "sentencepiece" if source is not None and source.family == "sentencepiece" else "byte-level"
     survey = Survey.of(texts, count_characters=style == "sentencepiece")
     recipe = Recipe.of(options, style, survey, source)
-    tokenizer = recipe.train(survey.training(texts))
+    counter = CutCounter(recipe.blank)
+    tokenizer = recipe.train(counter.watch(survey.training(texts)))
     output.parent.mkdir(parents=True, exist_ok=True)
     with partial_folder(output) as part:
         recipe.write(tokenizer, part)
@@ -191,8 +197,8 @@ def train_tokenizer(options: TokenizerOptions) -> dict[str, Any]:
         vocabulary = Vocabulary.open(part, output.name)
         if lines_read_otherwise(part, vocabulary):
             raise ClpError("AutoTokenizer reads the new tokenizer otherwise than it was trained; it is not kept")
-        report = report_of(recipe, survey, vocabulary, source) | {"seconds": round(time.monotonic() - began, 2)}
-        report = {"output": str(output), **report}
+        report = report_of(recipe, survey, vocabulary, source, counter.cuts)
+        report = {"output": str(output), **report, "seconds": round(time.monotonic() - began, 2)}
         (part / TOKENIZER_REPORT_FILE).write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
         restore_replaced(output)
         check_place(output, options.overwrite)
@@ -222,8 +228,18 @@ def check_place(output: Path, overwrite: bool) -> None:
         raise InputError(f"{output} exists and is kept; choose another --output, or add --overwrite")
 
 
-def report_of(recipe: Recipe, survey: Survey, vocabulary: Vocabulary, source: Vocabulary | None) -> dict[str, Any]:
-    """Return the figures of a new tokenizer, beside the source's where there is one, and what to know of them."""
+def report_of(
+    recipe: Recipe, survey: Survey, vocabulary: Vocabulary, source: Vocabulary | None, cuts: int
+) -> dict[str, Any]:
+    """Measure a new tokenizer, beside the source's where there is one, with warnings.
+
+    Args:
+        recipe: how it was trained.
+        survey: the first reading of the text.
+        vocabulary: the new tokenizer.
+        source: the source's vocabulary.
+        cuts: how often a run of the training text was cut for its length.
+    """
     report_progress("measuring the tokenizer")
     text = survey.measured_text
     own = TokenizerFigures.of(vocabulary, text)
@@ -239,6 +255,12 @@ def report_of(recipe: Recipe, survey: Survey, vocabulary: Vocabulary, source: Vo
             f"{survey.mixed:,} of {survey.documents:,} documents write letters in parts (not NFC), and the tokenizer "
             "learns both spellings; --normalization nfc reads them alike"
         )
+    if cuts:
+        warnings.append(
+            f"the text has runs of more than {LONGEST_RUN} letters, digits or signs without a blank; they are cut "
+            f"{cuts:,} times, every {LONGEST_RUN} characters, in training and in use. Check that its blanks were not "
+            "lost, or that it is not data such as base64"
+        )
     compared = None
     if source is not None:
         compared, told = compare_with(source, vocabulary, text, own)
@@ -252,6 +274,7 @@ def report_of(recipe: Recipe, survey: Survey, vocabulary: Vocabulary, source: Vo
         "end_of_text": recipe.special[0],
         "documents": survey.documents,
         "bytes": survey.bytes,
+        "cuts": cuts,
         "source": compared,
         "options": asdict(options),
         "content": vocabulary.content,

@@ -1,9 +1,13 @@
 """Tokenizers trained here: the same every time, without unknown text, measured on what they have not seen."""
 
+import itertools
 import json
 import os
+import random
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from support.commands import refused, result_of
@@ -11,7 +15,9 @@ from support.commands import refused, result_of
 from clp_core import tokenizer_training
 from clp_core.documents import Texts
 from clp_core.errors import ClpError, InputError
+from clp_core.native_code import ended_by_signals
 from clp_core.overlap import Overlap
+from clp_core.pre_tokens import LONGEST_RUN
 from clp_core.tokenizer_options import TokenizerOptions
 from clp_core.tokenizer_training import train_tokenizer
 from clp_core.vocabulary import Vocabulary
@@ -62,6 +68,8 @@ def test_folder_opens_with_transformers_and_gives_every_text_back(tmp_path, germ
     report = train(german, tmp_path / "made", vocab_size=2000, style=style)
     opened = AutoTokenizer.from_pretrained(tmp_path / "made")
     vocabulary = Vocabulary.open(tmp_path / "made")
+    config = json.loads((tmp_path / "made" / "tokenizer_config.json").read_text())
+    assert config["tokenizer_class"] == "PreTrainedTokenizerFast"  # transformers 4 knows no TokenizersBackend
     assert (len(opened), vocabulary.size, report["size"]) == (2000, 2000, 2000)
     assert vocabulary.family == style
     assert vocabulary.roles["eos"] == vocabulary.roles["bos"] == opened.eos_token_id
@@ -216,3 +224,95 @@ def test_bad_option_is_named_with_its_cure(tmp_path, texts, given, told):
 def test_folder_that_holds_the_text_is_no_output(texts):
     with pytest.raises(InputError, match="holds more than a tokenizer"):
         train(texts[0], texts[0].parent, overwrite=True)
+
+
+def long_runs():
+    """Lines without blanks, of letters, marks, numbers, signs and white space, and of all of them."""
+    rng = random.Random(0)
+    runs = ["".join(rng.choice(characters) for _ in range(1500)) for characters in
+            ("abcdef", "कखग\u093f\u094d", "0123456789", "=-_+", " ", "\t\u3000 ", "漢字仮名", "ab1-漢 ")]  # fmt: skip
+    return [f"x{run}y" for run in runs]
+
+
+@pytest.mark.parametrize("style", ["byte-level", "sentencepiece"])
+def test_runs_without_blanks_are_bounded_and_come_back(tmp_path, german, style):
+    from transformers import AutoTokenizer
+
+    runs = long_runs()
+    text = written(tmp_path, "runs.txt", [*Texts.open([german]), *runs])
+    train(text, tmp_path / "made", vocab_size=3000, style=style)
+    opened = AutoTokenizer.from_pretrained(tmp_path / "made")
+    for run in runs:
+        assert opened.decode(opened(run, add_special_tokens=False)["input_ids"]) == run
+        assert max(map(len, opened.tokenize(run))) <= LONGEST_RUN + 1
+    if style == "sentencepiece":
+        return
+    # A bounded run is read as its parts are, each for itself.
+    for run in (runs[0], runs[2], runs[3], runs[6]):
+        parts = [run[1:-1][i : i + LONGEST_RUN] for i in range(0, len(run) - 2, LONGEST_RUN)]
+        alone = [opened(part, add_special_tokens=False)["input_ids"] for part in parts]
+        assert opened(run[1:-1], add_special_tokens=False)["input_ids"] == list(itertools.chain(*alone))
+
+
+@pytest.mark.parametrize("style", ["byte-level", "sentencepiece"])
+def test_cuts_of_long_runs_are_counted_and_reported(tmp_path, german, style):
+    lines = list(Texts.open([german]))
+    longest = " ".join(["a" * LONGEST_RUN, "ß" * LONGEST_RUN])
+    report = train(written(tmp_path, "none.txt", [*lines, longest]), tmp_path / "none", vocab_size=1000, style=style)
+    assert report["cuts"] == 0
+    assert not any("blank" in warning for warning in report["warnings"])
+    runs = ["b" * (3 * LONGEST_RUN + 1), "und " + "漢" * (LONGEST_RUN + 1) + " Rest", "=" * (2 * LONGEST_RUN)]
+    report = train(written(tmp_path, "some.txt", [*runs, *lines]), tmp_path / "some", vocab_size=1000, style=style)
+    assert report["cuts"] == 3 + 1 + 1
+    assert any("5 times" in warning and f"{LONGEST_RUN} characters" in warning for warning in report["warnings"])
+
+
+def test_ordinary_text_is_read_as_by_the_same_tokenizer_without_a_bound(tmp_path, german):
+    from tokenizers import Tokenizer
+
+    train(german, tmp_path / "made", vocab_size=2000)
+    content = (tmp_path / "made" / "tokenizer.json").read_text()
+    bound = f"{{1,{LONGEST_RUN}}}"
+    assert content.count(bound) == 5
+    bounded, unbounded = Tokenizer.from_str(content), Tokenizer.from_str(content.replace(bound, "+"))
+    lines = [*Texts.open([german]), HINDI, "two  blanks, a\ttab \n\n end  "]
+    assert [e.ids for e in bounded.encode_batch(lines)] == [e.ids for e in unbounded.encode_batch(lines)]
+
+
+def test_signals_end_native_code_and_are_handled_again_behind_it():
+    def handler(number, frame):
+        raise AssertionError
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        signal.signal(signal.SIGTERM, handler)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        with ended_by_signals():
+            assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+            assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+        assert signal.getsignal(signal.SIGTERM) is handler
+    finally:
+        for number, kept in before.items():
+            signal.signal(number, kept)
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_training_ends_at_once_on_a_signal_and_leaves_nothing(tmp_path, number):
+    rng = random.Random(0)
+    lines = [f"{rng.getrandbits(1000):x}".translate(str.maketrans("0123456789", "ghijklmnop")) for _ in range(30_000)]
+    text = written(tmp_path, "random.txt", lines)  # learning the merges of 7.5 MB takes half a minute
+    command = [sys.executable, "-m", "clp_core", "tokenizer", "--text", str(text), "--vocab-size", "40000"]
+    process = subprocess.Popen(
+        [*command, "--output", str(tmp_path / "out" / "made")], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
+    )
+    with process:
+        try:
+            assert any(b"learning the merges" in line for line in process.stderr)
+            time.sleep(1.0)  # until the last batch of the text is read
+            assert process.poll() is None
+            process.send_signal(number)
+            assert process.wait(5) == -number
+        finally:
+            process.kill()
+    assert sorted(tmp_path.iterdir()) == [text]
