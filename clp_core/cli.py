@@ -73,6 +73,7 @@ def overlap(
     tokenizers: Annotated[list[str], typer.Argument(help="two or more tokenizers: folders or Hub ids; source first")],
     match: Annotated[str, typer.Option(help="raw (token strings) or canonical (the bytes they stand for)")] = "raw",
     text: Annotated[Path | None, typer.Option(help="text on which to measure coverage and fertility")] = None,
+    text_field: Annotated[str, typer.Option(help=help_of(TrainOptions, "text_field"))] = DEFAULT_FIELD,
     as_json: Json = False,
 ) -> None:
     """Compare vocabularies: tokens in common, as shares of source and of target."""
@@ -87,7 +88,7 @@ def overlap(
         raise InputError("name two tokenizers or more, the source's first")
     if match not in MATCHES:
         raise InputError(f"--match {match!r} is unknown; use one of {', '.join(MATCHES)}")
-    documents = Texts.open([text]) if text is not None else None
+    documents = Texts.open([text], text_field) if text is not None else None
     vocabularies = [Vocabulary.open(locate(name, weights=False), name) for name in tokenizers]
     pairs = []
     for found in overlap_pairs(vocabularies, match):

@@ -24,7 +24,7 @@ class DownstreamOptions:
     text: tuple[str, ...] = option(
         (), help="held-out text for cloze questions: file, folder or hub:ORG/NAME; may be given again"
     )
-    text_field: str = option(DEFAULT_FIELD, help="field of JSON lines, or column of parquet, that holds the text")
+    text_field: str = option(DEFAULT_FIELD, help="field of JSON objects, or column of tables, that holds the text")
     words: str = option("", help="file of word pairs, a line each: target word, a tab, source word")
     source: str = option("", help="source model that the words are found in; by default the one the target names")
     questions: int = option(500, help="cloze questions to ask", minimum=1)

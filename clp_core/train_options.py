@@ -103,8 +103,8 @@ class TrainOptions:
 
     model: str = option(help="model to go on with: a folder or a Hub id")
     text: tuple[str, ...] = option(
-        help="training text: a file (.txt with one document a line, .jsonl, .parquet; also .gz, .xz), a folder of "
-        "these, or hub:ORG/NAME[:CONFIG][:SPLIT]; may be given more than once"
+        help="training text: a file (.txt with one document per line, .json, .jsonl, .csv, .tsv, .parquet; also .gz, "
+        ".xz, .zst, .bz2), a folder of these, or hub:ORG/NAME[:CONFIG][:SPLIT]; may be given more than once"
     )
     eval_text: str = option(help="held-out text for loss and bits per byte: a file")
     name: str = option("", help="name of the run, shown in lists and charts")
@@ -144,7 +144,7 @@ class TrainOptions:
     block_length: int = option(0, help="tokens a block; 0: the model's positions, at most 1,024", minimum=0)
     batch_tokens: int = option(0, help="tokens a step; 0: by the model's size", minimum=0)
     micro_blocks: int = option(0, help="blocks at once on a device; 0: what its memory holds", minimum=0)
-    text_field: str = option(DEFAULT_FIELD, help="field of JSON lines, or column of parquet, that holds the text")
+    text_field: str = option(DEFAULT_FIELD, help="field of JSON objects, or column of tables, that holds the text")
     streaming: bool = option(
         False, help="tokenise while training, in the order of the text, and keep nothing on disk; for texts beyond it"
     )

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import awkward_texts
 from support.awkward_texts import BLANK, COMPRESSORS, LINES, MARK, PARAGRAPHS, WRITERS, write_every_form
+from support.commands import refused, result_of
 
 from clp_core import text_forms
 from clp_core.documents import Texts
@@ -345,6 +346,15 @@ def test_line_with_and_without_special_tokens_is_one_line(tmp_path):
     leak = leak_between(tmp_path, HELD_OUT, [HELD_OUT[0], f"<s>{HELD_OUT[0]}</s>"], ("<s>", "</s>"))
     assert (leak.found, leak.lines) == (1, 1)
     assert leak.example in HELD_OUT
+
+
+def test_commands_name_the_column_of_a_table(tmp_path, folders):
+    (tmp_path / "a.csv").write_text("id,body\n1,Der Fuchs läuft.\n", encoding="utf-8")
+    (tmp_path / "a.txt").write_text("Der Fuchs läuft.\n", encoding="utf-8")
+    pair = [folders["byte-level", "en"], folders["byte-level", "de"]]
+    plain = result_of("overlap", *pair, "--text", tmp_path / "a.txt")
+    assert result_of("overlap", *pair, "--text", tmp_path / "a.csv", "--text-field", "body") == plain
+    assert "columns: id, body" in refused("overlap", *pair, "--text", tmp_path / "a.csv")
 
 
 def test_the_table_in_the_docs_is_that_of_the_code():
