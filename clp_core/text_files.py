@@ -44,10 +44,13 @@ OTHER_FORMATS = (
     | dict.fromkeys((".html", ".htm", ".xhtml", ".xml", ".tei", ".warc", ".wet"), MARKUP)
     | dict.fromkeys((".arrow", ".feather", ".ipc", ".avro", ".orc", ".msgpack", ".xls", ".xlsx", ".ods"), TABLE)
     | dict.fromkeys((".sqlite", ".db", ".h5", ".hdf5", ".npy", ".npz", ".pkl", ".pickle"), TABLE)
-    | dict.fromkeys((".lz4", ".br", ".z", ".lzma", ".lz", ".lzo", ".snappy", ".zz"), OTHER_COMPRESSION)
-    | dict.fromkeys((".bin", ".pt", ".pth", ".safetensors", ".gguf"), BINARY)
+    | dict.fromkeys((".lz4", ".z", ".lzma", ".lz", ".lzo", ".snappy", ".zz"), OTHER_COMPRESSION)
+    | dict.fromkeys((".bin", ".pth", ".safetensors", ".gguf"), BINARY)
 )
-"""Endings of formats that would come out as nonsense if read as lines, and what to do instead."""
+"""Endings of formats that would come out as nonsense if read as lines, and what to do instead.
+
+Corpora are often named by their language, so ``.pt`` and ``.br`` are not among them.
+"""
 
 
 def open_zstandard(path: Path) -> io.BufferedReader:

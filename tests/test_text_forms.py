@@ -24,6 +24,7 @@ from clp_core.overrides import read_overrides
 from clp_core.static_vectors import MIN_PAIRS, WordVectors, read_dictionary
 from clp_core.text_files import OTHER_FORMATS, SURROGATES, read_lines
 from clp_core.text_forms import FORMS, JsonStream, forms_table, has_text_ending, json_values
+from components.overlap_views import MOST_CHARACTERS, uploaded_text
 
 DOCS = Path(__file__).parent.parent / "docs" / "training.md"
 BEGIN, END = "<!-- forms: written by tests/test_text_forms.py -->\n", "<!-- /forms -->\n"
@@ -155,6 +156,22 @@ def test_what_cannot_be_read_is_named_with_its_place(tmp_path, name, content, me
     (tmp_path / name).write_text(content)
     with pytest.raises(InputError, match=message):
         list(Texts.open([tmp_path / name]))
+
+
+@pytest.mark.parametrize("name", ["europarl.pt", "news.br", "wiki.de", "corpus.ml.gz", "corpus", "README.md", "a.b.c"])
+def test_any_other_ending_is_plain_text(tmp_path, name):
+    data = "".join(f"{line}\n" for line in LINES).encode()
+    (tmp_path / name).write_bytes(COMPRESSORS[".gz"](data) if name.endswith(".gz") else data)
+    assert list(Texts.open([tmp_path / name])) == LINES
+
+
+def test_uploaded_files_are_read_by_their_ending_and_errors_name_them_alone(tmp_path):
+    for path in write_every_form(tmp_path, LINES):
+        assert uploaded_text(path.name, path.read_bytes()) == "\n".join(LINES), path
+    assert uploaded_text("long.txt", b"x" * 3_000_000) == "x" * (MOST_CHARACTERS + 1)
+    with pytest.raises(InputError) as error:
+        uploaded_text("a.csv", b"id,body\n")
+    assert str(error.value).startswith("a.csv has no column")
 
 
 def test_parquet_is_not_compressed_as_a_whole(tmp_path):
