@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -17,9 +18,10 @@ from typing import Any
 import numpy as np
 
 from clp_core.errors import InputError
-from clp_core.folders import weight_files
+from clp_core.folders import WEIGHT_KINDS, Weights, chosen_weights
 from clp_core.locate import locate, read_json
-from clp_core.pickles import converted, pickled_files
+from clp_core.model_formats import ADAPTER_CONFIG, check_not_distributed, refuse_incomplete
+from clp_core.pickles import converted
 from clp_core.progress import report_progress
 from clp_core.shards import Replacement, flush, read_ahead, write_copy
 from clp_core.tensors import DTYPES, TensorEntry, TensorRows, read_header, tensor_digest
@@ -28,6 +30,10 @@ from clp_core.workspace import Workspace
 log = logging.getLogger(__name__)
 
 INDEX_FILE = "model.safetensors.index.json"
+WEIGHT_PATTERNS = ("*.safetensors", "pytorch_model*.bin", "consolidated*.pth", "original/*.safetensors",
+                   "original/consolidated*", "*.gguf", "*.msgpack", "*.h5")  # fmt: skip
+"""Files that hold weights of a model; the state of a run is none of them."""
+NAMES_SHOWN = 4
 SIDES = ("input", "output")
 
 
@@ -93,30 +99,67 @@ class Checkpoint:
         Weights that come as pickles are converted to safetensors first, once, in the workspace's cache.
 
         Raises:
-            InputError: no such model, or no configuration, or no weights in it, or pickles that hold more than weights.
+            InputError: no such model, or no configuration, or no weights in it, or pickles that hold more than weights;
+                the message names the format where the folder is another kind of model.
         """
         folder = locate(reference)
         if not (folder / "config.json").is_file():
-            raise InputError(f"{folder} holds no config.json, so it is no model folder")
+            raise refuse_incomplete(folder, f"{folder} holds no config.json, so it is no model folder")
         config = read_json(folder / "config.json")
-        if checkpoint_files(folder):
-            return cls(folder, config, folder)
-        if not pickled_files(folder):
-            raise InputError(f"{folder} holds no weights (model.safetensors or pytorch_model.bin)")
-        return cls(folder, config, converted(folder, Workspace.current().cache))
+        check_not_distributed(folder)
+        weights = chosen_weights(folder)
+        if weights is None:
+            raise refuse_incomplete(folder, f"{folder} holds no weights (model.safetensors or pytorch_model.bin)")
+        if weights.is_pickled:
+            return cls(folder, config, converted(folder, Workspace.current().cache))
+        return cls(folder, config, folder)
 
     @cached_property
     def files(self) -> tuple[Path, ...]:
-        """The weight files, in the order of their names."""
+        """The weight files that transformers loads, in the order of their names."""
         return checkpoint_files(self.weights)
 
     @cached_property
+    def _headers(self) -> dict[Path, dict[str, TensorEntry]]:
+        return {path: read_header(path)[0] for path in self.files}
+
+    @cached_property
     def entries(self) -> dict[str, TensorEntry]:
-        """Every tensor of the checkpoint by its name in the files."""
+        """Every tensor of the checkpoint by its name in the files; of one that several files hold, the last."""
         found: dict[str, TensorEntry] = {}
-        for path in self.files:
-            found |= read_header(path)[0]
+        for entries in self._headers.values():
+            found |= entries
         return found
+
+    @cached_property
+    def repeated(self) -> tuple[str, ...]:
+        """Names of the tensors that several files hold."""
+        names = [name for entries in self._headers.values() for name in entries]
+        return tuple(name for name, n in Counter(names).items() if n > 1)
+
+    @cached_property
+    def warnings(self) -> list[str]:
+        """Files beside the weights that are not used, and tensors whose files disagree on where they are."""
+        weights = chosen_weights(self.folder)
+        assert weights is not None
+        used = weights.files[0].name if weights.index is None else weights.index.name
+        warnings = []
+        if unused := unused_weights(self.folder, weights):
+            warnings.append(
+                f"{self.folder} holds further weights, which are not used: {named(unused)}. The model is that of "
+                f"{used}, which transformers loads too; remove the others, or this one, if that is not intended"
+            )
+        if (self.folder / ADAPTER_CONFIG).is_file():
+            warnings.append(
+                f"the adapter in {self.folder} ({ADAPTER_CONFIG}) is not applied; merge it into the model first "
+                "(merge_and_unload() of PEFT) if it belongs to it"
+            )
+        if self.repeated:
+            warnings.append(
+                f"several weight files of {self.folder} hold {named(self.repeated)}; the last file's values are used, "
+                "as in transformers"
+            )
+        return warnings
 
     @cached_property
     def names(self) -> EmbeddingNames:
@@ -170,7 +213,12 @@ class Checkpoint:
             raise InputError(f"{self.folder} holds no tensor {names[0]}; is the checkpoint whole?")
         entry = self.entries[found]
         if len(entry.shape) != 2 or entry.dtype not in DTYPES:
-            raise InputError(f"{found} in {entry.path} is {entry.dtype} {entry.shape}, not a matrix of plain floats")
+            quantised = self.config.get("quantization_config")
+            kind = quantised.get("quant_method", "unknown") if isinstance(quantised, dict) else ""
+            cure = f": the model is quantised ({kind}); use the model before quantisation" if quantised else ""
+            raise InputError(
+                f"{found} in {entry.path} is {entry.dtype} {entry.shape}, not a matrix of plain floats{cure}"
+            )
         return entry
 
     def rows(self, side: str = "input") -> TensorRows:
@@ -208,7 +256,8 @@ class Checkpoint:
             replaced: new tensors by their name in the files.
             config: the new content of config.json.
         """
-        dropped = frozenset(self._spare_output())
+        spare = set(self._spare_output())
+        names = written_names(self.files)
         done, whole = 0, self.n_bytes
         files: dict[str, str] = {}
         digests: dict[str, str] = {}
@@ -224,20 +273,29 @@ class Checkpoint:
             for path, following in zip(self.files, (*self.files[1:], None), strict=True):
                 if following is not None:
                     read_ahead(following)
-                copied = write_copy(path, target / path.name, replaced, dropped, on_bytes)
-                flushed.append(flusher.submit(flush, target / path.name))
+                later = {name for name in self._headers[path] if self.entries[name].path != path}
+                copied = write_copy(path, target / names[path], replaced, frozenset(spare | later), on_bytes)
+                flushed.append(flusher.submit(flush, target / names[path]))
                 total += copied.n_bytes
                 files[path.name] = copied.sha256
                 digests |= copied.digests
             for done_one in flushed:
                 done_one.result()
-        index = read_json(self.weights / INDEX_FILE)
-        if index:
-            weight_map = {name: file for name, file in index["weight_map"].items() if name not in dropped}
-            new_index = {"metadata": index.get("metadata", {}) | {"total_size": total}, "weight_map": weight_map}
-            (target / INDEX_FILE).write_text(json.dumps(new_index, indent=2) + "\n")
-        (target / "config.json").write_text(json.dumps(dict(config), indent=2) + "\n")
+        self._write_index(target, names, spare, total)
+        own = {key: value for key, value in config.items() if key != "transformers_weights"}
+        (target / "config.json").write_text(json.dumps(own, indent=2) + "\n")
         return Written(files, digests)
+
+    def _write_index(self, target: Path, names: Mapping[Path, str], spare: set[str], total: int) -> None:
+        """Write the index of the files that were written; a single file has none, and a stale one is removed."""
+        if len(names) == 1:
+            (target / INDEX_FILE).unlink(missing_ok=True)
+            return
+        weights = chosen_weights(self.weights)
+        before = read_json(weights.index) if weights is not None and weights.index is not None else {}
+        weight_map = {name: names[entry.path] for name, entry in sorted(self.entries.items()) if name not in spare}
+        index = {"metadata": (before.get("metadata") or {}) | {"total_size": total}, "weight_map": weight_map}
+        (target / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n")
 
     def _spare_output(self) -> list[str]:
         """Return the name of a second copy of a tied matrix, which would go stale."""
@@ -249,12 +307,38 @@ class Checkpoint:
 
 
 def checkpoint_files(folder: Path) -> tuple[Path, ...]:
-    """Return the safetensors files of a folder, in the order of their names; none where it has none.
+    """Return the safetensors files of a folder, in the order of their names; none where transformers loads none.
 
     Raises:
-        InputError: the index is no index, or names a file that is not there.
+        InputError: the index is not valid, or names a file that is not there.
     """
-    return weight_files(folder, "model.safetensors", INDEX_FILE)
+    weights = chosen_weights(folder)
+    return weights.files if weights is not None and not weights.is_pickled else ()
+
+
+def written_names(files: Sequence[Path]) -> dict[Path, str]:
+    """Name the files of a copy as transformers expects them: a single one, or shards, whose own names are kept."""
+    if len(files) == 1:
+        return {files[0]: "model.safetensors"}
+    names = [path.name for path in files]
+    if len(set(names)) < len(names) or "model.safetensors" in names:
+        names = [f"model-{i + 1:05d}-of-{len(files):05d}.safetensors" for i in range(len(files))]
+    return dict(zip(files, names, strict=True))
+
+
+def unused_weights(folder: Path, weights: Weights) -> list[str]:
+    """Return the names of the weight files and indices in a folder that transformers does not load."""
+    used = {*weights.files, weights.index}
+    indices = [folder / index for _, index in WEIGHT_KINDS]
+    found = [*indices, *(path for pattern in WEIGHT_PATTERNS for path in folder.glob(pattern))]
+    unused = {path.relative_to(folder).as_posix() for path in found if path.is_file() and path not in used}
+    return sorted(unused - {"adapter_model.safetensors"})
+
+
+def named(names: Sequence[str]) -> str:
+    """Return the first few names of a list."""
+    more = len(names) - NAMES_SHOWN
+    return ", ".join(names[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def embedding_names(folder: Path) -> EmbeddingNames:

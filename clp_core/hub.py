@@ -115,29 +115,57 @@ def fetch(name: HubName, *, weights: bool = True) -> Path:
         sizes = {file.rfilename: file.size or 0 for file in info.siblings or [] if "/" not in file.rfilename}
         wanted = [path for path in sizes if any(fnmatch(path, pattern) for pattern in SMALL_FILES)]
         if "config.json" not in sizes:
-            raise InputError(f"{name} holds no config.json on the Hub, so it is no model that transformers can build")
+            lacking = f"{name} holds no config.json on the Hub, so it is no model that transformers can build"
+            raise InputError(other_format(name, info) or lacking)
         if weights:
-            wanted += weight_names(name.repo_id, str(info.sha), list(sizes))
+            try:
+                wanted += weight_names(name.repo_id, str(info.sha), list(sizes), named_weights(name, info))
+            except InputError as error:
+                raise InputError(other_format(name, info) or str(error)) from error
         fetch_large(name, str(info.sha), {path: sizes[path] for path in wanted if path in sizes})
         return Path(snapshot_download(name.repo_id, revision=name.revision, allow_patterns=wanted, tqdm_class=quiet()))
 
 
-def weight_names(repo_id: str, revision: str, names: Sequence[str]) -> list[str]:
-    """Return the weight files that transformers would load: those of the index or the single one, no other copies.
+def other_format(name: HubName, info: Any) -> str:
+    """Name the format of a repository that holds no full checkpoint; empty where it is not a known one."""
+    from clp_core.model_formats import ADAPTER_CONFIG, explanation
 
-    Raises:
-        InputError: there are none, neither as safetensors nor as pickles.
-    """
+    names = [file.rfilename for file in info.siblings or []]
+    adapter = read_from_hub(name.repo_id, ADAPTER_CONFIG, str(info.sha)) if ADAPTER_CONFIG in names else {}
+    return explanation(str(name), names, adapter)
+
+
+def named_weights(name: HubName, info: Any) -> str:
+    """Return the weight file that config.json names as ``transformers_weights``, which goes before all others."""
+    return str(read_from_hub(name.repo_id, "config.json", str(info.sha)).get("transformers_weights") or "")
+
+
+def read_from_hub(repo_id: str, path: str, revision: str) -> dict[str, Any]:
+    """Fetch a small JSON file and return its content."""
     from huggingface_hub import hf_hub_download
 
     from clp_core.locate import read_json
 
-    for single, index in WEIGHT_KINDS:
-        if single in names:
-            return [single]
-        if index in names:
-            held = read_json(Path(hf_hub_download(repo_id, index, revision=revision, tqdm_class=quiet())))
-            return sorted(set(held.get("weight_map", {}).values()))
+    return read_json(Path(hf_hub_download(repo_id, path, revision=revision, tqdm_class=quiet())))
+
+
+def weight_names(repo_id: str, revision: str, names: Sequence[str], explicit: str = "") -> list[str]:
+    """Return the weight files that transformers would load: those of the index or the single one, no other copies.
+
+    Args:
+        repo_id: the model.
+        revision: its revision.
+        names: the files it holds.
+        explicit: the file that its config.json names as ``transformers_weights``.
+
+    Raises:
+        InputError: there are none, neither as safetensors nor as pickles.
+    """
+    chosen = explicit or next((file for kind in WEIGHT_KINDS for file in kind if file in names), "")
+    if chosen in names and chosen.endswith(".index.json"):
+        return sorted(set(read_from_hub(repo_id, chosen, revision).get("weight_map", {}).values()))
+    if chosen in names:
+        return [chosen]
     raise InputError(f"{repo_id} holds no weights that can be read (model.safetensors or pytorch_model.bin)")
 
 

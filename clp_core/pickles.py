@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from clp_core.errors import InputError
-from clp_core.folders import check_disk, fingerprint, weight_files
+from clp_core.folders import check_disk, chosen_weights, fingerprint
 from clp_core.progress import report_progress
 from clp_core.shards import write_header
 
 if TYPE_CHECKING:
     import torch
 
-PICKLE = "pytorch_model.bin"
-PICKLE_INDEX = "pytorch_model.bin.index.json"
+CONVERTED = "converted-2"
+"""Changed where the choice of the files to convert changes; older conversions are made again."""
 PICKLE_MAGIC = (b"PK", b"\x80")  # a zip archive, or a pickle since its second protocol
 FORMAT_NAMES = {
     "torch.float64": "F64",
@@ -39,12 +39,13 @@ FORMAT_NAMES = {
 
 
 def pickled_files(folder: Path) -> tuple[Path, ...]:
-    """Return the pickled weight files of a folder, in the order of their names; none where it has none.
+    """Return the pickled weight files of a folder, in the order of their names; none where transformers loads none.
 
     Raises:
-        InputError: the index is no index, or names a file that is not there.
+        InputError: the index is not valid, or names a file that is not there.
     """
-    return weight_files(folder, PICKLE, PICKLE_INDEX)
+    weights = chosen_weights(folder)
+    return weights.files if weights is not None and weights.is_pickled else ()
 
 
 def converted(folder: Path, cache: Path) -> Path:
@@ -53,7 +54,7 @@ def converted(folder: Path, cache: Path) -> Path:
     Raises:
         InputError: a file is no whole pickle of weights, or holds code, or the disk is too full.
     """
-    name = f"converted-{fingerprint(folder)}"
+    name = f"{CONVERTED}-{fingerprint(folder)}"
     done = cache / name
     if done.is_dir():
         return done

@@ -18,6 +18,7 @@ from typing import Any
 from clp_core.checkpoint import INDEX_FILE, checkpoint_files
 from clp_core.errors import ClpError, InputError
 from clp_core.export import COMPANIONS
+from clp_core.folders import chosen_weights
 from clp_core.hub_errors import explained, has_token, is_unreachable, patiently, status_of
 from clp_core.jobs.checkpoints import OPTIMISER_FILES, is_complete
 from clp_core.jobs.job import refuse_access_tokens
@@ -299,11 +300,18 @@ def refuse_no_model(folder: Path) -> None:
     if not files:
         raise InputError(f"{folder} holds no weights (model.safetensors)")
     held = {name for path in files for name in read_header(path)[0]}
-    absent = set(read_json(folder / INDEX_FILE).get("weight_map", {})) - held
+    index = weights_index(folder)
+    absent = set(read_json(index)["weight_map"]) - held if index is not None else set()
     if absent:
         raise InputError(f"{folder} lacks the tensor {min(absent)}, which its index names; fetch or export it again")
     if not any((folder / name).is_file() for name in TOKENIZER_FILES) and not any(folder.glob("*.tiktoken")):
         raise InputError(f"{folder} holds no tokenizer, without which nobody can use the model")
+
+
+def weights_index(folder: Path) -> Path | None:
+    """Return the index that transformers loads the weights by; ``None`` for a single file."""
+    weights = chosen_weights(folder)
+    return weights.index if weights is not None else None
 
 
 def is_run_state(name: str) -> bool:
@@ -320,6 +328,8 @@ def reason_left_out(path: Path, folder: Path) -> str:
         return "no file"
     if name.endswith(".safetensors") and path not in checkpoint_files(folder):
         return "not among the weights that are loaded"
+    if name == INDEX_FILE and path != weights_index(folder):
+        return "not the index of the weights that are loaded"
     if name in ("config.json", INDEX_FILE, *COMPANIONS) or any(fnmatch(name, pattern) for pattern in ALSO_PUSHED):
         return ""
     return "no part of a model"

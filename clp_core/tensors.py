@@ -28,6 +28,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "F16": np.dtype(np.float16),
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }
+LFS_POINTER = b"version https://git-lfs"
 COPY_BYTES = 8 << 20
 READ_BYTES = 1 << 30  # Linux reads less than 2 GiB at once
 BLOCK_BYTES = 64 << 20
@@ -217,7 +218,10 @@ def read_header(path: Path) -> tuple[dict[str, TensorEntry], dict[str, str]]:
     size = path.stat().st_size
     try:
         with open(path, "rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
+            start = file.read(8)
+            if start == LFS_POINTER[:8]:
+                raise ValueError("a pointer of Git LFS, as git leaves it where the file itself was not fetched")
+            (length,) = struct.unpack("<Q", start)
             if length > size - 8:
                 raise ValueError("the header is longer than the file")
             header = json.loads(file.read(length))

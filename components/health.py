@@ -60,9 +60,10 @@ def judged(key: str, _explainer: Explainer, _graph: Graph | None) -> pd.DataFram
     table["nearest cosine"] = np.nan
     table["nearest row"] = ""
     if _graph is not None:
-        places = np.searchsorted(_graph.ids, ids)
-        table["nearest cosine"] = _graph.cosines[places, 0]
-        table["nearest row"] = [vocabulary.shown(i) for i in _graph.near[places, 0].tolist()]
+        known = np.isin(ids, _graph.ids)  # rows that are not finite have no neighbours
+        places = np.searchsorted(_graph.ids, ids[known])
+        table.loc[known, "nearest cosine"] = _graph.cosines[places, 0]
+        table.loc[known, "nearest row"] = [vocabulary.shown(i) for i in _graph.near[places, 0].tolist()]
         reasons["near-duplicate"] = np.isin(ids, _graph.near_duplicates())
     why = np.full(len(table), "", dtype=object)
     for reason, holds in reasons.items():

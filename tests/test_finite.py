@@ -28,7 +28,7 @@ from clp_core.explain import Explainer
 from clp_core.export import cast, finite_values
 from clp_core.finite import non_finite_weight
 from clp_core.generation import Reader, answer
-from clp_core.graph import make_agreement, make_graph
+from clp_core.graph import Graph, make_agreement, make_graph
 from clp_core.initializers import initializer
 from clp_core.initializers.base import Context
 from clp_core.prepared import prepare
@@ -359,6 +359,25 @@ def test_export_refuses_tensors_that_are_not_finite(damaged, damage):
         else:
             assert list(cast(entry, "BF16"))
             finite_values(entry)
+
+
+def test_health_table_has_no_nearest_row_for_a_row_that_is_not_finite(tmp_path, pair):
+    from components.health import judged
+
+    transfer(TransferOptions(*map(str, pair), str(tmp_path / "target"), method="linear"))
+    explainer, prepared = Explainer.open(tmp_path / "target"), prepare(tmp_path / "target", tmp_path)
+    rows = prepared.rows("input").take(prepared.token_ids)
+    new = np.flatnonzero(explainer.table["status"] == "initialised")
+    expected = judged("whole", explainer, Graph.of(rows, prepared.token_ids)).set_index("id")
+    kept = np.delete(prepared.token_ids, [new[0], new[-1]])
+    found = judged("without", explainer, Graph.of(rows[kept], kept)).set_index("id")
+    assert found.loc[[new[0], new[-1]], "nearest cosine"].isna().all()
+    assert (found.loc[[new[0], new[-1]], "nearest row"] == "").all()
+    others = [i for i in new[1:-1] if not np.isin(Graph.of(rows, prepared.token_ids).near[i, 0], [new[0], new[-1]])]
+    assert len(others) > 10
+    np.testing.assert_allclose(
+        found.loc[others, "nearest cosine"].to_numpy(float), expected.loc[others, "nearest cosine"], atol=1e-5
+    )
 
 
 @pytest.fixture

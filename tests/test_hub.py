@@ -12,15 +12,19 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from conftest import make_model
+from support.awkward_models import model_in_layout
 from support.commands import clp, clp_process, refused, result_of
 from support.hub import use_hub
 from support.hub_server import TOKEN, USER, HubServer
 from support.jobs import end_of, wait_for
 from support.made_runs import lines_of, make_run
 from test_export import add_checkpoint, made_target
+from transformers import AutoModelForCausalLM
 
 from clp_core import hub_errors
+from clp_core.checkpoint import Checkpoint
 from clp_core.errors import ClpError, InputError
 from clp_core.export import export
 from clp_core.export_options import ExportOptions
@@ -248,7 +252,29 @@ def test_each_way_to_be_refused_is_told_in_a_line_of_its_own(hub, online, pair):
         assert f"no model {name}" in (told := refused("prepare", name))
         assert "`hf auth login`" in told
     assert "org/nothing holds no config.json" in refused("prepare", "org/nothing")
-    assert "org/gguf holds no weights" in refused("prepare", "org/gguf")
+    assert "org/gguf holds GGUF weights" in refused("prepare", "org/gguf")
+
+
+@pytest.mark.parametrize("with_config", [True, False])
+def test_adapter_of_the_hub_is_named_with_its_base_model(hub, online, with_config):
+    files = {"adapter_config.json": b'{"peft_type": "LORA", "base_model_name_or_path": "org/base"}',
+             "adapter_model.safetensors": b"x"}  # fmt: skip
+    hub.add("org/adapter", files | ({"config.json": b"{}"} if with_config else {}))
+    told = refused("prepare", "org/adapter")
+    assert "org/adapter holds a LoRA adapter of org/base" in told
+    assert "merge_and_unload()" in told
+
+
+@pytest.mark.parametrize("layout", ["named file", "named index", "single beside stale shards", "shards"])
+def test_weights_are_fetched_that_transformers_would_load(hub, online, tmp_path, tokenizers, layout):
+    source = model_in_layout(tmp_path / "source", tokenizers["byte-level", "en"], layout)
+    hub.add("org/name", source)
+    fetched = Checkpoint.open("org/name")
+    own = Checkpoint.open(source)
+    assert [path.name for path in fetched.files] == [path.name for path in own.files]
+    assert {path.name for path in fetched.folder.glob("*.safetensors")} == {path.name for path in own.files}
+    expected, found = (AutoModelForCausalLM.from_pretrained(folder).state_dict() for folder in (source, fetched.folder))
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
 def test_token_without_rights_is_told_apart_from_no_token(hub, online, logged_in, pair):
