@@ -11,7 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from transformers import GenerationConfig, LogitsProcessorList, RepetitionPenalt
 
 from clp_core.answers import END_OF_TEXT, FAILED, LENGTH, REFUSED, STOPPED, GenerateOptions
 from clp_core.errors import InputError
-from clp_core.evaluation import check_tokenizer_fits, load_model
+from clp_core.evaluation import load_model
 from clp_core.finite import NonFiniteError, scores_error
 from clp_core.jobs.reasons import reason_of
 from clp_core.locate import locate, read_json
@@ -93,13 +93,13 @@ class Reader:
             InputError: transformers cannot load them, or they are too few for the tokenizer.
         """
         model = load_model(self.folder)
-        check_tokenizer_fits(model, self.vocabulary)
-        own = model.generation_config.eos_token_id
-        told = set(own if isinstance(own, list) else [own]) & self.vocabulary.special_ids
-        ends = told | {self.vocabulary.roles[role] for role in ("eos",) if role in self.vocabulary.roles}
+        vocabulary = self.vocabulary.within(model.get_input_embeddings().weight.shape[0])
+        named = model.generation_config.eos_token_id
+        ends = {i for i in (named if isinstance(named, list) else [named]) if i in range(vocabulary.n_ids)}
+        ends |= {vocabulary.roles["eos"]} if "eos" in vocabulary.roles else set()
         # What a checkpoint wants of sampling would mix with what is asked for here.
         model.generation_config = GenerationConfig()
-        return Speaker(self, model, tuple(sorted(ends)))
+        return Speaker(replace(self, vocabulary=vocabulary), model, tuple(sorted(ends)))
 
 
 @dataclass(frozen=True)
