@@ -94,13 +94,12 @@ def ask(checkpoint: Checkpoint, questions: Sequence[Question]) -> ClozeScore:
         InputError: it cannot be loaded, does not fit its tokenizer, or can take none of the questions.
     """
     from clp_core.cloze import answer_questions
-    from clp_core.evaluation import check_tokenizer_fits, load_model
+    from clp_core.evaluation import load_model
     from clp_core.prepared import max_positions
     from clp_core.vocabulary import Vocabulary
 
-    vocabulary = Vocabulary.open(checkpoint.folder)
     model = load_model(checkpoint.folder)
-    check_tokenizer_fits(model, vocabulary)
+    vocabulary = Vocabulary.open(checkpoint.folder, rows=model.get_input_embeddings().weight.shape[0])
     return answer_questions(model, vocabulary, questions, max_positions(checkpoint.config))
 
 
