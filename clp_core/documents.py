@@ -22,11 +22,9 @@ from pathlib import Path
 from clp_core.errors import ClpError, InputError, first_line
 from clp_core.folders import content_of
 from clp_core.hub_errors import explained
-from clp_core.text_files import COMPRESSIONS, endings_of
+from clp_core.text_files import COMPRESSIONS
 from clp_core.text_forms import ENDINGS, PLAIN, TextForm, form_of, has_text_ending, text_in
 
-COMPRESSION_RATIO = 3.7
-"""Usual ratio of the size of a text to its compressed size."""
 DEFAULT_FIELD = "text"
 HUB_PREFIX = "hub:"
 HUB_NAME = re.compile(r"hub:([\w.-]+(?:/[\w.-]+)?)(?:@([\w./-]+))?(?::([\w.+-]+))?(?::([\w.+\[\]%-]+))?")
@@ -47,11 +45,13 @@ class TextFile:
         """
         return form_of(self.path)
 
-    @property
-    def text_bytes(self) -> float:
-        """Bytes of its text, an estimate where it is compressed."""
-        is_compressed = endings_of(self.path)[1] or not self.form.is_compressible
-        return self.path.stat().st_size * (COMPRESSION_RATIO if is_compressed else 1.0)
+    def text_bytes(self, field: str) -> float:
+        """Estimate the bytes of its text; of plain text that is not compressed, count them.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+        return self.form.text_bytes(self.path, field)
 
     def documents(self, field: str) -> Iterator[str]:
         """Yield the documents that are not blank.
@@ -91,9 +91,8 @@ class HubDataset:
         name, wanted, first, second = match.groups()
         return cls(name, first if second else None, second or first or "train", wanted)
 
-    @property
-    def text_bytes(self) -> float:
-        """Not known before it is read."""
+    def text_bytes(self, field: str) -> float:  # noqa: ARG002 - the same as of files
+        """Return 0, as it is not known before it is read."""
         return 0.0
 
     @cached_property
@@ -198,8 +197,8 @@ class Texts:
 
     @property
     def text_bytes(self) -> float:
-        """Bytes of text: of packed files a guess, datasets of the Hub not counted."""
-        return sum(source.text_bytes for source in self.sources)
+        """Bytes of text, estimated where files are not plain text; datasets of the Hub are not counted."""
+        return sum(source.text_bytes(self.field) for source in self.sources)
 
     @property
     def is_local(self) -> bool:

@@ -53,8 +53,8 @@ Corpora are often named by their language, so ``.pt`` and ``.br`` are not among 
 """
 
 
-def open_zstandard(path: Path) -> io.BufferedReader:
-    """Open a Zstandard file; pyarrow, which reads parquet, decompresses it.
+def open_zstandard(file: BinaryIO) -> io.BufferedReader:
+    """Decompress a Zstandard file with pyarrow, which reads parquet and needs no further package.
 
     Raises:
         InputError: pyarrow was built without Zstandard.
@@ -62,18 +62,17 @@ def open_zstandard(path: Path) -> io.BufferedReader:
     import pyarrow as pa
 
     if not pa.Codec.is_available("zstd"):
-        raise InputError(f"{path} is compressed with Zstandard, which this pyarrow lacks; install pyarrow from PyPI")
-    stream = pa.CompressedInputStream(pa.OSFile(str(path)), "zstd")
-    return io.BufferedReader(cast("io.RawIOBase", stream))
+        raise InputError("this pyarrow cannot decompress Zstandard; install pyarrow from PyPI")
+    return io.BufferedReader(cast("io.RawIOBase", pa.CompressedInputStream(file, "zstd")))
 
 
-COMPRESSIONS: dict[str, Callable[[Path], Any]] = {
-    ".gz": gzip.GzipFile,
+COMPRESSIONS: dict[str, Callable[[BinaryIO], Any]] = {
+    ".gz": lambda file: gzip.GzipFile(fileobj=file),
     ".xz": lzma.LZMAFile,
     ".zst": open_zstandard,
     ".bz2": bz2.BZ2File,
 }
-"""How files with these endings are opened, regardless of case."""
+"""How files with these endings are decompressed, regardless of case."""
 
 
 def endings_of(path: Path) -> tuple[str, str]:
@@ -107,16 +106,44 @@ def open_text(path: Path, newline: str = "\n") -> Iterator[TextIO]:
     Raises:
         InputError: the file is of another format, damaged, or not UTF-8.
     """
-    check_format(path)
-    _, compression = endings_of(path)
-    with explained_reading(path), COMPRESSIONS.get(compression, open_plain)(path) as file:
-        check_encoding(path, file.peek(LONGEST_MARK)[:LONGEST_MARK])
+    with open_bytes(path) as (_, file):
         yield io.TextIOWrapper(file, encoding="utf-8-sig", newline=newline)
 
 
-def open_plain(path: Path) -> BinaryIO:
-    """Open a file that is not compressed."""
-    return open(path, "rb")
+def beginning_of(path: Path, n_bytes: int) -> tuple[str, float]:
+    """Read the beginning of a text file.
+
+    Args:
+        path: the file.
+        n_bytes: how much to read, once it is decompressed.
+
+    Returns:
+        The text, and about which share of the file it takes; 1 if it is the whole text.
+
+    Raises:
+        InputError: the file is of another format or damaged.
+    """
+    with open_bytes(path) as (raw, file):
+        head = file.read(n_bytes)
+        share = raw.tell() / path.stat().st_size if file.read(1) else 1.0
+    return head.decode("utf-8-sig", errors="ignore"), share
+
+
+@contextlib.contextmanager
+def open_bytes(path: Path) -> Iterator[tuple[BinaryIO, Any]]:
+    """Open a text file for reading bytes, as it is on the disk and decompressed; both are one where it is plain.
+
+    Raises:
+        InputError: the file is of another format, damaged, or not UTF-8.
+    """
+    check_format(path)
+    _, compression = endings_of(path)
+    with explained_reading(path), open(path, "rb") as raw, contextlib.ExitStack() as stack:
+        file: Any = raw
+        if compression:
+            file = stack.enter_context(COMPRESSIONS[compression](raw))
+        check_encoding(path, file.peek(LONGEST_MARK)[:LONGEST_MARK])
+        yield raw, file
 
 
 @contextlib.contextmanager
@@ -164,10 +191,15 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
         InputError: the file is of another format, damaged, or not UTF-8.
     """
     with open_text(path) as file:
-        for number, line in enumerate(file, 1):
-            text = line.rstrip("\r\n")
-            if text.strip():
-                yield number, text
+        yield from lines_in(file)
+
+
+def lines_in(file: TextIO) -> Iterator[tuple[int, str]]:
+    """Yield the lines of an open file that are not blank, without their line ends, each with its number from 1."""
+    for number, line in enumerate(file, 1):
+        text = line.rstrip("\r\n")
+        if text.strip():
+            yield number, text
 
 
 def read_lines(path: Path) -> Iterator[str]:

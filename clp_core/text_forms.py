@@ -6,7 +6,9 @@ within a field belong to the document. ``forms_table`` writes the table of the d
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import io
 import itertools
 import json
 import re
@@ -16,10 +18,20 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from clp_core.errors import InputError
-from clp_core.text_files import COMPRESSIONS, check_format, endings_of, numbered_lines, open_text, without_surrogates
+from clp_core.text_files import (
+    COMPRESSIONS,
+    beginning_of,
+    check_format,
+    endings_of,
+    lines_in,
+    open_text,
+    without_surrogates,
+)
 
 HEAD_LINES = 5
 PARQUET_ROWS = 1000
+SAMPLE_BYTES = 8_000_000
+"""Decompressed bytes from which the size of a text is estimated."""
 JSON_CHUNK = 1 << 20
 """Characters of a JSON file that are parsed at a time; a longer value is read whole."""
 LONGEST_ESCAPE = 12
@@ -30,13 +42,13 @@ MOST_NAMES = 20
 LONGEST_NAME = 40
 
 
-def lines_of(path: Path, field: str) -> Iterator[str]:  # noqa: ARG001 - lines have no fields
+def lines_of(file: TextIO, path: Path, field: str) -> Iterator[str]:  # noqa: ARG001 - lines have no fields
     """Yield the lines of a plain text.
 
     Raises:
         InputError: it is not UTF-8, or its first lines are JSON objects.
     """
-    lines = (line for _, line in numbered_lines(path))
+    lines = (line for _, line in lines_in(file))
     head = list(itertools.islice(lines, HEAD_LINES))
     if head and all(map(is_json, head)):
         form, compression = endings_of(path)
@@ -60,13 +72,13 @@ def is_json(line: str) -> bool:
     return isinstance(value, dict) or (isinstance(value, list) and bool(value) and isinstance(value[0], dict))
 
 
-def json_lines_of(path: Path, field: str) -> Iterator[str]:
+def json_lines_of(file: TextIO, path: Path, field: str) -> Iterator[str]:
     """Yield a field of the object on each line; a line may also be a string.
 
     Raises:
         InputError: a line is not JSON, or has no such field.
     """
-    for number, line in numbered_lines(path):
+    for number, line in lines_in(file):
         where = f"line {number} of {path}"
         try:
             value = json.loads(line)
@@ -78,7 +90,7 @@ def json_lines_of(path: Path, field: str) -> Iterator[str]:
         yield from text_in(value, field, where)
 
 
-def json_of(path: Path, field: str) -> Iterator[str]:
+def json_of(file: TextIO, path: Path, field: str) -> Iterator[str]:
     """Yield a field of the objects in a JSON array, or of objects one after another; items may also be strings.
 
     Raises:
@@ -86,9 +98,10 @@ def json_of(path: Path, field: str) -> Iterator[str]:
     """
     number = 0
     try:
-        with open_text(path) as file:
-            for number, value in enumerate(json_values(file), 1):
-                yield from text_in(value, field, f"item {number} of {path}")
+        for number, value in enumerate(json_values(file), 1):
+            yield from text_in(value, field, f"item {number} of {path}")
+    except UnicodeDecodeError:
+        raise
     except (ValueError, RecursionError) as error:
         message = getattr(error, "msg", str(error))
         raise InputError(
@@ -173,21 +186,22 @@ def json_values(file: TextIO) -> Iterator[Any]:
         raise stream.fail("Extra data after the array")
 
 
-def comma_separated(path: Path, field: str) -> Iterator[str]:
+def comma_separated(file: TextIO, path: Path, field: str) -> Iterator[str]:
     """Yield a column of a CSV file; semicolons and tabs may separate as well."""
-    return table_rows(path, field, ",;\t")
+    return table_rows(file, path, field, ",;\t")
 
 
-def tab_separated(path: Path, field: str) -> Iterator[str]:
+def tab_separated(file: TextIO, path: Path, field: str) -> Iterator[str]:
     """Yield a column of a TSV file."""
-    return table_rows(path, field, "\t")
+    return table_rows(file, path, field, "\t")
 
 
-def table_rows(path: Path, field: str, delimiters: str) -> Iterator[str]:
+def table_rows(file: TextIO, path: Path, field: str, delimiters: str) -> Iterator[str]:
     """Yield a column of a table with a header; a quoted field may hold line breaks.
 
     Args:
-        path: the file.
+        file: the open file, whose line ends are not translated.
+        path: its path, for messages.
         field: the column.
         delimiters: the first one with which the header has the column is used.
 
@@ -195,26 +209,25 @@ def table_rows(path: Path, field: str, delimiters: str) -> Iterator[str]:
         InputError: the header has no such column, or a row is not well-formed.
     """
     csv.field_size_limit(LARGEST_FIELD)  # 131,072 characters by default, fewer than a long document has
-    with open_text(path, newline="") as file:
-        n_before, first = next(((i, line) for i, line in enumerate(file) if line.strip()), (0, ""))
-        delimiter = next((d for d in delimiters if field in header_of(first, d)), delimiters[0])
-        rows = csv.reader(itertools.chain([first], file), delimiter=delimiter, strict=True)
-        try:
-            header = next(rows, [])
-            place = column_of(header, field, path)
-            for row in rows:
-                if len(row) > len(header):
-                    raise InputError(
-                        f"line {n_before + rows.line_num} of {path} has {len(row)} fields, its header {len(header)}; "
-                        "put fields that contain the separator into quotes"
-                    )
-                if place < len(row) and row[place].strip():
-                    yield row[place]
-        except csv.Error as error:
-            raise InputError(
-                f"line {n_before + rows.line_num} of {path} is not valid CSV ({error}); put fields that contain quotes "
-                "into quotes and double theirs, or write .jsonl"
-            ) from error
+    n_before, first = next(((i, line) for i, line in enumerate(file) if line.strip()), (0, ""))
+    delimiter = next((d for d in delimiters if field in header_of(first, d)), delimiters[0])
+    rows = csv.reader(itertools.chain([first], file), delimiter=delimiter, strict=True)
+    try:
+        header = next(rows, [])
+        place = column_of(header, field, path)
+        for row in rows:
+            if len(row) > len(header):
+                raise InputError(
+                    f"line {n_before + rows.line_num} of {path} has {len(row)} fields, its header {len(header)}; "
+                    "put fields that contain the separator into quotes"
+                )
+            if place < len(row) and row[place].strip():
+                yield row[place]
+    except csv.Error as error:
+        raise InputError(
+            f"line {n_before + rows.line_num} of {path} is not valid CSV ({error}); put fields that contain quotes "
+            "into quotes and double theirs, or write .jsonl"
+        ) from error
 
 
 def header_of(line: str, delimiter: str) -> list[str]:
@@ -289,6 +302,21 @@ def listed(names: Iterable[Any]) -> str:
     return ", ".join([*shown[:MOST_NAMES], *(["..."] if len(shown) > MOST_NAMES else [])]) or "none"
 
 
+def parquet_bytes(path: Path, field: str) -> float:
+    """Estimate the bytes of a column of a parquet file from its first rows."""
+    import pyarrow.parquet as pq
+
+    head = list(itertools.islice(parquet_of(path, field), PARQUET_ROWS))
+    with pq.ParquetFile(path) as file:
+        n_rows = file.metadata.num_rows
+    return n_rows * sum(map(bytes_of, head)) / max(min(n_rows, PARQUET_ROWS), 1)
+
+
+def bytes_of(document: str) -> int:
+    """Count the UTF-8 bytes of a document and its line end."""
+    return len(document.encode()) + 1
+
+
 @dataclass(frozen=True)
 class TextForm:
     """A form of files of documents.
@@ -297,18 +325,49 @@ class TextForm:
         endings: endings of such files, in lower case.
         document: what one document is, in words.
         field: what ``--text-field`` names, in words; empty where it has no effect.
-        read: yields the documents of a file, given the field.
+        parse: yields the documents of an open file, given its path and the field; ``None`` for parquet.
+        newline: how line ends are translated, as ``open`` takes it.
     """
 
     endings: tuple[str, ...]
     document: str
     field: str
-    read: Callable[[Path, str], Iterator[str]]
+    parse: Callable[[TextIO, Path, str], Iterator[str]] | None
+    newline: str = "\n"
 
     @property
     def is_compressible(self) -> bool:
         """Whether files of it may be compressed as a whole."""
-        return self.read is not parquet_of
+        return self.parse is not None
+
+    def read(self, path: Path, field: str) -> Iterator[str]:
+        """Yield the documents of a file that are not blank.
+
+        Raises:
+            InputError: it is not of this form, or has no such field.
+        """
+        if self.parse is None:
+            yield from parquet_of(path, field)
+            return
+        with open_text(path, self.newline) as file:
+            yield from self.parse(file, path, field)
+
+    def text_bytes(self, path: Path, field: str) -> float:
+        """Estimate the bytes of the documents of a file, a line end each, from its beginning.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+        if self.parse is None:
+            return parquet_bytes(path, field)
+        if self is PLAIN and not endings_of(path)[1]:
+            return path.stat().st_size
+        head, share = beginning_of(path, SAMPLE_BYTES)
+        n_bytes = 0
+        with contextlib.suppress(InputError):  # the last item of the beginning is cut off
+            for document in self.parse(io.StringIO(head, newline=self.newline), path, field):
+                n_bytes += bytes_of(document)
+        return (n_bytes or len(head.encode())) / share
 
 
 PLAIN = TextForm((".txt",), "a line", "", lines_of)
@@ -316,9 +375,9 @@ FORMS = (
     PLAIN,
     TextForm((".json",), "an item of an array, or an object (one per line, for example)", "field", json_of),
     TextForm((".jsonl", ".ndjson"), "the object on a line", "field", json_lines_of),
-    TextForm((".csv",), "a row below the header", "column", comma_separated),
-    TextForm((".tsv",), "a row below the header", "column", tab_separated),
-    TextForm((".parquet",), "a row", "column", parquet_of),
+    TextForm((".csv",), "a row below the header", "column", comma_separated, newline=""),
+    TextForm((".tsv",), "a row below the header", "column", tab_separated, newline=""),
+    TextForm((".parquet",), "a row", "column", None),
 )
 BY_ENDING = {ending: form for form in FORMS for ending in form.endings}
 ENDINGS = tuple(BY_ENDING)

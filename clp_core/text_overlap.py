@@ -13,6 +13,7 @@ import pandas as pd
 from clp_core.characters import NO_LETTER
 from clp_core.errors import InputError
 from clp_core.overlap import Overlap
+from clp_core.text_files import without_surrogates
 from clp_core.vocabulary import Vocabulary
 
 MIN_ANCHORS = 300
@@ -173,6 +174,7 @@ def measure_text(overlap: Overlap, text: str) -> TextOverlap:
     """
     if not text.strip():
         raise InputError("the text is empty; give some text of the target language")
+    text = without_surrogates(text)
     source, target = Reading.of(overlap.source, text), Reading.of(overlap.target, text)
     of_source = TokenizerFigures.of(overlap.source, text, source)
     of_target = TokenizerFigures.of(overlap.target, text, target)

@@ -5,9 +5,11 @@ import io
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,10 +22,13 @@ from clp_core.documents import Texts
 from clp_core.errors import InputError
 from clp_core.holdout import hold_out
 from clp_core.leaks import find_leak
+from clp_core.overlap import Overlap
 from clp_core.overrides import read_overrides
 from clp_core.static_vectors import MIN_PAIRS, WordVectors, read_dictionary
 from clp_core.text_files import OTHER_FORMATS, SURROGATES, read_lines
 from clp_core.text_forms import FORMS, JsonStream, forms_table, has_text_ending, json_values
+from clp_core.text_overlap import measure_text
+from clp_core.vocabulary import Vocabulary
 from components.overlap_views import MOST_CHARACTERS, uploaded_text
 
 DOCS = Path(__file__).parent.parent / "docs" / "training.md"
@@ -195,10 +200,28 @@ def test_sizes_and_names_of_content_follow_the_bytes(tmp_path):
     paths = write_every_form(tmp_path, LINES)
     contents = {path.name: Texts.open([path]).content() for path in paths}
     assert len(set(contents.values())) == len({path.read_bytes() for path in paths})
-    assert Texts.open([tmp_path / "lines.txt"]).text_bytes == (tmp_path / "lines.txt").stat().st_size
     for path in paths:
-        is_packed = path.suffix in {*COMPRESSORS, ".parquet"}
-        assert (Texts.open([path]).text_bytes > path.stat().st_size) == is_packed
+        assert Texts.open([path]).text_bytes == sum(len(line.encode()) + 1 for line in LINES), path
+
+
+@pytest.mark.parametrize("name", ["lines.txt", "lines.txt.gz", "a.jsonl", "a.csv.zst", "array.json.gz", "a.parquet"])
+def test_size_of_a_large_text_is_estimated_from_its_beginning(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(text_forms, "SAMPLE_BYTES", 2_000_000)
+    rng = np.random.default_rng(0)
+    documents = [" ".join(f"wört{i}" for i in rng.integers(0, 3000, 30)) for _ in range(12_000)]
+    ending = Path(name).suffix if name not in WRITERS else ""
+    data = WRITERS[name.removesuffix(ending)](documents, "text")
+    (tmp_path / name).write_bytes(COMPRESSORS[ending](data) if ending else data)
+    expected = sum(len(document.encode()) + 1 for document in documents)
+    assert Texts.open([tmp_path / name]).text_bytes == pytest.approx(expected, rel=0.2 if ending else 0.02)
+
+
+def test_size_is_that_of_the_field_alone(tmp_path):
+    rows = [{"text": "ein Satz " * 10, "more": "ein anderer " * 50, "id": i} for i in range(300)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for field in ("text", "more"):
+        expected = sum(len(row[field].encode()) + 1 for row in rows)
+        assert Texts.open([tmp_path / "a.jsonl"], field).text_bytes == expected
 
 
 @pytest.mark.parametrize("spelled", ['"\\ud83d"', '"a\\udc00\\ud83db"', '"\\ud83d\\ude00 paired, \\ud83d not"'])
@@ -218,6 +241,18 @@ def test_half_a_character_in_json_becomes_the_replacement_character(tmp_path, sp
     with pytest.raises(InputError, match=r"fields: \ufffd\)") as error:
         Texts.open([tmp_path / "a.jsonl"])
     assert str(error.value).encode()
+
+
+def test_overlap_is_measured_on_text_with_half_a_character(folders):
+    overlap = Overlap.of(*(Vocabulary.open(folders["byte-level", language]) for language in ("en", "de")))
+    assert measure_text(overlap, "Der \ud83d Fuchs").figures == measure_text(overlap, "Der \ufffd Fuchs").figures
+
+
+def test_zstandard_that_cannot_be_read_names_the_package(tmp_path, monkeypatch):
+    (tmp_path / "a.txt.zst").write_bytes(COMPRESSORS[".zst"](b"Text\n"))
+    monkeypatch.setattr(pa, "Codec", SimpleNamespace(is_available=lambda name: name != "zstd"))
+    with pytest.raises(InputError, match="Zstandard; install pyarrow"):
+        Texts.open([tmp_path / "a.txt.zst"])
 
 
 @given(
