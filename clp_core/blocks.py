@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from clp_core.corpus import TextCounts, Tokenised, pack
+from clp_core.corpus import TextCounts, Tokenised, pack, stored_length
 from clp_core.documents import Texts
 from clp_core.errors import InputError
+from clp_core.text_reading import TOKENS, as_read
 from clp_core.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -26,16 +27,25 @@ KEPT_PASSES = 2
 Row = dict[str, np.ndarray]
 
 
-def training_row(block: np.ndarray, block_length: int, padding: int) -> Row:
-    """Return a block as inputs and labels, int64 ``[block_length]``; a short one is filled up where no loss looks."""
+def training_row(block: np.ndarray, block_length: int, padding: int, start: int | None = None) -> Row:
+    """Make inputs and labels of a block, int64 ``[block_length]``.
+
+    The first token of a row is never predicted, so it has no label: whoever counts labels counts predictions. A short
+    block is filled up at its end, where no loss looks.
+
+    Args:
+        block: ids of the text, ``[n]``.
+        block_length: tokens per row.
+        padding: id that fills up a short block.
+        start: id that is put before the block, or ``None``.
+    """
     ids = block.astype(np.int64)
+    if start is not None:
+        ids = np.concatenate([[start], ids])
     missing = block_length - len(ids)
-    if not missing:
-        return {"input_ids": ids, "labels": ids}
-    return {
-        "input_ids": np.concatenate([ids, np.full(missing, padding)]),
-        "labels": np.concatenate([ids, np.full(missing, IGNORED_LABEL)]),
-    }
+    labels = np.concatenate([ids, np.full(missing, IGNORED_LABEL)])
+    labels[0] = IGNORED_LABEL
+    return {"input_ids": np.concatenate([ids, np.full(missing, padding)]) if missing else ids, "labels": labels}
 
 
 def padding_of(vocabulary: Vocabulary) -> int:
@@ -47,10 +57,18 @@ class ShuffledBlocks:
     """Cached blocks, pass after pass, each pass in an order of its own."""
 
     def __init__(
-        self, dataset: Dataset, counts: TextCounts, block_length: int, padding: int, wanted: int, seed: int
+        self,
+        dataset: Dataset,
+        counts: TextCounts,
+        block_length: int,
+        padding: int,
+        wanted: int,
+        seed: int,
+        start: int | None = None,
     ) -> None:
-        """Take the blocks, and how many of them a run reads in all."""
+        """Take the blocks, how many of them a run reads in all, and the token that each begins with, if any."""
         self.counts = counts
+        self._start = start
         self._dataset, self._block_length, self._padding = dataset, block_length, padding
         self._wanted, self._seed = wanted, seed
         self._order = lru_cache(KEPT_PASSES)(self._shuffled)
@@ -58,6 +76,11 @@ class ShuffledBlocks:
     def __len__(self) -> int:
         """Return how many blocks a run reads."""
         return self._wanted
+
+    @property
+    def bytes_per_token(self) -> float:
+        """Mean bytes of text per token of a block."""
+        return self.counts.bytes_per_token * stored_length(self._block_length, self._start) / self._block_length
 
     def _shuffled(self, number: int) -> np.ndarray:
         return np.random.default_rng([self._seed, number]).permutation(len(self._dataset))
@@ -69,19 +92,29 @@ class ShuffledBlocks:
 
     def __getitem__(self, index: int) -> Row:
         """Return the block that is read as the one of this number."""
-        return training_row(self._dataset[self.place(index)]["input_ids"], self._block_length, self._padding)
+        block = self._dataset[self.place(index)]["input_ids"]
+        return training_row(block, self._block_length, self._padding, self._start)
 
 
 class StreamedBlocks:
     """Blocks made while they are read, in the order of the text, over and over; nothing is kept on disk."""
 
-    def __init__(self, texts: Texts, vocabulary: Vocabulary, block_length: int, wanted: int) -> None:
-        """Take the text, and how many blocks a run reads in all."""
-        self._texts, self._vocabulary, self._block_length = texts, vocabulary, block_length
-        self._wanted = wanted
+    def __init__(
+        self,
+        texts: Texts,
+        vocabulary: Vocabulary,
+        block_length: int,
+        wanted: int,
+        start: int | None = None,
+        control_strings: str = TOKENS,
+    ) -> None:
+        """Take the text, how many blocks a run reads in all, the token that each begins with, and the reading."""
+        self._texts = as_read(texts, vocabulary, control_strings)
+        self._vocabulary, self._block_length, self._control_strings = vocabulary, block_length, control_strings
+        self._wanted, self._start = wanted, start
         self._next = 0
         self._padding = padding_of(vocabulary)
-        self._read = Tokenised(texts, vocabulary)
+        self._read = self._tokenised()
         self._blocks = self._all()
 
     def __len__(self) -> int:
@@ -93,11 +126,19 @@ class StreamedBlocks:
         """Sizes of what has been read in this pass."""
         return self._read.counts
 
+    @property
+    def bytes_per_token(self) -> float:
+        """Mean bytes of text per token of a block."""
+        return self.counts.bytes_per_token * stored_length(self._block_length, self._start) / self._block_length
+
+    def _tokenised(self) -> Tokenised:
+        return Tokenised(self._texts, self._vocabulary, self._control_strings)
+
     def _all(self) -> Iterator[np.ndarray]:
         is_empty = False
         while not is_empty:
-            self._read, is_empty = Tokenised(self._texts, self._vocabulary), True
-            for block in pack(iter(self._read), self._block_length):
+            self._read, is_empty = self._tokenised(), True
+            for block in pack(iter(self._read), stored_length(self._block_length, self._start)):
                 is_empty = False
                 yield block
 
@@ -112,7 +153,7 @@ class StreamedBlocks:
         for block in self._blocks:
             self._next += 1
             if self._next > index:
-                return training_row(block, self._block_length, self._padding)
+                return training_row(block, self._block_length, self._padding, self._start)
         raise InputError("the streamed text holds no document; check its split and its field")
 
 

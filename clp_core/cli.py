@@ -40,6 +40,7 @@ from clp_core.playground_options import PlaygroundOptions
 from clp_core.pretrain_options import PretrainOptions
 from clp_core.project_options import ProjectOptions
 from clp_core.push_options import PushOptions
+from clp_core.text_reading import AUTO, BEGIN_HELP, CONTROL_HELP, TOKENS
 from clp_core.tokenizer_options import TokenizerOptions
 from clp_core.train_options import TrainOptions
 from clp_core.transfer_options import TransferOptions
@@ -212,6 +213,8 @@ def evaluate(
     model: Annotated[str, typer.Argument(help="model: a folder or a Hub id")],
     text: Annotated[list[str], typer.Option(help="file, folder or hub:ORG/NAME[:CONFIG][:SPLIT] with the text")],
     text_field: Annotated[str, typer.Option(help=help_of(TrainOptions, "text_field"))] = DEFAULT_FIELD,
+    begin: Annotated[str, typer.Option(help=BEGIN_HELP)] = AUTO,
+    control_strings: Annotated[str, typer.Option(help=CONTROL_HELP)] = TOKENS,
     sample: Annotated[bool, typer.Option("--sample", help="also generate 60 tokens")] = False,
     prompt: Annotated[str, typer.Option(help="what the sample goes on from")] = "",
     as_json: Json = False,
@@ -221,13 +224,21 @@ def evaluate(
     from clp_core.evaluation import sample as generate
     from clp_core.locate import locate
 
-    found = evaluate_model(model, text, text_field)
+    found = evaluate_model(model, text, text_field, begin, control_strings, both=True)
+    if found.failure:
+        raise ClpError(found.failure)
     result = found.as_json()
     if sample:
         result["sample"] = generate(locate(model), prompt)
     for warning in found.warnings:
         typer.echo(f"warning: {warning}", err=True)
-    emit(result, as_json, lambda shown: print_table("Evaluation", ["figure", "value"], list(map(list, shown.items()))))
+
+    def show(shown: dict[str, Any]) -> None:
+        rows = {**shown, "control_strings": sum(shown["control_strings"].values())}
+        rows["not_comparable"] = ", ".join(obstacle["code"] for obstacle in shown["not_comparable"]) or None
+        print_table("Evaluation", ["figure", "value"], list(map(list, rows.items())))
+
+    emit(result, as_json, show)
 
 
 @app.command()

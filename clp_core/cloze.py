@@ -25,10 +25,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clp_core.errors import InputError
-from clp_core.evaluation import LOGITS_BYTES, start_token
+from clp_core.evaluation import LOGITS_BYTES
 from clp_core.finite import scores_error
 from clp_core.progress import report_progress
 from clp_core.shares import Share
+from clp_core.text_reading import start_token
 from clp_core.vocabulary import Vocabulary
 from clp_core.words import casing, encode_words, sentences_of, words_of
 

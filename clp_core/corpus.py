@@ -1,8 +1,10 @@
 """From text to tokenised, packed blocks, with the bytes of the text counted.
 
 Every document ends with the end-of-text token, which stands for its line end. So the bytes of a text are the UTF-8
-bytes of its documents, one line end each included. Documents are joined and cut into blocks: nothing is padded but the
-end of the last block, and no token is lost.
+bytes of its documents, one line end each included. A control string that is read as its token is not text to a
+reader: its bytes are not counted. Documents are joined and cut into blocks: nothing is padded but the end of the last
+block, and no token is lost. Where every block begins with the begin-of-text token, that token is not stored but put
+before a block when it is read, so stored blocks are one token shorter.
 """
 
 from __future__ import annotations
@@ -15,10 +17,10 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from filelock import FileLock
@@ -27,6 +29,7 @@ from clp_core.documents import TextFile, Texts
 from clp_core.folders import check_disk
 from clp_core.locate import read_json
 from clp_core.progress import report_progress
+from clp_core.text_reading import TEXT, TOKENS, as_read, end_token, tokenizer_of
 from clp_core.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -35,9 +38,21 @@ if TYPE_CHECKING:
 BATCH_DOCUMENTS = 1000
 POLL_S = 0.5
 COUNTS_FILE = "counts.json"
+COUNTS_VERSION = 2
+"""Raised when ``TextCounts`` has more to count, so that cached blocks are made anew."""
+SAMPLE_BYTES = 200_000
 BLOCKS_FILE = "blocks.arrow"
 CACHE_BYTES_PER_BYTE = 4
 """An id takes four bytes, and stands for at least one of the text."""
+
+
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+FULLY_CHECKED_DOCUMENTS, CHECKED_SHARE = 2000, 100
+"""The round trip of the first documents is checked, then that of every hundredth."""
+LONGEST_CHECKED = 100_000
+"""Characters; longer documents are not decoded to check the round trip."""
+SHOWN_CHARACTERS = 40
+SHOWN_STRINGS = 3
 
 
 @dataclass(frozen=True)
@@ -47,14 +62,28 @@ class TextCounts:
     Attributes:
         documents: number of documents.
         tokens: tokens, the end of each document included.
-        bytes: UTF-8 bytes, the line end of each document included.
+        bytes: UTF-8 bytes, the line end of each document included, strings that are read as control tokens excluded.
         unknown: how many of the tokens are the unknown token.
+        control: occurrences of literal control strings that are read as tokens, by string.
+        control_documents: number of documents that contain any.
+        replacements: occurrences of U+FFFD, which stands for what could not be decoded.
+        replaced_documents: number of documents that contain it.
+        checked: number of documents whose round trip through the tokenizer was checked.
+        lossy: how many of these do not survive it.
+        lossy_example: where the first of them is changed.
     """
 
     documents: int
     tokens: int
     bytes: int
     unknown: int
+    control: Mapping[str, int] = field(default_factory=dict)
+    control_documents: int = 0
+    replacements: int = 0
+    replaced_documents: int = 0
+    checked: int = 0
+    lossy: int = 0
+    lossy_example: str = ""
 
     @property
     def bytes_per_token(self) -> float:
@@ -66,9 +95,49 @@ class TextCounts:
         """Share of the tokens that are the unknown token."""
         return self.unknown / max(self.tokens, 1)
 
+    @property
+    def lossy_share(self) -> float:
+        """Share of the checked documents that do not survive a round trip through the tokenizer."""
+        return self.lossy / max(self.checked, 1)
+
+    @property
+    def control_bytes(self) -> int:
+        """UTF-8 bytes of the control strings, which ``bytes`` excludes."""
+        return sum(n * len(string.encode()) for string, n in self.control.items())
+
+    @property
+    def warnings(self) -> list[str]:
+        """Sentences on literal control strings and undecodable characters in the text."""
+        found = []
+        if self.control:
+            strings = sorted(self.control, key=lambda string: -self.control[string])
+            named = ", ".join(f"{string} ({self.control[string]:,})" for string in strings[:SHOWN_STRINGS])
+            more = ", ..." if len(strings) > SHOWN_STRINGS else ""
+            found.append(
+                f"{self.control_documents:,} of {self.documents:,} documents contain strings of special tokens "
+                f"({named}{more}), which are read as tokens and whose bytes are not counted; --control-strings "
+                "separator ends documents at them, --control-strings text reads them as plain text"
+            )
+        if self.replacements:
+            found.append(
+                f"{self.replaced_documents:,} of {self.documents:,} documents contain U+FFFD ({self.replacements:,} "
+                "times): their source has another encoding than UTF-8 or half surrogate pairs; convert it anew"
+            )
+        return found
+
+    def with_batch(self, **more: Any) -> TextCounts:
+        """Add the counts of a batch of documents."""
+        control = dict(self.control)
+        for string, n in more.pop("control").items():
+            control[string] = control.get(string, 0) + n
+        example = self.lossy_example or more.pop("lossy_example")
+        more.pop("lossy_example", None)
+        sums = {name: getattr(self, name) + n for name, n in more.items()}
+        return replace(self, **sums, control=control, lossy_example=example)
+
 
 def document_bytes(document: str) -> int:
-    """Return the UTF-8 bytes of a document and its line end."""
+    """Count the UTF-8 bytes of a document and its line end."""
     return len(document.encode("utf-8")) + 1
 
 
@@ -77,41 +146,130 @@ class Tokenised:
     """A text that is tokenised batch by batch, and counted on the way.
 
     Attributes:
-        texts: the documents.
+        texts: the documents, see ``text_reading.as_read``.
         vocabulary: the tokenizer.
+        control_strings: what literal control strings are read as, see ``text_reading``.
+        checks_round_trip: whether documents are decoded again and compared.
         counts: sizes of what has been read so far.
     """
 
     texts: Texts
     vocabulary: Vocabulary
+    control_strings: str = TOKENS
+    checks_round_trip: bool = False
     counts: TextCounts = TextCounts(0, 0, 0, 0)
 
     def __iter__(self) -> Iterator[np.ndarray]:
         """Yield token ids of batches of documents, each document closed by the end-of-text token, if there is one."""
+        tokenizer = tokenizer_of(self.vocabulary, self.control_strings)
+        end = end_token(self.vocabulary)
         roles = self.vocabulary.roles
-        end = roles.get("eos", roles.get("sep"))
         # A tokenizer may give one token both roles; an end of text is not an unknown word.
         unknown = roles.get("unk", -1) if roles.get("unk") != end else -1
         documents = iter(self.texts)
         while batch := list(itertools.islice(documents, BATCH_DOCUMENTS)):
+            encoded = [encoding.ids for encoding in tokenizer.encode_batch(batch, add_special_tokens=False)]
             stream: list[int] = []
-            for encoding in self.vocabulary.tokenizer.encode_batch(batch, add_special_tokens=False):
-                stream += encoding.ids
+            stops: list[int] = []
+            for own in encoded:
+                stream += own
                 if end is not None:
                     stream.append(end)
+                stops.append(len(stream))
             ids = np.asarray(stream, dtype=np.int64)
-            self.counts = TextCounts(
-                documents=self.counts.documents + len(batch),
-                tokens=self.counts.tokens + len(ids),
-                bytes=self.counts.bytes + sum(map(document_bytes, batch)),
-                unknown=self.counts.unknown + int((ids == unknown).sum()),
+            control, with_control = self._control(batch, ids, np.asarray(stops), has_end=end is not None)
+            replacements = [document.count(REPLACEMENT) for document in batch]
+            control_bytes = sum(n * len(string.encode()) for string, n in control.items())
+            self.counts = self.counts.with_batch(
+                documents=len(batch),
+                tokens=len(ids),
+                bytes=sum(map(document_bytes, batch)) - control_bytes,
+                unknown=int((ids == unknown).sum()),
+                control=control,
+                control_documents=with_control,
+                replacements=sum(replacements),
+                replaced_documents=sum(map(bool, replacements)),
+                **self._round_trips(batch, encoded),
             )
             yield ids
 
+    def _control(
+        self, batch: Sequence[str], ids: np.ndarray, stops: np.ndarray, *, has_end: bool
+    ) -> tuple[dict[str, int], int]:
+        """Count literal control strings that were read as tokens, by string, and the documents with any."""
+        strings = {i: string for string, i in self.vocabulary.control_strings.items()}
+        if self.control_strings == TEXT or not strings:
+            return {}, 0
+        is_control = np.isin(ids, np.fromiter(strings, dtype=np.int64))
+        if has_end:
+            is_control[stops - 1] = False  # put there, not spelt in the document
+        places = np.flatnonzero(is_control)
+        owners = np.searchsorted(stops, places, side="right")
+        found, numbers = np.unique(np.stack([owners, ids[places]]), axis=1, return_counts=True)
+        counts: dict[str, int] = {}
+        with_control = set()
+        for owner, token_id, number in zip(*found.tolist(), numbers.tolist(), strict=True):
+            # The unknown token stands for words too: it is literal only as often as its string is in the document.
+            n = min(number, batch[owner].count(strings[token_id]))
+            if n:
+                counts[strings[token_id]] = counts.get(strings[token_id], 0) + n
+                with_control.add(owner)
+        return counts, len(with_control)
 
-def token_stream(texts: Texts, vocabulary: Vocabulary) -> tuple[np.ndarray, TextCounts]:
-    """Return a whole text as one stream of token ids ``[tokens]``, and its sizes."""
-    text = Tokenised(texts, vocabulary)
+    def _round_trips(self, batch: Sequence[str], encoded: Sequence[Sequence[int]]) -> dict[str, Any]:
+        """Count documents that decode to another text than they were."""
+        found: dict[str, Any] = {"checked": 0, "lossy": 0, "lossy_example": ""}
+        if not self.checks_round_trip:
+            return found
+        for number, (document, ids) in enumerate(zip(batch, encoded, strict=True), self.counts.documents):
+            is_due = number < FULLY_CHECKED_DOCUMENTS or number % CHECKED_SHARE == 0
+            if not is_due or len(document) > LONGEST_CHECKED:
+                continue
+            found["checked"] += 1
+            decoded = decoded_alike(self.vocabulary, document, ids)
+            if decoded is not None:
+                found["lossy"] += 1
+                found["lossy_example"] = found["lossy_example"] or where_changed(document, decoded)
+        return found
+
+
+def decoded_alike(vocabulary: Vocabulary, document: str, ids: Sequence[int]) -> str | None:
+    """Decode the ids of a document; ``None`` where that gives the document, blanks around it apart.
+
+    A tokenizer's own decoder may tidy up what its tokens state exactly, so the bytes of the tokens count as well.
+    """
+    decoded = str(vocabulary.tokenizer.decode(list(ids), skip_special_tokens=False))
+    if decoded.strip() == document.strip():
+        return None
+    data = b"".join(vocabulary.token_bytes[i] for i in ids)
+    return None if data.strip() == document.strip().encode() else decoded
+
+
+def where_changed(document: str, decoded: str) -> str:
+    """Show the first place at which a decoded document differs."""
+    document, decoded = document.strip(), decoded.strip()
+    common = min(len(document), len(decoded))
+    first = next((i for i, (a, b) in enumerate(zip(document, decoded, strict=False)) if a != b), common)
+    start = max(0, first - SHOWN_CHARACTERS // 2)
+    shown = slice(start, start + SHOWN_CHARACTERS)
+    return f"{document[shown]!r} becomes {decoded[shown]!r}"
+
+
+def token_stream(
+    texts: Texts, vocabulary: Vocabulary, control_strings: str = TOKENS, *, checks_round_trip: bool = False
+) -> tuple[np.ndarray, TextCounts]:
+    """Tokenise a whole text into one stream of token ids ``[tokens]``, and count its sizes.
+
+    Args:
+        texts: the documents.
+        vocabulary: the tokenizer.
+        control_strings: what literal control strings are read as, see ``text_reading``.
+        checks_round_trip: whether documents are decoded again and compared.
+
+    Raises:
+        InputError: a text cannot be read.
+    """
+    text = Tokenised(as_read(texts, vocabulary, control_strings), vocabulary, control_strings, checks_round_trip)
     return np.concatenate(list(text)), text.counts
 
 
@@ -127,18 +285,32 @@ def pack(streams: Iterator[np.ndarray], block_length: int) -> Iterator[np.ndarra
         yield rest
 
 
-def packed_blocks(
-    texts: Texts, vocabulary: Vocabulary, block_length: int, cache: Path, *, made_elsewhere: bool = False
-) -> tuple[Dataset, TextCounts]:
-    """Return a text as a dataset of blocks of ``input_ids``, made once and cached by content.
+def stored_length(block_length: int, start: int | None) -> int:
+    """Count the text tokens of a block: one fewer where the block begins with a start token."""
+    return block_length if start is None else block_length - 1
 
-    The last block may be shorter than ``block_length``.
+
+def packed_blocks(
+    texts: Texts,
+    vocabulary: Vocabulary,
+    block_length: int,
+    cache: Path,
+    *,
+    start: int | None = None,
+    control_strings: str = TOKENS,
+    made_elsewhere: bool = False,
+) -> tuple[Dataset, TextCounts]:
+    """Tokenise and pack a text into a dataset of blocks of ``input_ids``, made once and cached by content.
+
+    The last block may be shorter than the others.
 
     Args:
         texts: the documents.
         vocabulary: the tokenizer.
-        block_length: tokens a block.
+        block_length: tokens per block, the start token included, which is not stored.
         cache: where blocks are kept.
+        start: the token that every block begins with, or ``None``.
+        control_strings: what literal control strings are read as, see ``text_reading``.
         made_elsewhere: wait until another process has made them, on another machine perhaps, where no lock is seen.
 
     Raises:
@@ -146,7 +318,8 @@ def packed_blocks(
     """
     from datasets import Dataset
 
-    folder = cache / "blocks" / content_key(texts, vocabulary, block_length)
+    key = content_key(texts, vocabulary, block_length, start=start, control_strings=control_strings)
+    folder = cache / "blocks" / hashlib.blake2b(f"{COUNTS_VERSION}\0{key}".encode(), digest_size=16).hexdigest()
     folder.parent.mkdir(parents=True, exist_ok=True)
     while made_elsewhere and not (folder / COUNTS_FILE).is_file():
         time.sleep(POLL_S)
@@ -155,7 +328,7 @@ def packed_blocks(
             check_disk(cache, int(texts.text_bytes * CACHE_BYTES_PER_BYTE))
             part = Path(tempfile.mkdtemp(dir=folder.parent))
             try:
-                write_blocks(texts, vocabulary, block_length, part)
+                write_blocks(texts, vocabulary, stored_length(block_length, start), part, control_strings)
                 os.replace(part, folder)
             except BaseException:
                 shutil.rmtree(part, ignore_errors=True)
@@ -164,14 +337,16 @@ def packed_blocks(
     return dataset.with_format("numpy"), TextCounts(**read_json(folder / COUNTS_FILE))
 
 
-def write_blocks(texts: Texts, vocabulary: Vocabulary, block_length: int, folder: Path) -> None:
+def write_blocks(
+    texts: Texts, vocabulary: Vocabulary, length: int, folder: Path, control_strings: str = TOKENS
+) -> None:
     """Tokenise and pack a text into an Arrow file, row by row, with its counts beside it."""
     from datasets import Features, Value
     from datasets import Sequence as ListOf
     from datasets.arrow_writer import ArrowWriter
 
     size = max(texts.text_bytes, 1)
-    text = Tokenised(texts, vocabulary)
+    text = Tokenised(as_read(texts, vocabulary, control_strings), vocabulary, control_strings)
 
     def streams() -> Iterator[np.ndarray]:
         for ids in text:
@@ -180,21 +355,46 @@ def write_blocks(texts: Texts, vocabulary: Vocabulary, block_length: int, folder
 
     features = Features({"input_ids": ListOf(Value("int32"))})
     with ArrowWriter(features=features, path=str(folder / BLOCKS_FILE)) as writer:
-        for block in pack(streams(), block_length):
+        for block in pack(streams(), length):
             writer.write({"input_ids": block.astype(np.int32)})
         writer.finalize()
     (folder / COUNTS_FILE).write_text(json.dumps(asdict(text.counts)))
 
 
-def content_key(texts: Texts, vocabulary: Vocabulary, block_length: int) -> str:
-    """Return a name for a text under a tokenizer: a hash of the text's bytes, the tokenizer and the block length."""
+def content_key(
+    texts: Texts,
+    vocabulary: Vocabulary,
+    block_length: int,
+    *,
+    start: int | None = None,
+    control_strings: str = TOKENS,
+) -> str:
+    """Name a text under a tokenizer: a hash of the text's bytes, the tokenizer, the blocks and how the text is read.
+
+    What is read as by default keeps the name it had before there was a choice, so that runs made then can be resumed.
+    """
     digest = hashlib.blake2b(f"2\0{block_length}\0{vocabulary.serialized}".encode(), digest_size=16)
     digest.update(json.dumps(vocabulary.roles, sort_keys=True).encode())
     digest.update(texts.content().encode())
+    digest.update(reading_key(start, control_strings).encode())
     return digest.hexdigest()
 
 
-def estimate_tokens(texts: Texts, vocabulary: Vocabulary, sample_bytes: int = 200_000) -> int | None:
+def reading_key(start: int | None, control_strings: str) -> str:
+    """Name how a text is read; empty where no block has a start token and control strings are tokens."""
+    return "" if start is None and control_strings == TOKENS else json.dumps([start, control_strings])
+
+
+def counts_of_beginning(
+    texts: Texts, vocabulary: Vocabulary, control_strings: str = TOKENS, sample_bytes: int = SAMPLE_BYTES
+) -> tuple[TextCounts, bool]:
+    """Count the first bytes of a text, and say whether that is all of it."""
+    text = Tokenised(as_read(texts, vocabulary, control_strings), vocabulary, control_strings)
+    is_whole = all(text.counts.bytes < sample_bytes for _ in text)
+    return text.counts, is_whole
+
+
+def estimate_tokens(texts: Texts, vocabulary: Vocabulary, sample_bytes: int = SAMPLE_BYTES) -> int | None:
     """Estimate the tokens of a text from its size and the tokens of its first bytes.
 
     Returns:
@@ -202,17 +402,18 @@ def estimate_tokens(texts: Texts, vocabulary: Vocabulary, sample_bytes: int = 20
     """
     if not texts.is_local:
         return None
-    text = Tokenised(texts, vocabulary)
-    is_whole = all(text.counts.bytes < sample_bytes for _ in text)
-    if is_whole:
-        return text.counts.tokens
+    return estimated_tokens(texts, *counts_of_beginning(texts, vocabulary, sample_bytes=sample_bytes))
+
+
+def estimated_tokens(texts: Texts, counts: TextCounts, is_whole: bool) -> int:
+    """Estimate the tokens of a text from the counts of its beginning."""
     # Compressed files are taken at their usual ratio, as reading them whole would take too long here.
-    return math.ceil(texts.text_bytes / text.counts.bytes_per_token)
+    return counts.tokens if is_whole else math.ceil(texts.text_bytes / counts.bytes_per_token)
 
 
-def stream_fingerprint(texts: Texts) -> str:
-    """Return a name for the present content of a text without reading it: of files their paths, sizes and times."""
-    digest = hashlib.blake2b(digest_size=16)
+def stream_fingerprint(texts: Texts, start: int | None = None, control_strings: str = TOKENS) -> str:
+    """Name the present content of a text without reading it (of files paths, sizes and times), and how it is read."""
+    digest = hashlib.blake2b(reading_key(start, control_strings).encode(), digest_size=16)
     for source in texts.sources:
         if isinstance(source, TextFile):
             status = source.path.stat()

@@ -19,14 +19,16 @@ import torch
 
 from clp_core.blocks import IGNORED_LABEL, padding_of
 from clp_core.evaluation import check_tokenizer_fits
+from clp_core.losses import TextLoss
+from clp_core.training_stages import refuse_non_finite
 from clp_core.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-@dataclass
-class Distillation:
+@dataclass(kw_only=True)
+class Distillation(TextLoss):
     """The loss of a run that follows a teacher; the Trainer calls it with the outputs of the run's model.
 
     Attributes:
@@ -34,58 +36,50 @@ class Distillation:
         n_ids: ids of the tokenizer that both share; rows of either model beyond them are padding.
         padding: id that stands where a block has no label.
         weight: the teacher's part of the mixture at this step, 0 to 1.
-        text_share: what the loss on the text alone is of the loss last returned.
     """
 
     teacher: PreTrainedModel
     n_ids: int
     padding: int
     weight: float = 0.0
-    text_share: torch.Tensor | float = 1.0
 
     @classmethod
-    def open(cls, folder: Path, vocabulary: Vocabulary, device: torch.device) -> Distillation:
+    def open(cls, folder: Path, vocabulary: Vocabulary, device: torch.device, router: float = 0.0) -> Distillation:
         """Load a teacher: on a GPU in its own data type, on a CPU in float32.
 
         Raises:
-            InputError: it has fewer rows than the tokenizer has ids.
+            InputError: it has fewer rows than the tokenizer has ids, or weights that are not finite.
         """
         from transformers import AutoModelForCausalLM
 
         dtype: Any = "auto" if device.type == "cuda" else torch.float32
         teacher = AutoModelForCausalLM.from_pretrained(str(folder), dtype=dtype, trust_remote_code=False)
         check_tokenizer_fits(teacher, vocabulary)
+        refuse_non_finite(teacher, f"the teacher {folder.name}", vocabulary)
         teacher.requires_grad_(requires_grad=False)
-        return cls(teacher.to(device).eval(), vocabulary.n_ids, padding_of(vocabulary))
+        return cls(
+            router=router, teacher=teacher.to(device).eval(), n_ids=vocabulary.n_ids, padding=padding_of(vocabulary)
+        )
 
-    def __call__(
-        self, outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
-    ) -> torch.Tensor:
-        """Return the loss in nats a token.
-
-        Args:
-            outputs: of the run's model, with ``logits`` ``[b, L, V]``.
-            labels: the blocks, ``[b, L]``; ``IGNORED_LABEL`` where one is filled up, always at its end.
-            num_items_in_batch: labels of the whole step, by which the sum is divided; by default those of ``labels``.
-        """
-        follows = labels[:, 1:].flatten()
-        counted = follows != IGNORED_LABEL
-        follows = follows.masked_fill(~counted, 0)
+    def sums(self, outputs: Any, labels: torch.Tensor, follows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Sum the negative log likelihood of the text, and the cross-entropy to the mixture, over a micro-batch."""
+        flat = follows[:, :-1].flatten()
+        counted = flat != IGNORED_LABEL
+        flat = flat.masked_fill(~counted, 0)
         scores = torch.log_softmax(outputs.logits[:, :-1].flatten(0, 1).float(), dim=-1)
-        text = -scores.gather(1, follows[:, None]).squeeze(1)
+        text = -scores.gather(1, flat[:, None]).squeeze(1)
         total = text
         if self.weight:
             expected = self._expectations(labels)
             followed = -(expected * scores[:, : self.n_ids]).sum(dim=-1)
             total = (1 - self.weight) * text + self.weight * followed
-        divisor = counted.sum() if num_items_in_batch is None else num_items_in_batch
-        text_sum, total_sum = text.detach()[counted].sum(), total[counted].sum()
-        self.text_share = text_sum / total_sum.detach()
-        return total_sum / divisor
+        return text[counted].sum(), total[counted].sum()
 
     @torch.no_grad()
     def _expectations(self, labels: torch.Tensor) -> torch.Tensor:
-        """Return the teacher's probabilities of what follows, ``[b * (L - 1), n_ids]``."""
-        inputs = labels.masked_fill(labels == IGNORED_LABEL, self.padding)
+        """Compute the teacher's probabilities of what follows, ``[b * (L - 1), n_ids]``."""
+        inputs = self.input_ids
+        if inputs is None:
+            inputs = labels.masked_fill(labels == IGNORED_LABEL, self.padding)
         logits = self.teacher(input_ids=inputs, use_cache=False).logits
         return torch.softmax(logits[:, :-1, : self.n_ids].flatten(0, 1).float(), dim=-1)

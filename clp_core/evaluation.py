@@ -5,20 +5,21 @@ Bits per byte is the only figure that can be compared across tokenizers::
     bits_per_byte = (sum over all tokens of -ln p(token | what stands before it)) / (ln 2 * bytes)
 
 * Tokens: every document of the text (one a line, see ``corpus``), closed by the end-of-text token. All are scored, the
-  first one too: it is predicted from the begin-of-text token (or the end-of-text token, where there is no other). A
-  tokenizer that has neither leaves its first token unscored.
+  first one too: it is predicted from the token that the tokenizer's template begins a text with (else the
+  begin-of-text, classifier or end-of-text token). A tokenizer that has none of these leaves its first token unscored.
 * Window: the model's positions, at most 1,024 tokens. Stride: half a window. Each token is scored once, in the first
-  window that reaches it, so from the second window on every token sees at least half a window before it.
+  window that reaches it, so from the second window on every token sees at least half a window before it. Where the
+  tokenizer's own template begins every text with a token, each window begins with it (see ``text_reading``).
 * Bytes: the UTF-8 bytes of the original text, one line end a document included, whatever the tokenizer makes of them.
-* A tokenizer that maps text to its unknown token does not predict that text. The share of unknown tokens is reported,
-  and above 0.1 % the figure is marked not comparable.
+  Strings that are read as control tokens are not counted.
+* What makes the figure incomparable with other tokenizers' is reported by code and in words: ``not_comparable``.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,9 +29,21 @@ from clp_core.checkpoint import Checkpoint
 from clp_core.corpus import TextCounts, token_stream
 from clp_core.documents import DEFAULT_FIELD, Texts
 from clp_core.errors import InputError
+from clp_core.finite import scores_error
 from clp_core.locate import locate, read_json
+from clp_core.memory_plan import embedding_rows
 from clp_core.prepared import max_positions
 from clp_core.progress import report_progress
+from clp_core.text_reading import (
+    AUTO,
+    EVERY,
+    FIRST,
+    TOKENS,
+    check_reading,
+    end_token,
+    resolved_begin,
+    start_token,
+)
 from clp_core.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -39,8 +52,31 @@ if TYPE_CHECKING:
 
 MAX_WINDOW = 1024
 MAX_UNKNOWN_SHARE = 0.001
+MAX_UNPREDICTED_SHARE = 0.001
+"""Of the bytes that no token predicts, or that are not counted."""
+MAX_LOSSY_SHARE = 0.01
+LARGEST_LOSS = 700.0
+"""Nats per token; the perplexity of a larger loss is beyond a float."""
 LOGITS_BYTES = 256 << 20
 SAMPLE_TOKENS = 60
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """Why a figure cannot be compared across tokenizers.
+
+    Attributes:
+        code: one of ``unknown_tokens``, ``lossy_tokenizer``, ``control_strings``, ``first_token_unscored``,
+            ``line_ends_unpredicted``, ``non_finite``.
+        reason: the same in a sentence, with its figures.
+    """
+
+    code: str
+    reason: str
+
+    def as_json(self) -> dict[str, str]:
+        """Return code and reason."""
+        return {"code": self.code, "reason": self.reason}
 
 
 @dataclass(frozen=True)
@@ -51,16 +87,24 @@ class Evaluation:
         loss: mean over the tokens of the negative log likelihood, in nats.
         counts: sizes of the text.
         scored: number of tokens that were scored.
+        begin: where the start token stood: ``every`` window or the ``first``.
+        of_text: obstacles to a comparison that lie in the text and its tokenizer.
+        other_begin: bits per byte with the start token the other way, where that was measured too.
+        failure: why the loss is not finite; empty where it is.
     """
 
     loss: float
     counts: TextCounts
     scored: int
+    begin: str = FIRST
+    of_text: tuple[Obstacle, ...] = ()
+    other_begin: float | None = None
+    failure: str = ""
 
     @property
     def perplexity(self) -> float:
         """exp(loss); infinite where that is beyond a float."""
-        return math.exp(self.loss) if self.loss < 700 else math.inf
+        return math.exp(self.loss) if self.loss < LARGEST_LOSS else math.inf
 
     @property
     def bits_per_byte(self) -> float:
@@ -68,19 +112,22 @@ class Evaluation:
         return self.loss * self.scored / (math.log(2) * self.counts.bytes)
 
     @property
+    def not_comparable(self) -> tuple[Obstacle, ...]:
+        """Why bits per byte cannot be compared with other tokenizers'; empty where it can."""
+        if math.isfinite(self.loss) and math.isfinite(self.perplexity):
+            return self.of_text
+        told = "perplexity is beyond the range of numbers" if math.isfinite(self.loss) else "loss is not finite"
+        return (*self.of_text, Obstacle("non_finite", self.failure or f"the {told} ({self.loss:g} nats per token)"))
+
+    @property
     def comparable(self) -> bool:
-        """Whether so little of the text is unknown that bits per byte can be compared across tokenizers."""
-        return self.counts.unknown_share <= MAX_UNKNOWN_SHARE
+        """Whether nothing stands against comparing bits per byte across tokenizers."""
+        return not self.not_comparable
 
     @property
     def warnings(self) -> list[str]:
         """What a reader of the figures should know."""
-        if self.comparable:
-            return []
-        return [
-            f"{100 * self.counts.unknown_share:.2f} % of the text's tokens are unknown to the tokenizer: "
-            "bits per byte is not comparable with other tokenizers'"
-        ]
+        return [*map(warning_of, self.not_comparable), *self.counts.warnings]
 
     def as_json(self) -> dict[str, Any]:
         """Return the figures of the command line; what is not finite becomes ``None``."""
@@ -90,9 +137,25 @@ class Evaluation:
             "bits_per_byte": self.bits_per_byte,
             "bytes_per_token": self.counts.bytes_per_token,
             "unknown_share": self.counts.unknown_share,
+            "lossy_share": self.counts.lossy_share,
         }
+        if self.other_begin is not None:
+            figures[f"bits_per_byte_begin_{FIRST if self.begin == EVERY else EVERY}"] = self.other_begin
         finite = {key: value if math.isfinite(value) else None for key, value in figures.items()}
-        return finite | {"tokens": self.scored, "bytes": self.counts.bytes, "comparable": self.comparable}
+        return finite | {
+            "tokens": self.scored,
+            "bytes": self.counts.bytes,
+            "begin": self.begin,
+            "control_strings": dict(self.counts.control),
+            "replacement_characters": self.counts.replacements,
+            "comparable": self.comparable,
+            "not_comparable": [obstacle.as_json() for obstacle in self.not_comparable],
+        }
+
+
+def warning_of(obstacle: Obstacle) -> str:
+    """Turn an obstacle into a warning."""
+    return f"{obstacle.reason}: bits per byte is not comparable with other tokenizers'"
 
 
 @dataclass(frozen=True)
@@ -103,30 +166,79 @@ class EvaluationText:
         ids: the stream, a start token first where there is one, ``[tokens + 1]``.
         counts: sizes of the text.
         window: tokens a window takes in.
+        start: the token that each window begins with in place of its first; ``None`` where only the stream does.
+        follows_template: whether the windows begin as the tokenizer's own template has it.
+        obstacles: why bits per byte on it cannot be compared across tokenizers.
     """
 
     ids: np.ndarray
     counts: TextCounts
     window: int
+    start: int | None = None
+    follows_template: bool = True
+    obstacles: tuple[Obstacle, ...] = ()
 
     @classmethod
-    def read(cls, texts: Texts, vocabulary: Vocabulary, positions: int | None) -> EvaluationText:
+    def read(
+        cls,
+        texts: Texts,
+        vocabulary: Vocabulary,
+        positions: int | None,
+        begin: str = AUTO,
+        control_strings: str = TOKENS,
+    ) -> EvaluationText:
         """Tokenise a text for a model with so many positions.
 
+        Args:
+            texts: the documents.
+            vocabulary: the tokenizer.
+            positions: of the model; ``None`` where it has no limit.
+            begin: where the start token stands, see ``text_reading``.
+            control_strings: what literal control strings are read as, see ``text_reading``.
+
         Raises:
-            InputError: the text is missing or empty.
+            InputError: the text is missing or empty, or the tokenizer has no start token for every window.
         """
-        stream, counts = token_stream(texts, vocabulary)
+        resolved = resolved_begin(vocabulary, begin)
+        stream, counts = token_stream(texts, vocabulary, control_strings, checks_round_trip=True)
         start = start_token(vocabulary)
         ids = stream if start is None else np.concatenate([[start], stream])
         if len(ids) < 2:
             raise InputError("the text has a single token; give a longer one")
-        return cls(ids, counts, min(positions or MAX_WINDOW, MAX_WINDOW))
+        return cls(
+            ids=ids,
+            counts=counts,
+            window=min(positions or MAX_WINDOW, MAX_WINDOW),
+            start=start if resolved == EVERY else None,
+            follows_template=resolved == resolved_begin(vocabulary),
+            obstacles=tuple(
+                obstacles_of(counts, has_start=start is not None, has_end=end_token(vocabulary) is not None)
+            ),
+        )
+
+    @property
+    def begin(self) -> str:
+        """Where the start token stands: ``every`` window or the ``first``."""
+        return FIRST if self.start is None else EVERY
 
     @property
     def scored(self) -> int:
         """Number of tokens that are predicted."""
         return len(self.ids) - 1
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a reader of scores on this text should know."""
+        return [*map(warning_of, self.obstacles), *self.counts.warnings]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return how the text is scored: what the curves of two runs must share to be compared."""
+        return {
+            "begin": self.begin,
+            "follows_template": self.follows_template,
+            "bytes": self.counts.bytes,
+            "not_comparable": [obstacle.as_json() for obstacle in self.obstacles],
+        }
 
     def windows(self) -> Iterator[tuple[int, int, int]]:
         """Yield start and stop of the inputs of each window, and how many of its first predictions are not scored."""
@@ -138,29 +250,86 @@ class EvaluationText:
             done = stop
             start += stride
 
+    def inputs(self, start: int, stop: int) -> np.ndarray:
+        """Return the inputs of a window, ``[stop - start]``: the start token stands in place of the first."""
+        ids = self.ids[start:stop]
+        return ids if self.start is None else np.concatenate([[self.start], ids[1:]])
 
-def start_token(vocabulary: Vocabulary) -> int | None:
-    """Return the token before a text, from which its first token is predicted; ``None`` where there is none."""
-    return vocabulary.roles.get("bos", vocabulary.roles.get("cls", vocabulary.roles.get("eos")))
+
+def obstacles_of(counts: TextCounts, *, has_start: bool, has_end: bool) -> Iterator[Obstacle]:
+    """Yield why bits per byte on a text cannot be compared across tokenizers.
+
+    Args:
+        counts: sizes of the text.
+        has_start: whether a start token predicts the first token.
+        has_end: whether a token closes each document, which predicts its line end.
+    """
+    if counts.unknown_share > MAX_UNKNOWN_SHARE:
+        yield Obstacle(
+            "unknown_tokens", f"{100 * counts.unknown_share:.2f} % of the text's tokens are unknown to the tokenizer"
+        )
+    if counts.lossy_share > MAX_LOSSY_SHARE:
+        yield Obstacle(
+            "lossy_tokenizer",
+            f"{100 * counts.lossy_share:.1f} % of the documents are changed by the tokenizer, which does not predict "
+            f"what it drops ({counts.lossy_example})",
+        )
+    if counts.control_bytes > MAX_UNPREDICTED_SHARE * counts.bytes:
+        yield Obstacle(
+            "control_strings",
+            f"{counts.control_bytes:,} bytes of the text are strings of special tokens, which are not counted beside "
+            f"{counts.bytes:,} that are",
+        )
+    if not has_start and counts.tokens * MAX_UNPREDICTED_SHARE < 1:
+        yield Obstacle(
+            "first_token_unscored",
+            f"the tokenizer has no start token, so the first of only {counts.tokens:,} tokens is not scored",
+        )
+    if not has_end and counts.documents > MAX_UNPREDICTED_SHARE * counts.bytes:
+        yield Obstacle(
+            "line_ends_unpredicted",
+            f"the tokenizer has no end-of-text token, so no token predicts the ends of {counts.documents:,} documents, "
+            f"{100 * counts.documents / counts.bytes:.2f} % of the bytes",
+        )
 
 
-def evaluate(reference: str | Path, texts: Sequence[str | Path], field: str = DEFAULT_FIELD) -> Evaluation:
+def evaluate(
+    reference: str | Path,
+    texts: Sequence[str | Path],
+    field: str = DEFAULT_FIELD,
+    begin: str = AUTO,
+    control_strings: str = TOKENS,
+    *,
+    both: bool = False,
+) -> Evaluation:
     """Score a model on texts.
 
     Args:
         reference: a folder or a Hub id.
         texts: files or folders of documents, or datasets of the Hub, see ``documents``.
         field: field of JSON lines, or column of parquet, that holds the text.
+        begin: where the start token stands, see ``text_reading``.
+        control_strings: what literal control strings are read as, see ``text_reading``.
+        both: also score with the start token the other way, where the tokenizer's template has one and that differs.
 
     Raises:
         InputError: the model cannot be opened, or the text is missing or empty.
     """
-    folder = Checkpoint.open(locate(reference)).folder
-    vocabulary = Vocabulary.open(folder)
-    text = EvaluationText.read(Texts.open(texts, field), vocabulary, max_positions(read_json(folder / "config.json")))
+    check_reading(begin, control_strings)
+    checkpoint = Checkpoint.open(locate(reference))
+    folder = checkpoint.folder
+    vocabulary = Vocabulary.open(folder, rows=embedding_rows(checkpoint))
+    positions = max_positions(read_json(folder / "config.json"))
+    text = EvaluationText.read(Texts.open(texts, field), vocabulary, positions, begin, control_strings)
     model = load_model(folder)
     check_tokenizer_fits(model, vocabulary)
-    return score(model, text)
+    found = score(model, text)
+    if not math.isfinite(found.loss):
+        return replace(found, failure=str(scores_error(model, folder.name, vocabulary)))
+    if both and vocabulary.template_start is not None and text.scored > text.window:
+        other = replace(text, start=None if text.begin == EVERY else start_token(vocabulary))
+        found = replace(found, other_begin=score(model, other).bits_per_byte)
+    return found
 
 
 def load_model(folder: Path) -> PreTrainedModel:
@@ -223,7 +392,7 @@ def score(model: PreTrainedModel, text: EvaluationText) -> Evaluation:
         total = total.to(device)
         torch.distributed.all_reduce(total)
     model.train(was_training)
-    return Evaluation(float(total) / text.scored, text.counts, text.scored)
+    return Evaluation(float(total) / text.scored, text.counts, text.scored, text.begin, text.obstacles)
 
 
 def batch_loss(
@@ -236,7 +405,7 @@ def batch_loss(
     inputs = torch.zeros((len(windows), longest), dtype=torch.long)
     targets = torch.full((len(windows), longest), -100, dtype=torch.long)
     for row, (start, stop, skipped) in enumerate(windows):
-        inputs[row, : stop - start] = torch.from_numpy(text.ids[start:stop])
+        inputs[row, : stop - start] = torch.from_numpy(text.inputs(start, stop))
         targets[row, skipped : stop - start] = torch.from_numpy(text.ids[start + 1 + skipped : stop + 1])
     # Windows are filled up at their end, where causal attention lets nothing look.
     logits = model(input_ids=inputs.to(device), use_cache=False).logits

@@ -32,6 +32,17 @@ def decoder_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return inner if isinstance(inner, dict) else config
 
 
+def embedding_rows(checkpoint: Checkpoint) -> int | None:
+    """Find the rows of a model's input embedding by its configuration and the headers of its files. Needs no torch.
+
+    Returns:
+        The rows; ``None`` where no matrix in the files has as many rows as the configuration names.
+    """
+    rows = decoder_config(checkpoint.config).get("vocab_size")
+    is_there = any(len(entry.shape) == 2 and entry.shape[0] == rows for entry in checkpoint.entries.values())
+    return rows if is_there else None
+
+
 @dataclass(frozen=True)
 class Shape:
     """What of a model's configuration decides its cost.

@@ -78,7 +78,7 @@ class Measured:
         line: dict[str, Any] = {
             "step": step,
             "tokens": tokens,
-            "bytes": round(tokens * self.blocks.counts.bytes_per_token),
+            "bytes": round(tokens * self.blocks.bytes_per_token),
             "seconds": round(self.seconds, 3),
             "time": time.time(),
             "attempt": self.attempt,

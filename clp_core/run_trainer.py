@@ -18,6 +18,7 @@ from clp_core.distillation import Distillation
 from clp_core.errors import ClpError
 from clp_core.evaluation import EvaluationText, score
 from clp_core.jobs.checkpoints import is_complete
+from clp_core.losses import TextLoss
 from clp_core.placement import FSDP
 from clp_core.processes import is_distributed
 from clp_core.run_folder import remove_half_written
@@ -35,7 +36,7 @@ class RunTrainer(Trainer):
     text: EvaluationText
     callback: JobCallback
     mask: RowMask | None
-    teacher: Distillation | None
+    objective: TextLoss
     groups: Groups
     optimizer: Any
     lr_scheduler: Any
@@ -49,13 +50,13 @@ class RunTrainer(Trainer):
         text: EvaluationText,
         callback: JobCallback,
         mask: RowMask | None,
-        teacher: Distillation | None,
+        objective: TextLoss,
     ) -> None:
-        """Take the run, its held-out text, its callback, which rows train where missing rows train alone, its teacher.
+        """Take the run, its held-out text, its callback, which rows train where missing rows train alone, its loss.
 
-        The teacher is the loss function that the Trainer has.
+        The loss is the ``compute_loss_func`` that the Trainer was given.
         """
-        self.measured, self.text, self.callback, self.mask, self.teacher = measured, text, callback, mask, teacher
+        self.measured, self.text, self.callback, self.mask, self.objective = measured, text, callback, mask, objective
 
     @property
     def is_sharded(self) -> bool:
@@ -112,11 +113,16 @@ class RunTrainer(Trainer):
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Train on a part of a step, and remember its loss: that on the text alone, whoever is followed besides."""
-        if self.teacher is not None:
-            self.teacher.weight = self.measured.teacher_weight(self.state.global_step)
+        if isinstance(self.objective, Distillation):
+            self.objective.weight = self.measured.teacher_weight(self.state.global_step)
         loss = super().training_step(*args, **kwargs)
-        self.callback.add_loss(loss if self.teacher is None else loss * self.teacher.text_share)
+        self.callback.add_loss(loss * self.objective.text_share)
         return loss
+
+    def compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Show the loss the inputs too: a teacher reads them."""
+        self.objective.input_ids = inputs["input_ids"]
+        return super().compute_loss(model, inputs, *args, **kwargs)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:  # noqa: ARG002
         """Count nothing: the plan knows the operations of a token."""

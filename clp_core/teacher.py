@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from clp_core.checkpoint import Checkpoint
 from clp_core.errors import InputError
 from clp_core.locate import is_hub_id, locate, read_json
-from clp_core.memory_plan import Shape
+from clp_core.memory_plan import Shape, embedding_rows
 from clp_core.prepared import max_positions
 from clp_core.vocabulary import Vocabulary
 from clp_core.workspace import REPORT_FILE
@@ -43,15 +44,27 @@ def teacher_of(reference: str, model: Path) -> str:
 def check_teacher(reference: str, vocabulary: Vocabulary) -> tuple[Shape, int | None]:
     """Return the shape and the positions of a teacher.
 
+    Args:
+        reference: its folder or Hub id.
+        vocabulary: of the model, without tokens that have no row there.
+
     Raises:
-        InputError: it cannot be opened, or has another tokenizer than the model.
+        InputError: it cannot be opened, has another tokenizer than the model, or no rows for all of its tokens.
     """
     folder = locate(reference)
-    own = Vocabulary.open(folder)
+    own = Vocabulary.open(folder, apart="torch" not in sys.modules)
+    if all(i in own.added_ids for i in range(vocabulary.n_ids, own.n_ids)):  # these have no row in the model
+        own = own.within(vocabulary.n_ids)
     if own.content != vocabulary.content:
         raise InputError(
             f"the teacher {reference} has another tokenizer than the model; a teacher's expectations are about the "
             "model's own tokens: take the helper, or another model with its tokenizer"
         )
     checkpoint = Checkpoint.open(folder)
+    rows = embedding_rows(checkpoint)
+    if rows is not None and rows < vocabulary.n_ids:
+        raise InputError(
+            f"the teacher {reference} has {rows} embedding rows, the model's tokenizer ids up to "
+            f"{vocabulary.n_ids - 1}: take the helper, or another model with rows for all of them"
+        )
     return Shape.of_checkpoint(checkpoint, own.n_ids), max_positions(checkpoint.config)

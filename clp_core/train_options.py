@@ -14,6 +14,7 @@ from clp_core.documents import DEFAULT_FIELD
 from clp_core.errors import InputError
 from clp_core.options import MISSING, option
 from clp_core.schedule import SCHEDULES
+from clp_core.text_reading import AUTO, BEGIN_HELP, BEGINS, CONTROL_HELP, CONTROL_STRINGS, TOKENS
 
 PRECISIONS = ("auto", "float32", "bf16")
 SWITCHES = ("auto", "on", "off")
@@ -145,6 +146,8 @@ class TrainOptions:
     batch_tokens: int = option(0, help="tokens a step; 0: by the model's size", minimum=0)
     micro_blocks: int = option(0, help="blocks at once on a device; 0: what its memory holds", minimum=0)
     text_field: str = option(DEFAULT_FIELD, help="field of JSON objects, or column of tables, that holds the text")
+    begin: str = option(AUTO, help=BEGIN_HELP, choices=BEGINS)
+    control_strings: str = option(TOKENS, help=CONTROL_HELP, choices=CONTROL_STRINGS)
     streaming: bool = option(
         False, help="tokenise while training, in the order of the text, and keep nothing on disk; for texts beyond it"
     )

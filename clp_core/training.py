@@ -13,6 +13,7 @@ if __name__ == "__main__":
 import logging
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,8 @@ from filelock import FileLock
 from transformers import TrainingArguments, set_seed
 
 from clp_core.blocks import Blocks, ShuffledBlocks, StreamedBlocks, padding_of
-from clp_core.corpus import content_key, packed_blocks, stream_fingerprint
+from clp_core.checkpoint import Checkpoint
+from clp_core.corpus import TextCounts, content_key, packed_blocks, stream_fingerprint
 from clp_core.curves import metrics_of_run
 from clp_core.distillation import Distillation
 from clp_core.documents import Texts
@@ -39,6 +41,8 @@ from clp_core.jobs.job import PLAN_FILE, WARNINGS_FILE, Job, read_state
 from clp_core.jobs.reasons import reason_of
 from clp_core.leaks import find_leak
 from clp_core.locate import locate, read_json
+from clp_core.losses import TextLoss, left_out, router_coefficient
+from clp_core.memory_plan import embedding_rows
 from clp_core.placement import FSDP
 from clp_core.prepared import max_positions, prepare
 from clp_core.processes import Council, is_first
@@ -47,10 +51,11 @@ from clp_core.provenance import missing_rows
 from clp_core.run_folder import companions_of
 from clp_core.run_measures import Measured
 from clp_core.run_trainer import RunTrainer
+from clp_core.text_reading import SCORING_FILE, block_start
 from clp_core.train_options import TrainOptions
 from clp_core.training_callback import FIRST_STEPS_EXPECT_S, JobCallback
-from clp_core.training_plan import TrainPlan
-from clp_core.training_stages import RowMask, refuse_untied
+from clp_core.training_plan import TrainPlan, counts_warnings
+from clp_core.training_stages import RowMask, refuse_non_finite, refuse_untied
 from clp_core.vocabulary import Vocabulary
 from clp_core.workspace import Workspace
 
@@ -156,12 +161,16 @@ def open_blocks(plan: TrainPlan, options: TrainOptions, vocabulary: Vocabulary, 
     """
     texts = Texts.open(options.text, options.text_field)
     wanted = plan.steps * plan.step_blocks
+    length, start, control = plan.block_length, block_start(vocabulary, plan.begin), options.control_strings
     if options.streaming:
-        return StreamedBlocks(texts, vocabulary, plan.block_length, wanted), stream_fingerprint(texts)
-    dataset, counts = packed_blocks(texts, vocabulary, plan.block_length, cache, made_elsewhere=not is_first())
-    key = content_key(texts, vocabulary, plan.block_length) if is_first() else ""
-    blocks = ShuffledBlocks(dataset, counts, plan.block_length, padding_of(vocabulary), wanted, options.seed)
-    return blocks, key
+        blocks = StreamedBlocks(texts, vocabulary, length, wanted, start, control)
+        return blocks, stream_fingerprint(texts, start, control)
+    elsewhere = not is_first()
+    dataset, counts = packed_blocks(
+        texts, vocabulary, length, cache, start=start, control_strings=control, made_elsewhere=elsewhere
+    )
+    key = content_key(texts, vocabulary, length, start=start, control_strings=control) if is_first() else ""
+    return ShuffledBlocks(dataset, counts, length, padding_of(vocabulary), wanted, options.seed, start), key
 
 
 def train(job: Job, space: Workspace) -> dict[str, Any]:
@@ -177,18 +186,21 @@ def train(job: Job, space: Workspace) -> dict[str, Any]:
     arguments.eval_on_start = checkpoint is None
     folder = checkpoint or locate(options.model)
     HEART.beat("reading the texts", expect_next_s=FIRST_STEPS_EXPECT_S)
+    vocabulary = Vocabulary.open(folder, rows=embedding_rows(Checkpoint.open(folder)))
     if is_first():
-        look_for_leak(job, options, space.cache)
-    vocabulary = Vocabulary.open(folder)
+        look_for_leak(job, options, vocabulary, space.cache)
     teaching = locate(plan.teacher) if plan.teacher else None
     blocks, content = open_blocks(plan, options, vocabulary, space.cache)
     positions = max_positions(read_json(folder / "config.json"))
-    text = EvaluationText.read(Texts.open([options.eval_text], options.text_field), vocabulary, positions)
+    held_out = Texts.open([options.eval_text], options.text_field)
+    text = EvaluationText.read(held_out, vocabulary, positions, plan.begin, options.control_strings)
     if is_first():
+        describe_texts(job, blocks.counts, text)
         refuse_changed_inputs(job, content, None if checkpoint else folder, teaching)
     HEART.beat("loading the model", expect_next_s=FIRST_STEPS_EXPECT_S)
     model = load_for_training(folder)
     check_tokenizer_fits(model, vocabulary)
+    refuse_non_finite(model, f"the model {folder.name}", vocabulary)
     measured = Measured(job, plan, blocks, attempt=job.written_status().attempt)
     companions = job.path / "companions"
     if is_first():
@@ -196,17 +208,20 @@ def train(job: Job, space: Workspace) -> dict[str, Any]:
         remove_incomplete(output)
     mask = RowMask(missing_rows(folder)) if plan.schedule.trains_missing_rows_alone else None
     callback = JobCallback(measured, options, companions, vocabulary, council)
-    teacher = Distillation.open(teaching, vocabulary, arguments.device) if teaching else None
+    router = router_coefficient(model)
+    objective = Distillation.open(teaching, vocabulary, arguments.device, router) if teaching else TextLoss(router)
     trainer = RunTrainer(
         model=model,
         args=arguments,
         train_dataset=blocks,
         eval_dataset=blocks,
         callbacks=[callback],
-        compute_loss_func=teacher,
+        compute_loss_func=objective,
     )
     torch.backends.cuda.matmul.allow_tf32 = False  # accelerate turns it on for compiled models
-    trainer.set_up(measured, text, callback, mask, teacher)
+    trainer.set_up(measured, text, callback, mask, objective)
+    if is_first():
+        add_warnings(job, [left_out(model, objective, torch.from_numpy(text.ids))])
     if measured.attempt > 1:
         go_on(measured, callback, checkpoint, arguments)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -215,6 +230,8 @@ def train(job: Job, space: Workspace) -> dict[str, Any]:
     council.part(COLLECTIVE_TIMEOUT_S)
     if not is_first():
         return {}
+    if options.streaming:  # nothing was known of it before
+        add_warnings(job, counts_warnings("training", blocks.counts, is_whole=False))
     result = {
         "outcome": "stopped" if callback.stopped else "finished",
         "reason": callback.reason.text,
@@ -246,14 +263,33 @@ def agreed_checkpoint(output: Path, council: Council) -> Path | None:
     return checkpoint
 
 
-def look_for_leak(job: Job, options: TrainOptions, cache: Path) -> None:
+def add_warnings(job: Job, warnings: Iterable[str]) -> None:
+    """Write down for the readers of a run what it has found out about its data and its model."""
+    earlier = read_state(job.path / WARNINGS_FILE).get("warnings", [])
+    write_json(job.path / WARNINGS_FILE, {"warnings": list(dict.fromkeys([*earlier, *filter(None, warnings)]))})
+
+
+def describe_texts(job: Job, counts: TextCounts, text: EvaluationText) -> None:
+    """Write down how the held-out text is scored, and what is to be known of both texts.
+
+    Args:
+        job: the run.
+        counts: sizes of the training text.
+        text: the held-out text.
+    """
+    write_json(job.path / SCORING_FILE, text.as_json())
+    told = [*counts_warnings("training", counts, is_whole=True), *(f"held-out text: {each}" for each in text.warnings)]
+    add_warnings(job, told)
+
+
+def look_for_leak(job: Job, options: TrainOptions, vocabulary: Vocabulary, cache: Path) -> None:
     """Write down for the readers of the run whether its held-out text stands in its training text."""
     texts = Texts.open(options.text, options.text_field)
     if options.streaming or not texts.is_local:
         warnings = ["the training text is streamed, so it was not searched for the held-out text"]
     else:
         held_out = Texts.open([options.eval_text], options.text_field)
-        warnings = find_leak(texts, held_out, cache).warnings
+        warnings = find_leak(texts, held_out, cache, tuple(vocabulary.control_strings)).warnings
     write_json(job.path / WARNINGS_FILE, {"warnings": warnings})
 
 

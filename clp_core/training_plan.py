@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -13,17 +14,18 @@ import psutil
 
 from clp_core import schedule as schedules
 from clp_core.checkpoint import Checkpoint
-from clp_core.corpus import estimate_tokens
+from clp_core.corpus import TextCounts, counts_of_beginning, estimated_tokens, stored_length
 from clp_core.documents import Texts
 from clp_core.errors import InputError
 from clp_core.hardware import Device, has_fast_bf16, peak_flops
 from clp_core.leaks import LARGEST_TEXT_AT_ONCE, find_leak
-from clp_core.memory_plan import Shape, decoder_config
+from clp_core.memory_plan import Shape, decoder_config, embedding_rows
 from clp_core.placement import fit, place_of, processes_of
 from clp_core.prepared import max_positions
 from clp_core.provenance import PROVENANCE_FILE, missing_rows
 from clp_core.schedule import Schedule
 from clp_core.teacher import check_teacher, teacher_of
+from clp_core.text_reading import FIRST, block_start, end_token, resolved_begin
 from clp_core.train_options import TrainOptions
 from clp_core.vocabulary import Vocabulary
 
@@ -79,6 +81,7 @@ class TrainPlan:
         flops_per_token: operations of forward and backward pass a token, and of a teacher's forward pass.
         peak_flops: operations a second that one device can do at most; ``None`` where it is not known.
         teacher: what the run follows besides the text, a folder or a Hub id; empty for none.
+        begin: where the begin-of-text token stands: ``every`` block and scored window, or the ``first`` window only.
         memory_bytes: memory the run is expected to need on its device.
         disk_bytes: disk the checkpoints are expected to need, the one being written included.
         warnings: what the user should know before paying for the run.
@@ -112,6 +115,7 @@ class TrainPlan:
     memory_bytes: int
     disk_bytes: int
     teacher: str = ""
+    begin: str = FIRST
     warnings: tuple[str, ...] = ()
 
     @property
@@ -127,7 +131,10 @@ class TrainPlan:
     @property
     def epochs(self) -> float | None:
         """Passes over the training text; ``None`` where its size is not known."""
-        return None if self.text_tokens is None else self.tokens / max(self.text_tokens, 1)
+        if self.text_tokens is None:
+            return None
+        of_text = self.steps * self.step_blocks * (self.block_length - (self.begin != FIRST))
+        return of_text / max(self.text_tokens, 1)
 
     @property
     def schedule(self) -> Schedule:
@@ -211,9 +218,10 @@ def plan(options: TrainOptions, folder: Path) -> TrainPlan:
     texts = Texts.open(options.text, options.text_field)
     held_out = open_held_out(options)
     checkpoint = Checkpoint.open(folder)
-    vocabulary = Vocabulary.open(folder)
-    text_tokens = estimate_tokens(texts, vocabulary)
-    warnings: list[str] = []
+    # The page plans in the server's process, which stays free of torch.
+    vocabulary = Vocabulary.open(folder, rows=embedding_rows(checkpoint), apart="torch" not in sys.modules)
+    start = block_start(vocabulary, options.begin)
+    text_tokens, warnings = survey(options, vocabulary, texts, held_out)
     teacher = teacher_of(options.teacher, folder) if options.teacher else ""
     teacher_shape, teacher_positions = check_teacher(teacher, vocabulary) if teacher else (None, None)
     block_length = block_length_of(asked, options.block_length, checkpoint.config, warnings, teacher_positions)
@@ -227,13 +235,15 @@ def plan(options: TrainOptions, folder: Path) -> TrainPlan:
     flops = shape.flops_per_token(block_length)
     flops += teacher_shape.flops_per_token(block_length) / 3 if teacher_shape else 0  # its forward pass alone
     peak = peak_flops(device.name, bf16=bf16)
-    steps = steps_of(options, text_tokens, block_length * step_blocks, flops, device, peak)
+    step_tokens = block_length * step_blocks
+    read_tokens = stored_length(block_length, start) * step_blocks
+    steps = steps_of(options, text_tokens, step_tokens, flops, device, peak, read_tokens)
     rate = options.learning_rate or by_size(shape.parameters, LEARNING_RATES)
     bytes_kept = CHECKPOINT_BYTES_PER_PARAMETER * (options.keep_last + 1)
     bytes_kept += 0 if options.only_last else WEIGHT_BYTES_PER_PARAMETER
     if texts.is_local and texts.text_bytes <= LARGEST_TEXT_AT_ONCE:
-        warnings += find_leak(texts, held_out).warnings
-    warnings += size_warnings(options, block_length * step_blocks, text_tokens)
+        warnings += find_leak(texts, held_out, ignored=tuple(vocabulary.control_strings)).warnings
+    warnings += size_warnings(options, step_tokens, text_tokens)
     is_single_gpu = device.kind == "cuda" and processes == 1
     compiled = is_single_gpu and steps >= COMPILE_FROM_STEPS if options.compile == "auto" else options.compile == "on"
     if compiled and fitted["sharding"] == "fsdp":
@@ -256,10 +266,40 @@ def plan(options: TrainOptions, folder: Path) -> TrainPlan:
         peak_flops=peak,
         disk_bytes=shape.parameters * bytes_kept,
         teacher=teacher,
+        begin=resolved_begin(vocabulary, options.begin),
         warnings=tuple(warnings),
         **fitted,
         **rhythm_of(options, steps, schedule_of(options, folder), rate),
     )
+
+
+def survey(
+    options: TrainOptions, vocabulary: Vocabulary, texts: Texts, held_out: Texts
+) -> tuple[int | None, list[str]]:
+    """Estimate the tokens of the training text, and warn of what its beginning and the held-out text's contain.
+
+    Returns:
+        The tokens, ``None`` where the size of the text is not known; and the warnings.
+    """
+    warnings = list(vocabulary.warnings)
+    if end_token(vocabulary) is None:
+        warnings.append(
+            "the tokenizer has neither an end-of-text nor a separator token: documents are packed into blocks with "
+            "nothing between them, and no token predicts where one ends"
+        )
+    text_tokens = None
+    if texts.is_local:
+        counts, is_whole = counts_of_beginning(texts, vocabulary, options.control_strings)
+        text_tokens = estimated_tokens(texts, counts, is_whole)
+        warnings += counts_warnings("training", counts, is_whole=is_whole)
+    counts, is_whole = counts_of_beginning(held_out, vocabulary, options.control_strings)
+    return text_tokens, warnings + counts_warnings("held-out", counts, is_whole=is_whole)
+
+
+def counts_warnings(name: str, counts: TextCounts, *, is_whole: bool) -> list[str]:
+    """Say in which text, or in the beginning of which text, something was counted that a user should know of."""
+    place = f"{name} text" if is_whole else f"beginning of the {name} text"
+    return [f"{place}: {told}" for told in counts.warnings]
 
 
 def open_held_out(options: TrainOptions) -> Texts:
@@ -342,8 +382,18 @@ def steps_of(
     flops: float,
     device: Device,
     peak: float | None,
+    read_tokens: int = 0,
 ) -> int:
     """Return the number of steps of a budget.
+
+    Args:
+        options: they name the budget, if there is one.
+        text_tokens: tokens of the training text, ``None`` where they are not known.
+        step_tokens: tokens of a step.
+        flops: operations per token.
+        device: where the run trains.
+        peak: operations per second of one device, ``None`` where they are not known.
+        read_tokens: tokens of the text that a step reads, its start tokens left out; 0: all of the step's.
 
     Raises:
         InputError: there is no budget, and the size of the text is not known.
@@ -359,4 +409,6 @@ def steps_of(
             "the size of a text of the Hub is not known before it is read; give --max-tokens or --max-steps"
         )
     epochs = EPOCHS_OF_SMALL_TEXT if (text_tokens or math.inf) < SMALL_TEXT_TOKENS else 1
-    return math.ceil((options.max_tokens or epochs * (text_tokens or 0)) / step_tokens)
+    if options.max_tokens:
+        return math.ceil(options.max_tokens / step_tokens)
+    return math.ceil(epochs * (text_tokens or 0) / (read_tokens or step_tokens))

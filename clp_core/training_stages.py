@@ -11,7 +11,9 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from clp_core.errors import ClpError
+from clp_core.finite import CURE, NonFiniteError, non_finite_weight
 from clp_core.schedule import MISSING_ROWS, Schedule, Stage
+from clp_core.vocabulary import Vocabulary
 
 BODY, EMBEDDINGS = "body", "embeddings"
 
@@ -36,6 +38,22 @@ def refuse_untied(model: torch.nn.Module) -> None:
     tied = bool(model.config.get_text_config().tie_word_embeddings)
     if tied and model.get_input_embeddings().weight is not model.get_output_embeddings().weight:
         raise ClpError("the tied embeddings of the model came untied; the run would train two matrices for one")
+
+
+def refuse_non_finite(model: torch.nn.Module, name: str, vocabulary: Vocabulary) -> None:
+    """Refuse a model whose weights hold NaN or infinity, before anything is trained on them.
+
+    Args:
+        model: a loaded model.
+        name: what the message calls it.
+        vocabulary: names the tokens of the rows.
+
+    Raises:
+        NonFiniteError: they do; the first parameter is named, in the embeddings by row and token.
+    """
+    where = non_finite_weight(model, vocabulary)
+    if where is not None:
+        raise NonFiniteError(f"the weights of {name} hold NaN or infinity in {where}: {CURE}")
 
 
 def refuse_unsharded(model: torch.nn.Module) -> None:

@@ -16,6 +16,14 @@ def vocabulary(folders):
     return Vocabulary.open(folders["byte-level", "de"])
 
 
+def tokens_of(row):
+    """Tokens of a block, what fills it up left out; all but the first are labels."""
+    counted = row["labels"] != IGNORED_LABEL
+    assert not counted[0]
+    assert np.array_equal(row["labels"][counted], row["input_ids"][counted])
+    return row["input_ids"][: 1 + int(counted.sum())]
+
+
 def shuffled(texts, vocabulary, length, cache, wanted, seed=5):
     dataset, counts = packed_blocks(Texts.open([texts[0]]), vocabulary, length, cache)
     return ShuffledBlocks(dataset, counts, length, padding_of(vocabulary), wanted, seed), dataset
@@ -31,8 +39,7 @@ def test_packing_loses_no_token(folders, texts, family, tmp_path):
     assert np.array_equal(np.concatenate([row["input_ids"] for row in dataset]), stream)
     rows = [read[i] for i in range(len(read))]
     assert all(row["input_ids"].shape == row["labels"].shape == (13,) for row in rows)
-    labels = np.concatenate([row["labels"] for row in rows])
-    assert np.array_equal(np.sort(labels[labels != IGNORED_LABEL]), np.sort(stream))
+    assert np.array_equal(np.sort(np.concatenate([tokens_of(row) for row in rows])), np.sort(stream))
 
 
 def test_blocks_are_made_once_for_one_content(tmp_path, vocabulary, texts):
@@ -67,7 +74,7 @@ def test_streamed_blocks_are_those_of_the_cache(tmp_path, folders, texts, family
     for number in range(2):
         for i in range(n):
             row, expected = streamed[number * n + i], dataset[i]["input_ids"]
-            assert np.array_equal(row["labels"][row["labels"] != IGNORED_LABEL], expected)
+            assert np.array_equal(tokens_of(row), expected)
         assert streamed.counts == counts
 
 

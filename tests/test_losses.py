@@ -1,0 +1,160 @@
+"""The loss and the gradient of a step, for every class of models, against plain torch."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from test_architectures import CONFIGS
+from transformers import AutoModelForCausalLM, TrainingArguments
+
+from clp_core.blocks import IGNORED_LABEL, training_row
+from clp_core.distillation import Distillation
+from clp_core.losses import TextLoss, left_out, router_coefficient
+from clp_core.run_trainer import RunTrainer
+
+ROWS, LENGTH, PADDING = 40, 12, 0
+MIXTURES = ("gpt_oss", "mixtral", "qwen2_moe", "qwen3_moe")
+
+
+def small(model_type, seed=0, **more):
+    torch.manual_seed(seed)
+    ids = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None}
+    settings = CONFIGS[model_type][1] | ids | more
+    config = transformers.AutoConfig.for_model(model_type, vocab_size=ROWS, **settings)
+    for name in [name for name in vars(config) if "drop" in name and isinstance(getattr(config, name), float)]:
+        setattr(config, name, 0.0)  # what is drawn at random cannot be compared
+    return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+
+
+def blocks(start=None, sizes=(LENGTH, LENGTH, LENGTH, 5)):
+    """Four blocks, the last of them short."""
+    drawn = np.random.default_rng(0).integers(1, ROWS, (len(sizes), LENGTH))
+    return [
+        training_row(ids[: size - (start is not None)], LENGTH, PADDING, start)
+        for ids, size in zip(drawn, sizes, strict=True)
+    ]
+
+
+class FirstStep(RunTrainer):
+    """Collects the losses of a step and the norm of its gradient."""
+
+    def training_step(self, *args, **kwargs):
+        loss = super().training_step(*args, **kwargs)
+        self.losses.append(float(loss))
+        return loss
+
+    def _clip_grad_norm(self, model):
+        self.norm = float(torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None]))
+        return torch.tensor(self.norm)
+
+
+def first_step(model, rows, objective, folder, micro):
+    """Loss, loss on the text, and gradient norm of the first step as the Trainer of a run computes them."""
+    arguments = TrainingArguments(
+        output_dir=str(folder), max_steps=1, per_device_train_batch_size=micro, use_cpu=True, report_to=[],
+        gradient_accumulation_steps=len(rows) // micro, learning_rate=0.0, lr_scheduler_type="constant",
+        save_strategy="no", logging_strategy="no", disable_tqdm=True, optim="sgd",
+    )  # fmt: skip
+    trainer = FirstStep(model=model, args=arguments, train_dataset=rows, compute_loss_func=objective)
+    text_losses, weight = [], getattr(objective, "weight", 0.0)
+    trainer.objective, trainer.losses = objective, []
+    trainer.measured = SimpleNamespace(plan=SimpleNamespace(bf16=False), teacher_weight=lambda step: weight)
+    trainer.callback = SimpleNamespace(add_loss=lambda loss: text_losses.append(float(loss)))
+    trainer.optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    trainer.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(trainer.optimizer, lambda _: 1.0)
+    trainer.train()
+    return sum(trainer.losses), sum(text_losses), trainer.norm
+
+
+def by_hand(model, rows, teacher=None, weight=0.0):
+    """The same with plain torch: all blocks in one batch, scores in float64, a mean over what counts."""
+    model.train()
+    model.zero_grad()
+    inputs = torch.from_numpy(np.stack([row["input_ids"] for row in rows]))
+    counted = torch.zeros_like(inputs, dtype=torch.bool)
+    for i, row in enumerate(rows):
+        counted[i, 1 : 1 + int((row["labels"] != IGNORED_LABEL).sum())] = True
+    outputs = model(input_ids=inputs)
+    scores = torch.log_softmax(outputs.logits.double(), dim=-1)[:, :-1]
+    total = text = -scores.gather(2, inputs[:, 1:, None]).squeeze(2)[counted[:, 1:]].mean()
+    if teacher is not None:
+        with torch.no_grad():
+            expected = torch.softmax(teacher(input_ids=inputs).logits.double(), dim=-1)[:, :-1]
+        followed = -(expected * scores).sum(-1)[counted[:, 1:]].mean()
+        total = (1 - weight) * text + weight * followed
+    total.backward()
+    norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+    return float(total.detach()), float(text.detach()), float(norm)
+
+
+@pytest.mark.parametrize("model_type", CONFIGS)
+def test_loss_and_gradient_of_a_step_are_those_of_plain_torch(tmp_path, model_type):
+    rows = blocks()
+    expected = by_hand(small(model_type), rows)
+    found = first_step(small(model_type), rows, TextLoss(), tmp_path, micro=2)
+    assert found == pytest.approx(expected, rel=2e-5)
+
+
+@pytest.mark.parametrize("model_type", CONFIGS)
+def test_loss_and_gradient_with_a_teacher_are_those_of_plain_torch(tmp_path, model_type):
+    rows = blocks(start=3)
+    teacher = small("gpt2", seed=1).eval()
+    expected = by_hand(small(model_type), rows, teacher, 0.75)
+    taught = Distillation(teacher=teacher, n_ids=ROWS, padding=PADDING, weight=0.75)
+    found = first_step(small(model_type), rows, taught, tmp_path, micro=2)
+    assert found == pytest.approx(expected, rel=2e-5)
+
+
+def test_blocks_of_a_single_token_neither_add_to_the_loss_nor_break_it(tmp_path):
+    rows = blocks(sizes=(LENGTH, 1))
+    expected = by_hand(small("gpt2"), rows)
+    teacher = small("gpt2", seed=1).eval()
+    taught = Distillation(teacher=teacher, n_ids=ROWS, padding=PADDING, weight=0.5)
+    assert first_step(small("gpt2"), rows, TextLoss(), tmp_path, micro=1) == pytest.approx(expected, rel=2e-5)
+    expected = by_hand(small("gpt2"), rows, teacher, 0.5)
+    assert first_step(small("gpt2"), rows, taught, tmp_path, micro=1) == pytest.approx(expected, rel=2e-5)
+    alone = TextLoss()(SimpleNamespace(logits=torch.zeros(1, 2, ROWS)), torch.full((1, 2), IGNORED_LABEL))
+    assert float(alone) == 0.0
+
+
+@pytest.mark.parametrize("model_type", MIXTURES)
+def test_router_loss_of_a_mixture_of_experts_is_added_as_its_class_adds_it(tmp_path, model_type):
+    rows = blocks(sizes=(LENGTH, LENGTH))
+    more = {"output_router_logits": True, "router_aux_loss_coef": 0.5}
+    model = small(model_type, **more)
+    ids = torch.from_numpy(np.stack([row["input_ids"] for row in rows]))
+    outputs = model(input_ids=ids, labels=ids)
+    outputs.loss.backward()
+    expected = float(torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None]))
+    assert float(outputs.aux_loss.detach()) > 0.1
+    own = small(model_type, **more)
+    loss, text, norm = first_step(own, rows, TextLoss(router_coefficient(own)), tmp_path, micro=2)
+    assert (loss, norm) == pytest.approx((float(outputs.loss.detach()), expected), rel=2e-5)
+    assert text == pytest.approx(float((outputs.loss - 0.5 * outputs.aux_loss).detach()), rel=2e-5)
+    halves = [model(input_ids=ids[i : i + 1], labels=ids[i : i + 1]).loss.item() for i in range(2)]
+    split = first_step(small(model_type, **more), rows, TextLoss(router_coefficient(own)), tmp_path, micro=1)
+    assert split[0] == pytest.approx(np.mean(halves), rel=2e-5)  # not once for each micro-batch
+
+
+def test_router_loss_stays_away_where_the_configuration_does_not_ask_for_it(tmp_path):
+    rows = blocks()
+    model = small("mixtral")
+    assert router_coefficient(model) > 0
+    found = first_step(small("mixtral"), rows, TextLoss(router_coefficient(model)), tmp_path, micro=2)
+    assert found == pytest.approx(by_hand(model, rows), rel=2e-5)
+
+
+@pytest.mark.parametrize("model_type", ["gpt2", "llama", "mixtral"])
+def test_classes_whose_own_loss_is_minimised_bring_no_warning(model_type):
+    ids = torch.arange(1, 9)
+    assert left_out(small(model_type), TextLoss(), ids) == ""
+
+
+def test_loss_that_a_class_adds_and_a_run_leaves_out_is_warned_of():
+    more = {"output_router_logits": True, "router_aux_loss_coef": 0.5}
+    model = small("mixtral", **more).train()
+    assert left_out(model, TextLoss(router_coefficient(model)), torch.arange(1, 9)) == ""
+    assert "MixtralForCausalLM defines a loss of its own" in left_out(model, TextLoss(), torch.arange(1, 9))
+    assert model.training
