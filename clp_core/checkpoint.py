@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -49,6 +49,7 @@ class EmbeddingNames:
         aliases: other names of the input embedding, where it is tied.
         shapes: shape of each parameter by name.
         others: further tables by token id, which a transfer does not know how to fill.
+        in_files: name in the files of each parameter that transformers finds there by its own renamings.
     """
 
     input: str
@@ -58,6 +59,7 @@ class EmbeddingNames:
     aliases: tuple[str, ...] = ()
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     others: tuple[str, ...] = ()
+    in_files: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def tied(self) -> bool:
@@ -168,7 +170,7 @@ class Checkpoint:
         Where the class ties them but the files hold an output matrix with other values, they are untied, as
         transformers loads them.
         """
-        names = embedding_names(self.folder)
+        names = embedding_names(self.folder, self.entries)
         held = {self._spelling(name, names) for name in (names.input, *names.aliases)} - {None}
         if not names.tied or len(held) < 2:
             return names
@@ -184,12 +186,15 @@ class Checkpoint:
     def in_files(self, parameter: str) -> str | None:
         """Return the name under which the files hold a parameter.
 
-        Files may leave out the base model's prefix or carry it; else the one tensor is taken whose name ends alike and
-        whose shape is the class's (old files have other prefixes). That the target loads is the proof.
+        It is the name that transformers looks for, renamings of old files included (``embed_out`` of GPT-NeoX). Files
+        may leave out the base model's prefix or carry it; else the one tensor is taken whose name ends alike and whose
+        shape is the class's (old files have other prefixes). That the target loads is the proof.
         """
         return self._spelling(parameter, self.names)
 
     def _spelling(self, parameter: str, names: EmbeddingNames) -> str | None:
+        if parameter in names.in_files:
+            return names.in_files[parameter]
         prefix = f"{names.prefix}." if names.prefix else ""
         spellings = [parameter, parameter.removeprefix(prefix), prefix + parameter]
         found = next((name for name in spellings if name in self.entries), None)
@@ -341,8 +346,12 @@ def named(names: Sequence[str]) -> str:
     return ", ".join(names[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
-def embedding_names(folder: Path) -> EmbeddingNames:
+def embedding_names(folder: Path, tensors: Iterable[str] = ()) -> EmbeddingNames:
     """Ask the model's class which parameters are its embeddings.
+
+    Args:
+        folder: holds the configuration.
+        tensors: names of the tensors in the weight files.
 
     Raises:
         InputError: transformers knows no causal language model of this type, or the class has no embeddings.
@@ -387,4 +396,29 @@ def embedding_names(folder: Path) -> EmbeddingNames:
         aliases=tuple(names_of(input_weight)[1:]),
         shapes={name: tuple(parameter.shape) for name, parameter in parameters},
         others=tuple(name for name in tables if name not in names_of(input_weight)),
+        in_files=file_names(model, tensors),
     )
+
+
+def file_names(model: Any, tensors: Iterable[str]) -> dict[str, str]:
+    """Map parameters to the tensors of weight files that transformers would load them from, as they are.
+
+    Tensors that transformers converts on loading, such as the experts that it stacks, are left out.
+
+    Args:
+        model: a model of transformers, on any device.
+        tensors: names of the tensors in the files.
+    """
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+
+    mapping = get_model_conversion_mapping(model)
+    renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
+    converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
+    state = model.state_dict()
+    found = {}
+    for tensor in tensors:
+        parameter, converted_by = rename_source_key(tensor, renamings, converters, model.base_model_prefix, state)
+        if converted_by is None and parameter in state:
+            found[parameter] = tensor
+    return found
