@@ -8,7 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from clp_core.cli_output import Json, emit, print_table, terminal_progress
+from clp_core.documents import DEFAULT_FIELD
 from clp_core.errors import InputError
+from clp_core.options import help_of
 from clp_core.transfer_options import TransferOptions
 from clp_core.workspace import Workspace
 
@@ -20,6 +22,7 @@ def compare_command(
         str, typer.Option(help="methods, by commas, maybe with settings (clp-topk:k=8); empty: all")
     ] = "",
     text: Annotated[str, typer.Option(help="text on which to score each target before any training")] = "",
+    text_field: Annotated[str, typer.Option(help=help_of(TransferOptions, "text_field"))] = DEFAULT_FIELD,
     match: Annotated[str, typer.Option(help="raw or canonical")] = "raw",
     seed: Annotated[int, typer.Option(help="seed", min=0)] = 42,
     folds: Annotated[int, typer.Option(help="how often another tenth of the anchors is hidden", min=1, max=10)] = 1,
@@ -44,6 +47,7 @@ def compare_command(
         match=match,
         seed=seed,
         eval_text=text,
+        text_field=text_field,
         device=device,
         target_vectors=target_vectors,
         source_vectors=source_vectors,

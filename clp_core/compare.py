@@ -212,7 +212,7 @@ class Bench:
         from clp_core.evaluation import EvaluationText, load_model
 
         report_progress("loading the source")
-        texts, positions = Texts.open([options.eval_text]), max_positions(pair.source.config)
+        texts, positions = Texts.open([options.eval_text], options.text_field), max_positions(pair.source.config)
         text = EvaluationText.read(texts, pair.overlap.target, positions)
         model = load_model(pair.source.folder)
         # The embeddings are replaced by each method's rows, which are checked on their own.

@@ -65,7 +65,7 @@ def transfer(options: TransferOptions) -> dict[str, Any]:
     report_progress("opening the models")
     pair = Pair.of(options)
     refuse_if_inside(output, pair.source.folder, pair.helper.folder)
-    text = read_evaluation_text(options.eval_text)
+    text = read_evaluation_text(options.eval_text, options.text_field)
     plan = pair.plan(options.pad_to_multiple_of)
     check_disk(output, expected_bytes(pair, plan))
     chosen = choose(pair, options.seed) if options.method == AUTO else None
@@ -75,7 +75,7 @@ def transfer(options: TransferOptions) -> dict[str, Any]:
         report = work.write(output, part)
         if text:
             report_progress("scoring the target")
-            report["zero_step"] = zero_step(part, options.eval_text)
+            report["zero_step"] = zero_step(part, options.eval_text, options.text_field)
             report["warnings"] += report["zero_step"].pop("warnings")
             unknown = report["zero_step"]["unknown_share"]
             if unknown > MOST_UNKNOWN:
@@ -337,21 +337,21 @@ class Transfer:
         }
 
 
-def zero_step(folder: Path, text: str) -> dict[str, Any]:
+def zero_step(folder: Path, text: str, field: str) -> dict[str, Any]:
     """Score a target model on a text before any training, with a sample of what it says."""
     from clp_core.evaluation import evaluate, sample
 
-    result = evaluate(folder, [Path(text)])
+    result = evaluate(folder, [text], field)
     return result.as_json() | {"sample": sample(folder), "text": text, "warnings": result.warnings}
 
 
-def read_evaluation_text(path: str) -> bool:
+def read_evaluation_text(path: str, field: str) -> bool:
     """Say whether a text is to be scored, and refuse one that is not there before any work is done."""
     if not path:
         return False
     from clp_core.documents import Texts
 
-    Texts.open([path])
+    Texts.open([path], field)
     return True
 
 

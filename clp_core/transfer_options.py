@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from clp_core.choices import AUTO, DEVICES, GUARDS, MATCHES, SPECIAL_RULES
+from clp_core.documents import DEFAULT_FIELD
 from clp_core.errors import InputError
 from clp_core.initializers import INITIALIZERS, initializer
 from clp_core.options import option
@@ -29,6 +30,7 @@ class TransferOptions:
     )
     seed: int = option(42, help="seed of random rows and of the held-out choice", minimum=0)
     eval_text: str = option("", help="text in the target language on which to score the target before any training")
+    text_field: str = option(DEFAULT_FIELD, help="field of JSON objects, or column of tables, that holds that text")
     setting: tuple[str, ...] = option((), help="a setting of the method, NAME=NUMBER; may be given again")
     override: tuple[str, ...] = option(
         (), help="TOKEN=TEXT: the token's row is the mean of these source tokens; may be given again"

@@ -400,13 +400,22 @@ def test_line_with_and_without_special_tokens_is_one_line(tmp_path):
     assert leak.example in HELD_OUT
 
 
-def test_commands_name_the_column_of_a_table(tmp_path, folders):
-    (tmp_path / "a.csv").write_text("id,body\n1,Der Fuchs läuft.\n", encoding="utf-8")
-    (tmp_path / "a.txt").write_text("Der Fuchs läuft.\n", encoding="utf-8")
-    pair = [folders["byte-level", "en"], folders["byte-level", "de"]]
-    plain = result_of("overlap", *pair, "--text", tmp_path / "a.txt")
-    assert result_of("overlap", *pair, "--text", tmp_path / "a.csv", "--text-field", "body") == plain
-    assert "columns: id, body" in refused("overlap", *pair, "--text", tmp_path / "a.csv")
+def test_commands_name_the_column_of_a_table(tmp_path, pair):
+    lines = ["Der Fuchs läuft über die Wiese.", "Ein Modell liest 42 Wörter."] * 5
+    (tmp_path / "a.csv").write_bytes(WRITERS["a.csv"](lines, "body"))
+    (tmp_path / "a.txt").write_bytes(WRITERS["lines.txt"](lines, "body"))
+    models = ["--source", pair[0], "--helper", pair[1]]
+    for command, option, figures in (
+        (["overlap", *pair], "--text", lambda found: found["pairs"][0]["text"]),
+        (["transfer", *models, "--output", tmp_path / "made", "--overwrite"], "--eval-text",
+         lambda found: found["zero_step"]["bits_per_byte"]),
+        (["compare-methods", *models, "--methods", "mean"], "--text",
+         lambda found: found["methods"][0]["zero_step_bits_per_byte"]),
+        (["evaluate", pair[1]], "--text", lambda found: found["bits_per_byte"]),
+    ):  # fmt: skip
+        plain = figures(result_of(*command, option, tmp_path / "a.txt"))
+        assert figures(result_of(*command, option, tmp_path / "a.csv", "--text-field", "body")) == plain
+        assert "columns: id, body" in refused(*command, option, tmp_path / "a.csv")
 
 
 def test_the_table_in_the_docs_is_that_of_the_code():
