@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 LONGEST_RUN = 256
 """Characters; words and sentences of scripts without blanks are shorter, so that hardly any of them is cut."""
 LETTERS = r"\p{L}\p{M}\x{200C}\x{200D}"
-MAYBE_LONG = re.compile(rf"\S{{{LONGEST_RUN + 1}}}|\s{{{LONGEST_RUN + 1}}}")
+LONG_WHITE_SPACE = re.compile(rf"\s{{{LONGEST_RUN + 1}}}")
 
 
 def pattern(blank: str, longest: int | None = LONGEST_RUN) -> str:
@@ -44,6 +44,16 @@ def splitter(blank: str, longest: int | None = LONGEST_RUN) -> PreTokenizer:
     return pre_tokenizers.Split(Regex(pattern(blank, longest)), "isolated")
 
 
+def may_be_cut(document: str) -> bool:
+    """Whether a document has a run that is too long, signs and letters not told apart: a quick test."""
+    if len(document) <= LONGEST_RUN:
+        return False
+    lengths = list(map(len, document.split()))
+    if max(lengths, default=0) > LONGEST_RUN:
+        return True
+    return len(document) - sum(lengths) > LONGEST_RUN and bool(LONG_WHITE_SPACE.search(document))
+
+
 @dataclass
 class CutCounter:
     """Counts where the bound cuts runs in documents that pass through.
@@ -59,7 +69,7 @@ class CutCounter:
     def watch(self, documents: Iterable[str]) -> Iterator[str]:
         """Yield documents as they are, counting."""
         for document in documents:
-            if MAYBE_LONG.search(document):
+            if may_be_cut(document):
                 self.cuts += self._cuts_in(document)
             yield document
 
