@@ -89,6 +89,8 @@ def as_cell(value: Any) -> Any:
     """Return a cell: text that no spreadsheet takes for a formula, a number in ten digits, nothing for none."""
     if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
         return "'" + value
+    if isinstance(value, list):
+        return "; ".join(each["code"] for each in value)
     if isinstance(value, float):
         return "" if math.isnan(value) else f"{value:.10g}"
     return "" if value is None else value

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from clp_core.errors import InputError
+from clp_core.evaluation import MAX_UNKNOWN_SHARE, UNKNOWN_TOKENS
 from clp_core.jobs.job import Job, checked_name, read_state
 from clp_core.jobs.metrics import AXES
 from clp_core.jobs.run_metrics import MAX_POINTS, RunMetrics, Thinned
@@ -21,12 +22,15 @@ from clp_core.jobs.store import JobStore, slug_of
 from clp_core.leaks import STANDS_IN_IT
 from clp_core.progress import write_json
 from clp_core.schedule import Schedule
+from clp_core.text_reading import FIRST, SCORING_FILE
 from clp_core.workspace import Workspace
 
 MEASURES = ("bits_per_byte", "eval_loss")
 """What runs are compared by: bits per byte, and under one tokenizer also the held-out loss, nats a token."""
 EVAL_TEXT, TOKENIZER, STEP_TOKENS, UNKNOWN = "evaluation text", "tokenizer", "tokens a step", "unknown share"
 BLOCK = "block length"
+BEGIN, FOLLOWS_TEMPLATE = "begin-of-text token", "begin-of-text token by the tokenizer's template"
+BYTES, NOT_COMPARABLE = "bytes of the evaluation text", "not comparable"
 LEAK = "held-out text in the training text"
 COLUMNS = {
     "tokens": ("tokens", "num_input_tokens_seen", "tokens_seen"),
@@ -82,6 +86,18 @@ class Curve:
         return float(every[:, -1].min()) if len(every) else None
 
     @property
+    def not_comparable(self) -> list[dict[str, str]]:
+        """Why its bits per byte cannot be compared across tokenizers: codes and reasons, see ``evaluation``."""
+        known = self.facts.get(NOT_COMPARABLE)
+        if known is not None:
+            return [dict(obstacle) for obstacle in known]
+        unknown = self.facts.get(UNKNOWN)  # of a run that was scored before there were other reasons
+        if unknown is None or unknown <= MAX_UNKNOWN_SHARE:
+            return []
+        told = f"{100 * unknown:.2f} % of the text's tokens are unknown to the tokenizer"
+        return [{"code": UNKNOWN_TOKENS, "reason": told}]
+
+    @property
     def tokens(self) -> float | None:
         """Tokens at the last point."""
         last = [points[-1, 1] for points in self.points.values() if len(points)]
@@ -95,7 +111,8 @@ def metrics_of_run(job: Job) -> RunMetrics:
 
 def curve_of_run(job: Job, metrics: RunMetrics) -> Curve:
     """Return the curve of a run of the workspace."""
-    told = {**job.spec, "plan": job.plan, "warnings": job.warnings}
+    scoring = read_state(job.path / SCORING_FILE)
+    told = {**job.spec, "plan": job.plan, "warnings": job.warnings, "scoring": scoring}
     return curve_of_metrics(job.id, job.name, told, metrics, "run of this workspace")
 
 
@@ -105,17 +122,21 @@ def curve_of_metrics(key: str, name: str, told: Mapping[str, Any], metrics: RunM
     Args:
         key: what names it.
         name: what a reader sees.
-        told: its spec, with its ``plan`` and its ``warnings``.
+        told: its spec, with its ``plan``, its ``warnings`` and how it was ``scoring``.
         metrics: its metrics.
         origin: where it is from, in words.
     """
-    plan, prints = told["plan"], told.get("fingerprints", {})
+    plan, prints, scoring = told["plan"], told.get("fingerprints", {}), told.get("scoring") or {}
     facts = {
         EVAL_TEXT: prints.get("eval_text"),
         TOKENIZER: plan.get("tokenizer"),
         STEP_TOKENS: plan["block_length"] * plan["step_blocks"] if plan else None,
         BLOCK: plan.get("block_length"),
         UNKNOWN: metrics.latest("unknown_share"),
+        BEGIN: scoring.get("begin", plan.get("begin", FIRST)),
+        FOLLOWS_TEMPLATE: scoring.get("follows_template"),
+        BYTES: scoring.get("bytes"),
+        NOT_COMPARABLE: scoring.get("not_comparable"),
     }
     points = {measure: metrics.evaluation_points(measure) for measure in MEASURES}
     leak = next((warning for warning in told["warnings"] if STANDS_IN_IT in warning), "none found")

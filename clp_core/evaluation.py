@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 
 MAX_WINDOW = 1024
 MAX_UNKNOWN_SHARE = 0.001
+UNKNOWN_TOKENS, NON_FINITE = "unknown_tokens", "non_finite"
 MAX_UNPREDICTED_SHARE = 0.001
 """Of the bytes that no token predicts, or that are not counted."""
 MAX_LOSSY_SHARE = 0.01
@@ -117,7 +118,7 @@ class Evaluation:
         if math.isfinite(self.loss) and math.isfinite(self.perplexity):
             return self.of_text
         told = "perplexity is beyond the range of numbers" if math.isfinite(self.loss) else "loss is not finite"
-        return (*self.of_text, Obstacle("non_finite", self.failure or f"the {told} ({self.loss:g} nats per token)"))
+        return (*self.of_text, Obstacle(NON_FINITE, self.failure or f"the {told} ({self.loss:g} nats per token)"))
 
     @property
     def comparable(self) -> bool:
@@ -266,7 +267,7 @@ def obstacles_of(counts: TextCounts, *, has_start: bool, has_end: bool) -> Itera
     """
     if counts.unknown_share > MAX_UNKNOWN_SHARE:
         yield Obstacle(
-            "unknown_tokens", f"{100 * counts.unknown_share:.2f} % of the text's tokens are unknown to the tokenizer"
+            UNKNOWN_TOKENS, f"{100 * counts.unknown_share:.2f} % of the text's tokens are unknown to the tokenizer"
         )
     if counts.lossy_share > MAX_LOSSY_SHARE:
         yield Obstacle(

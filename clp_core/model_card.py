@@ -97,6 +97,8 @@ class Card:
                 )
                 for metric, label in (("bits_per_byte", "bits per byte"), ("perplexity", "perplexity per token"))
                 if (value := self.last_score().get(metric)) is not None
+                # A reader of the metadata alone would compare it.
+                and not (metric == "bits_per_byte" and self.not_comparable())
             ]
             or None,
             **more,
@@ -107,6 +109,12 @@ class Card:
         """Return the last evaluation of the training, else that before any; empty where there is none."""
         scored = [run["curve"][-1] for run in self.runs if run["curve"]]
         return scored[-1] if scored else self.report.get("zero_step") or {}
+
+    def not_comparable(self) -> Sequence[Mapping[str, str]]:
+        """List why the last score cannot be compared across tokenizers: codes and reasons; empty where it can."""
+        scored = [run.get("not_comparable") for run in self.runs if run["curve"]]
+        found = scored[-1] if scored else (self.report.get("zero_step") or {}).get("not_comparable")
+        return found or []
 
     def eval_text(self) -> str:
         """Return the name of the text that was scored last."""
@@ -159,7 +167,9 @@ class Card:
                 scores += f", relative error {heldout['relative_error']:.3f}"
             rows.append(("held-out anchors", scores))
         if (report.get("zero_step") or {}).get("bits_per_byte") is not None:
-            rows.append(("bits per byte before training", f"{report['zero_step']['bits_per_byte']:.3f}"))
+            codes = ", ".join(each["code"] for each in report["zero_step"].get("not_comparable") or ())
+            told = f" (not comparable across tokenizers: {codes})" if codes else ""
+            rows.append(("bits per byte before training", f"{report['zero_step']['bits_per_byte']:.3f}{told}"))
         if report["auto"]:
             rows.append(("why this method", report["auto"]["reason"]))
         if report["overrides"]:
@@ -235,8 +245,12 @@ class Card:
             return ""
         told = (
             f"All points are in `{CURVE_FILE}`. Loss and perplexity are per token and cannot be compared with those of "
-            "another tokenizer; bits per byte can, on the same text."
+            "another tokenizer; "
         )
+        if found := self.not_comparable():
+            told += "neither can bits per byte here:\n\n" + "\n".join(f"- {each['reason']}" for each in found)
+        else:
+            told += "bits per byte can, on the same text."
         return "\n\n".join(["## Held-out text", *parts, told])
 
     def use(self) -> str:

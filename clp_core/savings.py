@@ -14,8 +14,19 @@ from typing import Any
 
 import numpy as np
 
-from clp_core.curves import BLOCK, EVAL_TEXT, LEAK, STEP_TOKENS, TOKENIZER, UNKNOWN, Curve, differing
-from clp_core.evaluation import MAX_UNKNOWN_SHARE
+from clp_core.curves import (
+    BEGIN,
+    BLOCK,
+    BYTES,
+    EVAL_TEXT,
+    FOLLOWS_TEMPLATE,
+    LEAK,
+    STEP_TOKENS,
+    TOKENIZER,
+    Curve,
+    differing,
+)
+from clp_core.evaluation import NON_FINITE, UNKNOWN_TOKENS
 from clp_core.leaks import STANDS_IN_IT
 
 
@@ -149,17 +160,48 @@ def obstacles(baseline: Curve, run: Curve, measure: str) -> tuple[str, ...]:
             found.append(f"{fact} of {' and '.join(names)} not known")
         elif one != other:
             found.append(f"{fact} differs ({told(one)} against {told(other)})")
-    blocks = baseline.facts.get(BLOCK), run.facts.get(BLOCK)
-    if None not in blocks and blocks[0] != blocks[1]:
-        found.append(f"{BLOCK} differs ({blocks[0]} against {blocks[1]})")
+    for fact in (BLOCK, BYTES):
+        values = baseline.facts.get(fact), run.facts.get(fact)
+        if None not in values and values[0] != values[1]:
+            found.append(f"{fact} differs ({values[0]} against {values[1]})")
+    found += begin_differs(baseline, run)
     if measure == "bits_per_byte":
-        for curve in (baseline, run):
-            unknown = curve.facts.get(UNKNOWN)
-            if unknown is not None and unknown > MAX_UNKNOWN_SHARE:
-                found.append(f"{100 * unknown:.2f} % of the text is unknown to the tokenizer of {curve.name}")
+        found += [
+            f"{each['reason']} ({curve.name})" for curve, each in reasons(baseline, run) if hinders(each, baseline, run)
+        ]
     if measure not in run.points or not len(run.points[measure]):
         found.append(f"{run.name} has no such measure")
     return tuple(found)
+
+
+def begin_differs(baseline: Curve, run: Curve) -> list[str]:
+    """State that two curves were scored with the begin-of-text token in other places.
+
+    Under one tokenizer the place itself must be the same; across tokenizers each may follow its own template.
+    """
+    one, other = baseline.facts.get(BEGIN), run.facts.get(BEGIN)
+    if is_one_tokenizer(baseline, run):
+        return [] if None in (one, other) or one == other else [f"{BEGIN} differs ({one} window against {other})"]
+    follow = [curve for curve in (baseline, run) if curve.facts.get(FOLLOWS_TEMPLATE) is False]
+    if len(follow) != 1:
+        return []
+    return [f"{BEGIN} of {follow[0].name} is not where its tokenizer's template has it"]
+
+
+def is_one_tokenizer(baseline: Curve, run: Curve) -> bool:
+    """Whether two curves are known to be of one tokenizer."""
+    one = baseline.facts.get(TOKENIZER)
+    return one is not None and one == run.facts.get(TOKENIZER)
+
+
+def reasons(baseline: Curve, run: Curve) -> list[tuple[Curve, dict[str, str]]]:
+    """List why the bits per byte of two curves cannot be compared across tokenizers, each with its curve."""
+    return [(curve, each) for curve in (baseline, run) for each in curve.not_comparable]
+
+
+def hinders(reason: dict[str, str], baseline: Curve, run: Curve) -> bool:
+    """Whether a reason hinders a comparison: what one tokenizer drops is the same for two curves of it."""
+    return reason["code"] in (UNKNOWN_TOKENS, NON_FINITE) or not is_one_tokenizer(baseline, run)
 
 
 def told(value: object) -> str:
@@ -174,6 +216,12 @@ def cautions(baseline: Curve, run: Curve) -> tuple[str, ...]:
         for curve in (baseline, run)
         if STANDS_IN_IT in str(curve.settings.get(LEAK, ""))
     ]
+    found += [
+        f"{curve.name}: {each['reason']}" for curve, each in reasons(baseline, run) if not hinders(each, baseline, run)
+    ]
+    places = {baseline.facts.get(BEGIN), run.facts.get(BEGIN)} - {None}
+    if len(places) == 2 and not is_one_tokenizer(baseline, run):
+        found.append(f"{BEGIN}: {baseline.facts[BEGIN]} window against {run.facts[BEGIN]}")
     watched = {
         "steps": "planned length of the schedule",
         "learning_rate": "learning rate",
@@ -264,6 +312,7 @@ class Comparison:
             row["is_lower_bound"] = bool(saving and saving.is_known and saving.is_bound)
             row["verdict"] = "baseline" if saving is None else saving.verdict
             row["cautions"] = "; ".join(saving.cautions) if saving else ""
+            row["not_comparable"] = curve.not_comparable
             table.append(row)
         return table
 

@@ -16,6 +16,7 @@ from clp_core.jobs.job import Job, read_state
 from clp_core.jobs.metrics import is_evaluation
 from clp_core.locate import read_json
 from clp_core.origins import bare, origin_of
+from clp_core.text_reading import SCORING_FILE
 
 TRAINING_FILE = "clp_training.json"
 CURVE_FILE = "training_curve.csv"
@@ -99,6 +100,7 @@ def facts_of_run(job: Job, step: int) -> dict[str, Any]:
             if key not in left_out and not key.startswith("version of ") and value not in ("", None)
         },
         "warnings": [bare(told) for told in job.warnings],
+        "not_comparable": list(read_state(job.path / SCORING_FILE).get("not_comparable") or []),
         "curve": [point_of(line) for line in lines if is_evaluation(line)],
         "losses": thinned([line for line in lines if "loss" in line]),
     }

@@ -10,9 +10,8 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from clp_core.curves import Curve, differing, metrics_of_run, settings_of
+from clp_core.curves import Curve, curve_of_run, differing, metrics_of_run, settings_of
 from clp_core.errors import ClpError
-from clp_core.evaluation import MAX_UNKNOWN_SHARE
 from clp_core.figures import AXES, MEASURES, curves
 from clp_core.jobs import Job, JobStore
 from clp_core.jobs.alerts import alerts_of
@@ -125,13 +124,24 @@ def show_alerts(job: Job, metrics: RunMetrics) -> None:
         st.error(plain(f"{status.state}: {status.reason}. {left}"), icon=":material/error:")
     for told in alerts_of(job, status, metrics):
         st.warning(plain(told), icon=":material/warning:")
-    unknown = metrics.latest("unknown_share")
-    if unknown is not None and unknown > MAX_UNKNOWN_SHARE:
-        st.warning(
-            f"{share(unknown, 2)} of the held-out text is unknown to the tokenizer: its bits per byte cannot be "
-            "compared with other tokenizers'.",
-            icon=":material/warning:",
-        )
+    for told in obstacles_of(job, metrics):
+        st.warning(plain(told), icon=":material/warning:")
+
+
+def obstacles_of(job: Job, metrics: RunMetrics) -> list[str]:
+    """Sentences on what keeps a run's bits per byte from being compared; those its warnings have are left out."""
+    found = [
+        f"{each['reason']}: bits per byte cannot be compared with other tokenizers'."
+        for each in curve_of_run(job, metrics).not_comparable
+    ]
+    known = " ".join(job.warnings)
+    return [told for told in found if told.partition(": bits per byte")[0] not in known]
+
+
+def comparability(job: Job, metrics: RunMetrics) -> str:
+    """Say whether a run's bits per byte can be compared across tokenizers."""
+    codes = ", ".join(each["code"].replace("_", " ") for each in curve_of_run(job, metrics).not_comparable)
+    return f"not comparable across tokenizers ({codes})" if codes else "comparable across tokenizers"
 
 
 def figures_row(job: Job, metrics: RunMetrics) -> None:
@@ -142,7 +152,7 @@ def figures_row(job: Job, metrics: RunMetrics) -> None:
         {
             "Bits per byte": (
                 number(metrics.latest("bits_per_byte"), 3),
-                "held-out text; comparable across tokenizers; "
+                f"held-out text; {comparability(job, metrics)}; "
                 f"{share(metrics.latest('unknown_share'), 2)} of its tokens are unknown",
             ),
             "Held-out loss": (

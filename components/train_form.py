@@ -236,6 +236,8 @@ def more_settings(given: Mapping[str, Any], of: str, *, here: bool) -> dict[str,
                 "text_field": a.text_input("Field of the text", given["text_field"], **about("text_field")),
                 "seed": count(b, "Seed", "seed"),
                 "streaming": c.checkbox("Stream the text", given["streaming"], **about("streaming")),
+                "begin": one_of(a, "Begin-of-text token", "begin"),
+                "control_strings": one_of(b, "Control strings", "control_strings"),
             }
         with machine:
             a, b, c = st.columns(3)

@@ -128,7 +128,7 @@ def test_bounds_are_said_to_be_bounds():
         ("bits_per_byte", {BLOCK: 64}, "block length differs (32 against 64)"),
         ("bits_per_byte", {STEP_TOKENS: 200}, "tokens a step differs (100 against 200)"),
         ("bits_per_byte", {EVAL_TEXT: None}, "evaluation text of other not known"),
-        ("bits_per_byte", {UNKNOWN: 0.02}, "2.00 % of the text is unknown to the tokenizer of other"),
+        ("bits_per_byte", {UNKNOWN: 0.02}, "2.00 % of the text's tokens are unknown to the tokenizer (other)"),
         ("eval_loss", {TOKENIZER: "u" * 64}, "tokenizer differs"),
     ],
 )

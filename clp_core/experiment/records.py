@@ -28,6 +28,7 @@ from clp_core.jobs.store import code_version, versions
 from clp_core.locate import read_json
 from clp_core.origins import replaced
 from clp_core.progress import write_json
+from clp_core.text_reading import SCORING_FILE
 from clp_core.workspace import REPORT_FILE, Workspace
 
 log = logging.getLogger(__name__)
@@ -107,6 +108,7 @@ class Records:
             "plan": job.plan,
             "inputs": read_json(job.path / "inputs.json"),
             "warnings": job.warnings,
+            "scoring": read_json(job.path / SCORING_FILE),
             "attempts": job.status().attempt,
             "transfer": read_json(job.path / "companions" / REPORT_FILE),
         }
