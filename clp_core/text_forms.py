@@ -258,7 +258,7 @@ def parquet_of(path: Path, field: str) -> Iterator[str]:
     import pyarrow.parquet as pq
 
     if endings_of(path)[1]:
-        raise InputError(f"{path} is compressed as a whole, which parquet is within; decompress it")
+        raise InputError(f"{path} is compressed around parquet, which compresses its own pages; decompress it")
     try:
         with pq.ParquetFile(path) as file:
             column_of(file.schema_arrow.names, field, path)

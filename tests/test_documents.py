@@ -99,6 +99,16 @@ def test_dataset_of_the_hub_is_named_by_configuration_and_split(reference, expec
     assert (found.name, found.config, found.split) == expected
 
 
+def test_rows_of_a_dataset_are_read_like_rows_of_files(monkeypatch):
+    rows = [{"text": "eins", "id": 1}, {"text": None}, {"text": " "}, {"text": "a\ud83db"}]
+    monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: rows)
+    dataset = HubDataset("org/name", None, "train")
+    dataset.__dict__["revision"] = "0" * 40  # asked from the Hub otherwise
+    assert list(Texts((dataset,))) == ["eins", "a\ufffdb"]
+    with pytest.raises(InputError, match=r"row 0 of org/name .*fields: text, id\)"):
+        list(Texts((dataset,), "body"))
+
+
 def test_dataset_that_cannot_be_reached_is_told_in_one_line():
     with pytest.raises(InputError, match=r"org/name .* the Hub could not be reached"):
         list(Texts.open(["hub:org/name"]))
