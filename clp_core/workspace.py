@@ -108,8 +108,8 @@ class Workspace:
         return ModelEntry(name, folder, kind, read_json(folder / "config.json"))
 
     def list_texts(self) -> list[Path]:
-        """Return the text files, by name."""
-        return sorted(path for path in self.texts.glob("*.txt") if path.is_file())
+        """Return the text files of every form, by name."""
+        return sorted(path for path in self.texts.glob("*") if is_text(path) and not path.name.startswith("."))
 
     def list_tokenizers(self) -> list[Path]:
         """Return the folders of the tokenizers that were trained here, newest first."""

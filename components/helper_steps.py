@@ -10,7 +10,7 @@ import pandas as pd
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from clp_core.corpus import estimate_tokens
+from clp_core.corpus import document_bytes, estimate_tokens
 from clp_core.documents import Texts
 from clp_core.errors import InputError
 from clp_core.folders import fingerprint
@@ -66,12 +66,19 @@ def choose_texts() -> list[Path]:
 def text_cards(paths: Sequence[Path], vocabulary: Vocabulary | None) -> None:
     """Say how much text there is; tokens are known once there is a tokenizer."""
     n_bytes = sum(path.stat().st_size for path in paths)
-    documents, is_estimate = rough_documents(tuple(stamp(path) for path in paths))
-    tokens = text_tokens(paths, vocabulary) if vocabulary is not None else None
+    try:
+        documents, is_estimate = rough_documents(tuple(stamp(path) for path in paths))
+        tokens = text_tokens(paths, vocabulary) if vocabulary is not None else None
+    except InputError as error:
+        st.error(plain(str(error)), icon=":material/error:")
+        return
     cards(
         {
-            "Size": (size(n_bytes), "UTF-8 bytes"),
-            "Documents": (number(documents), "by the length of the first ones" if is_estimate else "non-empty lines"),
+            "Size": (size(n_bytes), "of the files"),
+            "Documents": (
+                number(documents),
+                "by the length of the first ones" if is_estimate else "one per line, object or row",
+            ),
             "Tokens": (number(tokens), "under the tokenizer chosen below; about, where the text is large"),
         }
     )
@@ -85,15 +92,23 @@ def stamp(path: Path) -> tuple[str, int, int]:
 
 @st.cache_data(max_entries=16, show_spinner=False)
 def rough_documents(stamps: tuple[tuple[str, int, int], ...]) -> tuple[int, bool]:
-    """Return the non-empty lines of some texts, and whether the number is an estimate from their beginnings."""
-    found, is_estimate = 0.0, False
-    for path, n_bytes, _ in stamps:
-        with open(path, "rb") as file:
-            head = file.read(SAMPLE_BYTES)
-        lines = sum(1 for line in head.split(b"\n") if line.strip())
-        found += lines * n_bytes / max(len(head), 1)
-        is_estimate |= n_bytes > len(head)
-    return round(found), is_estimate
+    """Return the documents of some texts, and whether the number is an estimate from their beginnings.
+
+    Raises:
+        InputError: one of them cannot be read.
+    """
+    total, is_estimate = 0.0, False
+    for path, _, _ in stamps:
+        texts = Texts.open([path])
+        n = n_bytes = 0
+        for document in texts:
+            n, n_bytes = n + 1, n_bytes + document_bytes(document)
+            if n_bytes >= SAMPLE_BYTES:
+                break
+        is_whole = n_bytes < SAMPLE_BYTES
+        total += n if is_whole else max(n, n * texts.text_bytes / n_bytes)
+        is_estimate |= not is_whole
+    return round(total), is_estimate
 
 
 def text_tokens(paths: Sequence[Path], vocabulary: Vocabulary) -> int:

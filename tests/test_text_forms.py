@@ -431,3 +431,14 @@ def test_the_table_in_the_docs_is_that_of_the_code():
 def test_lines_end_at_line_feeds_alone(tmp_path):
     (tmp_path / "a.txt").write_bytes("a\u2028b\r\n\n c \r\r\nd\re\n".encode())
     assert list(read_lines(tmp_path / "a.txt")) == ["a\u2028b", " c ", "d\re"]
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_pages_offer_every_form_and_count_its_documents(workspace, name):
+    from components.helper_steps import rough_documents, stamp
+
+    workspace.texts.mkdir(parents=True)
+    path = workspace.texts / name
+    path.write_bytes(WRITERS[name](["eins", "zwei", "drei"], "text"))
+    assert workspace.list_texts() == [path]
+    assert rough_documents((stamp(path),)) == (3, False)
