@@ -22,7 +22,7 @@ from clp_core.jobs.store import JobStore, slug_of
 from clp_core.leaks import STANDS_IN_IT
 from clp_core.progress import write_json
 from clp_core.schedule import Schedule
-from clp_core.text_reading import FIRST, SCORING_FILE
+from clp_core.text_reading import FIRST, SCORING_FILE, TOKENS
 from clp_core.workspace import Workspace
 
 MEASURES = ("bits_per_byte", "eval_loss")
@@ -155,7 +155,9 @@ def settings_told(told: Mapping[str, Any]) -> dict[str, Any]:
         told: its spec, with its ``plan``.
     """
     left_out = ("name", "memory_bytes", "disk_bytes", "device", "tokenizer", "warnings")
-    values = told.get("arguments", {}) | told["plan"]
+    # Runs that are older than these options were read so.
+    older = {"begin": FIRST, "control_strings": TOKENS} if told["plan"] else {}
+    values = older | told.get("arguments", {}) | told["plan"]
     if "stages" in values:
         values["stages"] = Schedule.of_json(values["stages"]).told
     versions = {f"version of {package}": found for package, found in told.get("versions", {}).items()}

@@ -418,7 +418,8 @@ def batch_loss(
 
 def sample(folder: Path, prompt: str = "", seed: int = 42) -> str:
     """Return the text that the model in a folder goes on with after a prompt; see ``generate``."""
-    return generate(load_model(folder), Vocabulary.open(folder), prompt, seed)
+    vocabulary = Vocabulary.open(folder, rows=embedding_rows(Checkpoint.open(folder)))
+    return generate(load_model(folder), vocabulary, prompt, seed)
 
 
 def generate(
