@@ -2,6 +2,7 @@
 # make results: write the tables and figures of the experiments from their raw measurements.
 # make test: install what is missing, check style and types, and run all tests.
 # make test-unit: the tests that start no process, which take a minute or two.
+# make test-nightly: what other versions of transformers read in folders written here; needs a package index.
 
 PYTHON ?= python3
 VENV := .venv
@@ -12,7 +13,7 @@ SLURM_STAMP := $(VENV)/.slurm-looked-for
 PYTEST := HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
 export CLP_WORKSPACE ?= $(CURDIR)/workspace
 
-.PHONY: install app demo test test-unit lint format browser slurm results gpu-kit clean
+.PHONY: install app demo test test-unit test-nightly lint format browser slurm results gpu-kit clean
 
 install: $(STAMP)
 
@@ -64,6 +65,9 @@ test: install browser slurm lint
 
 test-unit: install
 	$(PYTEST) -m unit --durations 5 $(PYTEST_ARGS)
+
+test-nightly: install
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 0 -m nightly --durations 5 $(PYTEST_ARGS)
 
 # Tables, numbers and figures in the documents, made again from the raw measurements in notebooks/experiments.
 results: install browser

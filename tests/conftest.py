@@ -38,15 +38,20 @@ GERMAN = [
 FAMILIES = ("byte-level", "sentencepiece-bpe", "unigram", "wordpiece")
 
 
-TIERS = ("notebook", "browser", "slurm", "process")
+TIERS = ("nightly", "notebook", "browser", "slurm", "process")
 """Markers of the tests that are no unit tests, those with the longest tests first."""
 
 
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
     """Put each test into its tier, the longest tests first, so that none is begun when the others are done.
 
-    A test in a browser gets a second try: a click that meets a page that is just drawn anew is lost.
+    Tests of the nightly tier run only where ``-m`` names it. A test in a browser gets a second try: a click that meets
+    a page that is just drawn anew is lost.
     """
+    if "nightly" not in config.getoption("markexpr"):
+        left_out = [item for item in items if item.get_closest_marker("nightly")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
     items.sort(key=lambda item: next((i for i, tier in enumerate(TIERS) if item.get_closest_marker(tier)), len(TIERS)))
     for item in items:
         if not any(item.get_closest_marker(tier) for tier in TIERS):
