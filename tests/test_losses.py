@@ -7,9 +7,10 @@ import pytest
 import torch
 import transformers
 from test_architectures import CONFIGS
-from transformers import AutoModelForCausalLM, TrainingArguments
+from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
 from clp_core.blocks import IGNORED_LABEL, training_row
+from clp_core.demo.build import labels_of
 from clp_core.distillation import Distillation
 from clp_core.losses import TextLoss, left_out, router_coefficient
 from clp_core.run_trainer import RunTrainer
@@ -158,3 +159,15 @@ def test_loss_that_a_class_adds_and_a_run_leaves_out_is_warned_of():
     assert left_out(model, TextLoss(router_coefficient(model)), torch.arange(1, 9)) == ""
     assert "MixtralForCausalLM defines a loss of its own" in left_out(model, TextLoss(), torch.arange(1, 9))
     assert model.training
+
+
+def test_held_out_loss_of_the_demos_build_is_the_mean_over_predicted_tokens(tmp_path):
+    rows = np.random.default_rng(0).integers(1, ROWS, (4, LENGTH))
+    data = [{"input_ids": row, "labels": labels} for row, labels in zip(rows, labels_of(rows), strict=True)]
+    arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to=[], disable_tqdm=True)
+    model = small("gpt2").eval()
+    ids = torch.from_numpy(rows)
+    with torch.no_grad():
+        scores = torch.log_softmax(model(ids).logits.double(), dim=-1)[:, :-1]
+    expected = float(-scores.gather(2, ids[:, 1:, None]).mean())
+    assert Trainer(model=model, args=arguments, eval_dataset=data).evaluate()["eval_loss"] == pytest.approx(expected)

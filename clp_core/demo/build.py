@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from clp_core.blocks import IGNORED_LABEL
 from clp_core.holdout import normalise
 from clp_core.target_files import portable_tokenizer_config
 
@@ -162,6 +163,16 @@ def pack(tokenizer: PreTrainedTokenizerFast, lines: Sequence[str], block_length:
     return np.asarray(stream[: n_blocks * block_length], dtype=np.int64).reshape(n_blocks, block_length)
 
 
+def labels_of(blocks: np.ndarray) -> np.ndarray:
+    """Make labels of blocks ``[n_blocks, block_length]``: the first token is never predicted, so it is no label.
+
+    The Trainer counts all labels of a GPT-2, so the loss would come out too small.
+    """
+    labels = blocks.copy()
+    labels[:, 0] = IGNORED_LABEL
+    return labels
+
+
 def source_config(recipe: Recipe) -> PretrainedConfig:
     """Return the shape of the source: Llama, tied, 4.0 million parameters."""
     from transformers import LlamaConfig
@@ -211,7 +222,7 @@ def train_model(config: PretrainedConfig, recipe: Recipe, split: Split, output: 
         for name, lines in (("training", split.training), ("held_out", split.held_out))
     }
     data = {
-        name: Dataset.from_dict({"input_ids": list(rows), "labels": list(rows)}).with_format("torch")
+        name: Dataset.from_dict({"input_ids": list(rows), "labels": list(labels_of(rows))}).with_format("torch")
         for name, rows in blocks.items()
     }
     model = AutoModelForCausalLM.from_config(config)
