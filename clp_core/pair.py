@@ -105,7 +105,7 @@ class Pair:
         beyond = np.flatnonzero(overlap.source_ids >= n_source)
         overlap = overlap.without(beyond.tolist()) if len(beyond) else overlap
         by_hand = resolve_overrides(overrides, overlap.source, overlap.target, n_source)
-        warnings = pair_warnings(overlap, n_source, n_helper, len(beyond))
+        warnings = [*a.warnings, *b.warnings, *pair_warnings(overlap, n_source, n_helper, len(beyond))]
         overlap = overlap.without(by_hand) if by_hand else overlap
         if not overlap.size:
             hint = "; try --match canonical" if match == "raw" else "; CLP needs tokens in common"

@@ -26,7 +26,7 @@ from clp_core.vocabulary import Vocabulary
 from clp_core.workspace import Workspace
 
 META_FILE = "meta.json"
-VERSION = 4
+VERSION = 5
 """Raised where the files of a prepared model change; what an older version left is made again."""
 
 

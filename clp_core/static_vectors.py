@@ -14,6 +14,7 @@ from scipy.linalg import orthogonal_procrustes
 from clp_core.errors import InputError
 from clp_core.initializers.base import Vectors
 from clp_core.progress import report_progress
+from clp_core.tensors import all_finite
 from clp_core.text_files import numbered_lines, read_lines
 from clp_core.vocabulary import Vocabulary, decoded
 
@@ -61,6 +62,8 @@ class WordVectors:
                 vectors[i] = np.array(values, dtype=np.float32).reshape(width)
             except ValueError as error:
                 raise InputError(f"line {number} of {path} has not {width} numbers after a word") from error
+            if not all_finite(vectors[i]):
+                raise InputError(f"line {number} of {path} ({word!r}) holds NaN or infinity; remove the line")
             words.append(word)
         if not words:
             raise InputError(f"{path} holds no words")

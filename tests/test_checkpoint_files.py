@@ -77,6 +77,14 @@ def test_unused_weights_are_named(tmp_path, english, layout):
     assert bool(told) == bool(unused)
 
 
+def test_report_of_a_transfer_names_unused_weights_of_both_models(tmp_path, english):
+    source = model_in_layout(tmp_path / "source", english, "single beside stale shards")
+    helper = model_in_layout(tmp_path / "helper", english, "shards beside a pickle")
+    report = transfer(TransferOptions(str(source), str(helper), str(tmp_path / "target"), "mean", no_heldout=True))
+    (of_source,), (of_helper,) = (Checkpoint.open(folder).warnings for folder in (source, helper))
+    assert {of_source, of_helper} <= set(report["warnings"])
+
+
 def test_copy_into_a_folder_with_an_index_leaves_no_stale_one(tmp_path, english):
     (tmp_path / "target").mkdir()
     for layout in ("shards", "single"):

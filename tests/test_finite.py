@@ -33,6 +33,7 @@ from clp_core.initializers import initializer
 from clp_core.initializers.base import Context
 from clp_core.prepared import prepare
 from clp_core.projection import Movement, project
+from clp_core.static_vectors import WordVectors
 from clp_core.tensors import ArrayRows, non_finite_rows
 from clp_core.transfer import transfer
 from clp_core.transfer_options import TransferOptions
@@ -328,6 +329,13 @@ def test_held_out_score_of_equal_rows_has_no_relative_error():
     rows, helper = np.ones((20, 4), np.float32), np.ones((25, 4), np.float32)
     found = heldout.score(initializer("mean"), Context(ArrayRows(helper), np.arange(20), ArrayRows(rows), 0), 0)
     assert found.as_json() == {"centred_cosine": 0.0, "relative_error": None}
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e39"])
+def test_word_vectors_that_are_not_finite_are_refused_by_line(tmp_path, value):
+    (tmp_path / "words.vec").write_text(f"2 3\nhaus 1 2 3\nbaum 1 {value} 3\n")
+    with pytest.raises(InputError, match=r"line 3 .*'baum'.* NaN or infinity"):
+        WordVectors.read(tmp_path / "words.vec")
 
 
 def test_row_that_was_damaged_after_the_transfer_is_not_made_again(tmp_path, pair):
