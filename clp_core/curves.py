@@ -29,8 +29,7 @@ MEASURES = ("bits_per_byte", "eval_loss")
 """What runs are compared by: bits per byte, and under one tokenizer also the held-out loss, nats a token."""
 EVAL_TEXT, TOKENIZER, STEP_TOKENS, UNKNOWN = "evaluation text", "tokenizer", "tokens a step", "unknown share"
 BLOCK = "block length"
-BEGIN, FOLLOWS_TEMPLATE = "begin-of-text token", "begin-of-text token by the tokenizer's template"
-BYTES, NOT_COMPARABLE = "bytes of the evaluation text", "not comparable"
+BEGIN, BYTES, NOT_COMPARABLE = "begin-of-text token", "bytes of the evaluation text", "not comparable"
 LEAK = "held-out text in the training text"
 COLUMNS = {
     "tokens": ("tokens", "num_input_tokens_seen", "tokens_seen"),
@@ -134,7 +133,6 @@ def curve_of_metrics(key: str, name: str, told: Mapping[str, Any], metrics: RunM
         BLOCK: plan.get("block_length"),
         UNKNOWN: metrics.latest("unknown_share"),
         BEGIN: scoring.get("begin", plan.get("begin", FIRST)),
-        FOLLOWS_TEMPLATE: scoring.get("follows_template"),
         BYTES: scoring.get("bytes"),
         NOT_COMPARABLE: scoring.get("not_comparable"),
     }

@@ -68,7 +68,7 @@ class Obstacle:
 
     Attributes:
         code: one of ``unknown_tokens``, ``lossy_tokenizer``, ``control_strings``, ``first_token_unscored``,
-            ``line_ends_unpredicted``, ``non_finite``.
+            ``line_ends_unpredicted``, ``begin_against_template``, ``non_finite``.
         reason: the same in a sentence, with its figures.
     """
 
@@ -168,7 +168,6 @@ class EvaluationText:
         counts: sizes of the text.
         window: tokens a window takes in.
         start: the token that each window begins with in place of its first; ``None`` where only the stream does.
-        follows_template: whether the windows begin as the tokenizer's own template has it.
         obstacles: why bits per byte on it cannot be compared across tokenizers.
     """
 
@@ -176,7 +175,6 @@ class EvaluationText:
     counts: TextCounts
     window: int
     start: int | None = None
-    follows_template: bool = True
     obstacles: tuple[Obstacle, ...] = ()
 
     @classmethod
@@ -206,16 +204,12 @@ class EvaluationText:
         ids = stream if start is None else np.concatenate([[start], stream])
         if len(ids) < 2:
             raise InputError("the text has a single token; give a longer one")
-        return cls(
-            ids=ids,
-            counts=counts,
-            window=min(positions or MAX_WINDOW, MAX_WINDOW),
-            start=start if resolved == EVERY else None,
-            follows_template=resolved == resolved_begin(vocabulary),
-            obstacles=tuple(
-                obstacles_of(counts, has_start=start is not None, has_end=end_token(vocabulary) is not None)
-            ),
-        )
+        window = min(positions or MAX_WINDOW, MAX_WINDOW)
+        obstacles = [
+            *obstacles_of(counts, has_start=start is not None, has_end=end_token(vocabulary) is not None),
+            *begin_obstacles(vocabulary, resolved, n_windows=math.ceil((len(ids) - 1) / window)),
+        ]
+        return cls(ids, counts, window, start if resolved == EVERY else None, tuple(obstacles))
 
     @property
     def begin(self) -> str:
@@ -236,7 +230,6 @@ class EvaluationText:
         """Return how the text is scored: what the curves of two runs must share to be compared."""
         return {
             "begin": self.begin,
-            "follows_template": self.follows_template,
             "bytes": self.counts.bytes,
             "not_comparable": [obstacle.as_json() for obstacle in self.obstacles],
         }
@@ -292,6 +285,24 @@ def obstacles_of(counts: TextCounts, *, has_start: bool, has_end: bool) -> Itera
             f"the tokenizer has no end-of-text token, so no token predicts the ends of {counts.documents:,} documents, "
             f"{100 * counts.documents / counts.bytes:.2f} % of the bytes",
         )
+
+
+def begin_obstacles(vocabulary: Vocabulary, begin: str, n_windows: int) -> Iterator[Obstacle]:
+    """Yield that windows begin otherwise than the tokenizer's own template has it.
+
+    Args:
+        vocabulary: the tokenizer.
+        begin: ``every`` or ``first``.
+        n_windows: number of windows; a single one is the same both ways.
+    """
+    if n_windows < 2 or begin == resolved_begin(vocabulary):
+        return
+    told = (
+        "windows after the first do not begin with the token that the tokenizer's template puts before every text"
+        if begin == FIRST
+        else "every window begins with a token that the tokenizer's template does not put before a text"
+    )
+    yield Obstacle("begin_against_template", told)
 
 
 def evaluate(

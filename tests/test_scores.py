@@ -24,7 +24,6 @@ from clp_core.corpus import TextCounts, content_key, packed_blocks, token_stream
 from clp_core.curves import (
     BEGIN,
     BYTES,
-    FOLLOWS_TEMPLATE,
     NOT_COMPARABLE,
     TOKENIZER,
     Curve,
@@ -123,9 +122,16 @@ def test_both_figures_are_given_where_they_differ(gemma_like, pair, long_text):
     assert found["bits_per_byte_begin_first"] == pytest.approx(first["bits_per_byte"], rel=1e-6)
     assert first["bits_per_byte_begin_every"] == pytest.approx(found["bits_per_byte"], rel=1e-6)
     assert found["bits_per_byte"] != first["bits_per_byte"]
+    assert (found["comparable"], [each["code"] for each in first["not_comparable"]]) == (
+        True,
+        ["begin_against_template"],
+    )
     assert "bits_per_byte_begin_first" not in result_of("evaluate", pair[0], "--text", long_text)
     short = written(long_text.parent, "Ein Haus.", name="short.txt")
     assert "bits_per_byte_begin_first" not in result_of("evaluate", gemma_like, "--text", short)
+    assert result_of("evaluate", gemma_like, "--text", short, "--begin", "first")["comparable"]
+    against = result_of("evaluate", pair[0], "--text", long_text, "--begin", "every")
+    assert [each["code"] for each in against["not_comparable"]] == ["begin_against_template"]
 
 
 def test_start_in_every_window_needs_a_token_to_begin_with(tmp_path, tokenizers, long_text):
@@ -397,7 +403,7 @@ def test_run_is_scored_as_clp_evaluate_scores_and_remembers_how(workspace, gemma
     first = next(line for line in job.metrics() if "bits_per_byte" in line)
     assert first["bits_per_byte"] == pytest.approx(found.bits_per_byte, rel=1e-6)
     curve = curve_of_run(job, metrics_of_run(job))
-    assert (curve.facts[BEGIN], curve.facts[FOLLOWS_TEMPLATE], curve.facts[BYTES]) == (EVERY, True, found.counts.bytes)
+    assert (curve.facts[BEGIN], curve.facts[BYTES]) == (EVERY, found.counts.bytes)
     assert [each["code"] for each in curve.not_comparable] == ["control_strings"]
     assert any(f"{END} (1)" in told for told in job.warnings)
     facts = facts_of_run(job, 2)
@@ -422,16 +428,13 @@ def verdict(one, other):
 
 
 def test_runs_that_begin_windows_in_other_ways_are_not_compared():
-    every = scored("every", **{BEGIN: EVERY, FOLLOWS_TEMPLATE: True})
+    every = scored("every", **{BEGIN: EVERY})
     old = scored("old", **{BEGIN: FIRST})
-    assert "begin-of-text token differs" in verdict(every, old).verdict
+    assert "begin-of-text token differs (every window against first)" in verdict(every, old).verdict
     assert verdict(every, scored("same", **{BEGIN: EVERY})).obstacles == ()
-    other = {TOKENIZER: "u" * 64}
-    own_way = verdict(every, scored("own", **{BEGIN: FIRST, FOLLOWS_TEMPLATE: True}, **other))
+    own_way = verdict(every, scored("own", **{BEGIN: FIRST, TOKENIZER: "u" * 64}))
     assert own_way.obstacles == ()
     assert own_way.cautions == ("begin-of-text token: every window against first",)
-    against = verdict(every, scored("against", **{BEGIN: FIRST, FOLLOWS_TEMPLATE: False}, **other))
-    assert against.obstacles == ("begin-of-text token of against is not where its tokenizer's template has it",)
 
 
 def test_runs_whose_bytes_differ_are_not_compared():
