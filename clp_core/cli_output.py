@@ -57,8 +57,8 @@ def print_table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
 
 
 def written(value: Any) -> str:
-    """Return a table cell as text."""
-    if value is None:
+    """Return a table cell as text; a dash where there is no value, or none that is finite."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"

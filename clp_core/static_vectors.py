@@ -59,7 +59,8 @@ class WordVectors:
         for i, (number, line) in enumerate(itertools.islice(lines, count)):
             word, *values = line.rstrip().rsplit(" ", width)
             try:
-                vectors[i] = np.array(values, dtype=np.float32).reshape(width)
+                with np.errstate(over="ignore"):
+                    vectors[i] = np.array(values, dtype=np.float32).reshape(width)
             except ValueError as error:
                 raise InputError(f"line {number} of {path} has not {width} numbers after a word") from error
             if not all_finite(vectors[i]):

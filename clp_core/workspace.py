@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clp_core.errors import InputError
+from clp_core.folders import chosen_weights
 from clp_core.locate import read_json
 from clp_core.text_forms import has_text_ending
 
@@ -41,8 +43,12 @@ class ModelEntry:
 
     @property
     def n_bytes(self) -> int:
-        """Size of the weight files."""
-        return sum(path.stat().st_size for path in self.folder.glob("*.safetensors"))
+        """Size of the weight files that transformers loads; 0 where they are incomplete."""
+        try:
+            weights = chosen_weights(self.folder)
+        except InputError:
+            return 0
+        return sum(path.stat().st_size for path in weights.files) if weights is not None else 0
 
 
 @dataclass(frozen=True)

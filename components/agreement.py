@@ -15,6 +15,7 @@ from clp_core.prepared import Prepared
 from components.jobs import last_job, wait_or_offer
 from components.messages import cards, number, offer_csv, plain, share
 from components.models import choose_model, folder_of, models, prepared_or_stop, workspace
+from components.neighbours import warn_of_rows
 
 MOST_ROWS = 100
 
@@ -60,6 +61,7 @@ def show_agreement(helper: str, target: str) -> None:
             submit_agreement(workspace(), *folders)
             st.rerun()
         return
+    warn_of_rows(*opened)
     found, table = compared
     st.markdown(
         f"**{share(found.mean)}** of the {found.k} nearest neighbours of a token are the same in **{plain(first)}** "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
@@ -39,8 +40,8 @@ def plain(text: str) -> str:
 
 
 def number(value: float | None, digits: int = 0, unit: str = "") -> str:
-    """Return a number with thin spaces between thousands and its unit; a dash where there is none."""
-    if value is None or value != value:
+    """Return a number with thin spaces between thousands and its unit; a dash where there is no finite one."""
+    if value is None or not math.isfinite(value):
         return "–"
     text = f"{value:,.{digits}f}".replace(",", THIN_SPACE)
     return f"{text}{THIN_SPACE}{unit}" if unit else text
@@ -82,8 +83,13 @@ def offer_file(label: str, content: Callable[[], bytes | str], name: str, kind: 
 
 
 def offer_csv(table: pd.DataFrame, name: str, label: str = "Download as CSV") -> None:
-    """Offer a table as a file."""
-    offer_file(label, lambda: table.to_csv(index=False).encode(), name, "text/csv")
+    """Offer a table as a file; values that are not finite are left empty."""
+    offer_file(label, lambda: csv_of(table), name, "text/csv")
+
+
+def csv_of(table: pd.DataFrame) -> bytes:
+    """Return a table as CSV; cells without a value, or with none that is finite, are empty."""
+    return table.replace([math.inf, -math.inf], math.nan).to_csv(index=False).encode()
 
 
 def command(text: str) -> None:

@@ -20,6 +20,7 @@ from clp_core.hub import weight_names
 from clp_core.push import reason_left_out, refuse_no_model
 from clp_core.transfer import transfer
 from clp_core.transfer_options import TransferOptions
+from clp_core.workspace import ModelEntry
 
 IDS = torch.arange(40)[None]
 INDEX = "model.safetensors.index.json"
@@ -83,6 +84,17 @@ def test_report_of_a_transfer_names_unused_weights_of_both_models(tmp_path, engl
     report = transfer(TransferOptions(str(source), str(helper), str(tmp_path / "target"), "mean", no_heldout=True))
     (of_source,), (of_helper,) = (Checkpoint.open(folder).warnings for folder in (source, helper))
     assert {of_source, of_helper} <= set(report["warnings"])
+
+
+@pytest.mark.parametrize("layout", ["single beside stale shards", "shards beside a pickle", "pickle"])
+def test_size_of_a_model_is_that_of_the_weights_it_is_loaded_from(tmp_path, english, layout):
+    source = model_in_layout(tmp_path / "source", english, layout)
+    used = chosen_weights(source).files
+    assert ModelEntry("source", source, "model", {}).n_bytes == sum(path.stat().st_size for path in used)
+    for path in used:
+        path.unlink()
+    if layout == "shards beside a pickle":  # the index still names them
+        assert ModelEntry("source", source, "model", {}).n_bytes == 0
 
 
 def test_copy_into_a_folder_with_an_index_leaves_no_stale_one(tmp_path, english):

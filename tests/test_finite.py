@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM
 from clp_core import heldout
 from clp_core.answers import Answer, GenerateOptions
 from clp_core.checkpoint import Checkpoint
+from clp_core.cli_output import print_table, sane, written
 from clp_core.cloze import make_questions
 from clp_core.compare import compare_methods
 from clp_core.downstream import DownstreamOptions, measure
@@ -38,6 +39,8 @@ from clp_core.tensors import ArrayRows, non_finite_rows
 from clp_core.transfer import transfer
 from clp_core.transfer_options import TransferOptions
 from clp_core.vocabulary import Vocabulary
+from clp_core.workspace import Workspace
+from components.messages import csv_of, number
 
 ROW_DAMAGES = ("nan row", "inf row", "huge row")
 
@@ -331,6 +334,17 @@ def test_held_out_score_of_equal_rows_has_no_relative_error():
     assert found.as_json() == {"centred_cosine": 0.0, "relative_error": None}
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), np.float32("nan")])
+def test_values_that_are_not_finite_leave_as_no_number(value, capsys):
+    assert number(float(value), 2, "s") == "–"
+    assert written(float(value)) == "-"
+    assert sane({"a": [float(value)]}) == {"a": [None]}
+    assert csv_of(pd.DataFrame({"token": ["a", "b"], "value": [value, 1.5]})) == b"token,value\na,\nb,1.5\n"
+    print_table("", ["name", "value"], [["a", float(value)]])
+    assert "nan" not in (out := capsys.readouterr().out)
+    assert "inf" not in out
+
+
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e39"])
 def test_word_vectors_that_are_not_finite_are_refused_by_line(tmp_path, value):
     (tmp_path / "words.vec").write_text(f"2 3\nhaus 1 2 3\nbaum 1 {value} 3\n")
@@ -410,6 +424,11 @@ def test_pages_show_the_finite_rows_and_name_the_others(broken_helper):
     shown = [table.value for table in app.dataframe if "cosine" in table.value.columns]
     assert all(300 not in table["id"].tolist() for table in shown if "id" in table.columns)
     assert any("not finite" in box.value for box in app.caption)
+    prepared = prepare(broken_helper, Workspace.current().cache)
+    make_agreement(prepared, prepared, Workspace.current().cache)
+    app = check(open_page("tokens", view="Neighbour agreement", first=broken_helper.name, second=broken_helper.name))
+    assert any("row 300" in box.value.replace("\\", "") for box in app.warning)
+    assert f"{len(prepared.token_ids):,}".replace(",", "\u202f") in " ".join(text.value for text in app.markdown)
     app = check(open_page("projection", shown=broken_helper.name))
     assert any("row 300" in box.value.replace("\\", "") for box in app.warning)
 
