@@ -10,12 +10,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from tokenizers import Tokenizer
-
-from clp_core.documents import Texts
 from clp_core.errors import InputError
-from clp_core.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+    from clp_core.documents import Texts
+    from clp_core.vocabulary import Vocabulary
 
 AUTO, EVERY, FIRST = "auto", "every", "first"
 BEGINS = (AUTO, EVERY, FIRST)
