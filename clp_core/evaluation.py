@@ -29,7 +29,7 @@ from clp_core.checkpoint import Checkpoint
 from clp_core.corpus import TextCounts, token_stream
 from clp_core.documents import DEFAULT_FIELD, Texts
 from clp_core.errors import InputError
-from clp_core.finite import scores_error
+from clp_core.finite import NonFiniteError, scores_error
 from clp_core.locate import locate, read_json
 from clp_core.memory_plan import embedding_rows
 from clp_core.prepared import max_positions
@@ -430,7 +430,24 @@ def batch_loss(
 def sample(folder: Path, prompt: str = "", seed: int = 42) -> str:
     """Return the text that the model in a folder goes on with after a prompt; see ``generate``."""
     vocabulary = Vocabulary.open(folder, rows=embedding_rows(Checkpoint.open(folder)))
-    return generate(load_model(folder), vocabulary, prompt, seed)
+    model = load_model(folder)
+    try:
+        return generate(model, vocabulary, prompt, seed)
+    except NonFiniteError as error:
+        raise scores_error(model, folder.name, vocabulary) from error
+
+
+def refuse_non_finite_scores(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # noqa: ARG001
+    """Let scores pass that give a distribution, before anything is drawn from them.
+
+    Raises:
+        NonFiniteError: they give none; minus infinity alone excludes a token and is allowed.
+    """
+    if not scores.float().logsumexp(dim=-1).isfinite().all():
+        raise NonFiniteError(
+            "the scores of the model are not finite: its training has diverged; use another checkpoint"
+        )
+    return scores
 
 
 def generate(
@@ -449,8 +466,10 @@ def generate(
 
     Raises:
         InputError: there is nothing to begin with.
+        NonFiniteError: the scores of a token are not finite.
     """
     import torch
+    from transformers import LogitsProcessorList
 
     start = vocabulary.roles.get("bos", vocabulary.roles.get("eos"))
     ids = ([start] if start is not None else []) + vocabulary.encode(prompt)
@@ -470,6 +489,7 @@ def generate(
             temperature=0.8,
             top_k=50,
             synced_gpus=synced,
+            logits_processor=LogitsProcessorList([refuse_non_finite_scores]),
             pad_token_id=vocabulary.roles.get("pad", vocabulary.roles.get("eos", 0)),
         )
     model.train(was_training)

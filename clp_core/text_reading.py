@@ -86,9 +86,16 @@ def tokenizer_of(vocabulary: Vocabulary, control_strings: str = TOKENS) -> Token
 
 
 def as_read(texts: Texts, vocabulary: Vocabulary, control_strings: str = TOKENS) -> Texts:
-    """Cut documents at literal end-of-text strings where these are read as separators."""
+    """Cut documents at literal end-of-text strings where these are read as separators.
+
+    Raises:
+        InputError: nothing is left.
+    """
     if control_strings != SEPARATOR:
         return texts
     roles = {vocabulary.roles[role] for role in SEPARATING_ROLES if role in vocabulary.roles}
     strings = tuple(string for string, token_id in vocabulary.control_strings.items() if token_id in roles)
-    return replace(texts, split_at=strings)
+    found = replace(texts, split_at=strings)
+    if texts.is_local and next(iter(found), None) is None:
+        raise InputError("--control-strings separator: the text holds nothing but control strings; give another one")
+    return found

@@ -13,6 +13,7 @@ from transformers import TrainerCallback, TrainingArguments
 
 from clp_core.errors import DivergedError
 from clp_core.evaluation import generate
+from clp_core.finite import NonFiniteError
 from clp_core.jobs.checkpoints import RUN_STATE_FILE, keep_only, seal, step_of
 from clp_core.jobs.job import PLAN_FILE, read_state
 from clp_core.jobs.reason_codes import NO_REASON, Reason, ReasonCode
@@ -216,7 +217,10 @@ class JobCallback(TrainerCallback):
     def write_samples(self, model: PreTrainedModel, step: int, *, sharded: bool) -> None:
         """Let the model go on from each prompt, and write what it says; every process asks a sharded model."""
         run = self._measured
-        texts = [generate(model, self._vocabulary, prompt, synced=sharded) for prompt in self._prompts]
+        try:
+            texts = [generate(model, self._vocabulary, prompt, synced=sharded) for prompt in self._prompts]
+        except NonFiniteError as error:
+            raise DivergedError(f"the scores of the model are not finite at step {step}; {self._cure()}") from error
         if not is_first():
             return
         told = {"step": step, "tokens": step * run.plan.step_tokens, "attempt": run.attempt}

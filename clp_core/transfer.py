@@ -342,7 +342,8 @@ def zero_step(folder: Path, text: str, field: str) -> dict[str, Any]:
     from clp_core.evaluation import evaluate, sample
 
     result = evaluate(folder, [text], field)
-    return result.as_json() | {"sample": sample(folder), "text": text, "warnings": result.warnings}
+    said = "" if result.failure else sample(folder)
+    return result.as_json() | {"sample": said, "text": text, "warnings": result.warnings}
 
 
 def read_evaluation_text(path: str, field: str) -> bool:

@@ -7,6 +7,7 @@ import json
 import math
 from copy import deepcopy
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -32,12 +33,13 @@ from clp_core.curves import (
     settings_told,
 )
 from clp_core.documents import Texts
-from clp_core.errors import InputError
-from clp_core.evaluation import Evaluation, EvaluationText, evaluate, load_model, score
+from clp_core.errors import DivergedError, InputError
+from clp_core.evaluation import Evaluation, EvaluationText, evaluate, load_model, sample, score
 from clp_core.model_card import Card
 from clp_core.options import arguments_of
 from clp_core.savings import Comparison
 from clp_core.text_reading import EVERY, FIRST, as_read, resolved_begin
+from clp_core.training_callback import JobCallback
 from clp_core.training_facts import facts_of_run
 from clp_core.training_plan import plan
 from clp_core.training_stages import refuse_non_finite
@@ -475,3 +477,36 @@ def test_options_that_an_older_run_lacks_do_not_differ_from_what_it_did():
     arguments = {"seed": 1, "begin": "auto", "control_strings": "tokens"}
     new = settings_told({"arguments": arguments, "plan": plans | {"begin": FIRST}})
     assert old == new
+
+
+@pytest.mark.parametrize(("damage", "named"), [("nan row", "row 70"), ("nan body", "up_proj")])
+def test_sample_of_a_model_that_is_not_finite_is_refused_by_naming_the_weights(tmp_path, tokenizers, damage, named):
+    folder = damaged_model(tmp_path / "m", tokenizers["byte-level", "de"], damage, tied=True)
+    with pytest.raises(InputError, match=named):
+        sample(folder, "Der")
+
+
+def test_run_whose_weights_are_lost_ends_as_diverged_before_a_sample_is_drawn(pair):
+    model = AutoModelForCausalLM.from_pretrained(pair[0])
+    with torch.no_grad():
+        model.model.norm.weight.fill_(torch.nan)
+    run = SimpleNamespace(plan=SimpleNamespace(step_tokens=1), job=SimpleNamespace(checkpoints=list))
+    callback = JobCallback.__new__(JobCallback)
+    callback._measured, callback._vocabulary, callback._prompts = run, Vocabulary.open(pair[0]), ("Der",)
+    with pytest.raises(DivergedError, match="not finite at step 7; nothing is kept; a smaller learning rate"):
+        callback.write_samples(model, 7, sharded=False)
+
+
+def test_text_of_nothing_but_separators_is_refused(tmp_path, pair):
+    path = written(tmp_path, END, f"{END}{END}")
+    line = refused("evaluate", pair[0], "--text", path, "--control-strings", "separator")
+    assert "nothing but control strings" in line
+
+
+def test_zero_step_of_a_model_that_is_not_finite_is_not_called_comparable(tmp_path, tokenizers, pair, texts):
+    source = damaged_model(tmp_path / "source", tokenizers["byte-level", "en"], "nan body")
+    arguments = ["--source", source, "--helper", pair[1], "--output", tmp_path / "target", "--method", "mean"]
+    found = result_of("transfer", *arguments, "--eval-text", texts[1])["zero_step"]
+    assert (found["bits_per_byte"], found["comparable"], found["sample"]) == (None, False, "")
+    assert found["not_comparable"][-1]["code"] == "non_finite"
+    assert "up_proj" in found["not_comparable"][-1]["reason"]
