@@ -108,22 +108,22 @@ class TextCounts:
     @property
     def warnings(self) -> list[str]:
         """Sentences on literal control strings and undecodable characters in the text."""
-        found = []
+        sentences = []
         if self.control:
             strings = sorted(self.control, key=lambda string: -self.control[string])
             named = ", ".join(f"{string} ({self.control[string]:,})" for string in strings[:SHOWN_STRINGS])
             more = ", ..." if len(strings) > SHOWN_STRINGS else ""
-            found.append(
+            sentences.append(
                 f"{self.control_documents:,} of {self.documents:,} documents contain strings of special tokens "
                 f"({named}{more}), which are read as tokens and whose bytes are not counted; --control-strings "
                 "separator ends documents at them, --control-strings text reads them as plain text"
             )
         if self.replacements:
-            found.append(
+            sentences.append(
                 f"{self.replaced_documents:,} of {self.documents:,} documents contain U+FFFD ({self.replacements:,} "
                 "times): their source has another encoding than UTF-8 or half surrogate pairs; convert it anew"
             )
-        return found
+        return sentences
 
     def with_batch(self, **more: Any) -> TextCounts:
         """Add the counts of a batch of documents."""
@@ -205,10 +205,10 @@ class Tokenised:
             is_control[stops - 1] = False  # put there, not spelt in the document
         places = np.flatnonzero(is_control)
         owners = np.searchsorted(stops, places, side="right")
-        found, numbers = np.unique(np.stack([owners, ids[places]]), axis=1, return_counts=True)
+        pairs, numbers = np.unique(np.stack([owners, ids[places]]), axis=1, return_counts=True)
         counts: dict[str, int] = {}
         with_control = set()
-        for owner, token_id, number in zip(*found.tolist(), numbers.tolist(), strict=True):
+        for owner, token_id, number in zip(*pairs.tolist(), numbers.tolist(), strict=True):
             # The unknown token stands for words too: it is literal only as often as its string is in the document.
             n = min(number, batch[owner].count(strings[token_id]))
             if n:
@@ -218,19 +218,19 @@ class Tokenised:
 
     def _round_trips(self, batch: Sequence[str], encoded: Sequence[Sequence[int]]) -> dict[str, Any]:
         """Count documents that decode to another text than they were."""
-        found: dict[str, Any] = {"checked": 0, "lossy": 0, "lossy_example": ""}
+        sums: dict[str, Any] = {"checked": 0, "lossy": 0, "lossy_example": ""}
         if not self.checks_round_trip:
-            return found
+            return sums
         for number, (document, ids) in enumerate(zip(batch, encoded, strict=True), self.counts.documents):
             is_due = number < FULLY_CHECKED_DOCUMENTS or number % CHECKED_SHARE == 0
             if not is_due or len(document) > LONGEST_CHECKED:
                 continue
-            found["checked"] += 1
+            sums["checked"] += 1
             decoded = decoded_alike(self.vocabulary, document, ids)
             if decoded is not None:
-                found["lossy"] += 1
-                found["lossy_example"] = found["lossy_example"] or where_changed(document, decoded)
-        return found
+                sums["lossy"] += 1
+                sums["lossy_example"] = sums["lossy_example"] or where_changed(document, decoded)
+        return sums
 
 
 def decoded_alike(vocabulary: Vocabulary, document: str, ids: Sequence[int]) -> str | None:

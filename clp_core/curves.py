@@ -93,8 +93,8 @@ class Curve:
         unknown = self.facts.get(UNKNOWN)  # of a run that was scored before there were other reasons
         if unknown is None or unknown <= MAX_UNKNOWN_SHARE:
             return []
-        told = f"{100 * unknown:.2f} % of the text's tokens are unknown to the tokenizer"
-        return [{"code": UNKNOWN_TOKENS, "reason": told}]
+        reason = f"{100 * unknown:.2f} % of the text's tokens are unknown to the tokenizer"
+        return [{"code": UNKNOWN_TOKENS, "reason": reason}]
 
     @property
     def tokens(self) -> float | None:

@@ -117,8 +117,8 @@ class Evaluation:
         """Why bits per byte cannot be compared with other tokenizers'; empty where it can."""
         if math.isfinite(self.loss) and math.isfinite(self.perplexity):
             return self.of_text
-        told = "perplexity is beyond the range of numbers" if math.isfinite(self.loss) else "loss is not finite"
-        return (*self.of_text, Obstacle(NON_FINITE, self.failure or f"the {told} ({self.loss:g} nats per token)"))
+        problem = "perplexity is beyond the range of numbers" if math.isfinite(self.loss) else "loss is not finite"
+        return (*self.of_text, Obstacle(NON_FINITE, self.failure or f"the {problem} ({self.loss:g} nats per token)"))
 
     @property
     def comparable(self) -> bool:
@@ -297,12 +297,12 @@ def begin_obstacles(vocabulary: Vocabulary, begin: str, n_windows: int) -> Itera
     """
     if n_windows < 2 or begin == resolved_begin(vocabulary):
         return
-    told = (
+    reason = (
         "windows after the first do not begin with the token that the tokenizer's template puts before every text"
         if begin == FIRST
         else "every window begins with a token that the tokenizer's template does not put before a text"
     )
-    yield Obstacle("begin_against_template", told)
+    yield Obstacle("begin_against_template", reason)
 
 
 def evaluate(
@@ -335,13 +335,13 @@ def evaluate(
     text = EvaluationText.read(Texts.open(texts, field), vocabulary, positions, begin, control_strings)
     model = load_model(folder)
     check_tokenizer_fits(model, vocabulary)
-    found = score(model, text)
-    if not math.isfinite(found.loss):
-        return replace(found, failure=str(scores_error(model, folder.name, vocabulary)))
+    result = score(model, text)
+    if not math.isfinite(result.loss):
+        return replace(result, failure=str(scores_error(model, folder.name, vocabulary)))
     if both and vocabulary.template_start is not None and text.scored > text.window:
         other = replace(text, start=None if text.begin == EVERY else start_token(vocabulary))
-        found = replace(found, other_begin=score(model, other).bits_per_byte)
-    return found
+        result = replace(result, other_begin=score(model, other).bits_per_byte)
+    return result
 
 
 def load_model(folder: Path) -> PreTrainedModel:

@@ -95,7 +95,7 @@ def as_read(texts: Texts, vocabulary: Vocabulary, control_strings: str = TOKENS)
         return texts
     roles = {vocabulary.roles[role] for role in SEPARATING_ROLES if role in vocabulary.roles}
     strings = tuple(string for string, token_id in vocabulary.control_strings.items() if token_id in roles)
-    found = replace(texts, split_at=strings)
-    if texts.is_local and next(iter(found), None) is None:
+    cut = replace(texts, split_at=strings)
+    if texts.is_local and next(iter(cut), None) is None:
         raise InputError("--control-strings separator: the text holds nothing but control strings; give another one")
-    return found
+    return cut

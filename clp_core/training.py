@@ -278,8 +278,11 @@ def describe_texts(job: Job, counts: TextCounts, text: EvaluationText) -> None:
         text: the held-out text.
     """
     write_json(job.path / SCORING_FILE, text.as_json())
-    told = [*counts_warnings("training", counts, is_whole=True), *(f"held-out text: {each}" for each in text.warnings)]
-    add_warnings(job, told)
+    warnings = [
+        *counts_warnings("training", counts, is_whole=True),
+        *(f"held-out text: {each}" for each in text.warnings),
+    ]
+    add_warnings(job, warnings)
 
 
 def look_for_leak(job: Job, options: TrainOptions, vocabulary: Vocabulary, cache: Path) -> None:

@@ -299,7 +299,7 @@ def survey(
 def counts_warnings(name: str, counts: TextCounts, *, is_whole: bool) -> list[str]:
     """Say in which text, or in the beginning of which text, something was counted that a user should know of."""
     place = f"{name} text" if is_whole else f"beginning of the {name} text"
-    return [f"{place}: {told}" for told in counts.warnings]
+    return [f"{place}: {warning}" for warning in counts.warnings]
 
 
 def open_held_out(options: TrainOptions) -> Texts:

@@ -130,12 +130,12 @@ def show_alerts(job: Job, metrics: RunMetrics) -> None:
 
 def obstacles_of(job: Job, metrics: RunMetrics) -> list[str]:
     """Sentences on what keeps a run's bits per byte from being compared; those its warnings have are left out."""
-    found = [
+    sentences = [
         f"{each['reason']}: bits per byte cannot be compared with other tokenizers'."
         for each in curve_of_run(job, metrics).not_comparable
     ]
     known = " ".join(job.warnings)
-    return [told for told in found if told.partition(": bits per byte")[0] not in known]
+    return [sentence for sentence in sentences if sentence.partition(": bits per byte")[0] not in known]
 
 
 def comparability(job: Job, metrics: RunMetrics) -> str:

@@ -503,10 +503,15 @@ def test_text_of_nothing_but_separators_is_refused(tmp_path, pair):
     assert "nothing but control strings" in line
 
 
-def test_zero_step_of_a_model_that_is_not_finite_is_not_called_comparable(tmp_path, tokenizers, pair, texts):
-    source = damaged_model(tmp_path / "source", tokenizers["byte-level", "en"], "nan body")
+def test_zero_step_of_a_model_that_overflows_is_not_called_comparable(tmp_path, tokenizers, pair, texts):
+    source = make_model(tmp_path / "source", tokenizers["byte-level", "en"])
+    model = AutoModelForCausalLM.from_pretrained(source)
+    with torch.no_grad():
+        model.model.layers[0].mlp.up_proj.weight.mul_(1e36)
+        model.model.layers[0].mlp.down_proj.weight.mul_(1e36)
+    model.save_pretrained(source)
     arguments = ["--source", source, "--helper", pair[1], "--output", tmp_path / "target", "--method", "mean"]
     found = result_of("transfer", *arguments, "--eval-text", texts[1])["zero_step"]
     assert (found["bits_per_byte"], found["comparable"], found["sample"]) == (None, False, "")
     assert found["not_comparable"][-1]["code"] == "non_finite"
-    assert "up_proj" in found["not_comparable"][-1]["reason"]
+    assert "the computation overflows" in found["not_comparable"][-1]["reason"]
