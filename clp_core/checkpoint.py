@@ -50,6 +50,7 @@ class EmbeddingNames:
         shapes: shape of each parameter by name.
         others: further tables by token id, which a transfer does not know how to fill.
         in_files: name in the files of each parameter that transformers finds there by its own renamings.
+        loaded: tensors of the files that transformers loads into parameters, as they are or converted.
     """
 
     input: str
@@ -60,6 +61,7 @@ class EmbeddingNames:
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     others: tuple[str, ...] = ()
     in_files: Mapping[str, str] = field(default_factory=dict)
+    loaded: frozenset[str] = frozenset()
 
     @property
     def tied(self) -> bool:
@@ -260,6 +262,9 @@ class Checkpoint:
             target: an existing folder.
             replaced: new tensors by their name in the files.
             config: the new content of config.json.
+
+        Raises:
+            InputError: a value of a parameter is not finite. Buffers that old files carry may hold minus infinity.
         """
         spare = set(self._spare_output())
         names = written_names(self.files)
@@ -279,7 +284,8 @@ class Checkpoint:
                 if following is not None:
                     read_ahead(following)
                 later = {name for name in self._headers[path] if self.entries[name].path != path}
-                copied = write_copy(path, target / names[path], replaced, frozenset(spare | later), on_bytes)
+                dropped = frozenset(spare | later)
+                copied = write_copy(path, target / names[path], replaced, dropped, on_bytes, self.names.loaded)
                 flushed.append(flusher.submit(flush, target / names[path]))
                 total += copied.n_bytes
                 files[path.name] = copied.sha256
@@ -367,6 +373,7 @@ def embedding_names(folder: Path, tensors: Iterable[str] = ()) -> EmbeddingNames
         first_line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise InputError(f"{folder} is no causal language model that transformers can build: {first_line}") from error
     parameters = list(model.named_parameters(remove_duplicate=False))
+    in_files, loaded = file_names(model, tensors)
 
     def names_of(wanted: Any) -> list[str]:
         return [name for name, parameter in parameters if parameter is wanted]
@@ -396,18 +403,21 @@ def embedding_names(folder: Path, tensors: Iterable[str] = ()) -> EmbeddingNames
         aliases=tuple(names_of(input_weight)[1:]),
         shapes={name: tuple(parameter.shape) for name, parameter in parameters},
         others=tuple(name for name in tables if name not in names_of(input_weight)),
-        in_files=file_names(model, tensors),
+        in_files=in_files,
+        loaded=loaded,
     )
 
 
-def file_names(model: Any, tensors: Iterable[str]) -> dict[str, str]:
-    """Map parameters to the tensors of weight files that transformers would load them from, as they are.
-
-    Tensors that transformers converts on loading, such as the experts that it stacks, are left out.
+def file_names(model: Any, tensors: Iterable[str]) -> tuple[dict[str, str], frozenset[str]]:
+    """Map parameters to the tensors of weight files that transformers would load them from.
 
     Args:
         model: a model of transformers, on any device.
         tensors: names of the tensors in the files.
+
+    Returns:
+        Tensor by parameter or buffer, without those that transformers converts on loading, such as the experts that it
+        stacks; and the tensors that are loaded into parameters, the converted ones too.
     """
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
@@ -416,9 +426,12 @@ def file_names(model: Any, tensors: Iterable[str]) -> dict[str, str]:
     renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
     converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
     state = model.state_dict()
-    found = {}
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    found, loaded = {}, set()
     for tensor in tensors:
-        parameter, converted_by = rename_source_key(tensor, renamings, converters, model.base_model_prefix, state)
-        if converted_by is None and parameter in state:
-            found[parameter] = tensor
-    return found
+        name, converted_by = rename_source_key(tensor, renamings, converters, model.base_model_prefix, state)
+        if converted_by is None and name in state:
+            found[name] = tensor
+        if name in parameters:
+            loaded.add(tensor)
+    return found, frozenset(loaded)

@@ -156,9 +156,6 @@ def write_model(checkpoint: Checkpoint, part: Path, dtypes: Mapping[str, str]) -
     changed = {
         name: entry for name, entry in checkpoint.entries.items() if dtypes.get(name, entry.dtype) != entry.dtype
     }
-    for entry in checkpoint.entries.values():
-        if entry.name not in changed:  # the others are checked while they are rounded
-            finite_values(entry)
     new = {name: Replacement(dtypes[name], entry.shape, cast(entry, dtypes[name])) for name, entry in changed.items()}
     usual = dtypes[checkpoint.entry("input").name]
     written = checkpoint.write(part, new, config_in(checkpoint.config, CONFIG_NAMES[usual]))
@@ -208,16 +205,6 @@ def cast(entry: TensorEntry, dtype: str) -> Iterator[np.ndarray]:
                 f"{entry.name} holds numbers that {CONFIG_NAMES[dtype]} cannot; use --dtype bfloat16 or float32"
             )
         yield narrowed
-
-
-def finite_values(entry: TensorEntry) -> None:
-    """Refuse a tensor of floating-point numbers that holds NaN or infinity.
-
-    Raises:
-        InputError: it does.
-    """
-    for block in blocks(entry) if entry.dtype in DTYPES else ():
-        check_finite(entry, block)
 
 
 def check_finite(entry: TensorEntry, block: np.ndarray) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 import xxhash
 
 from clp_core.errors import InputError
+from clp_core.finite import CURE, NonFiniteError
 from clp_core.tensors import DTYPES, TensorEntry, all_finite, chunks, read_header
 
 CLONE_REQUEST = 0x40049409  # FICLONE of Linux
@@ -58,6 +59,7 @@ def write_copy(
     replaced: Mapping[str, Replacement],
     dropped: frozenset[str] = frozenset(),
     on_bytes: Callable[[int], None] = lambda _: None,
+    checked: frozenset[str] = frozenset(),
 ) -> Copied:
     """Write a safetensors file with some tensors replaced and some dropped; all other bytes are copied as they are.
 
@@ -71,6 +73,10 @@ def write_copy(
         replaced: new tensors by name.
         dropped: names of tensors that are left out.
         on_bytes: called with the number of source bytes of each step.
+        checked: names of copied tensors whose values have to be finite.
+
+    Raises:
+        InputError: a value of a checked tensor, or of a replaced one, is not finite.
     """
     entries, metadata = read_header(source)
     kept = [entry for name, entry in entries.items() if name not in dropped]
@@ -104,6 +110,8 @@ def write_copy(
             for data in chunks(reader, entry.start, entry.n_bytes):
                 whole.update(data)
                 digest.update(data)
+                if entry.name in checked:
+                    check_values(data, entry)
                 if not cloned:
                     writer.write(data)
                 on_bytes(len(data))
@@ -111,6 +119,16 @@ def write_copy(
         for data in chunks(reader, position, source.stat().st_size - position):
             whole.update(data)
     return Copied(offset, whole.hexdigest(), digests)
+
+
+def check_values(data: bytes, entry: TensorEntry) -> None:
+    """Refuse a part of a tensor of floating-point numbers that holds NaN or infinity.
+
+    Raises:
+        InputError: it does.
+    """
+    if entry.dtype in DTYPES and not all_finite(np.frombuffer(data, dtype=DTYPES[entry.dtype])):
+        raise NonFiniteError(f"{entry.name} in {entry.path} holds NaN or infinity: {CURE}")
 
 
 def write_header(writer: Any, header: Mapping[str, Any]) -> None:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from support.awkward_models import DAMAGES, TOKEN, damaged_model
 from support.commands import clp, refused, result_of
 from support.pages_run import check, open_page
+from test_architectures import make_source
 from transformers import AutoModelForCausalLM
 
 from clp_core import heldout
@@ -26,7 +27,7 @@ from clp_core.downstream import DownstreamOptions, measure
 from clp_core.errors import InputError
 from clp_core.evaluation import load_model
 from clp_core.explain import Explainer
-from clp_core.export import cast, finite_values
+from clp_core.export import cast
 from clp_core.finite import non_finite_weight
 from clp_core.generation import Reader, answer
 from clp_core.graph import Graph, make_agreement, make_graph
@@ -367,20 +368,57 @@ def test_row_that_was_damaged_after_the_transfer_is_not_made_again(tmp_path, pai
             explainer.recompute(new, broken["source"], broken["target"])
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("damage", ["nan row", "inf row", "nan body", "nan output row", "nan output bias"])
-def test_export_refuses_tensors_that_are_not_finite(damaged, damage):
-    """Whether a tensor is rounded or copied as it is."""
-    checkpoint = Checkpoint.open(damaged(damage))
+def test_copies_refuse_tensors_that_are_not_finite(tmp_path, damaged, damage, dtype):
+    """Whether a tensor is copied as it is, as in a transfer, or rounded, as in an export."""
+    checkpoint = Checkpoint.open(damaged(damage, dtype=dtype))
     broken = [name for name, values in load_file(checkpoint.files[0]).items() if not torch.isfinite(values).all()]
     assert len(broken) == 1
+    with pytest.raises(InputError, match=f"{broken[0]} .* NaN or infinity"):
+        checkpoint.write(tmp_path, {}, checkpoint.config)
     for name, entry in checkpoint.entries.items():
         if name in broken:
-            for use in (lambda: list(cast(entry, "BF16")), lambda: finite_values(entry)):  # noqa: B023
-                with pytest.raises(InputError, match=f"{name} .* NaN or infinity"):
-                    use()
+            with pytest.raises(InputError, match=f"{name} .* NaN or infinity"):
+                list(cast(entry, "F16"))
         else:
-            assert list(cast(entry, "BF16"))
-            finite_values(entry)
+            assert list(cast(entry, "F16"))
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_transfer_refuses_a_source_whose_body_is_not_finite(tmp_path, tokenizers, pair, tied):
+    source = damaged_model(tmp_path / "source", tokenizers["byte-level", "en"], "nan body", tied=tied)
+    with pytest.raises(InputError, match=r"mlp\.up_proj\.weight .* NaN or infinity"):
+        transfer(TransferOptions(str(source), str(pair[1]), str(tmp_path / "target"), "mean"))
+    assert not (tmp_path / "target").exists()
+
+
+def test_experts_that_transformers_stacks_are_checked_too(tmp_path, german):
+    make_source(tmp_path / "source", "mixtral", german, tied=True)
+    (file,) = Checkpoint.open(tmp_path / "source").files
+    tensors = load_file(file)
+    (name, *_) = [name for name in tensors if "experts" in name]
+    tensors[name].view(-1)[3] = torch.inf
+    save_file(tensors, file, metadata={"format": "pt"})
+    checkpoint = Checkpoint.open(tmp_path / "source")
+    with pytest.raises(InputError, match=f"{name} .* NaN or infinity"):
+        checkpoint.write(tmp_path, {}, checkpoint.config)
+
+
+def test_minus_infinity_in_a_mask_of_an_old_file_is_copied(tmp_path, german):
+    """Such as ``attn.masked_bias``, -1e9, in a GPT-2 that was saved in float16; transformers does not load it."""
+    source = make_model(tmp_path / "source", german, "gpt2", dtype="float16")
+    tensors = load_file(source / "model.safetensors")
+    mask = torch.tensor(-1e9).half()
+    save_file(
+        tensors | {"transformer.h.0.attn.masked_bias": mask}, source / "model.safetensors", metadata={"format": "pt"}
+    )
+    checkpoint = Checkpoint.open(source)
+    (tmp_path / "target").mkdir()
+    checkpoint.write(tmp_path / "target", {}, checkpoint.config)
+    copied = load_file(tmp_path / "target" / "model.safetensors")
+    assert copied["transformer.h.0.attn.masked_bias"] == -torch.inf
+    assert non_finite_weight(AutoModelForCausalLM.from_pretrained(tmp_path / "target")) is None
 
 
 def test_health_table_has_no_nearest_row_for_a_row_that_is_not_finite(tmp_path, pair):
