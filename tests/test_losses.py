@@ -1,19 +1,25 @@
 """The loss and the gradient of a step, for every class of models, against plain torch."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import transformers
+from support.jobs import end_of, train_here, train_options
 from test_architectures import CONFIGS
 from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
-from clp_core.blocks import IGNORED_LABEL, training_row
+from clp_core.blocks import IGNORED_LABEL, ShuffledBlocks, padding_of, training_row
+from clp_core.corpus import packed_blocks
 from clp_core.demo.build import labels_of
 from clp_core.distillation import Distillation
+from clp_core.documents import Texts
+from clp_core.jobs.submit import submit_train
 from clp_core.losses import TextLoss, left_out, router_coefficient
 from clp_core.run_trainer import RunTrainer
+from clp_core.vocabulary import Vocabulary
 
 ROWS, LENGTH, PADDING = 40, 12, 0
 MIXTURES = ("gpt_oss", "mixtral", "qwen2_moe", "qwen3_moe")
@@ -171,3 +177,48 @@ def test_held_out_loss_of_the_demos_build_is_the_mean_over_predicted_tokens(tmp_
         scores = torch.log_softmax(model(ids).logits.double(), dim=-1)[:, :-1]
     expected = float(-scores.gather(2, ids[:, 1:, None]).mean())
     assert Trainer(model=model, args=arguments, eval_dataset=data).evaluate()["eval_loss"] == pytest.approx(expected)
+
+
+def model_folder(folder, model_type, tokenizer, **more):
+    """Write a model without dropout, and its tokenizer."""
+    ids = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None}
+    dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0} if model_type == "gpt2" else {}
+    settings = CONFIGS[model_type][1] | ids | dropout | more
+    torch.manual_seed(0)
+    config = transformers.AutoConfig.for_model(model_type, vocab_size=len(tokenizer), **settings)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def first_line(job):
+    line = next(line for line in job.metrics() if "loss" in line)
+    return line["loss"], line["grad_norm"]
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("model_type", ["gpt2", "llama"])
+def test_first_step_of_a_run_is_that_of_plain_torch(workspace, tmp_path, tokenizers, texts, model_type):
+    folder = model_folder(tmp_path / "model", model_type, tokenizers["byte-level", "de"])
+    options = train_options((folder, None), texts, max_steps=1, micro_blocks=2, precision="float32")
+    job = train_here(workspace, options)
+    vocabulary = Vocabulary.open(folder)
+    dataset, counts = packed_blocks(Texts.open([texts[0]]), vocabulary, 32, workspace.cache)
+    read = ShuffledBlocks(dataset, counts, 32, padding_of(vocabulary), 4, seed=1)
+    total, _, norm = by_hand(
+        AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), [read[i] for i in range(4)]
+    )
+    assert first_line(job) == pytest.approx((total, norm), rel=2e-5)
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(("model_type", "more"), [("gpt2", {}), ("mixtral", {"output_router_logits": True,
+                                                                            "router_aux_loss_coef": 0.5})])  # fmt: skip
+def test_first_step_of_two_processes_is_that_of_one(workspace, tmp_path, tokenizers, texts, model_type, more):
+    folder = model_folder(tmp_path / "model", model_type, tokenizers["byte-level", "de"], **more)
+    options = train_options((folder, None), texts, max_steps=1, micro_blocks=1, precision="float32", device="cpu")
+    one = train_here(workspace, options)
+    two = submit_train(workspace, replace(options, processes_per_node=2, sharding="ddp", name="two"))
+    assert end_of(two).state == "finished", two.log_tail(10_000)
+    assert first_line(two) == pytest.approx(first_line(one), rel=2e-5)
+    assert one.warnings == two.warnings == []
