@@ -18,7 +18,9 @@ from clp_core.jobs.job import Status
 from clp_core.jobs.reason_codes import Reason, ReasonCode
 from clp_core.jobs.run_metrics import MAX_POINTS, RunMetrics
 from clp_core.jobs.submit import submit_train
+from clp_core.progress import write_json
 from clp_core.savings import Comparison
+from clp_core.text_reading import SCORING_FILE
 
 pytestmark = pytest.mark.usefixtures("server_that_has_run_app_once")
 
@@ -134,6 +136,8 @@ def test_clone_fills_the_form_with_the_settings_of_a_run(target, space):
     numbers = {number.label: number for number in app.number_input}
     numbers["Steps"].set_value(77).run()
     {number.label: number for number in app.number_input}["Weight decay"].set_value(0.25).run()
+    {box.label: box for box in app.selectbox}["Begin-of-text token"].set_value("first").run()
+    {box.label: box for box in app.selectbox}["Control strings"].set_value("text").run()
     shown = next(code.value for code in app.code if code.value.startswith("clp train"))
     press(app, key="start")
     (job,) = [job for job in JobStore(space.jobs).jobs() if job.kind == "train"]
@@ -143,6 +147,7 @@ def test_clone_fills_the_form_with_the_settings_of_a_run(target, space):
     again = next(code.value for code in cloned.code if code.value.startswith("clp train"))
     assert "--max-steps 77" in again
     assert "--weight-decay 0.25" in again
+    assert "--begin first --control-strings text" in again
     assert again.replace(f"'{job.name} again'", f"'{job.name}'") == shown
 
 
@@ -180,6 +185,19 @@ def test_compare_page_says_why_runs_are_not_compared(space):
     assert comparison.savings[0].obstacles
     assert table["verdict"].iloc[1] == comparison.savings[0].verdict
     assert answer(comparison) in text_of(app)
+
+
+def test_reasons_that_hinder_a_comparison_stand_on_the_pages_of_the_run_and_of_the_comparison(space):
+    one = make_run(space, "one", lines_of(400))
+    other = make_run(space, "other", lines_of(400, speed=2), tokenizer="u" * 64)
+    reason = {"code": "lossy_tokenizer", "reason": "a third of the documents is changed"}
+    write_json(other.path / SCORING_FILE, {"begin": "first", "bytes": 9, "not_comparable": [reason]})
+    app = check(open_page("compare", baseline=one.id, runs=other.id))
+    table = next(table.value for table in app.dataframe if "verdict" in table.value.columns)
+    assert reason["reason"] in table["verdict"].iloc[1]
+    page = check(open_page("runs", run=other.id))
+    assert any(reason["reason"] in warning.value for warning in page.warning)
+    assert not any(reason["reason"] in warning.value for warning in check(open_page("runs", run=one.id)).warning)
 
 
 def test_compare_page_opens_the_papers_experiment_on_a_fresh_machine(workspace):
