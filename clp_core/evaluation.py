@@ -471,7 +471,9 @@ def generate(
     import torch
     from transformers import LogitsProcessorList
 
-    start = vocabulary.roles.get("bos", vocabulary.roles.get("eos"))
+    start = vocabulary.template_start
+    if start is None:
+        start = vocabulary.roles.get("bos", vocabulary.roles.get("eos"))
     ids = ([start] if start is not None else []) + vocabulary.encode(prompt)
     if not ids:
         raise InputError("the tokenizer has no begin-of-text token; give a prompt")

@@ -515,3 +515,21 @@ def test_zero_step_of_a_model_that_overflows_is_not_called_comparable(tmp_path, 
     assert (found["bits_per_byte"], found["comparable"], found["sample"]) == (None, False, "")
     assert found["not_comparable"][-1]["code"] == "non_finite"
     assert "the computation overflows" in found["not_comparable"][-1]["reason"]
+
+
+def test_sample_begins_with_the_token_of_the_template(tmp_path, tokenizers):
+    tokenizer = tokenizers["wordpiece", "de"]
+    folder = make_model(tmp_path / "m", tokenizer)
+    with pytest.raises(InputError, match="give a prompt"):
+        sample(folder)
+    start = tokenizer.convert_tokens_to_ids("[CLS]")
+    description = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    description["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [{"SpecialToken": {"id": "[CLS]", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {"[CLS]": {"id": "[CLS]", "ids": [start], "tokens": ["[CLS]"]}},
+    }
+    (folder / "tokenizer.json").write_text(json.dumps(description), encoding="utf-8")
+    assert AutoTokenizer.from_pretrained(folder)("").input_ids == [start]
+    assert sample(folder)
