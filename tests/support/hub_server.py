@@ -68,9 +68,9 @@ class Repo:
         return self.refs.get(revision) or (revision if revision in self.commits else None)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Request:
-    """One request as it was answered."""
+    """One request as it is answered; it is in the log before the client can have an answer."""
 
     method: str
     path: str
@@ -210,13 +210,16 @@ class Handler(BaseHTTPRequestHandler):
         with contextlib.suppress(OSError):
             self.connection.shutdown(2)
 
-    def note(self, status: int, sent: int) -> None:
+    def note(self, status: int, sent: int) -> Request:
+        asked_range, has_token = self.headers.get("Range", ""), "Authorization" in self.headers
+        request = Request(self.command, self.where, asked_range, status, sent, has_token)
         with self.server.lock:
-            asked_range, has_token = self.headers.get("Range", ""), "Authorization" in self.headers
-            self.server.log.append(Request(self.command, self.where, asked_range, status, sent, has_token))
+            self.server.log.append(request)
+        return request
 
     def send(self, status: int, data: bytes = b"", headers: Mapping[str, str] | None = None) -> None:
         drop = self.server.taken(self.server.drops, f"{self.command} {self.where}") if self.command == "GET" else None
+        request = self.note(status, 0)
         self.send_response(status)
         for name, value in ({"Content-Length": str(len(data))} | dict(headers or {})).items():
             self.send_header(name, value)
@@ -225,7 +228,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             try:
                 while sent < len(data):
-                    end = min(sent + CHUNK, len(data), drop[1] if drop else len(data))
+                    request.sent = end = min(sent + CHUNK, len(data), drop[1] if drop else len(data))
                     self.wfile.write(data[sent:end])
                     sent = end
                     if drop and sent >= drop[1]:
@@ -236,7 +239,6 @@ class Handler(BaseHTTPRequestHandler):
                         time.sleep(self.server.slow_s)
             except OSError:
                 self.close_connection = True
-        self.note(status, sent)
 
     def send_json(self, content: Any, status: int = 200) -> None:
         self.send(status, json.dumps(content).encode(), {"Content-Type": "application/json"})
