@@ -230,11 +230,13 @@ def evaluate(
     result = found.as_json()
     if sample:
         result["sample"] = generate(locate(model), prompt)
-    for warning in found.warnings:
+    result["warnings"] = [*found.notes, *found.warnings]
+    for warning in result["warnings"]:
         typer.echo(f"warning: {warning}", err=True)
 
     def show(shown: dict[str, Any]) -> None:
-        rows = {**shown, "control_strings": sum(shown["control_strings"].values())}
+        rows = {name: value for name, value in shown.items() if name != "warnings"}
+        rows |= {"control_strings": sum(shown["control_strings"].values())}
         rows["not_comparable"] = ", ".join(obstacle["code"] for obstacle in shown["not_comparable"]) or None
         print_table("Evaluation", ["figure", "value"], list(map(list, rows.items())))
 

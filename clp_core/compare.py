@@ -91,6 +91,8 @@ def compare_methods(
     """
     chosen = [parse_method(name) for name in methods]
     pair = Pair.of(options)
+    for warning in pair.warnings:
+        log.warning("%s", warning)
     if not chosen:
         chosen = [parse_method(name) for name in (*pair.usable_methods(), AS_AUTO)]
     bench = Bench.open(pair, options) if options.eval_text else None

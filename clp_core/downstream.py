@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from clp_core.checkpoint import Checkpoint
     from clp_core.cloze import ClozeScore, Question
     from clp_core.word_retrieval import Retrieval
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,8 @@ def ask(checkpoint: Checkpoint, questions: Sequence[Question]) -> ClozeScore:
 
     model = load_model(checkpoint.folder)
     vocabulary = Vocabulary.open(checkpoint.folder, rows=model.get_input_embeddings().weight.shape[0])
+    for warning in vocabulary.warnings:
+        log.warning("%s", warning)
     return answer_questions(model, vocabulary, questions, max_positions(checkpoint.config))
 
 

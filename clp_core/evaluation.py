@@ -56,6 +56,7 @@ UNKNOWN_TOKENS, NON_FINITE = "unknown_tokens", "non_finite"
 MAX_UNPREDICTED_SHARE = 0.001
 """Of the bytes that no token predicts, or that are not counted."""
 MAX_LOSSY_SHARE = 0.01
+DIFFERS = "the tokenizer encodes text differently from the SentencePiece model beside it"
 LARGEST_LOSS = 700.0
 """Nats per token; the perplexity of a larger loss is beyond a float."""
 LOGITS_BYTES = 256 << 20
@@ -68,7 +69,7 @@ class Obstacle:
 
     Attributes:
         code: one of ``unknown_tokens``, ``lossy_tokenizer``, ``control_strings``, ``first_token_unscored``,
-            ``line_ends_unpredicted``, ``begin_against_template``, ``non_finite``.
+            ``line_ends_unpredicted``, ``begin_against_template``, ``tokenizer_differs``, ``non_finite``.
         reason: the same in a sentence, with its figures.
     """
 
@@ -92,6 +93,7 @@ class Evaluation:
         of_text: obstacles to a comparison that lie in the text and its tokenizer.
         other_begin: bits per byte with the start token the other way, where that was measured too.
         failure: why the loss is not finite; empty where it is.
+        notes: what is to be known of the tokenizer.
     """
 
     loss: float
@@ -101,6 +103,7 @@ class Evaluation:
     of_text: tuple[Obstacle, ...] = ()
     other_begin: float | None = None
     failure: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def perplexity(self) -> float:
@@ -169,6 +172,7 @@ class EvaluationText:
         window: tokens a window takes in.
         start: the token that each window begins with in place of its first; ``None`` where only the stream does.
         obstacles: why bits per byte on it cannot be compared across tokenizers.
+        notes: what is to be known of the tokenizer.
     """
 
     ids: np.ndarray
@@ -176,6 +180,7 @@ class EvaluationText:
     window: int
     start: int | None = None
     obstacles: tuple[Obstacle, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def read(
@@ -209,7 +214,10 @@ class EvaluationText:
             *obstacles_of(counts, has_start=start is not None, has_end=end_token(vocabulary) is not None),
             *begin_obstacles(vocabulary, resolved, n_windows=math.ceil((len(ids) - 1) / window)),
         ]
-        return cls(ids, counts, window, start if resolved == EVERY else None, tuple(obstacles))
+        if vocabulary.differs:
+            obstacles.append(Obstacle("tokenizer_differs", DIFFERS))
+        begin_id = start if resolved == EVERY else None
+        return cls(ids, counts, window, begin_id, tuple(obstacles), vocabulary.warnings)
 
     @property
     def begin(self) -> str:
@@ -404,7 +412,8 @@ def score(model: PreTrainedModel, text: EvaluationText) -> Evaluation:
         total = total.to(device)
         torch.distributed.all_reduce(total)
     model.train(was_training)
-    return Evaluation(float(total) / text.scored, text.counts, text.scored, text.begin, text.obstacles)
+    loss = float(total) / text.scored
+    return Evaluation(loss, text.counts, text.scored, text.begin, text.obstacles, notes=text.notes)
 
 
 def batch_loss(

@@ -66,7 +66,10 @@ class Reader:
         """
         folder = locate(reference)
         positions = max_positions(read_json(folder / "config.json"))
-        return cls(reference, folder, Vocabulary.open(folder), positions)
+        vocabulary = Vocabulary.open(folder)
+        for warning in vocabulary.warnings:
+            log.warning("%s", warning)
+        return cls(reference, folder, vocabulary, positions)
 
     def prompt_ids(self, options: GenerateOptions) -> tuple[list[int], list[int]]:
         """Return the ids of a prompt under this model's tokenizer, and those of what goes before it.
@@ -74,7 +77,9 @@ class Reader:
         Raises:
             InputError: there is nothing to begin with, or no room for the answer.
         """
-        start = self.vocabulary.roles.get("bos", self.vocabulary.roles.get("eos"))
+        start = self.vocabulary.template_start
+        if start is None:
+            start = self.vocabulary.roles.get("bos", self.vocabulary.roles.get("eos"))
         ids, before = self.vocabulary.encode(options.prompt), [] if start is None else [start]
         if not before + ids:
             raise InputError(f"the tokenizer of {self.folder.name} has no begin-of-text token; give a prompt")

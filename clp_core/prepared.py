@@ -78,7 +78,14 @@ class Prepared:
 
     @property
     def warnings(self) -> list[str]:
-        """Rows that are not finite, by side; those of the input are left out of neighbours and layouts."""
+        """Notes on the tokenizer, and rows that are not finite; those of the input are left out of neighbours."""
+        return [
+            *self.meta["tokenizer"]["warnings"],
+            *self._bad_rows,
+        ]
+
+    @property
+    def _bad_rows(self) -> list[str]:
         return [
             f"{rows_message(ids, side, self.meta['name'], self.vocabulary)}"
             f"{' and left out' if side == 'input' else ''}: {CURE}"

@@ -244,7 +244,7 @@ def report_of(
     text = survey.measured_text
     own = TokenizerFigures.of(vocabulary, text)
     options = recipe.options
-    warnings = []
+    warnings = [*source.warnings] if source is not None else []
     if vocabulary.size < recipe.vocab_size:
         warnings.append(
             f"the text gave {vocabulary.size:,} of {recipe.vocab_size:,} tokens: no other two pieces stand together "

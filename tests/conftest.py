@@ -21,6 +21,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # several tests run at once; thre
 
 from support.preloaded import keep_freed_memory, settings, start_template
 
+from clp_core import tokenizer_reading
 from clp_core.jobs.spawning import ENVIRONMENT, Spawner
 
 keep_freed_memory()
@@ -203,6 +204,7 @@ def no_process_in_a_unit_test(request, monkeypatch):
             raise AssertionError("a unit test starts a job; mark it with pytest.mark.process")
 
         monkeypatch.setattr(Spawner, "detached", refuse)
+        monkeypatch.setattr(tokenizer_reading, "read_apart", lambda folder: None)  # it is read here then
         monkeypatch.delenv(ENVIRONMENT, raising=False)
 
 

@@ -24,6 +24,7 @@ from clp_core import tokenizer_reading
 from clp_core.corpus import token_stream
 from clp_core.documents import Texts
 from clp_core.errors import InputError
+from clp_core.evaluation import EvaluationText
 from clp_core.tokenizer_reading import ROLES, SENTENCEPIECE_FILES, read_tokenizer
 from clp_core.transfer import transfer
 from clp_core.transfer_options import TransferOptions
@@ -115,6 +116,9 @@ def test_tokenizer_json_of_another_sentencepiece_model_is_named(tmp_path):
     own = Vocabulary.open(folder)
     assert own.differs
     assert any("SentencePiece model beside it" in warning for warning in own.warnings)
+    (tmp_path / "text.txt").write_text("\n".join(GERMAN[:3]))
+    text = EvaluationText.read(Texts.open([tmp_path / "text.txt"]), own, 64)
+    assert "tokenizer_differs" in [obstacle.code for obstacle in text.obstacles]
 
 
 def test_class_that_encodes_differently_is_named_without_asserting_why(tmp_path, folders):
