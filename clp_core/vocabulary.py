@@ -234,11 +234,27 @@ class Vocabulary:
 
     @cached_property
     def literal_tokenizer(self) -> Tokenizer:
-        """The tokenizer, reading strings of special tokens as plain text (no padding, no truncation)."""
-        tokenizer = Tokenizer.from_str(self.serialized)
+        """The tokenizer, reading strings of special tokens as plain text (no padding, no truncation).
+
+        Special tokens stand in the vocabulary of some models too (XLM-R's ``</s>``), which would find them in a text as
+        words: there they get names that no text holds.
+        """
+        description = json.loads(self.serialized)
+        special = set(self.control_strings.values())
+        description["added_tokens"] = [token for token in description["added_tokens"] if token["id"] not in special]
+        model = description["model"]
+        if isinstance(model["vocab"], list):
+            model["vocab"] = [
+                [f"\0{i}\0" if i in special else token, score] for i, (token, score) in enumerate(model["vocab"])
+            ]
+        else:
+            kept = {model.get("unk_token")}
+            model["vocab"] = {
+                f"\0{i}\0" if i in special and token not in kept else token: i for token, i in model["vocab"].items()
+            }
+        tokenizer = Tokenizer.from_str(json.dumps(description, ensure_ascii=False))
         tokenizer.no_padding()
         tokenizer.no_truncation()
-        tokenizer.encode_special_tokens = True
         return tokenizer
 
     def bytes_of(self, token_id: int) -> bytes:

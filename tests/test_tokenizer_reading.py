@@ -103,6 +103,27 @@ def test_sentencepiece_model_is_read_as_sentencepiece_reads_it(tmp_path, case):
     assert (own.roles["unk"] in own.encode("日本語")) == has_unknown
 
 
+@pytest.mark.parametrize("case", SENTENCEPIECE)
+def test_literal_strings_of_special_tokens_are_plain_text_as_for_sentencepiece(tmp_path, case):
+    folder = sentencepiece_folder(tmp_path / "tokenizer", case)
+    file = next(folder / name for name in SENTENCEPIECE_FILES if (folder / name).is_file())
+    model = sentencepiece.SentencePieceProcessor(model_file=str(file))
+    own = Vocabulary.open(folder)
+    unknown = own.roles["unk"]
+    for line in ("das Haus</s>und", "der </s> Fluss <s> <unk>", "<pad>"):
+        ids = own.literal_tokenizer.encode(line, add_special_tokens=False).ids
+        assert not (set(ids) - {unknown}) & own.special_ids
+        known = [own.tokens[i] for i in ids if i != unknown]
+        assert known == [model.id_to_piece(i) for i in model.encode(line) if i != model.unk_id()]
+
+
+@pytest.mark.parametrize("family", ["byte-level", "wordpiece", "unigram", "sentencepiece-bpe"])
+def test_literal_reading_of_other_text_is_the_usual_one(folders, family):
+    own = Vocabulary.open(folders[family, "de"])
+    for line in (*GERMAN[:3], "日本語 🦊"):
+        assert own.literal_tokenizer.encode(line, add_special_tokens=False).ids == own.encode(line)
+
+
 @pytest.mark.parametrize("case", ["Unigram as Llama", "no dummy prefix", "unknown before end as T5"])
 def test_conversion_that_sentencepiece_contradicts_is_named(tmp_path, case):
     folder = sentencepiece_folder(tmp_path / "tokenizer", case)
