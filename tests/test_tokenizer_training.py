@@ -304,7 +304,10 @@ def test_training_ends_at_once_on_a_signal_and_leaves_nothing(tmp_path, number):
     text = written(tmp_path, "random.txt", lines)  # learning the merges of 7.5 MB takes half a minute
     command = [sys.executable, "-m", "clp_core", "tokenizer", "--text", str(text), "--vocab-size", "40000"]
     process = subprocess.Popen(
-        [*command, "--output", str(tmp_path / "out" / "made")], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
+        [*command, "--output", str(tmp_path / "out" / "made")],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # a shell's "&" ignores it
     )
     with process:
         try:
