@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ from filelock import FileLock
 
 from clp_core.axes import Axes
 from clp_core.checkpoint import SIDES, Checkpoint
+from clp_core.errors import InputError
 from clp_core.finite import CURE, rows_message
 from clp_core.folders import check_disk, fingerprint
 from clp_core.locate import read_json
@@ -26,7 +28,7 @@ from clp_core.vocabulary import Vocabulary
 from clp_core.workspace import Workspace
 
 META_FILE = "meta.json"
-VERSION = 5
+VERSION = 6
 """Raised where the files of a prepared model change; what an older version left is made again."""
 
 
@@ -135,8 +137,10 @@ def prepare(folder: Path, cache: Path) -> Prepared:
         if found is not None:
             return found
         checkpoint = Checkpoint.open(folder)
-        vocabulary = Vocabulary.open(folder)
         matrices = {side: checkpoint.rows(side) for side in checkpoint.sides}
+        vocabulary = Vocabulary.open(folder)
+        with contextlib.suppress(InputError):  # of a source, ordinary tokens without a row count as missing
+            vocabulary = vocabulary.within(matrices["input"].shape[0])
         width = matrices["input"].shape[1]
         check_disk(cache, sum(rows.entry.n_bytes for rows in matrices.values()) + 2 * vocabulary.n_ids * width)
         part = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=cache))

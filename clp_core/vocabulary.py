@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 
 from clp_core.characters import script_of, visible
 from clp_core.errors import InputError
-from clp_core.tokenizer_reading import NAME, NAMES_SHOWN, ROLES, read_tokenizer
+from clp_core.tokenizer_reading import NAME, NAMES_SHOWN, ROLES, count_of, read_tokenizer
 from clp_core.workspace import Workspace
 
 Family = Literal["byte-level", "sentencepiece", "wordpiece", "plain"]
@@ -154,8 +154,9 @@ class Vocabulary:
         ordinary = [i for i in beyond if i not in self.added_ids]
         if ordinary:
             raise InputError(
-                f"the model of {self.name} has {rows} embedding rows, its tokenizer {len(ordinary)} ordinary tokens "
-                f"beyond them, ids up to {ordinary[-1]}; is this its own tokenizer?"
+                f"the model of {self.name} has {rows} embedding rows, its tokenizer "
+                f"{count_of(len(ordinary), 'ordinary token')} beyond them, ids up to {ordinary[-1]}; is this its own "
+                "tokenizer?"
             )
         if self.template_start in beyond:
             raise InputError(
@@ -164,7 +165,7 @@ class Vocabulary:
                 "model.resize_token_embeddings(len(tokenizer)) first"
             )
         told = (
-            f"{len(beyond)} added tokens of {self.name} lie beyond the model's {rows} embedding rows and are left out: "
+            f"{count_of(len(beyond), 'added token')} of {self.name} beyond the model's {rows} embedding rows left out: "
             f"{named}{', ...' if len(beyond) > NAMES_SHOWN else ''}; model.resize_token_embeddings(len(tokenizer)) "
             "would give them rows"
         )

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 import torch
-from support.awkward_tokenizers import CHANGES, awkward_helper
+from support.awkward_tokenizers import ADDS, CHANGES, awkward_helper
 from support.jobs import train_here, train_options
 from support.pages_run import check, open_page
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -71,3 +71,12 @@ def test_awkward_tokenizer_goes_through_the_pages(workspace, tokenizers, pair, t
     shown = [warning.value.replace("\\", "") for warning in app.warning]
     assert all(warning in shown for warning in warnings)
     check(open_page("tokens", **chosen))
+
+
+@pytest.mark.parametrize("case", ADDS)
+def test_pages_count_the_tokens_that_a_transfer_takes(workspace, tokenizers, tmp_path, case):
+    tokenizer = tokenizers["byte-level", "de"]
+    helper = awkward_helper(tmp_path / "helper", case, tokenizer, has_rows=False)
+    found = prepare(helper, workspace.cache)
+    assert found.vocabulary.ids == tokenizer.get_vocab()
+    assert any("left out" in warning for warning in found.warnings)
