@@ -77,10 +77,11 @@ class Reader:
         Raises:
             InputError: there is nothing to begin with, or no room for the answer.
         """
-        start = self.vocabulary.template_start
-        if start is None:
-            start = self.vocabulary.roles.get("bos", self.vocabulary.roles.get("eos"))
-        ids, before = self.vocabulary.encode(options.prompt), [] if start is None else [start]
+        before = list(self.vocabulary.template[0])
+        start = self.vocabulary.roles.get("bos", self.vocabulary.roles.get("eos"))
+        if not before and start is not None:
+            before = [start]
+        ids = self.vocabulary.encode(options.prompt)
         if not before + ids:
             raise InputError(f"the tokenizer of {self.folder.name} has no begin-of-text token; give a prompt")
         room = None if self.positions is None else self.positions - options.max_tokens

@@ -10,23 +10,35 @@ from clp_core.jobs.checkpoints import remove
 from clp_core.locate import read_json
 from clp_core.progress import write_json
 from clp_core.provenance import PROVENANCE_FILE
-from clp_core.target_files import TOKENIZER_COMPANIONS
-from clp_core.tokenizer_reading import TOKENIZER_FILES
+from clp_core.target_files import TOKENIZER_COMPANIONS, write_tokenizer
+from clp_core.tokenizer_reading import TOKENIZER_FILES, raw_json
+from clp_core.vocabulary import Vocabulary
 from clp_core.workspace import REPORT_FILE
 
 
-def companions_of(model: Path, kept: Path) -> Path:
+def companions_of(model: Path, kept: Path, vocabulary: Vocabulary) -> Path:
     """Keep what every checkpoint of a run gets beside its weights, tokenizer and provenance, in a folder of the run.
 
-    The model may be gone when the run goes on.
+    The model may be gone when the run goes on. Where the model's own files do not say how its tokenizer was read (only
+    a SentencePiece model, tokens without a row, dropout), the tokenizer is written as it was read: checkpoints must
+    encode text as the run did.
+
+    Args:
+        model: the folder of the model.
+        kept: the folder to make, if it is not there yet.
+        vocabulary: the tokenizer as the run reads it.
     """
     if not kept.is_dir():
         part = kept.with_name(f".{kept.name}.part")
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir()
-        for name in (*TOKENIZER_FILES, *TOKENIZER_COMPANIONS, "chat_template.jinja", REPORT_FILE, PROVENANCE_FILE):
+        is_as_read = raw_json(model) == vocabulary.serialized
+        tokenizer = (*TOKENIZER_FILES, *TOKENIZER_COMPANIONS, "chat_template.jinja") if is_as_read else ()
+        for name in (*tokenizer, REPORT_FILE, PROVENANCE_FILE):
             if (model / name).is_file():
                 shutil.copyfile(model / name, part / name)
+        if not is_as_read:
+            write_tokenizer(model, part, vocabulary, read_json(model / "config.json"))
         os.rename(part, kept)
     return kept
 

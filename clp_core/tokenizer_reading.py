@@ -34,7 +34,7 @@ from clp_core.progress import write_json
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 """Raised where a reading changes; what an older version cached is made again."""
 
 ROLES = ("eos", "bos", "pad", "unk", "sep", "cls", "mask")
@@ -220,14 +220,23 @@ def read(folder: Path) -> Reading:
     base = without_dropout(base, notes)
     switch_off_dropout(theirs)
     tokenizer = parsed(base, folder)
+    if chosen is not theirs:  # what its class puts around a text, and adds, is no matter of how text is cut
+        tokenizer.post_processor = theirs.backend_tokenizer.post_processor
+        base = tokenizer.to_str()
     serialized, added = with_added_tokens(base, tokenizer, chosen)
+    if chosen is not theirs:
+        serialized, _ = with_added_tokens(serialized, tokenizer, theirs)
     if added and has_file:
         notes.append(
             f"tokenizer.json of {NAME} lacks {count_of(len(added), 'token')} that its other files declare; read "
             f"as AutoTokenizer does: {shown(added)}"
         )
     tokenizer.encode_special_tokens = splits = bool(getattr(theirs, "split_special_tokens", False))
-    found = Differences.of(theirs, tokenizer, model)
+    try:
+        found = Differences.of(theirs, tokenizer, model)
+    except Exception as error:  # transformers raises many kinds where a setting has a wrong type
+        notes.append(f"AutoTokenizer cannot encode with the tokenizer of {NAME} ({first_line(error)}): check its files")
+        found = Differences(0, 0, 0)
     if has_file:
         notes += found.warnings(NAME, type(theirs).__name__)
     if found.sentencepiece:
@@ -235,7 +244,12 @@ def read(folder: Path) -> Reading:
             f"the tokenizer of {NAME} encodes {found.sentencepiece} of {CHECK_LINES} lines differently from the "
             "SentencePiece model beside it; take the one that the model was trained with"
         )
-    roles = {role: str(getattr(chosen, f"{role}_token")) for role in ROLES if getattr(chosen, f"{role}_token", None)}
+    roles = {
+        role: str(getattr(one, f"{role}_token"))
+        for one in (theirs, chosen)
+        for role in ROLES
+        if getattr(one, f"{role}_token", None)
+    }
     return Reading(
         serialized,
         {role: token for role, token in roles.items() if tokenizer.token_to_id(token) is not None},
@@ -404,7 +418,7 @@ class Differences:
         plain: lines that are encoded differently without special tokens around them.
         special: lines that are encoded differently with special tokens around and inside them.
         tokens: tokens that transformers gives another id, or that one of the two lacks.
-        largest: transformers' largest id.
+        largest: transformers' largest id, in its vocabulary or in an encoded line.
         sentencepiece: lines that sentencepiece cuts into other pieces; 0 where there is no such model.
     """
 
@@ -433,12 +447,13 @@ class Differences:
         own_mixed = [one.ids for one in tokenizer.encode_batch(mixed, add_special_tokens=True)]
         ours, others = tokenizer.get_vocab(with_added_tokens=True), theirs.get_vocab()
         unlike = [token for token in {**ours, **others} if ours.get(token) != others.get(token)]
+        their_mixed = theirs(mixed, **AS_IT_IS)["input_ids"]
         return cls(
             lines=len(lines),
             plain=unequal(own_plain, theirs(lines, add_special_tokens=False, **AS_IT_IS)["input_ids"]),
-            special=unequal(own_mixed, theirs(mixed, **AS_IT_IS)["input_ids"]),
+            special=unequal(own_mixed, their_mixed),
             tokens=tuple(unlike),
-            largest=max(others.values(), default=-1),
+            largest=max((*others.values(), *(i for ids in their_mixed for i in ids)), default=-1),
             sentencepiece=sentencepiece_differences(tokenizer, model) if model is not None else 0,
         )
 

@@ -55,6 +55,7 @@ class Vocabulary:
         warnings: what a user should know before trusting its ids.
         differs: whether it encodes text differently from the SentencePiece model beside it.
         splits_special_tokens: whether strings of special tokens in a text are read as plain text.
+        model_unknown: id that the tokenizer's model has for unknown text, whatever token the role names.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Vocabulary:
     warnings: tuple[str, ...] = ()
     differs: bool = False
     splits_special_tokens: bool = False
+    model_unknown: int | None = None
 
     @classmethod
     def open(cls, folder: Path, name: str | None = None, rows: int | None = None, *, apart: bool = False) -> Vocabulary:
@@ -139,6 +141,7 @@ class Vocabulary:
             added_ids=frozenset(added),
             has_chat_template=has_template_file or bool(config.get("chat_template")),
             serialized=serialized,
+            model_unknown=ids.get(unknown) if unknown is not None else None,
         )
 
     def within(self, rows: int) -> Vocabulary:
@@ -158,11 +161,11 @@ class Vocabulary:
                 f"{count_of(len(ordinary), 'ordinary token')} beyond them, ids up to {ordinary[-1]}; is this its own "
                 "tokenizer?"
             )
-        if self.template_start in beyond:
+        first = next((i for i in self.template[0] if i >= rows), None)
+        if first is not None:
             raise InputError(
-                f"the tokenizer of {self.name} puts {self.tokens[self.template_start or 0]!r} before every text, which "
-                f"has no row among the model's {rows}; resize the model with "
-                "model.resize_token_embeddings(len(tokenizer)) first"
+                f"the tokenizer of {self.name} puts {self.tokens[first]!r} before every text, which has no row among "
+                f"the model's {rows}; resize the model with model.resize_token_embeddings(len(tokenizer)) first"
             )
         told = (
             f"{count_of(len(beyond), 'added token')} of {self.name} beyond the model's {rows} embedding rows left out: "
@@ -217,14 +220,24 @@ class Vocabulary:
         return self.tokenizer.encode(text, add_special_tokens=False).ids
 
     @cached_property
-    def template_start(self) -> int | None:
-        """Id of the token that the tokenizer's own template puts before every text, ``None`` where it puts none."""
-        ids = self.tokenizer.encode("", add_special_tokens=True).ids
-        return ids[0] if ids and ids[0] in self.special_ids and not self._is_end_of_template(ids) else None
+    def template(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Ids that the tokenizer's own template puts before and behind every text."""
+        full = self.tokenizer.encode("a", add_special_tokens=True).ids
+        plain = self.encode("a")
+        places = [i for i in range(len(full) - len(plain) + 1) if full[i : i + len(plain)] == plain]
+        start = places[0] if places and plain else len(full)
+        return tuple(full[:start]), tuple(full[start + len(plain) :])
 
-    def _is_end_of_template(self, ids: list[int]) -> bool:
-        """Say whether the special tokens around an empty text stand behind it, as T5's end of text does."""
-        return self.tokenizer.encode("a", add_special_tokens=True).ids[0] != ids[0]
+    @property
+    def template_start(self) -> int | None:
+        """Id of the first token that the tokenizer's own template puts before every text, ``None`` for none."""
+        return next(iter(self.template[0]), None)
+
+    @cached_property
+    def unknown_ids(self) -> frozenset[int]:
+        """Ids that stand for text the tokenizer does not know; not where they end a text too."""
+        ends = {self.roles.get("eos", self.roles.get("sep"))}
+        return frozenset(i for i in (self.roles.get("unk"), self.model_unknown) if i is not None) - ends
 
     @cached_property
     def control_strings(self) -> dict[str, int]:
@@ -235,25 +248,8 @@ class Vocabulary:
 
     @cached_property
     def literal_tokenizer(self) -> Tokenizer:
-        """The tokenizer, reading strings of special tokens as plain text (no padding, no truncation).
-
-        Special tokens stand in the vocabulary of some models too (XLM-R's ``</s>``), which would find them in a text as
-        words: there they get names that no text holds.
-        """
-        description = json.loads(self.serialized)
-        special = set(self.control_strings.values())
-        description["added_tokens"] = [token for token in description["added_tokens"] if token["id"] not in special]
-        model = description["model"]
-        if isinstance(model["vocab"], list):
-            model["vocab"] = [
-                [f"\0{i}\0" if i in special else token, score] for i, (token, score) in enumerate(model["vocab"])
-            ]
-        else:
-            kept = {model.get("unk_token")}
-            model["vocab"] = {
-                f"\0{i}\0" if i in special and token not in kept else token: i for token, i in model["vocab"].items()
-            }
-        tokenizer = Tokenizer.from_str(json.dumps(description, ensure_ascii=False))
+        """The tokenizer, reading strings of special tokens as plain text (no padding, no truncation)."""
+        tokenizer = Tokenizer.from_str(literal(self.serialized, set(self.control_strings.values())))
         tokenizer.no_padding()
         tokenizer.no_truncation()
         return tokenizer
@@ -420,7 +416,7 @@ def id_in(text: str) -> int | None:
 
 
 def without_tokens(serialized: str, rows: int) -> str:
-    """Return a tokenizer.json without the tokens whose ids are ``rows`` or more."""
+    """Return a tokenizer.json without the tokens whose ids are ``rows`` or more, in its template neither."""
     description = json.loads(serialized)
     description["added_tokens"] = [token for token in description["added_tokens"] if token["id"] < rows]
     vocab = description["model"]["vocab"]
@@ -428,7 +424,71 @@ def without_tokens(serialized: str, rows: int) -> str:
         description["model"]["vocab"] = vocab[:rows]
     else:
         description["model"]["vocab"] = {token: i for token, i in vocab.items() if i < rows}
+    description["post_processor"] = trimmed_template(description.get("post_processor"), rows)
     return json.dumps(description, ensure_ascii=False)
+
+
+def trimmed_template(processor: dict[str, Any] | None, rows: int) -> dict[str, Any] | None:
+    """Return a post-processor whose templates lack tokens with ids of ``rows`` or more."""
+    if processor is None:
+        return None
+    if processor["type"] == "Sequence":
+        inner = [trimmed_template(one, rows) for one in processor["processors"]]
+        return processor | {"processors": [one for one in inner if one is not None]}
+    if processor["type"] != "TemplateProcessing":
+        # BERT's and RoBERTa's put the separator behind every text: without a row for it nothing is put there.
+        return (
+            None
+            if any(i >= rows for _, i in (processor.get("sep", ("", 0)), processor.get("cls", ("", 0))))
+            else processor
+        )
+    kept = {name: one for name, one in processor["special_tokens"].items() if max(one["ids"]) < rows}
+
+    def pieces(template: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [piece for piece in template if "SpecialToken" not in piece or piece["SpecialToken"]["id"] in kept]
+
+    return processor | {
+        "single": pieces(processor["single"]),
+        "pair": pieces(processor["pair"]),
+        "special_tokens": kept,
+    }
+
+
+def literal(serialized: str, special: set[int]) -> str:
+    """Return a tokenizer.json that reads the strings of special tokens as plain text, all ids unchanged.
+
+    Such a token gets a name that no text holds, where it is added and where the model's vocabulary has it too (XLM-R's
+    ``</s>``), together with the merges that would make it. A single character stays what it is in a text.
+
+    Args:
+        serialized: the tokenizer.json.
+        special: ids of the special tokens.
+    """
+    description = json.loads(serialized)
+    model = description["model"]
+    vocab = model["vocab"]
+    ids = {piece: i for i, (piece, _) in enumerate(vocab)} if isinstance(vocab, list) else dict(vocab)
+    inside = {token for token, i in ids.items() if i in special}
+    added = [token for token in description["added_tokens"] if token["content"] not in inside]
+    description["added_tokens"] = [
+        token | {"content": hidden_name(token["id"])} if token["id"] in special else token for token in added
+    ]
+    renamed = {token for token in inside if len(token) > 1 and token != model.get("unk_token")}
+    if isinstance(vocab, list):
+        model["vocab"] = [
+            [hidden_name(i) if piece in renamed else piece, score] for i, (piece, score) in enumerate(vocab)
+        ]
+    else:
+        model["vocab"] = {hidden_name(i) if token in renamed else token: i for token, i in vocab.items()}
+    if model.get("merges"):
+        pairs = [merge.split(" ", 1) if isinstance(merge, str) else merge for merge in model["merges"]]
+        model["merges"] = [[a, b] for a, b in pairs if not {a, b, a + b} & renamed]
+    return json.dumps(description, ensure_ascii=False)
+
+
+def hidden_name(token_id: int) -> str:
+    """Return a name for a token that no text holds."""
+    return f"\0{token_id}\0"
 
 
 def family_of(description: dict[str, Any]) -> Family:

@@ -13,6 +13,7 @@ from support.awkward_tokenizers import (
     ADDS,
     CHANGES,
     SENTENCEPIECE,
+    SPECIAL,
     awkward_helper,
     edit,
     sentencepiece_folder,
@@ -25,6 +26,7 @@ from clp_core.corpus import token_stream
 from clp_core.documents import Texts
 from clp_core.errors import InputError
 from clp_core.evaluation import EvaluationText
+from clp_core.run_folder import companions_of
 from clp_core.tokenizer_reading import ROLES, SENTENCEPIECE_FILES, read_tokenizer
 from clp_core.transfer import transfer
 from clp_core.transfer_options import TransferOptions
@@ -320,3 +322,108 @@ def test_row_that_is_not_finite_is_named(tmp_path, tokenizers, side):
     model.save_pretrained(folders[side])
     with pytest.raises(InputError, match=rf"row 123 .* of the input embedding of the {side}"):
         transfer(TransferOptions(str(folders["source"]), str(folders["helper"]), str(tmp_path / "target")))
+
+
+def with_template(folder, before=(), behind=()):
+    """Give a tokenizer.json tokens before and behind every text, added where they are new: (string, special) pairs."""
+    path = folder / "tokenizer.json"
+    description = json.loads(path.read_text())
+    known = {token["content"]: token["id"] for token in description["added_tokens"]}
+    for string, is_special in (*before, *behind):
+        if string not in known:
+            known[string] = max(*description["model"]["vocab"].values(), *known.values()) + 1
+            entry = {"id": known[string], "content": string} | SPECIAL | {"special": is_special}
+            description["added_tokens"].append(entry)
+    single = [{"SpecialToken": {"id": string, "type_id": 0}} for string, _ in before]
+    single += [{"Sequence": {"id": "A", "type_id": 0}}]
+    single += [{"SpecialToken": {"id": string, "type_id": 0}} for string, _ in behind]
+    description["post_processor"] = {
+        "type": "TemplateProcessing", "single": single, "pair": [*single, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {string: {"id": string, "ids": [known[string]], "tokens": [string]}
+                           for string, _ in (*before, *behind)},
+    }  # fmt: skip
+    path.write_text(json.dumps(description))
+    return folder
+
+
+@pytest.mark.parametrize("is_special", [True, False])
+def test_template_is_that_of_autotokenizer(tmp_path, folders, is_special):
+    folder = tokenizer_folder(tmp_path / "tokenizer", "a chat template", folders["byte-level", "de"])
+    with_template(folder, [("[gMASK]", is_special), ("<sop>", is_special)], [("<eot>", is_special)])
+    own, ids = Vocabulary.open(folder), AutoTokenizer.from_pretrained(folder)("Das Haus")["input_ids"]
+    assert [*own.template[0], *own.encode("Das Haus"), *own.template[1]] == ids
+    assert own.template_start == ids[0]
+
+
+def test_token_without_a_row_leaves_the_end_of_the_template_too(tmp_path, tokenizers, pair):
+    helper = make_model(tmp_path / "helper", tokenizers["byte-level", "de"], "gpt2", width=16, seed=2)
+    with_template(helper, (), [("<eot>", True)])
+    transfer(TransferOptions(str(pair[0]), str(helper), str(tmp_path / "target"), no_heldout=True))
+    theirs = AutoTokenizer.from_pretrained(tmp_path / "target")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "target")
+    ids = theirs("Der Fuchs", return_tensors="pt")
+    assert model.generate(**ids, max_new_tokens=2, do_sample=False).shape[1] == ids["input_ids"].shape[1] + 2
+
+
+@pytest.mark.parametrize("role", ["pad_token", "eos_token"])
+@pytest.mark.parametrize("string", ["!", "ist", "Ġund"])
+def test_special_token_that_merges_make_is_read_literally(tmp_path, folders, role, string):
+    folder = tokenizer_folder(tmp_path / "tokenizer", "a chat template", folders["byte-level", "de"])
+    edit(folder, "tokenizer_config.json", **{role: string})
+    own = Vocabulary.open(folder)
+    text = "Das ist gut! Und Hund und Katze"
+    ids = own.literal_tokenizer.encode(text, add_special_tokens=False).ids
+    assert b"".join(own.token_bytes[i] for i in ids).decode() == text
+    assert len(string) == 1 or own.roles[role.removesuffix("_token")] not in ids
+
+
+def test_literal_reading_keeps_the_ids_of_ordinary_added_tokens(tmp_path, folders):
+    folder = tokenizer_folder(tmp_path / "tokenizer", "a chat template", folders["byte-level", "de"])
+    description = json.loads((folder / "tokenizer.json").read_text())
+    n = max(description["model"]["vocab"].values()) + 1
+    added = [("<|im_start|>", True), ("<|im_end|>", True), ("<tool_call>", False), ("    ", False)]
+    description["added_tokens"] += [
+        {"id": n + i, "content": string} | SPECIAL | {"special": is_special}
+        for i, (string, is_special) in enumerate(added)
+    ]
+    (folder / "tokenizer.json").write_text(json.dumps(description))
+    own = Vocabulary.open(folder)
+    text = "Der <tool_call> Fuchs    da"
+    assert own.literal_tokenizer.encode(text, add_special_tokens=False).ids == own.encode(text)
+    assert n + 2 in own.encode(text)
+    assert not {n, n + 1} & set(own.literal_tokenizer.encode("<|im_start|>x<|im_end|>", add_special_tokens=False).ids)
+
+
+def test_unknown_id_of_the_model_counts_whatever_the_role_says(tmp_path):
+    folder = sentencepiece_folder(tmp_path / "tokenizer", "no class")
+    (folder / "tokenizer.json").write_text(Vocabulary.open(folder).serialized)
+    (folder / "tokenizer.model").unlink()
+    edit(folder, "tokenizer_config.json", unk_token="[UNK]")
+    own = Vocabulary.open(folder)
+    ids = own.encode("日本語")
+    assert own.tokens[own.roles["unk"]] == "[UNK]"
+    assert own.ids["<unk>"] in own.unknown_ids & set(ids)
+
+
+def test_what_the_class_adds_to_a_sentencepiece_model_is_kept(tmp_path):
+    folder = sentencepiece_folder(tmp_path / "tokenizer", "byte-pair encoding as Llama")
+    edit(folder, "tokenizer_config.json", tokenizer_class="CodeLlamaTokenizer")
+    theirs, own = AutoTokenizer.from_pretrained(folder), Vocabulary.open(folder)
+    assert set(theirs.get_vocab()) <= set(own.ids)
+    assert list(own.template[0]) == theirs("")["input_ids"]
+
+
+def test_checkpoint_of_a_run_encodes_as_the_run_did(tmp_path):
+    folder = sentencepiece_folder(tmp_path / "model", "byte-pair encoding as Llama")
+    edit(folder, "config.json", model_type="llama", max_position_embeddings=64)
+    own = Vocabulary.open(folder)
+    theirs = AutoTokenizer.from_pretrained(companions_of(folder, tmp_path / "companions", own))
+    for line in LINES:
+        assert theirs(line, add_special_tokens=False)["input_ids"] == own.encode(line)
+    assert theirs.get_vocab() == own.ids
+
+
+def test_setting_of_a_wrong_type_is_a_warning(tmp_path, folders):
+    folder = tokenizer_folder(tmp_path / "tokenizer", "a chat template", folders["byte-level", "de"])
+    edit(folder, "tokenizer_config.json", model_max_length="x")
+    assert any("cannot encode" in warning for warning in Vocabulary.open(folder).warnings)
