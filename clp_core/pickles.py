@@ -146,7 +146,20 @@ def load_weights(path: Path) -> Mapping[str, Any]:
         raise InputError(f"{path} cannot be read as weights ({first_line}); fetch the file again") from error
     if not isinstance(found, Mapping):
         raise InputError(f"{path} holds a {type(found).__name__}, not a dictionary of weights")
-    odd = [name for name, value in found.items() if str(getattr(value, "dtype", "")) not in FORMAT_NAMES]
+    odd = [name for name, value in found.items() if not is_plain(name, value)]
     if odd:
         raise InputError(f"{path} holds {odd[0]}, which is no tensor of plain numbers")
     return found
+
+
+def is_plain(name: Any, value: Any) -> bool:
+    """Say whether an entry of a pickle is a named tensor with values of its own: not sparse, not on the meta device."""
+    import torch
+
+    return (
+        isinstance(name, str)
+        and isinstance(value, torch.Tensor)
+        and value.layout == torch.strided
+        and not value.is_meta
+        and str(value.dtype) in FORMAT_NAMES
+    )

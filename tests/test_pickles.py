@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from clp_core.checkpoint import Checkpoint
 from clp_core.errors import InputError
+from clp_core.pickles import load_weights
 from clp_core.transfer import transfer
 from clp_core.transfer_options import TransferOptions
 
@@ -86,6 +87,22 @@ def test_cut_pickle_and_one_that_is_no_dictionary_are_refused(tmp_path, tokenize
     (source / "pytorch_model.bin").write_bytes(b"\x80\x04.")
     with pytest.raises(InputError, match="cannot be read as weights"):
         Checkpoint.open(source)
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"w": torch.eye(3).to_sparse()},
+        {"w": torch.ones(2, device="meta")},
+        {7: torch.ones(2)},
+        {"w": torch.ones(2).to(torch.complex64)},
+    ],
+    ids=["sparse", "meta", "name", "complex"],
+)
+def test_entries_that_are_no_plain_tensors_are_refused(tmp_path, entries):
+    torch.save(entries, tmp_path / "pytorch_model.bin")
+    with pytest.raises(InputError, match="no tensor of plain numbers"):
+        load_weights(tmp_path / "pytorch_model.bin")
 
 
 def test_safetensors_are_taken_where_both_are_there(tmp_path, tokenizers):
