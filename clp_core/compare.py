@@ -209,8 +209,9 @@ class Bench:
         """Load the source model and read the text.
 
         Raises:
-            InputError: the text cannot be used, the model does not fit in memory, or its weights are not finite.
+            InputError: the text cannot be used, the model does not fit in memory, is not causal or not finite.
         """
+        from clp_core.causal_models import refuse_non_causal
         from clp_core.evaluation import EvaluationText, load_model
 
         report_progress("loading the source")
@@ -220,6 +221,7 @@ class Bench:
         # The embeddings are replaced by each method's rows, which are checked on their own.
         if where := non_finite_weight(model, embeddings=False):
             raise NonFiniteError(f"{where} of the source {pair.source.folder} holds NaN or infinity: {CURE}")
+        refuse_non_causal(model, f"the source {pair.source.folder.name}", positions)
         return cls(model, text)
 
     def bits(self, rows: dict[str, np.ndarray]) -> float:

@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from clp_core.blocks import IGNORED_LABEL, padding_of
+from clp_core.causal_models import load_causal_model, refuse_non_causal
 from clp_core.evaluation import check_tokenizer_fits
 from clp_core.losses import TextLoss
+from clp_core.prepared import max_positions
 from clp_core.training_stages import refuse_non_finite
 from clp_core.vocabulary import Vocabulary
 
@@ -48,18 +50,17 @@ class Distillation(TextLoss):
         """Load a teacher: on a GPU in its own data type, on a CPU in float32.
 
         Raises:
-            InputError: it has fewer rows than the tokenizer has ids, or weights that are not finite.
+            InputError: it lacks weights of its class, has fewer rows than the tokenizer has ids or weights that are
+                not finite, or is not causal.
         """
-        from transformers import AutoModelForCausalLM
-
         dtype: Any = "auto" if device.type == "cuda" else torch.float32
-        teacher = AutoModelForCausalLM.from_pretrained(str(folder), dtype=dtype, trust_remote_code=False)
+        teacher = load_causal_model(folder, dtype)
         check_tokenizer_fits(teacher, vocabulary)
         refuse_non_finite(teacher, f"the teacher {folder.name}", vocabulary)
         teacher.requires_grad_(requires_grad=False)
-        return cls(
-            router=router, teacher=teacher.to(device).eval(), n_ids=vocabulary.n_ids, padding=padding_of(vocabulary)
-        )
+        teacher.to(device).eval()
+        refuse_non_causal(teacher, f"the teacher {folder.name}", max_positions(teacher.config.to_dict()))
+        return cls(router=router, teacher=teacher, n_ids=vocabulary.n_ids, padding=padding_of(vocabulary))
 
     def sums(self, outputs: Any, labels: torch.Tensor, follows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Sum the negative log likelihood of the text, and the cross-entropy to the mixture, over a micro-batch."""

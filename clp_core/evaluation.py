@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from clp_core.causal_models import load_causal_model, refuse_non_causal
 from clp_core.checkpoint import Checkpoint
 from clp_core.corpus import TextCounts, token_stream
 from clp_core.documents import DEFAULT_FIELD, Texts
@@ -333,7 +334,7 @@ def evaluate(
         both: also score with the start token the other way, where the tokenizer's template has one and that differs.
 
     Raises:
-        InputError: the model cannot be opened, or the text is missing or empty.
+        InputError: the model cannot be opened, is incomplete or not causal, or the text is missing or empty.
     """
     check_reading(begin, control_strings)
     checkpoint = Checkpoint.open(locate(reference))
@@ -343,6 +344,7 @@ def evaluate(
     text = EvaluationText.read(Texts.open(texts, field), vocabulary, positions, begin, control_strings)
     model = load_model(folder)
     check_tokenizer_fits(model, vocabulary)
+    refuse_non_causal(model, folder.name, positions)
     result = score(model, text)
     if not math.isfinite(result.loss):
         return replace(result, failure=str(scores_error(model, folder.name, vocabulary)))
@@ -356,19 +358,12 @@ def load_model(folder: Path) -> PreTrainedModel:
     """Load a model for scoring, on the GPU where there is one; on a CPU in float32.
 
     Raises:
-        InputError: transformers cannot load it.
+        InputError: transformers cannot load it, or it lacks weights of its class.
     """
     import torch
-    from transformers import AutoModelForCausalLM
 
     has_gpu = torch.cuda.is_available()
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            str(folder), dtype="auto" if has_gpu else torch.float32, trust_remote_code=False
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        first_line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise InputError(f"{folder} cannot be loaded: {first_line}") from error
+    model = load_causal_model(folder, "auto" if has_gpu else torch.float32)
     model.to("cuda" if has_gpu else "cpu")
     return model.eval()
 

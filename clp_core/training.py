@@ -22,6 +22,7 @@ from filelock import FileLock
 from transformers import TrainingArguments, set_seed
 
 from clp_core.blocks import Blocks, ShuffledBlocks, StreamedBlocks, padding_of
+from clp_core.causal_models import load_causal_model, refuse_non_causal
 from clp_core.checkpoint import Checkpoint
 from clp_core.corpus import TextCounts, content_key, packed_blocks, stream_fingerprint
 from clp_core.curves import metrics_of_run
@@ -76,11 +77,10 @@ def load_for_training(folder: Path) -> PreTrainedModel:
     """Load a model with float32 weights, as the optimiser needs them.
 
     Raises:
+        InputError: transformers cannot load it, or it lacks weights of its class.
         ClpError: tied embeddings came untied.
     """
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(str(folder), dtype=torch.float32, trust_remote_code=False)
+    model = load_causal_model(folder, torch.float32)
     refuse_untied(model)
     return model
 
@@ -201,10 +201,11 @@ def train(job: Job, space: Workspace) -> dict[str, Any]:
     model = load_for_training(folder)
     check_tokenizer_fits(model, vocabulary)
     refuse_non_finite(model, f"the model {folder.name}", vocabulary)
+    refuse_non_causal(model, f"the model {folder.name}", positions)
     measured = Measured(job, plan, blocks, attempt=job.written_status().attempt)
     companions = job.path / "companions"
     if is_first():
-        companions_of(folder, companions)
+        companions_of(folder, companions, vocabulary)
         remove_incomplete(output)
     mask = RowMask(missing_rows(folder)) if plan.schedule.trains_missing_rows_alone else None
     callback = JobCallback(measured, options, companions, vocabulary, council)

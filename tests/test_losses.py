@@ -12,10 +12,12 @@ from test_architectures import CONFIGS
 from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
 from clp_core.blocks import IGNORED_LABEL, ShuffledBlocks, padding_of, training_row
+from clp_core.causal_models import load_causal_model, refuse_non_causal
 from clp_core.corpus import packed_blocks
 from clp_core.demo.build import labels_of
 from clp_core.distillation import Distillation
 from clp_core.documents import Texts
+from clp_core.errors import InputError
 from clp_core.jobs.submit import submit_train
 from clp_core.losses import TextLoss, left_out, router_coefficient
 from clp_core.run_trainer import RunTrainer
@@ -94,6 +96,13 @@ def by_hand(model, rows, teacher=None, weight=0.0):
     total.backward()
     norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
     return float(total.detach()), float(text.detach()), float(norm)
+
+
+@pytest.mark.parametrize("model_type", CONFIGS)
+def test_every_class_is_complete_and_causal_tied_and_not(tmp_path, model_type):
+    for tied in (True, False):
+        small(model_type, tie_word_embeddings=tied).save_pretrained(tmp_path)
+        refuse_non_causal(load_causal_model(tmp_path, torch.float32), model_type, LENGTH)
 
 
 @pytest.mark.parametrize("model_type", CONFIGS)
@@ -222,3 +231,8 @@ def test_first_step_of_two_processes_is_that_of_one(workspace, tmp_path, tokeniz
     assert end_of(two).state == "finished", two.log_tail(10_000)
     assert first_line(two) == pytest.approx(first_line(one), rel=2e-5)
     assert one.warnings == two.warnings == []
+
+
+def test_class_whose_attention_is_bidirectional_by_configuration_is_refused():
+    with pytest.raises(InputError, match=r"it attends to tokens after .*use_bidirectional_attention"):
+        refuse_non_causal(small("gemma3_text", use_bidirectional_attention=True), "it")

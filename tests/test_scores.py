@@ -13,14 +13,24 @@ import numpy as np
 import pytest
 import torch
 from conftest import GERMAN, make_model
+from safetensors.torch import load_file, save_file
 from support.awkward_models import damaged_model
 from support.awkward_tokenizers import added_in_json, bos_in_template, dropout, sentencepiece_folder
 from support.commands import clp, refused, result_of
 from support.jobs import train_here, train_options
 from tokenizers import Tokenizer, normalizers
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BertConfig,
+    BertForMaskedLM,
+    BertLMHeadModel,
+    PreTrainedTokenizerFast,
+)
 
 from clp_core.blocks import ShuffledBlocks, StreamedBlocks, padding_of
+from clp_core.causal_models import refuse_non_causal
 from clp_core.corpus import TextCounts, content_key, packed_blocks, token_stream
 from clp_core.curves import (
     BEGIN,
@@ -32,6 +42,7 @@ from clp_core.curves import (
     metrics_of_run,
     settings_told,
 )
+from clp_core.distillation import Distillation
 from clp_core.documents import Texts
 from clp_core.errors import DivergedError, InputError
 from clp_core.evaluation import Evaluation, EvaluationText, evaluate, load_model, sample, score
@@ -39,6 +50,7 @@ from clp_core.model_card import Card
 from clp_core.options import arguments_of
 from clp_core.savings import Comparison
 from clp_core.text_reading import EVERY, FIRST, as_read, resolved_begin
+from clp_core.training import load_for_training
 from clp_core.training_callback import JobCallback
 from clp_core.training_facts import facts_of_run
 from clp_core.training_plan import plan
@@ -533,3 +545,90 @@ def test_sample_begins_with_the_token_of_the_template(tmp_path, tokenizers):
     (folder / "tokenizer.json").write_text(json.dumps(description), encoding="utf-8")
     assert AutoTokenizer.from_pretrained(folder)("").input_ids == [start]
     assert sample(folder)
+
+
+def load_teacher(folder):
+    return Distillation.open(folder, Vocabulary.open(folder), torch.device("cpu"))
+
+
+LOADERS = [load_model, load_for_training, load_teacher]
+
+
+def change_weights(folder, change):
+    weights = load_file(folder / "model.safetensors")
+    save_file(change(weights), folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("load", LOADERS)
+def test_model_that_lacks_a_weight_is_refused_by_naming_it(tmp_path, tokenizers, load):
+    folder = make_model(tmp_path / "m", tokenizers["byte-level", "de"])
+    load(folder)
+    lost = "model.layers.0.mlp.up_proj.weight"
+    change_weights(folder, lambda weights: {name: value for name, value in weights.items() if name != lost})
+    _, info = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+    assert set(info["missing_keys"]) == {lost}
+    with pytest.raises(InputError, match=rf"not a full causal language model: .* has no {lost} \(1 of"):
+        load(folder)
+
+
+@pytest.mark.parametrize("load", LOADERS)
+def test_base_model_without_its_head_is_refused_where_nothing_is_tied(tmp_path, tokenizers, load):
+    tokenizer = tokenizers["byte-level", "de"]
+    for name, tied in (("tied", True), ("untied", False)):
+        folder = make_model(tmp_path / name, tokenizer, tied=tied)
+        AutoModel.from_pretrained(folder).save_pretrained(folder)
+    load(tmp_path / "tied")
+    with pytest.raises(InputError, match=r"has no lm_head\.weight .*save the whole model"):
+        load(tmp_path / "untied")
+
+
+def test_weights_under_a_prefix_or_of_another_shape_are_refused(tmp_path, tokenizers):
+    folder = make_model(tmp_path / "m", tokenizers["byte-level", "de"])
+    norm = "model.norm.weight"
+    change_weights(folder, lambda weights: weights | {norm: torch.ones(7)})
+    with pytest.raises(InputError, match=rf"has in another shape {norm}"):
+        load_model(folder)
+    change_weights(folder, lambda weights: {f"module.{name}": value for name, value in weights.items()})
+    with pytest.raises(InputError, match=r"has no .*, \.\.\. \(\d+ of .*prefix such as module\."):
+        load_model(folder)
+
+
+def bert(folder, tokenizer, cls=BertLMHeadModel, **more):
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
+        max_position_embeddings=64, **more,
+    )  # fmt: skip
+    cls(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("cls", [BertLMHeadModel, BertForMaskedLM])
+def test_model_that_sees_the_future_is_not_scored(tmp_path, tokenizers, texts, cls):
+    folder = bert(tmp_path / "m", tokenizers["byte-level", "de"], cls)
+    with pytest.raises(InputError, match=r"attends to tokens after .*BertLMHeadModel is not a causal .*is_decoder"):
+        evaluate(folder, [texts[1]])
+    decoder = bert(tmp_path / "decoder", tokenizers["byte-level", "de"], is_decoder=True)
+    assert evaluate(decoder, [texts[1]]).comparable
+
+
+def test_causal_models_pass_in_half_precision_and_with_few_positions(tmp_path, tokenizers):
+    for shape in ("llama", "gpt2"):
+        model = load_model(make_model(tmp_path / shape, tokenizers["byte-level", "de"], shape))
+        refuse_non_causal(model.bfloat16(), shape)
+    model = load_model(bert(tmp_path / "m", tokenizers["byte-level", "de"]))
+    refuse_non_causal(model, "m", positions=2)
+    with pytest.raises(InputError, match="attends to tokens after"):
+        refuse_non_causal(model.train(), "m", positions=3)
+    assert model.training
+
+
+def test_run_and_teacher_that_see_the_future_fail_before_the_first_step(workspace, tmp_path, tokenizers, texts):
+    tokenizer = tokenizers["byte-level", "de"]
+    folder, model = bert(tmp_path / "b", tokenizer), make_model(tmp_path / "m", tokenizer)
+    with pytest.raises(InputError, match="the model b attends to tokens after"):
+        train_here(workspace, train_options((folder, None), texts, max_steps=2))
+    with pytest.raises(InputError, match="the teacher b attends to tokens after"):
+        train_here(workspace, train_options((model, None), texts, max_steps=2, teacher=str(folder)))
+    assert not list(workspace.jobs.glob("*/metrics.jsonl"))
