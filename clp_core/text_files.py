@@ -66,11 +66,67 @@ def open_zstandard(file: BinaryIO) -> io.BufferedReader:
     return io.BufferedReader(cast("io.RawIOBase", pa.CompressedInputStream(file, "zstd")))
 
 
+class StreamsReader(io.RawIOBase):
+    """Decompresses the streams of a file one after the other, as parallel compressors and ``cat`` write them.
+
+    Where a later stream is damaged at its beginning, the readers of the standard library take it for rubbish behind the
+    data, and end as if the file did.
+    """
+
+    def __init__(self, file: BinaryIO, decompressor: Callable[[], Any]) -> None:
+        """Begin with the first stream.
+
+        Args:
+            file: the compressed file.
+            decompressor: makes what decompresses one stream.
+        """
+        self._file, self._new = file, decompressor
+        self._now = decompressor()
+
+    def readable(self) -> bool:
+        """Say that it can be read."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill a buffer with decompressed bytes; 0 at the end of the file.
+
+        Raises:
+            EOFError: the file ends within a stream.
+            OSError: a stream is damaged (bzip2).
+            LZMAError: the same (xz).
+        """
+        while True:
+            data = b""
+            if self._now.eof:
+                data = self._next_stream()
+                if not data:
+                    return 0
+                self._now = self._new()
+            elif self._now.needs_input:
+                data = self._file.read(io.DEFAULT_BUFFER_SIZE)
+                if not data:
+                    raise EOFError("the file ends within its compressed data")
+            found = self._now.decompress(data, len(buffer))
+            if found:
+                buffer[: len(found)] = found
+                return len(found)
+
+    def _next_stream(self) -> bytes:
+        """Return the first bytes of the next stream, padding before it left out; none at the end of the file."""
+        data = bytes(self._now.unused_data).lstrip(b"\0")
+        while not data:
+            data = self._file.read(io.DEFAULT_BUFFER_SIZE)
+            if not data:
+                return b""
+            data = data.lstrip(b"\0")
+        return data
+
+
 COMPRESSIONS: dict[str, Callable[[BinaryIO], Any]] = {
     ".gz": lambda file: gzip.GzipFile(fileobj=file),
-    ".xz": lzma.LZMAFile,
+    ".xz": lambda file: io.BufferedReader(StreamsReader(file, lzma.LZMADecompressor)),
     ".zst": open_zstandard,
-    ".bz2": bz2.BZ2File,
+    ".bz2": lambda file: io.BufferedReader(StreamsReader(file, bz2.BZ2Decompressor)),
 }
 """How files with these endings are decompressed, regardless of case."""
 

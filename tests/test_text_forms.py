@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import lzma
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -442,3 +443,21 @@ def test_pages_offer_every_form_and_count_its_documents(workspace, name):
     path.write_bytes(WRITERS[name](["eins", "zwei", "drei"], "text"))
     assert workspace.list_texts() == [path]
     assert rough_documents((stamp(path),)) == (3, False)
+
+
+@pytest.mark.parametrize("ending", [".gz", ".xz", ".bz2", ".zst"])
+def test_damage_at_the_beginning_of_a_later_stream_is_not_the_end_of_the_text(tmp_path, ending):
+    compress = COMPRESSORS[ending]
+    first, second = (compress(f"{name}\n".encode() * 5000) for name in ("eins", "zwei"))
+    path = tmp_path / f"text.txt{ending}"
+    path.write_bytes(first + second)
+    assert [*Texts.open([path])] == ["eins"] * 5000 + ["zwei"] * 5000
+    path.write_bytes(first + bytes([second[0] ^ 1]) + second[1:])
+    with pytest.raises(InputError, match="is not a valid"):
+        [*Texts.open([path])]
+
+
+def test_padding_between_streams_is_left_out(tmp_path):
+    path = tmp_path / "text.txt.xz"
+    path.write_bytes(lzma.compress(b"eins\n") + b"\0" * 8 + lzma.compress(b"zwei\n") + b"\0" * 4)
+    assert [*Texts.open([path])] == ["eins", "zwei"]
