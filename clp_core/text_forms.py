@@ -221,7 +221,12 @@ def table_rows(file: TextIO, path: Path, field: str, delimiters: str) -> Iterato
                     f"line {n_before + rows.line_num} of {path} has {len(row)} fields, its header {len(header)}; "
                     "put fields that contain the separator into quotes"
                 )
-            if place < len(row) and row[place].strip():
+            if row and place >= len(row):
+                raise InputError(
+                    f"line {n_before + rows.line_num} of {path} ends before its column {field!r}: it has {len(row)} "
+                    f"fields, the header {len(header)}; complete the row, or delete it"
+                )
+            if row and row[place].strip():
                 yield row[place]
     except csv.Error as error:
         raise InputError(

@@ -139,7 +139,7 @@ def test_json_in_a_plain_text_is_refused_with_its_new_name(tmp_path, content):
         ("a.csv", 'id,text\n\n1,x\n2,"offen\nx\n', "line 5 of .*not valid CSV"),
         ("a.tsv", 'text\n"Hallo" sagte er\n', "line 2 of .*quotes"),
         ("a.tsv", "id,text\n1,x\n", "columns: id,text"),
-        ("a.csv", "id,text\n1,\n2\n", "holds no text"),
+        ("a.csv", "id,text\n1,\n", "holds no text"),
         ("a.jsonl", '\n{"text": "x"}\n\n{"te', "line 4 of .*JSON"),
         ("a.jsonl", '[{"text": "x"}]', r"line 1 of .*list.*\.json"),
         ("a.jsonl", "[\n", r"line 1 of .*JSON.*\.json"),
@@ -461,3 +461,10 @@ def test_padding_between_streams_is_left_out(tmp_path):
     path = tmp_path / "text.txt.xz"
     path.write_bytes(lzma.compress(b"eins\n") + b"\0" * 8 + lzma.compress(b"zwei\n") + b"\0" * 4)
     assert [*Texts.open([path])] == ["eins", "zwei"]
+
+
+def test_row_that_ends_before_the_text_is_refused(tmp_path):
+    path = tmp_path / "text.csv"
+    path.write_text("id,text\n1,eins\n\n2\n3,drei\n")
+    with pytest.raises(InputError, match=r"line 4 .* ends before its column 'text'"):
+        [*Texts.open([path])]
