@@ -95,8 +95,8 @@ def refuse_non_causal(model: PreTrainedModel, name: str, positions: int | None =
     import torch
 
     rows = model.get_input_embeddings().weight.shape[0]
-    reserved = {getattr(model.config.get_text_config(), f"{role}_token_id", None) for role in ("pad", "bos", "eos")}
-    ids = [i for i in range(min(rows, 2 * PROBE_TOKENS)) if i not in reserved]
+    padding = getattr(model.config.get_text_config(), "pad_token_id", None)  # some classes mask it on their own
+    ids = [i for i in range(min(rows, 2 * PROBE_TOKENS)) if i != padding]
     n = min(PROBE_TOKENS, positions or PROBE_TOKENS, len(ids) - 1)
     if n < FEWEST_PROBED:
         return

@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 BATCH_DOCUMENTS = 1000
 POLL_S = 0.5
 COUNTS_FILE = "counts.json"
-COUNTS_VERSION = 2
-"""Raised when ``TextCounts`` has more to count, so that cached blocks are made anew."""
+COUNTS_VERSION = 3
+"""Raised when ``TextCounts`` counts more or otherwise, so that cached blocks are made anew."""
 SAMPLE_BYTES = 200_000
 BLOCKS_FILE = "blocks.arrow"
 CACHE_BYTES_PER_BYTE = 4
@@ -50,7 +50,7 @@ REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 FULLY_CHECKED_DOCUMENTS, CHECKED_SHARE = 2000, 100
 """The round trip of the first documents is checked, then that of every hundredth."""
 LONGEST_CHECKED = 100_000
-"""Characters; longer documents are not decoded to check the round trip."""
+"""Characters; of a longer document only so many are encoded and decoded to check the round trip."""
 SHOWN_CHARACTERS = 40
 SHOWN_STRINGS = 3
 
@@ -63,13 +63,15 @@ class TextCounts:
         documents: number of documents.
         tokens: tokens, the end of each document included.
         bytes: UTF-8 bytes, the line end of each document included, strings that are read as control tokens excluded.
-        unknown: how many of the tokens are the unknown token.
+        unknown: how many of the tokens stand for unknown text.
         control: occurrences of literal control strings that are read as tokens, by string.
         control_documents: number of documents that contain any.
         replacements: occurrences of U+FFFD, which stands for what could not be decoded.
         replaced_documents: number of documents that contain it.
         checked: number of documents whose round trip through the tokenizer was checked.
         lossy: how many of these do not survive it.
+        checked_bytes: bytes of the documents that were checked, counted as in ``bytes``.
+        lossy_bytes: bytes of those that do not survive it.
         lossy_example: where the first of them is changed.
     """
 
@@ -83,6 +85,8 @@ class TextCounts:
     replaced_documents: int = 0
     checked: int = 0
     lossy: int = 0
+    checked_bytes: int = 0
+    lossy_bytes: int = 0
     lossy_example: str = ""
 
     @property
@@ -92,13 +96,18 @@ class TextCounts:
 
     @property
     def unknown_share(self) -> float:
-        """Share of the tokens that are the unknown token."""
+        """Share of the tokens that stand for unknown text."""
         return self.unknown / max(self.tokens, 1)
 
     @property
     def lossy_share(self) -> float:
         """Share of the checked documents that do not survive a round trip through the tokenizer."""
         return self.lossy / max(self.checked, 1)
+
+    @property
+    def lossy_byte_share(self) -> float:
+        """Share of the bytes of the checked documents in those that do not survive the round trip."""
+        return self.lossy_bytes / max(self.checked_bytes, 1)
 
     @property
     def control_bytes(self) -> int:
@@ -163,9 +172,7 @@ class Tokenised:
         """Yield token ids of batches of documents, each document closed by the end-of-text token, if there is one."""
         tokenizer = tokenizer_of(self.vocabulary, self.control_strings)
         end = end_token(self.vocabulary)
-        roles = self.vocabulary.roles
-        # A tokenizer may give one token both roles; an end of text is not an unknown word.
-        unknown = roles.get("unk", -1) if roles.get("unk") != end else -1
+        unknown = list(self.vocabulary.unknown_ids)
         documents = iter(self.texts)
         while batch := list(itertools.islice(documents, BATCH_DOCUMENTS)):
             encoded = [encoding.ids for encoding in tokenizer.encode_batch(batch, add_special_tokens=False)]
@@ -184,7 +191,7 @@ class Tokenised:
                 documents=len(batch),
                 tokens=len(ids),
                 bytes=sum(map(document_bytes, batch)) - control_bytes,
-                unknown=int((ids == unknown).sum()),
+                unknown=int(np.isin(ids, unknown).sum()),
                 control=control,
                 control_documents=with_control,
                 replacements=sum(replacements),
@@ -218,38 +225,57 @@ class Tokenised:
 
     def _round_trips(self, batch: Sequence[str], encoded: Sequence[Sequence[int]]) -> dict[str, Any]:
         """Count documents that decode to another text than they were."""
-        sums: dict[str, Any] = {"checked": 0, "lossy": 0, "lossy_example": ""}
+        sums: dict[str, Any] = dict.fromkeys(("checked", "lossy", "checked_bytes", "lossy_bytes"), 0)
+        sums["lossy_example"] = ""
         if not self.checks_round_trip:
             return sums
         for number, (document, ids) in enumerate(zip(batch, encoded, strict=True), self.counts.documents):
             is_due = number < FULLY_CHECKED_DOCUMENTS or number % CHECKED_SHARE == 0
-            if not is_due or len(document) > LONGEST_CHECKED:
+            if not is_due:
                 continue
+            size = document_bytes(document)
             sums["checked"] += 1
-            decoded = decoded_alike(self.vocabulary, document, ids)
+            sums["checked_bytes"] += size
+            part, part_ids = self._checked_part(document, ids)
+            decoded = decoded_alike(self.vocabulary, part, part_ids)
             if decoded is not None:
                 sums["lossy"] += 1
-                sums["lossy_example"] = sums["lossy_example"] or where_changed(document, decoded)
+                sums["lossy_bytes"] += size
+                sums["lossy_example"] = sums["lossy_example"] or where_changed(part, decoded)
         return sums
+
+    def _checked_part(self, document: str, ids: Sequence[int]) -> tuple[str, Sequence[int]]:
+        """Return a document and its ids, or its beginning and the ids of that where it is too long to be checked."""
+        if len(document) <= LONGEST_CHECKED:
+            return document, ids
+        part = document[:LONGEST_CHECKED]
+        part = part.rstrip() or part  # blanks before the cut are within the document, not at its end
+        tokenizer = tokenizer_of(self.vocabulary, self.control_strings)
+        return part, tokenizer.encode(part, add_special_tokens=False).ids
 
 
 def decoded_alike(vocabulary: Vocabulary, document: str, ids: Sequence[int]) -> str | None:
-    """Decode the ids of a document; ``None`` where that gives the document, blanks around it apart.
+    """Decode the ids of a document; ``None`` where that gives the document, one blank at its beginning apart.
 
     A tokenizer's own decoder may tidy up what its tokens state exactly, so the bytes of the tokens count as well.
     """
     decoded = str(vocabulary.tokenizer.decode(list(ids), skip_special_tokens=False))
-    if decoded.strip() == document.strip():
-        return None
     data = b"".join(vocabulary.token_bytes[i] for i in ids)
-    return None if data.strip() == document.strip().encode() else decoded
+    original = document.encode()
+    same = any(found in (original, b" " + original) or b" " + found == original for found in (decoded.encode(), data))
+    return None if same else decoded
+
+
+def common_prefix(one: str, other: str) -> int:
+    """Count the characters that two strings begin with alike."""
+    shorter = min(len(one), len(other))
+    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), shorter)
 
 
 def where_changed(document: str, decoded: str) -> str:
-    """Show the first place at which a decoded document differs."""
-    document, decoded = document.strip(), decoded.strip()
-    common = min(len(document), len(decoded))
-    first = next((i for i, (a, b) in enumerate(zip(document, decoded, strict=False)) if a != b), common)
+    """Show the first place at which a decoded document differs, one blank at its beginning apart."""
+    decoded = max(decoded, decoded.removeprefix(" "), f" {decoded}", key=lambda each: common_prefix(document, each))
+    first = common_prefix(document, decoded)
     start = max(0, first - SHOWN_CHARACTERS // 2)
     shown = slice(start, start + SHOWN_CHARACTERS)
     return f"{document[shown]!r} becomes {decoded[shown]!r}"

@@ -57,6 +57,7 @@ UNKNOWN_TOKENS, NON_FINITE = "unknown_tokens", "non_finite"
 MAX_UNPREDICTED_SHARE = 0.001
 """Of the bytes that no token predicts, or that are not counted."""
 MAX_LOSSY_SHARE = 0.01
+"""Of the documents that were checked, and of their bytes."""
 DIFFERS = "the tokenizer encodes text differently from the SentencePiece model beside it"
 LARGEST_LOSS = 700.0
 """Nats per token; the perplexity of a larger loss is beyond a float."""
@@ -143,6 +144,7 @@ class Evaluation:
             "bytes_per_token": self.counts.bytes_per_token,
             "unknown_share": self.counts.unknown_share,
             "lossy_share": self.counts.lossy_share,
+            "lossy_byte_share": self.counts.lossy_byte_share,
         }
         if self.other_begin is not None:
             figures[f"bits_per_byte_begin_{FIRST if self.begin == EVERY else EVERY}"] = self.other_begin
@@ -271,11 +273,11 @@ def obstacles_of(counts: TextCounts, *, has_start: bool, has_end: bool) -> Itera
         yield Obstacle(
             UNKNOWN_TOKENS, f"{100 * counts.unknown_share:.2f} % of the text's tokens are unknown to the tokenizer"
         )
-    if counts.lossy_share > MAX_LOSSY_SHARE:
+    if max(counts.lossy_share, counts.lossy_byte_share) > MAX_LOSSY_SHARE:
         yield Obstacle(
             "lossy_tokenizer",
-            f"{100 * counts.lossy_share:.1f} % of the documents are changed by the tokenizer, which does not predict "
-            f"what it drops ({counts.lossy_example})",
+            f"{100 * counts.lossy_share:.1f} % of the documents, with {100 * counts.lossy_byte_share:.1f} % of the "
+            f"bytes, are changed by the tokenizer, which does not predict what it drops ({counts.lossy_example})",
         )
     if counts.control_bytes > MAX_UNPREDICTED_SHARE * counts.bytes:
         yield Obstacle(

@@ -66,7 +66,7 @@ class TokenizerFigures:
         tokens: running tokens.
         fertility: tokens a word (a word is a run of letters, digits and underscores).
         bytes_per_token: UTF-8 bytes of the text per token.
-        unknown_share: share of the tokens that are the unknown token.
+        unknown_share: share of the tokens that stand for unknown text.
     """
 
     tokens: int
@@ -80,12 +80,11 @@ class TokenizerFigures:
         ids = (reading or Reading.of(vocabulary, text)).ids
         n_words = sum(1 for _ in WORD.finditer(text)) or 1
         n = max(len(ids), 1)
-        unknown = vocabulary.roles.get("unk")
         return cls(
             tokens=len(ids),
             fertility=len(ids) / n_words,
             bytes_per_token=len(text.encode("utf-8", errors="replace")) / n,
-            unknown_share=float((ids == unknown).sum() / n) if unknown is not None else 0.0,
+            unknown_share=float(np.isin(ids, list(vocabulary.unknown_ids)).sum() / n),
         )
 
 
@@ -141,7 +140,7 @@ class TextOverlap:
         target_fertility: target tokens a word.
         source_bytes_per_token: UTF-8 bytes of the text per source token.
         target_bytes_per_token: UTF-8 bytes of the text per target token.
-        unknown_share: share of the running target tokens that are the unknown token.
+        unknown_share: share of the running target tokens that stand for unknown text.
         scripts: the text's scripts by running target tokens: columns script, share (of the tokens), coverage (share of
             them that is overlap), anchors (overlapping tokens of the vocabulary in that script).
         source_reading: the text under the source tokenizer.

@@ -49,6 +49,7 @@ from clp_core.evaluation import Evaluation, EvaluationText, evaluate, load_model
 from clp_core.model_card import Card
 from clp_core.options import arguments_of
 from clp_core.savings import Comparison
+from clp_core.text_overlap import TokenizerFigures
 from clp_core.text_reading import EVERY, FIRST, as_read, resolved_begin
 from clp_core.training import load_for_training
 from clp_core.training_callback import JobCallback
@@ -240,6 +241,85 @@ def test_blanks_that_sentencepiece_folds_are_counted_as_sentencepiece_decodes_th
     _, counts = token_stream(Texts.open([written(tmp_path, *lines)]), Vocabulary.open(folder), checks_round_trip=True)
     assert counts.lossy == changed == 2
     assert "'das  Haus' becomes 'das Haus'" in counts.lossy_example
+
+
+WORD = "Ж" * 5000
+
+
+def with_fused_unknown(tokenizer):
+    """A SentencePiece tokenizer without bytes, which reads a run of unknown characters as one token."""
+    changed = deepcopy(tokenizer)
+    description = json.loads(changed.backend_tokenizer.to_str())
+    kept = {token: i for i, token in enumerate(t for t in description["model"]["vocab"] if "<0x" not in t)}
+    merges = [pair for pair in description["model"]["merges"] if "".join(pair) in kept]
+    added = [token | {"id": kept[token["content"]]} for token in description["added_tokens"]]
+    model = {"vocab": kept, "merges": merges, "byte_fallback": False, "fuse_unk": True, "unk_token": "<unk>"}
+    description |= {"added_tokens": added, "model": description["model"] | model, "post_processor": None}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(description)), eos_token="</s>", unk_token="<unk>"
+    )
+
+
+LOSSES = {
+    "fused unknown characters": (lambda every: with_fused_unknown(every["sentencepiece-bpe", "de"]), WORD),
+    "one token for a long word": (lambda every: every["wordpiece", "de"], WORD),
+    "dropped characters": (
+        lambda every: normalised(every["byte-level", "de"], normalizers.Replace("\u200b", "")), "\u200b" * 5000),
+    "dropped indentation": (
+        lambda every: normalised(every["byte-level", "de"], normalizers.Strip()), " " * 5000 + "das"),
+    "beginning of a long document": (
+        lambda every: normalised(every["byte-level", "de"], normalizers.Lowercase()), "A" + " das" * 30_000),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_one_long_document_that_is_lost_among_many_short_ones_counts_by_its_bytes(tmp_path, tokenizers, loss):
+    make, document = LOSSES[loss]
+    folder = make_model(tmp_path / "m", make(tokenizers), width=16)
+    lines = ["das"] * 240
+    assert evaluate(folder, [written(tmp_path, *lines)]).comparable
+    found = evaluate(folder, [written(tmp_path, *lines, document)])
+    size = len(document.encode()) + 1
+    assert found.counts.lossy_share == pytest.approx(1 / 241)
+    assert found.as_json()["lossy_byte_share"] == pytest.approx(size / (240 * 4 + size))
+    assert "lossy_tokenizer" in codes(found)
+
+
+def stripped(tokenizer, *, left, right):
+    return normalised(tokenizer, normalizers.Strip(left=left, right=right))
+
+
+@pytest.mark.parametrize(
+    ("line", "left", "right", "lossy"),
+    [(" das Haus", True, False, 0), ("  das Haus", True, False, 1), ("das Haus ", False, True, 1),
+     ("\tdas Haus", True, False, 1), ("das Haus ", True, False, 0)],
+)  # fmt: skip
+def test_only_one_blank_at_the_beginning_may_be_lost(tmp_path, tokenizers, line, left, right, lossy):
+    folder = make_model(tmp_path / "m", stripped(tokenizers["byte-level", "de"], left=left, right=right))
+    theirs = AutoTokenizer.from_pretrained(folder)
+    assert theirs.decode(theirs(line).input_ids) in (line, line.strip(), line.lstrip(), line.rstrip())
+    _, counts = token_stream(Texts.open([written(tmp_path, line)]), Vocabulary.open(folder), checks_round_trip=True)
+    assert counts.lossy == lossy
+
+
+def test_unknown_text_counts_where_the_configuration_names_another_token(tmp_path, tokenizers):
+    folder = make_model(tmp_path / "m", tokenizers["wordpiece", "de"], "gpt2", width=16)
+    config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | {"unk_token": "[PAD]"}), encoding="utf-8")
+    vocabulary, line = Vocabulary.open(folder), "das 漢字 漢字 漢字"
+    theirs = AutoTokenizer.from_pretrained(folder)
+    share = theirs(line, add_special_tokens=False).tokens().count("[UNK]") / (len(vocabulary.encode(line)) + 1)
+    assert share > 0.1
+    counts = evaluate(folder, [written(tmp_path, line)]).counts
+    assert counts.unknown_share == pytest.approx(share)
+    on_text = TokenizerFigures.of(vocabulary, line)
+    assert on_text.unknown_share == pytest.approx(counts.unknown / len(vocabulary.encode(line)))
+
+
+def test_end_of_text_is_not_unknown_text(folders):
+    opened = Vocabulary.open(folders["byte-level", "de"])
+    vocabulary = replace(opened, roles=opened.roles | {"unk": opened.roles["eos"]})
+    assert TokenizerFigures.of(vocabulary, f"das Haus{END}").unknown_share == 0.0
 
 
 def test_text_with_dropout_in_its_tokenizer_scores_the_same_twice(tmp_path, tokenizers, long_text):
