@@ -443,8 +443,9 @@ def stream_fingerprint(texts: Texts, start: int | None = None, control_strings: 
     for source in texts.sources:
         if isinstance(source, TextFile):
             status = source.path.stat()
-            told = f"{source.path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}"
+            path = os.fsencode(source.path.resolve())  # a file name need not be UTF-8
+            told = path + f"\0{status.st_size}\0{status.st_mtime_ns}".encode()
         else:
-            told = source.content()
-        digest.update(f"{told}\n".encode())
+            told = source.content().encode()
+        digest.update(told + b"\n")
     return digest.hexdigest()

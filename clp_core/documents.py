@@ -180,6 +180,8 @@ class Texts:
             raise InputError("a string at which documents are split is empty; leave it out")
         found: list[Source] = []
         for reference in references:
+            if not str(reference).strip():
+                raise InputError("the name of a text is empty; give a file, a folder (. is this one) or hub:ORG/NAME")
             if str(reference).startswith(HUB_PREFIX):
                 found.append(HubDataset.parse(str(reference)))
                 continue

@@ -100,10 +100,14 @@ class JobStore:
 
         Returns:
             The job, and whether it is new. A double click or a second tab gets the job that is under way already.
+
+        Raises:
+            InputError: the name is not a valid one, or an argument holds an access token or is not valid UTF-8.
         """
         if kind not in KINDS:
             raise JobError(f"there are no jobs of kind {kind!r}")
         frozen = json.loads(json.dumps(dict(arguments)))
+        refuse_undecodable({**arguments, "name": name, "command": command, "argv": list(argv)})
         refuse_access_tokens([json.dumps(frozen), command, name, *argv])
         name = checked_name(name) if name else ""
         with self.lock():
@@ -158,6 +162,22 @@ class JobStore:
             aside = self.root / f".removed-{job.id}"
             os.rename(job.path, aside)
         shutil.rmtree(aside)
+
+
+def refuse_undecodable(arguments: Mapping[str, Any]) -> None:
+    """Refuse arguments with bytes that are not UTF-8, such as file names in Latin-1: no file of a job could hold them.
+
+    Raises:
+        InputError: there are some; the first argument is named.
+    """
+    for name, value in arguments.items():
+        for text in value if isinstance(value, list | tuple) else [value]:
+            shown = str(text).encode("utf-8", "backslashreplace").decode()
+            if shown != str(text):
+                raise InputError(
+                    f"--{name.replace('_', '-')} {shown} holds bytes that are not UTF-8, which the files of a job "
+                    "cannot hold; rename the file or folder (mv) and give the new name"
+                )
 
 
 def slug_of(text: str) -> str:
