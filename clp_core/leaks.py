@@ -5,8 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import sys
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from clp_core.documents import Texts
@@ -16,16 +19,19 @@ from clp_core.progress import report_progress, write_json
 LARGEST_TEXT_AT_ONCE = 20_000_000
 """Bytes of training text that are searched while a run is planned; the run itself searches larger ones."""
 STANDS_IN_IT = "held-out lines stand in the training text too"
-SHORTEST = 20
-"""Characters: shorter lines, such as headings, repeat by chance."""
+KEY_VERSION = "4"
+"""Raised when lines are compared otherwise, so that cached results are made anew."""
+SHORTEST, SHORTEST_BYTES = 20, 40
+"""Characters or UTF-8 bytes: shorter lines, such as headings, repeat by chance; Chinese says more per character."""
 
 
 @dataclass(frozen=True)
 class Leak:
-    """Contamination: how much of a held-out text stands in a training text, white space and case left out of account.
+    """Contamination: how much of a held-out text stands in a training text, compared as ``digest_of`` says.
 
     Attributes:
-        found: held-out lines that stand in the training text, alone or within a document.
+        found: held-out lines that are lines of the training text too, of whatever document; not those within a
+            longer line.
         lines: held-out lines that were looked for.
         example: one that was found, at most 80 characters; empty if none was.
     """
@@ -60,7 +66,7 @@ def find_leak(texts: Texts, held_out: Texts, cache: Path | None = None, ignored:
     separators = tuple(sorted({string for string in ignored if string}, key=lambda string: (-len(string), string)))
     file = None
     if cache is not None:
-        name = "\0".join(["3", texts.content(), held_out.content(), json.dumps(separators)])
+        name = "\0".join([KEY_VERSION, texts.content(), held_out.content(), json.dumps(separators)])
         file = cache / "leaks" / f"{hashlib.blake2b(name.encode(), digest_size=16).hexdigest()}.json"
         if known := read_json(file):
             return Leak(**known)
@@ -85,7 +91,7 @@ def find_leak(texts: Texts, held_out: Texts, cache: Path | None = None, ignored:
 def digests(texts: Texts, separators: Sequence[str] = ()) -> Iterator[tuple[str, list[bytes]]]:
     """Yield every line that is not too short, with hashes of it and of its parts between separators.
 
-    White space, case and the separators are left out of account.
+    Lines are compared as ``digest_of`` says, the separators left out.
 
     Args:
         texts: the documents.
@@ -98,11 +104,25 @@ def digests(texts: Texts, separators: Sequence[str] = ()) -> Iterator[tuple[str,
         for line in document.splitlines():
             parts = cut.split(line) if cut else [line]
             candidates = ["".join(parts), *parts] if len(parts) > 1 else parts
-            own = [digest_of(part) for part in candidates if len(part) >= SHORTEST]
+            own = [digest_of(part) for part in candidates if is_long(part)]
             if own:
                 yield line, own
 
 
 def digest_of(line: str) -> bytes:
-    """Hash a line without its white space and case."""
+    """Hash a line in Unicode's NFKC form without white space, case and invisible characters (category Cf)."""
+    if not line.isascii():
+        line = unicodedata.normalize("NFKC", format_characters().sub("", line))
     return hashlib.blake2b("".join(line.split()).casefold().encode(), digest_size=12).digest()
+
+
+@lru_cache(1)
+def format_characters() -> re.Pattern[str]:
+    """Compile a pattern for Unicode's format characters, such as soft hyphens and zero-width joiners."""
+    characters = (chr(i) for i in range(sys.maxunicode + 1))
+    return re.compile(f"[{''.join(each for each in characters if unicodedata.category(each) == 'Cf')}]+")
+
+
+def is_long(line: str) -> bool:
+    """Check that a line is long enough not to repeat by chance."""
+    return len(line) >= SHORTEST or len(line.encode()) >= SHORTEST_BYTES

@@ -19,9 +19,11 @@ from support.awkward_texts import BLANK, COMPRESSORS, LINES, MARK, PARAGRAPHS, W
 from support.commands import refused, result_of
 
 from clp_core import text_forms
+from clp_core.corpus import stream_fingerprint
 from clp_core.documents import Texts
 from clp_core.errors import InputError
 from clp_core.holdout import hold_out
+from clp_core.jobs.store import JobStore
 from clp_core.leaks import find_leak
 from clp_core.overlap import Overlap
 from clp_core.overrides import read_overrides
@@ -399,6 +401,65 @@ def test_line_with_and_without_special_tokens_is_one_line(tmp_path):
     leak = leak_between(tmp_path, HELD_OUT, [HELD_OUT[0], f"<s>{HELD_OUT[0]}</s>"], ("<s>", "</s>"))
     assert (leak.found, leak.lines) == (1, 1)
     assert leak.example in HELD_OUT
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["Der Fuchs läu\u00adft über die\u200b Wiese.", "Der Fuchs la\u0308uft u\u0308ber die Wiese.",
+     "Der Fuchs läuft\u00a0über die Ｗｉｅｓｅ．", "\u2066Der\u2009Fuchs läuft über die Wiese.\u2069"],
+)  # fmt: skip
+def test_lines_that_look_alike_are_one_line(tmp_path, line):
+    assert leak_between(tmp_path, [line], HELD_OUT).found == 1
+    assert leak_between(tmp_path, HELD_OUT, [line]).found == 1
+    assert leak_between(tmp_path, [line.replace("ü", "u").replace("u\u0308", "u")], HELD_OUT).found == 0
+
+
+def test_lines_count_by_characters_or_bytes_and_are_whole_lines(tmp_path):
+    chinese = ["敏捷的棕色狐狸跳过那只懒狗去河边。", "你好，世界。"]
+    leak = leak_between(tmp_path, chinese, [*chinese, "Kurze Überschrift"])
+    assert (leak.found, leak.lines, leak.example) == (1, 1, chinese[0])
+    assert leak_between(tmp_path, [f"Gestern: {HELD_OUT[0]}"], HELD_OUT).found == 0
+    assert leak_between(tmp_path, [f"Gestern:\n{HELD_OUT[0]}"], HELD_OUT).found == 1
+
+
+@pytest.mark.parametrize("reference", ["", " "])
+def test_empty_name_of_a_text_is_refused(tmp_path, monkeypatch, pair, reference):
+    (tmp_path / "a.txt").write_text("das Haus\n")
+    monkeypatch.chdir(tmp_path)
+    assert list(Texts.open(["."])) == ["das Haus"]
+    with pytest.raises(InputError, match="the name of a text is empty; give a file"):
+        Texts.open([reference])
+    assert "name of a text is empty" in refused("evaluate", pair[0], "--text", reference)
+
+
+def latin_1_file(folder):
+    path = folder / os.fsdecode(b"gr\xf6.txt")
+    path.write_text("".join(f"{line}\n" for line in HELD_OUT))
+    return path
+
+
+def test_file_whose_name_is_not_utf_8_is_read_and_fingerprinted(tmp_path):
+    path = latin_1_file(tmp_path)
+    texts = Texts.open([path])
+    assert list(texts) == HELD_OUT
+    before = stream_fingerprint(texts)
+    assert stream_fingerprint(Texts.open([tmp_path])) == before
+    path.rename(tmp_path / os.fsdecode(b"gr\xfc.txt"))
+    assert stream_fingerprint(Texts.open([tmp_path])) != before
+
+
+def test_job_with_a_file_name_that_is_not_utf_8_is_refused_before_it_is_made(workspace, tmp_path):
+    store, path = JobStore(workspace.jobs), str(latin_1_file(tmp_path))
+    for arguments, argv, named in (
+        ({"text": ["a.txt", path]}, [], "--text"), ({"eval_text": path}, [], "--eval-text"),
+        ({}, ["-c", path], "--argv"),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=rf"^{named} .*gr\\udcf6\.txt holds bytes that are not UTF-8.*rename"):
+            store.create("train", arguments, argv, "clp train")
+    with pytest.raises(InputError, match="not UTF-8"):
+        store.create("train", {}, [], "clp train", name=path)
+    assert not [each for each in workspace.jobs.glob("*") if not each.name.startswith(".")]
+    assert store.create("train", {"text": ["größe.txt"]}, [], "clp train größe.txt")[1]
 
 
 def test_commands_name_the_column_of_a_table(tmp_path, pair):
