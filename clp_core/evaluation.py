@@ -461,6 +461,8 @@ def generate(
 ) -> str:
     """Return the text that a model goes on with after a prompt: 60 tokens, temperature 0.8, the 50 likeliest.
 
+    There are fewer tokens where the model has no positions for more.
+
     The generators of random numbers are left as they were, so that a run does not depend on its samples.
 
     Args:
@@ -471,7 +473,7 @@ def generate(
         synced: go through the model equally often in all processes, as a sharded one needs it.
 
     Raises:
-        InputError: there is nothing to begin with.
+        InputError: there is nothing to begin with, or the prompt takes all positions.
         NonFiniteError: the scores of a token are not finite.
     """
     import torch
@@ -483,6 +485,15 @@ def generate(
     ids = ([start] if start is not None else []) + vocabulary.encode(prompt)
     if not ids:
         raise InputError("the tokenizer has no begin-of-text token; give a prompt")
+    positions = max_positions(model.config.to_dict())
+    room = SAMPLE_TOKENS
+    if positions is not None:
+        room = min(room, positions - len(ids))
+    if positions is not None and room < 1:
+        raise InputError(
+            f"the prompt has {len(ids):,} tokens, the model {positions:,} positions; give a prompt of at most "
+            f"{positions - 1:,} tokens"
+        )
     inputs = torch.tensor([ids], device=model.device)
     was_training = model.training
     model.eval()
@@ -492,7 +503,7 @@ def generate(
         output = model.generate(
             input_ids=inputs,
             attention_mask=torch.ones_like(inputs),
-            max_new_tokens=SAMPLE_TOKENS,
+            max_new_tokens=room,
             do_sample=True,
             temperature=0.8,
             top_k=50,
