@@ -4,12 +4,14 @@ Two styles, both byte-pair encodings without unknown text:
 
 * ``byte-level``, as GPT-2, Llama 3 and Qwen have it: every character is written in the bytes of its UTF-8;
 * ``sentencepiece``, as Llama 2 and Gemma have it: characters stand for themselves, rare ones fall back to their bytes.
+  It loses one blank at the beginning of a text, and reads the character U+2581, its sign for a blank, as a blank.
 
 Both divide a text as ``pre_tokens`` describes before anything is merged. Unigram is not offered: the trainer in
 ``tokenizers`` gives other scores in every run and has no byte fallback.
 
-Nothing is normalised by default, so every text comes back byte for byte; text that writes the same letter in two ways
-is told, and ``nfc`` reads both alike. The same text and options give the same tokenizer.json, byte for byte.
+Nothing is normalised by default, so every text comes back byte for byte, but for the two exceptions above; text that
+writes the same letter in two ways is told, and ``nfc`` reads both alike. The same text and options give the same
+tokenizer.json, byte for byte.
 """
 
 from __future__ import annotations
