@@ -21,6 +21,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from clp_core.answers import GenerateOptions
+from clp_core.arguments import named_words, refuse_undecodable
 from clp_core.cli_compare import compare_command
 from clp_core.cli_downstream import downstream_command
 from clp_core.cli_experiment import experiment_command
@@ -311,8 +312,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
+    arguments = sys.argv[1:] if argv is None else list(argv)
     try:
-        code = app(args=None if argv is None else list(argv), prog_name="clp", standalone_mode=False)
+        refuse_undecodable(named_words(arguments))
+        code = app(args=arguments, prog_name="clp", standalone_mode=False)
     except ClpError as error:
         return fail(str(error), error.exit_code)
     except OSError as error:

@@ -459,6 +459,11 @@ def test_job_with_a_file_name_that_is_not_utf_8_is_refused_before_it_is_made(wor
     with pytest.raises(InputError, match="not UTF-8"):
         store.create("train", {}, [], "clp train", name=path)
     assert not [each for each in workspace.jobs.glob("*") if not each.name.startswith(".")]
+    for words in (["tokenizer", "--text", path, "--output", tmp_path / "made"], ["evaluate", path, f"--text={path}"]):
+        line = refused(*words)
+        assert r"gr\udcf6.txt holds bytes that are not UTF-8" in line
+        assert ("--text " in line) == (words[0] == "tokenizer")
+    assert not (tmp_path / "made").exists()
     assert store.create("train", {"text": ["größe.txt"]}, [], "clp train größe.txt")[1]
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from clp_core.arguments import named_values, refuse_undecodable
 from clp_core.errors import InputError, JobError
 from clp_core.jobs.job import Job, checked_name, refuse_access_tokens
 from clp_core.progress import write_json
@@ -107,7 +108,7 @@ class JobStore:
         if kind not in KINDS:
             raise JobError(f"there are no jobs of kind {kind!r}")
         frozen = json.loads(json.dumps(dict(arguments)))
-        refuse_undecodable({**arguments, "name": name, "command": command, "argv": list(argv)})
+        refuse_undecodable(named_values({**arguments, "name": name, "command": command, "argv": list(argv)}))
         refuse_access_tokens([json.dumps(frozen), command, name, *argv])
         name = checked_name(name) if name else ""
         with self.lock():
@@ -162,22 +163,6 @@ class JobStore:
             aside = self.root / f".removed-{job.id}"
             os.rename(job.path, aside)
         shutil.rmtree(aside)
-
-
-def refuse_undecodable(arguments: Mapping[str, Any]) -> None:
-    """Refuse arguments with bytes that are not UTF-8, such as file names in Latin-1: no file of a job could hold them.
-
-    Raises:
-        InputError: there are some; the first argument is named.
-    """
-    for name, value in arguments.items():
-        for text in value if isinstance(value, list | tuple) else [value]:
-            shown = str(text).encode("utf-8", "backslashreplace").decode()
-            if shown != str(text):
-                raise InputError(
-                    f"--{name.replace('_', '-')} {shown} holds bytes that are not UTF-8, which the files of a job "
-                    "cannot hold; rename the file or folder (mv) and give the new name"
-                )
 
 
 def slug_of(text: str) -> str:
