@@ -306,6 +306,15 @@ def begin_obstacles(vocabulary: Vocabulary, begin: str, n_windows: int) -> Itera
         begin: ``every`` or ``first``.
         n_windows: number of windows; a single one is the same both ways.
     """
+    before = vocabulary.template[0]
+    if len(before) > 1:
+        shown = " ".join(str(vocabulary.tokens[i]) for i in before)
+        yield Obstacle(
+            "begin_against_template",
+            f"the tokenizer's template puts {len(before)} tokens ({shown}) before every text, and windows begin with "
+            "the first of them alone",
+        )
+        return
     if n_windows < 2 or begin == resolved_begin(vocabulary):
         return
     reason = (

@@ -353,6 +353,9 @@ def test_template_is_that_of_autotokenizer(tmp_path, folders, is_special):
     own, ids = Vocabulary.open(folder), AutoTokenizer.from_pretrained(folder)("Das Haus")["input_ids"]
     assert [*own.template[0], *own.encode("Das Haus"), *own.template[1]] == ids
     assert own.template_start == ids[0]
+    (tmp_path / "text.txt").write_text("Das Haus")
+    text = EvaluationText.read(Texts.open([tmp_path / "text.txt"]), own, 64)
+    assert "begin_against_template" in [obstacle.code for obstacle in text.obstacles]
 
 
 def test_token_without_a_row_leaves_the_end_of_the_template_too(tmp_path, tokenizers, pair):
