@@ -31,14 +31,14 @@ from clp_core.output_folder import check_output, partial_folder, restore_replace
 from clp_core.progress import report_progress
 from clp_core.provenance import PROVENANCE_FILE
 from clp_core.shards import Replacement
-from clp_core.target_files import TOKENIZER_COMPANIONS, check_loading
+from clp_core.target_files import check_loading
 from clp_core.tensors import DTYPES, TensorEntry, TensorRows, all_finite, block_ranges, tensor_digest
-from clp_core.tokenizer_reading import TOKENIZER_FILES
+from clp_core.tokenizer_reading import CONFIG_FILES, TEMPLATE_FILE, TOKENIZER_FILES
 from clp_core.training_facts import CURVE_FILE, TRAINING_FILE, curve_csv, first_model, runs_behind
 from clp_core.workspace import REPORT_FILE, Workspace
 
 CONFIG_NAMES = {"F64": "float64"} | {name: config for config, name in DTYPE_NAMES.items()}
-COMPANIONS = (*TOKENIZER_FILES, *TOKENIZER_COMPANIONS, "chat_template.jinja", "generation_config.json",
+COMPANIONS = (*TOKENIZER_FILES, *CONFIG_FILES, TEMPLATE_FILE, "generation_config.json",
               REPORT_FILE, PROVENANCE_FILE)  # fmt: skip
 """What is copied as it is; nothing else of a checkpoint is taken along."""
 ROW_WIDTH = 1024

@@ -10,8 +10,8 @@ from clp_core.jobs.checkpoints import remove
 from clp_core.locate import read_json
 from clp_core.progress import write_json
 from clp_core.provenance import PROVENANCE_FILE
-from clp_core.target_files import TOKENIZER_COMPANIONS, write_tokenizer
-from clp_core.tokenizer_reading import TOKENIZER_FILES, raw_json
+from clp_core.target_files import write_tokenizer
+from clp_core.tokenizer_reading import CONFIG_FILES, TEMPLATE_FILE, TOKENIZER_FILES, raw_json
 from clp_core.vocabulary import Vocabulary
 from clp_core.workspace import REPORT_FILE
 
@@ -33,7 +33,7 @@ def companions_of(model: Path, kept: Path, vocabulary: Vocabulary) -> Path:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir()
         is_as_read = raw_json(model) == vocabulary.serialized
-        tokenizer = (*TOKENIZER_FILES, *TOKENIZER_COMPANIONS, "chat_template.jinja") if is_as_read else ()
+        tokenizer = (*TOKENIZER_FILES, *CONFIG_FILES, TEMPLATE_FILE) if is_as_read else ()
         for name in (*tokenizer, REPORT_FILE, PROVENANCE_FILE):
             if (model / name).is_file():
                 shutil.copyfile(model / name, part / name)

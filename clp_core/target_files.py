@@ -21,7 +21,6 @@ from clp_core.progress import report_progress
 from clp_core.rows import RowPlan
 from clp_core.tensors import TensorRows, all_finite, block_ranges, tensor_digest
 from clp_core.tokenizer_reading import (
-    CONFIG_FILES,
     ROLES,
     TEMPLATE_FILE,
     TOKENIZER_FILES,
@@ -30,7 +29,6 @@ from clp_core.tokenizer_reading import (
 )
 from clp_core.vocabulary import Vocabulary
 
-TOKENIZER_COMPANIONS = CONFIG_FILES
 OTHER_IDS = ("suppress_tokens", "begin_suppress_tokens", "bad_words_ids", "force_words_ids", "sequence_bias",
              "forced_decoder_ids")  # fmt: skip
 """Entries that hold token ids under names that do not say so."""
@@ -232,12 +230,6 @@ def open_tokenizer(folder: Path) -> Any:
         return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
     except Exception as error:  # transformers raises many kinds here
         raise ClpError(f"AutoTokenizer cannot open the helper's tokenizer: {first_line(error)}") from error
-
-
-def lines_read_otherwise(folder: Path, vocabulary: Vocabulary) -> int:
-    """Count the check lines that ``AutoTokenizer`` on a folder encodes differently from its tokenizer.json."""
-    found = Differences.of(open_tokenizer(folder), Tokenizer.from_str(vocabulary.serialized))
-    return max(found.plain, found.special)
 
 
 def check_tokenizer(folder: Path, vocabulary: Vocabulary, n_rows: int) -> list[str]:

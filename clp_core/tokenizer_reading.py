@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 import logging
 import subprocess
 import sys
@@ -31,6 +30,7 @@ from tokenizers import Tokenizer
 from clp_core.errors import ClpError, InputError, first_line
 from clp_core.locate import read_json
 from clp_core.progress import write_json
+from clp_core.tokenizer_json import with_unknown, without_dropout
 
 log = logging.getLogger(__name__)
 
@@ -217,7 +217,12 @@ def read(folder: Path) -> Reading:
         chosen, base = converted(folder, theirs, model, notes)
     if config.get("auto_map"):
         notes.append(f"{NAME} names tokenizer code of its own, which is not run here; its files alone are read")
-    base = without_dropout(base, notes)
+    base, dropout = without_dropout(base)
+    if dropout:
+        notes.append(
+            f"the tokenizer of {NAME} has BPE dropout of {dropout:g}, which encodes the same text differently every "
+            "time; it is switched off here"
+        )
     switch_off_dropout(theirs)
     tokenizer = parsed(base, folder)
     if chosen is not theirs:  # what its class puts around a text, and adds, is no matter of how text is cut
@@ -232,11 +237,7 @@ def read(folder: Path) -> Reading:
             f"as AutoTokenizer does: {shown(added)}"
         )
     tokenizer.encode_special_tokens = splits = bool(getattr(theirs, "split_special_tokens", False))
-    try:
-        found = Differences.of(theirs, tokenizer, model)
-    except Exception as error:  # transformers raises many kinds where a setting has a wrong type
-        notes.append(f"AutoTokenizer cannot encode with the tokenizer of {NAME} ({first_line(error)}): check its files")
-        found = Differences(0, 0, 0)
+    found = compared(theirs, tokenizer, model, notes)
     if has_file:
         notes += found.warnings(NAME, type(theirs).__name__)
     if found.sentencepiece:
@@ -258,6 +259,15 @@ def read(folder: Path) -> Reading:
         differs=found.sentencepiece > 0,
         splits_special_tokens=splits,
     )
+
+
+def compared(theirs: Any, tokenizer: Tokenizer, model: Any | None, notes: list[str]) -> Differences:
+    """Compare transformers' tokenizer with the reading; one that cannot encode is noted and counts as equal."""
+    try:
+        return Differences.of(theirs, tokenizer, model)
+    except Exception as error:  # transformers raises many kinds where a setting has a wrong type
+        notes.append(f"AutoTokenizer cannot encode with the tokenizer of {NAME} ({first_line(error)}): check its files")
+        return Differences(0, 0, 0)
 
 
 def parsed(serialized: str, folder: Path) -> Tokenizer:
@@ -313,13 +323,14 @@ def converted(folder: Path, theirs: Any, model: Any | None, notes: list[str]) ->
     if model is None:
         return theirs, best
     n = sentencepiece_differences(Tokenizer.from_str(best), model)
-    candidates = [(theirs, with_unknown(best, model))]
+    unknown = str(model.id_to_piece(model.unk_id()))
+    candidates = [(theirs, with_unknown(best, unknown))]
     if n:
         from transformers import PreTrainedTokenizerFast
 
         try:
             general = PreTrainedTokenizerFast.from_pretrained(str(folder))
-            candidates.append((general, with_unknown(str(general.backend_tokenizer.to_str()), model)))
+            candidates.append((general, with_unknown(str(general.backend_tokenizer.to_str()), unknown)))
         except Exception as error:  # the general class knows tokenizer.model alone
             log.debug("%s: %s", folder, error)
     left = [sentencepiece_differences(Tokenizer.from_str(text), model) for _, text in candidates]
@@ -330,36 +341,6 @@ def converted(folder: Path, theirs: Any, model: Any | None, notes: list[str]) ->
             "encoded differently from sentencepiece itself; it is read here as sentencepiece does"
         )
     return candidates[chosen]
-
-
-def with_unknown(serialized: str, model: Any) -> str:
-    """Return a tokenizer.json whose Unigram model maps unknown characters to the piece that sentencepiece does."""
-    description = json.loads(serialized)
-    body = description["model"]
-    if body.get("type") != "Unigram":
-        return serialized
-    unknown = model.id_to_piece(model.unk_id())
-    place = next((i for i, (piece, _) in enumerate(body["vocab"]) if piece == unknown), None)
-    if place is None or place == body.get("unk_id"):
-        return serialized
-    body["unk_id"] = place
-    return json.dumps(description, ensure_ascii=False)
-
-
-def without_dropout(serialized: str, notes: list[str]) -> str:
-    """Return a tokenizer.json without BPE dropout, under which the same text has other tokens every time."""
-    if '"dropout"' not in serialized:
-        return serialized
-    description = json.loads(serialized)
-    dropout = (description.get("model") or {}).get("dropout")
-    if not dropout:
-        return serialized
-    description["model"]["dropout"] = None
-    notes.append(
-        f"the tokenizer of {NAME} has BPE dropout of {dropout:g}, which encodes the same text differently every time; "
-        "it is switched off here"
-    )
-    return json.dumps(description, ensure_ascii=False)
 
 
 def switch_off_dropout(theirs: Any) -> None:

@@ -36,7 +36,7 @@ from clp_core.output_folder import LOCK_FILE, partial_folder, restore_replaced, 
 from clp_core.overlap import Overlap
 from clp_core.pre_tokens import LONGEST_RUN, CutCounter, splitter
 from clp_core.progress import report_progress
-from clp_core.target_files import lines_read_otherwise, portable_tokenizer_config
+from clp_core.target_files import check_tokenizer, portable_tokenizer_config
 from clp_core.text_overlap import TokenizerFigures, measure_text
 from clp_core.text_survey import Survey
 from clp_core.tokenizer_options import END_OF_TEXT, N_BYTES, TokenizerOptions
@@ -197,7 +197,7 @@ def train_tokenizer(options: TokenizerOptions) -> dict[str, Any]:
         recipe.write(tokenizer, part)
         report_progress("reopening the tokenizer")
         vocabulary = Vocabulary.open(part, output.name)
-        if lines_read_otherwise(part, vocabulary):
+        if check_tokenizer(part, vocabulary, vocabulary.n_ids):
             raise ClpError("AutoTokenizer reads the new tokenizer otherwise than it was trained; it is not kept")
         report = report_of(recipe, survey, vocabulary, source, counter.cuts)
         report = {"output": str(output), **report, "seconds": round(time.monotonic() - began, 2)}

@@ -102,7 +102,9 @@ def by_hand(model, rows, teacher=None, weight=0.0):
 def test_every_class_is_complete_and_causal_tied_and_not(tmp_path, model_type):
     for tied in (True, False):
         small(model_type, tie_word_embeddings=tied).save_pretrained(tmp_path)
-        refuse_non_causal(load_causal_model(tmp_path, torch.float32), model_type, LENGTH)
+        model = load_causal_model(tmp_path, torch.float32)
+        refuse_non_causal(model, model_type, LENGTH)
+        assert model.config.model_type == model_type
 
 
 @pytest.mark.parametrize("model_type", CONFIGS)

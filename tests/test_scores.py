@@ -457,7 +457,7 @@ def test_teacher_whose_weights_are_not_finite_is_refused(workspace, tmp_path, to
 
 
 def test_weights_that_are_finite_pass(pair):
-    refuse_non_finite(AutoModelForCausalLM.from_pretrained(pair[0]), "it", Vocabulary.open(pair[0]))
+    assert refuse_non_finite(AutoModelForCausalLM.from_pretrained(pair[0]), "it", Vocabulary.open(pair[0])) is None
 
 
 def test_plan_leaves_out_added_tokens_beyond_the_matrix_and_refuses_ordinary_ones(tmp_path, tokenizers, texts):

@@ -168,7 +168,7 @@ def test_rare_characters_fall_back_to_bytes(tmp_path, german):
 
 
 def test_tokenizer_that_reopens_otherwise_is_not_kept(tmp_path, texts, monkeypatch):
-    monkeypatch.setattr(tokenizer_training, "lines_read_otherwise", lambda *_: 3)
+    monkeypatch.setattr(tokenizer_training, "check_tokenizer", lambda *_: ["3 lines differ"])
     with pytest.raises(ClpError, match="it is not kept"):
         train(texts[0], tmp_path / "made", vocab_size=300)
     assert not list(tmp_path.glob("*made*"))
