@@ -11,6 +11,7 @@ from clp_core.initializers import INITIALIZERS, initializer
 from clp_core.options import option
 
 PROVENANCE_KINDS = ("full", "light")
+CHECKS = ("logits", "files")
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,12 @@ class TransferOptions:
         "full", help="light leaves out each token's anchors where they can be found again", choices=PROVENANCE_KINDS
     )
     no_heldout: bool = option(False, help="leave out the score on held-out anchors")
+    check: str = option(
+        "logits",
+        help="what is checked after writing; logits: that the target predicts common tokens as the source does, besides "
+        "its files; files: the files alone",
+        choices=CHECKS,
+    )
     device: str = option("auto", help="where large products are done; auto: a GPU where there is one", choices=DEVICES)
     target_vectors: str = option("", help="static-vectors: .vec text of the target language")
     source_vectors: str = option("", help="static-vectors, rule of WECHSEL: .vec text of the source language")
@@ -72,6 +79,7 @@ class TransferOptions:
             ("guard", GUARDS),
             ("provenance", PROVENANCE_KINDS),
             ("device", DEVICES),
+            ("check", CHECKS),
         ):
             if getattr(self, name) not in choices:
                 flag = name.replace("_", "-")
