@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -176,6 +177,42 @@ def test_training_process_lives_where_its_launcher_does():
     for name in ("torch.distributed.run", "/usr/bin/torchrun", "/usr/bin/accelerate"):
         assert lives_under(name, **launched, CLP_JOB_DIR="/a/job")
     assert not lives_under("systemd", **launched, CLP_JOB_DIR="/a/job")  # it was taken in as an orphan
+
+
+def test_training_process_lives_below_a_wrapper_under_its_launcher():
+    code = "from clp_core.jobs.process import die_with_launcher; die_with_launcher(); print('lives')"
+    shell = f"{sys.executable} -c {shlex.quote(code)}; true"  # with a command to follow, so that it stays
+    parent = f"import subprocess; subprocess.run(['bash', '-c', {shell!r}])"
+    launched = os.environ | {"TORCHELASTIC_RUN_ID": "a run", "CLP_JOB_DIR": "/a/job"}
+    for name, expected in (("/usr/bin/torchrun", "lives"), ("systemd", "")):
+        done = subprocess.run([sys.executable, "-c", parent, name], env=launched, capture_output=True, text=True)
+        assert done.stdout.strip() == expected
+
+
+def test_training_process_below_a_wrapper_ends_with_its_launcher(tmp_path):
+    file = tmp_path / "pid"
+    code = f"""
+import os, time
+from clp_core.jobs import process
+process.WATCH_S = 0.05
+process.die_with_launcher()
+with open({str(tmp_path / "part")!r}, "w") as file:
+    file.write(str(os.getpid()))
+os.rename({str(tmp_path / "part")!r}, {str(file)!r})
+time.sleep(60)
+"""
+    shell = f"{sys.executable} -c {shlex.quote(code)}; true"
+    parent = f"import subprocess; subprocess.run(['bash', '-c', {shell!r}])"
+    launched = os.environ | {"TORCHELASTIC_RUN_ID": "a run", "CLP_JOB_DIR": "/a/job"}
+    launcher = subprocess.Popen([sys.executable, "-c", parent, "torchrun"], env=launched)
+    wait_for(file.is_file)
+    trainer = psutil.Process(int(file.read_text()))
+    wrapper = trainer.parent()
+    assert wrapper.pid != launcher.pid
+    launcher.kill()
+    launcher.wait()
+    wait_for(lambda: not trainer.is_running(), 10)
+    wait_for(lambda: not wrapper.is_running(), 10)
 
 
 def test_child_whose_parent_has_died_before_it_could_ask_ends():

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
 import socket
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,8 @@ CREATE_TIME_TOLERANCE_S = 1.0
 LAUNCHED = "TORCHELASTIC_RUN_ID"
 """Stands in the environment of every process that torchrun, or what builds on it, has started."""
 LAUNCHERS = ("torch.distributed", "torchrun", "accelerate")
+WATCH_S = 1.0
+"""Pause between two looks at a launcher that is not the parent."""
 START_TICKS_FIELD = 19
 """Of what follows the name in /proc/PID/stat: clock ticks from boot to the start of the process."""
 
@@ -83,24 +88,42 @@ def die_with_parent(parent: int | None = None) -> None:
 
 
 def die_with_launcher() -> None:
-    """Let the kernel kill this training process when its launcher (torchrun) dies.
+    """End this training process when its launcher (torchrun, or what builds on it) dies.
 
-    A supervisor's own child is bound to it before it runs anything. One that torchrun starts may have lost its parent
-    before it comes here; an orphan belongs to init or to whatever process takes orphans in, so under a supervisor the
-    parent's command line must be that of a launcher. Without a supervisor any launcher will do.
+    A supervisor's own child is bound to it before it runs anything. One that a launcher starts may have lost it before
+    it comes here; an orphan belongs to init or to whatever process takes orphans in, so under a supervisor a launcher
+    must be among the processes above. The kernel kills this process when its parent dies; where a wrapper such as a
+    shell script stands between, a thread watches the launcher.
 
     Raises:
         SystemExit: the launcher is dead already.
     """
     if LAUNCHED not in os.environ:
         return
-    die_with_parent()
-    if JOB_ENVIRONMENT not in os.environ:
+    parent = os.getppid()
+    die_with_parent(parent)
+    launcher = launcher_above()
+    if launcher is None:
+        if JOB_ENVIRONMENT in os.environ:
+            raise SystemExit("the launcher is gone")
         return
-    try:
-        parent = psutil.Process().parent()
-        words = parent.cmdline() if parent is not None else []
-    except psutil.Error:
-        words = []
-    if not any(name in word for word in words for name in LAUNCHERS):
-        raise SystemExit("the launcher is gone")
+    if launcher.pid != parent:
+        threading.Thread(target=end_with, args=(launcher,), name="watches the launcher", daemon=True).start()
+
+
+def launcher_above() -> psutil.Process | None:
+    """Return the nearest process above this one that is a launcher by its command line."""
+    with contextlib.suppress(psutil.Error):
+        for process in psutil.Process().parents():
+            with contextlib.suppress(psutil.AccessDenied):
+                if any(name in word for word in process.cmdline() for name in LAUNCHERS):
+                    return process
+    return None
+
+
+def end_with(process: psutil.Process) -> None:
+    """Wait until a process that is not a child of this one has ended, then end this one as a kill would."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(WATCH_S)
+    os._exit(128 + signal.SIGKILL)
