@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 SPARE_SHARE = 0.1
 NAMES_SHOWN = 5
+OUTPUT_STREAM = 1
 
 
 @dataclass
@@ -128,11 +129,11 @@ class Pair:
         return SourcePieces(self.overlap, self.source.rows("input").shape[0])
 
     def context(self, side: str, seed: int, settings: Mapping[str, float] | None = None, bias: bool = False) -> Context:
-        """Return what an initializer sees of one side; input and output draw from different random streams.
+        """Return what an initializer sees of one side; input and output draw from independent random streams.
 
         Args:
             side: ``input`` or ``output``.
-            seed: seed of the transfer.
+            seed: seed of the transfer, see ``seed_of_side``.
             settings: what the user has chosen for the method.
             bias: whether the output layer's bias is one more column of the rows.
         """
@@ -144,7 +145,7 @@ class Pair:
             self.helper.rows("input"),
             self.overlap.ids,
             Subset(rows, self.overlap.source_ids[self.overlap.ids]),
-            seed + (side == "output"),
+            seed_of_side(seed, side),
             settings=settings or {},
             source_rows=rows,
             pieces=self.pieces,
@@ -156,6 +157,22 @@ class Pair:
     def usable_methods(self) -> list[str]:
         """Return the names of the methods that have what they need."""
         return [name for name in INITIALIZERS if name != "static-vectors" or self.vectors is not None]
+
+
+def seed_of_side(seed: int, side: str) -> int:
+    """Derive the seed of one side's rows, of 63 bits.
+
+    The rows of the output layer get a hash of the seed, not its neighbour: else the output noise of one seed would be
+    the input noise of the next, and runs of the seeds 1, 2 and 3 would not be independent.
+
+    Args:
+        seed: seed of the transfer, at least 0.
+        side: ``input``, whose seed is that of the transfer, or ``output``.
+    """
+    if side == "input":
+        return seed
+    sequence = np.random.SeedSequence(seed, spawn_key=(OUTPUT_STREAM,))
+    return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def check_source(source: Checkpoint) -> None:

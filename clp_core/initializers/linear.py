@@ -18,6 +18,8 @@ LAMBDA_STEPS = np.logspace(-6, 3, 55)
 PROJECTIONS = 48
 """Random directions of the source rows on which lambda is chosen, where the rows are wider than this."""
 
+PROJECTION_STREAM = 2
+
 RESIDUAL_SETTINGS = (
     Setting("temperature", 0.1, "of the softmax over the nearest anchors' centred cosines", minimum=1e-3),
     Setting("strength", 0.5, "share of the nearest anchors' residual that is added", maximum=1.0),
@@ -152,7 +154,8 @@ def leave_one_out_errors(fitted: FittedLinear, source: RowSource, candidates: np
         candidates: lambdas, ``[c]``.
     """
     n_anchors, width = source.shape
-    generator = np.random.default_rng(fitted.context.seed)
+    # Not the stream of the seed itself, which chooses the held-out anchors.
+    generator = np.random.default_rng(np.random.SeedSequence(fitted.context.seed, spawn_key=(PROJECTION_STREAM,)))
     project = generator.standard_normal((width, PROJECTIONS)) if width > PROJECTIONS else np.eye(width)
     targets = np.concatenate([rows.astype(np.float64) @ project for _, rows in row_blocks(source)])
     targets -= targets.mean(axis=0)
