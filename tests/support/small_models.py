@@ -1,0 +1,224 @@
+"""A small model of every type that AutoModelForCausalLM can build: the reference of "all architectures" for the tests.
+
+Every model has two layers or one of each kind, a width of 32, four heads (two for keys and values where the class
+groups them) and the wanted vocabulary. All settings go through the constructor, as they would from a config.json.
+"""
+
+import inspect
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+# Settings by the names under which the classes take them; each class gets those that its constructor names.
+SHARED: dict[str, Any] = {
+    # width
+    "hidden_size": 32, "d_model": 32, "emb_dim": 32, "n_embd": 32,
+    # feed-forward width
+    "d_inner": 64, "decoder_ffn_dim": 64, "dense_intermediate_size": 64, "dff": 64, "dim_ff": 64, "encoder_ffn_dim": 64,
+    "feed_forward_size": 64, "ffn_dim": 64, "ffn_hidden_size": 64, "intermediate_size": 64,
+    "intermediate_size_mlp": 64, "n_inner": 64,
+    # layers
+    "decoder_layers": 2, "encoder_layers": 2, "n_layer": 2, "n_layers": 2, "num_decoder_layers": 2,
+    "num_encoder_layers": 2, "num_hidden_layers": 2, "num_layers": 2,
+    # heads
+    "attention_heads": 4, "decoder_attention_heads": 4, "encoder_attention_heads": 4, "n_head": 4, "n_heads": 4,
+    "num_attention_heads": 4, "num_decoder_attention_heads": 4, "num_encoder_attention_heads": 4, "num_heads": 4,
+    "num_key_value_heads": 2, "num_kv_heads": 2, "head_dim": 8,
+    "swa_num_attention_heads": 4, "swa_num_key_value_heads": 2, "swa_head_dim": 8,
+    # rotary and latent attention
+    "rotary_dim": 4, "kv_lora_rank": 16, "q_lora_rank": 16, "qk_rope_head_dim": 4, "qk_nope_head_dim": 8,
+    "v_head_dim": 8, "index_head_dim": 8, "index_n_heads": 2, "index_topk": 4,
+    # positions
+    "context_length": 128, "max_position_embeddings": 128, "max_seq_len": 128, "max_target_positions": 128,
+    "n_ctx": 128, "n_positions": 128, "original_max_position_embeddings": 128,
+    # windows shorter than the sequences of the tests
+    "sliding_window": 8, "sliding_window_size": 8, "attention_window_size": 8, "attention_chunk_size": 8,
+    # experts
+    "moe_num_experts": 4, "n_routed_experts": 4, "num_experts": 4, "num_local_experts": 4,
+    "moe_k": 2, "moe_topk": 2, "num_experts_per_tok": 2,
+    "moe_num_shared_experts": 1, "n_shared_experts": 1, "num_shared_experts": 1,
+    "n_group": 1, "topk_group": 1,
+    "expert_ffn_hidden_size": 32, "moe_intermediate_size": 32, "moe_shared_expert_intermediate_size": 32,
+    "shared_expert_intermediate_size": 32, "shared_experts_intermediate_size": 32, "shared_intermediate_size": 32,
+    # state spaces and linear attention
+    "mamba_chunk_size": 8, "mamba_d_state": 8, "mamba_head_dim": 16, "mamba_n_heads": 4, "mamba_num_heads": 4,
+    "ssm_state_size": 8, "state_size": 8, "chunk_size": 8, "n_groups": 1,
+    "linear_key_head_dim": 8, "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_value_head_dim": 8,
+    # encoders used as decoders
+    "is_decoder": True,
+    # special ids
+    "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None,
+}  # fmt: skip
+# Settings that are the wanted vocabulary size.
+VOCABULARIES = ("unpadded_vocab_size", "vocab_size", "vocab_size_per_layer_input")
+
+# One layer of each kind, for classes whose own pattern needs more than two layers to show them all.
+SLIDING = {"layer_types": ["sliding_attention", "full_attention"]}
+LINEAR = {"layer_types": ["linear_attention", "full_attention"]}
+HEADS = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4}
+IMAGES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+# Classes that count positions from the padding id on, or that cannot do without one. The id is then no ordinary token.
+PADDED = {"pad_token_id": 1}
+
+# What a type needs besides.
+NEEDS: dict[str, dict[str, Any]] = {
+    "bailing_hybrid": LINEAR | {"head_dim": 8, "layer_group_size": 2, "first_k_dense_replace": 1},
+    "bamba": {"attn_layer_indices": [1]},
+    "blt": {
+        "encoder_hash_byte_group_vocab": 64,
+        "encoder_config": HEADS | {"hidden_size_global": 64},
+        "decoder_config": HEADS | {"hidden_size_global": 64, "num_hidden_layers": 2},
+        "global_config": HEADS | {"hidden_size": 64, "num_hidden_layers": 2},
+        "patcher_config": HEADS | {"num_hidden_layers": 1},
+    },
+    "camembert": PADDED,
+    "cohere_compass_text": SLIDING,
+    "data2vec-text": PADDED,
+    "dbrx": {
+        "attn_config": {"kv_n_heads": 2}, "ffn_config": {"ffn_hidden_size": 32, "moe_top_k": 2},
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+        "tie_word_embeddings": False,  # the class refuses ties
+    },
+    "dory": SLIDING | {"n_input_layers": 1, "n_output_layers": 1},
+    "fuyu": {},
+    "gemma3": {"vision_config": IMAGES | {"model_type": "siglip_vision_model", "image_size": 28, "patch_size": 14}},
+    "gemma3n_text": SLIDING | {"hidden_size_per_layer_input": 8, "num_kv_shared_layers": 0, "laurel_rank": 4},
+    "gemma4": PADDED,
+    "gemma4_text": SLIDING | {"hidden_size_per_layer_input": 8},
+    "gemma4_unified": PADDED,
+    "gemma4_unified_text": SLIDING,
+    "git": {"vision_config": IMAGES | {"image_size": 32}},
+    "got_ocr2": {
+        "vision_config": IMAGES | {"image_size": 32, "mlp_dim": 64, "output_channels": 32, "global_attn_indexes": [0]},
+    },
+    "gpt_neo": {"attention_types": [[["global", "local"], 1]], "window_size": 8},
+    "granitemoehybrid": LINEAR,
+    "inkling2_loop_text": {"loop_layer_index_start": 0, "loop_layer_index_end": 1},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
+    "kimi_linear": LINEAR | {"linear_head_dim": 8, "linear_num_heads": 4},
+    "lfm2": {"layer_types": ["conv", "full_attention"]},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
+    "lfm3": {"layer_types": ["conv", "sliding_attention", "full_attention"], "num_hidden_layers": 3},
+    "longcat_flash": {"head_dim": 4},
+    "mamba2": {"head_dim": 16},
+    "modernbert-decoder": PADDED,
+    "phi4_multimodal": {
+        "vision_config": IMAGES | {"image_size": 28, "crop_size": 28, "num_hidden_layers": 2},
+        "audio_config": {
+            "hidden_size": 32, "intermediate_size": 64, "num_blocks": 2, "num_attention_heads": 2,
+            "ext_pw_out_channel": 32, "depthwise_separable_out_channel": 32, "nemo_conv_channels": 8,
+        },
+    },
+    "prophetnet": PADDED,
+    "qwen3_5_moe_text": LINEAR,
+    "qwen3_5_text": LINEAR,
+    "qwen3_next": LINEAR,
+    "qwen4_exp_text": {"layer_types": ["linear_attention", "indexed_attention"]},
+    "recurrent_gemma": {"block_types": ["recurrent", "attention"]},
+    "reformer": {
+        "attn_layers": ["local", "lsh"], "attention_head_size": 8, "axial_pos_shape": [8, 16],
+        "axial_pos_embds_dim": [16, 16], "local_attn_chunk_length": 4, "lsh_attn_chunk_length": 4, "hash_seed": 0,
+    },
+    "rembert": {"input_embedding_size": 16, "output_embedding_size": 32},
+    "roberta": PADDED,
+    "roberta-prelayernorm": PADDED,
+    "roc_bert": {
+        "pronunciation_embed_dim": 8, "pronunciation_vocab_size": 50, "shape_embed_dim": 8, "shape_vocab_size": 50,
+    },
+    "xlm": PADDED | {"causal": True},
+    "xlm-roberta": PADDED,
+    "xlm-roberta-xl": PADDED,
+    "xlstm": {"chunk_size": 8},
+    "xmod": PADDED | {"default_language": "en_XX"},
+    "zamba": {"layers_block_type": ["linear_attention", "hybrid"]},
+    "zamba2": {"layers_block_type": ["linear_attention", "hybrid"]},
+    "zaya": {"num_experts_per_tok": 1},
+}  # fmt: skip
+# Types that keep the language model's settings in a config of their own: its field and its type.
+NESTED: dict[str, tuple[str, str]] = {
+    "dots3_note": ("text_config", "dots3_note_text"),
+    "emu3": ("text_config", "emu3_text_model"),
+    "fuyu": ("text_config", "persimmon"),
+    "gemma3": ("text_config", "gemma3_text"),
+    "gemma3n": ("text_config", "gemma3n_text"),
+    "gemma4": ("text_config", "gemma4_text"),
+    "gemma4_unified": ("text_config", "gemma4_unified_text"),
+    "got_ocr2": ("text_config", "qwen2"),
+    "llama4": ("text_config", "llama4_text"),
+    "mllama": ("text_config", "mllama_text_model"),
+    "moss_transcribe_diarize": ("text_config", "qwen3"),
+    "musicgen": ("decoder", "musicgen_decoder"),
+    "musicgen_melody": ("decoder", "musicgen_melody_decoder"),
+    "qwen3_5": ("text_config", "qwen3_5_text"),
+    "qwen3_5_moe": ("text_config", "qwen3_5_moe_text"),
+    "qwen4_exp": ("text_config", "qwen4_exp_text"),
+}
+
+# Types that cannot be built small, or whose class is no language model over its own vocabulary.
+NOT_SMALL: dict[str, str] = {
+    "gemma4_assistant": "drafts from another model's hidden states and key-value cache, takes no input_ids",
+    "gemma4_unified_assistant": "drafts from another model's hidden states and key-value cache, takes no input_ids",
+    "gemma3n": "needs timm",
+    "blt": "to come",
+    "cohere_compass_text": "to come",
+    "dbrx": "to come",
+    "dots3_note": "to come",
+    "emu3": "to come",
+    "gemma4": "to come",
+    "gemma4_unified": "to come",
+    "inkling2_loop_text": "to come",
+    "moss_transcribe_diarize": "to come",
+    "musicgen": "to come",
+    "musicgen_melody": "to come",
+    "qwen4_exp": "to come",
+    "qwen4_exp_text": "to come",
+    "xlstm": "to come",
+    "zamba": "to come",
+}
+
+TYPES: tuple[str, ...] = tuple(sorted(set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) - set(NOT_SMALL)))
+
+
+def settings_of(model_type: str, vocab_size: int, tied: bool, ids: dict[str, int | None]) -> dict[str, Any]:
+    """Constructor arguments of the type's config class."""
+    names = inspect.signature(CONFIG_MAPPING[model_type].__init__).parameters
+    offered = SHARED | dict.fromkeys(VOCABULARIES, vocab_size) | {"tie_word_embeddings": tied}
+    needed = NEEDS.get(model_type, {})
+    if "kv_lora_rank" in names:
+        offered["num_key_value_heads"] = offered["num_attention_heads"]  # latent attention does not group heads
+    settings = {name: value for name, value in offered.items() if name in names} | needed
+    settings |= {name: value for name, value in ids.items() if name in names}
+    if model_type in NESTED:
+        field, text_type = NESTED[model_type]
+        settings[field] = settings_of(text_type, vocab_size, tied, ids) | settings.get(field, {})
+    return settings
+
+
+def small_config(model_type: str, vocab_size: int, tied: bool, **ids: int | None) -> PretrainedConfig:
+    """Config of a small model; ``ids`` are special ids by their names in the config."""
+    return CONFIG_MAPPING[model_type](**settings_of(model_type, vocab_size, tied, ids))
+
+
+def small_model(
+    model_type: str, vocab_size: int, tied: bool, dtype: torch.dtype = torch.float32, seed: int = 0, **ids: int | None
+) -> PreTrainedModel:
+    """Small model in evaluation mode whose parameters are all random.
+
+    Fresh models have zeros as biases, ones as norms, and matrices so small that tokens hardly differ: all of that would
+    let a wrong copy pass. Tables that the class computes (sinusoids) are not trained and stay as they are.
+    """
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(small_config(model_type, vocab_size, tied, **ids), dtype=dtype)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, buffer in model.named_buffers():
+            if name.endswith("tid2eid"):  # DeepSeek V4's experts by token id, which only a checkpoint sets
+                buffer.copy_(torch.randint(4, buffer.shape, generator=generator))
+        for parameter in model.parameters():
+            if parameter.requires_grad and parameter.is_floating_point():
+                noise = torch.randn(parameter.shape, generator=generator)
+                parameter.copy_(parameter.float() + noise * (0.2 if parameter.ndim > 1 else 0.1))
+    return model.eval()
