@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 
 from clp_core.errors import InputError
 from clp_core.evaluation import MAX_UNKNOWN_SHARE, UNKNOWN_TOKENS
@@ -245,17 +246,18 @@ def import_curve(
     origin = f"imported from {Path(file_name).name}, {kept} points{left_out}"
     workspace.curves.mkdir(parents=True, exist_ok=True)
     slug = slug_of(name)
-    path = next(
-        path
-        for i in range(1, 10_000)
-        if not (path := workspace.curves / (f"{slug}.json" if i == 1 else f"{slug}-{i}.json")).exists()
-    )
     content = {"name": name, "origin": origin, "facts": facts}
     # JSON knows no "not a number"; null comes back as one.
     as_lists = {
         key: [[None if math.isnan(x) else float(x) for x in row] for row in rows] for key, rows in points.items()
     }
-    write_json(path, content | {"points": as_lists}, durable=True)
+    with FileLock(workspace.curves / ".lock"):  # two imports at once must not choose the same name
+        path = next(
+            path
+            for i in range(1, 10_000)
+            if not (path := workspace.curves / (f"{slug}.json" if i == 1 else f"{slug}-{i}.json")).exists()
+        )
+        write_json(path, content | {"points": as_lists}, durable=True)
     return Curve(f"import:{path.stem}", name, points, facts, origin=origin)
 
 

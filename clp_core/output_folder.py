@@ -17,16 +17,51 @@ from clp_core.errors import ClpError, InputError
 log = logging.getLogger(__name__)
 
 LOCK_FILE = ".writing"
+OLD = "old"
+"""Name of a replaced folder while it is aside."""
 
 
 def restore_replaced(output: Path) -> None:
-    """Put back a model that an overwriting transfer had moved aside when it was killed."""
-    for aside in output.parent.glob(f".{output.name}.replaced-*"):
-        if (aside / "old").is_dir() and not output.exists():
-            log.warning("%s was moved aside by a transfer that was killed; it is put back", output)
-            os.rename(aside / "old", output)
-        with contextlib.suppress(OSError):
+    """Put back a model that an overwriting transfer had moved aside when it was killed.
+
+    One that still lives holds the lock of the folder it is about to rename, and is left alone.
+    """
+    for removed in output.parent.glob(f".{output.name}.removed-*"):
+        shutil.rmtree(removed, ignore_errors=True)
+    for aside in output.parent.glob(f"{aside_prefix(output)}*"):
+        if is_being_written(output.parent / f"{part_prefix(output)}{aside.name.removeprefix(aside_prefix(output))}"):
+            continue
+        with contextlib.suppress(OSError):  # another process has put it back, or given the name to a new model
+            if (aside / OLD).is_dir() and not output.exists():
+                os.rename(aside / OLD, output)
+                log.warning("%s was moved aside by a transfer that was killed; it is put back", output)
             aside.rmdir()
+
+
+def part_prefix(output: Path) -> str:
+    """Return what the names of the temporary folders of an output begin with."""
+    return f".{output.name}.partial-"
+
+
+def aside_prefix(output: Path) -> str:
+    """Return what the names of folders begin with that hold an output while it is replaced.
+
+    What follows is that of the temporary folder that replaces it, whose lock says whether the writer lives.
+    """
+    return f".{output.name}.replaced-"
+
+
+def is_being_written(part: Path) -> bool:
+    """Say whether a living process writes a temporary folder."""
+    if not (part / LOCK_FILE).is_file():
+        return False
+    try:
+        with FileLock(part / LOCK_FILE, timeout=0):
+            return False
+    except Timeout:
+        return True
+    except OSError:  # it has just taken its name
+        return False
 
 
 def check_output(output: Path, overwrite: bool) -> None:
@@ -49,11 +84,11 @@ def partial_folder(output: Path) -> Iterator[Path]:
 
     Folders of that kind whose writer was killed are removed first.
     """
-    for old in output.parent.glob(f".{output.name}.partial-*"):
+    for old in output.parent.glob(f"{part_prefix(output)}*"):
         if (old / LOCK_FILE).is_file():
             with contextlib.suppress(Timeout, OSError), FileLock(old / LOCK_FILE, timeout=0):
                 shutil.rmtree(old, ignore_errors=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{output.name}.partial-", dir=output.parent))
+    part = Path(tempfile.mkdtemp(prefix=part_prefix(output), dir=output.parent))
     lock = FileLock(part / LOCK_FILE)
     lock.acquire()
     try:
@@ -68,32 +103,42 @@ def partial_folder(output: Path) -> Iterator[Path]:
 
 
 def take_name(part: Path, output: Path, overwrite: bool) -> None:
-    """Give a finished folder its name; one that may be replaced is moved aside first and removed last.
+    """Give the finished folder of ``partial_folder`` its name; one that may be replaced is moved aside, removed last.
 
     Raises:
         InputError: another one has taken the name in the meantime.
     """
-    if not overwrite:
-        try:
-            os.rename(part, output)
-        except OSError as error:
-            raise InputError(f"{output} came to be in the meantime and is kept; choose another name") from error
+    if overwrite and output.exists():
+        replace_folder(part, output)
         return
-    if not output.exists():
-        os.rename(part, output)
-        return
-    aside = Path(tempfile.mkdtemp(prefix=f".{output.name}.replaced-", dir=output.parent))
-    os.rename(output, aside / "old")
     try:
         os.rename(part, output)
+    except OSError as error:
+        raise InputError(f"{output} came to be in the meantime and is kept; choose another name") from error
+
+
+def replace_folder(part: Path, output: Path) -> None:
+    """Move a folder aside, give its name to another, and remove it.
+
+    Raises:
+        ClpError: the name cannot be taken; the old folder has it again.
+    """
+    suffix = part.name.removeprefix(part_prefix(output))
+    aside = output.parent / f"{aside_prefix(output)}{suffix}"
+    removed = output.parent / f".{output.name}.removed-{suffix}"
+    aside.mkdir()
+    try:
+        os.rename(output, aside / OLD)
+        os.rename(part, output)
     except BaseException as error:  # an interrupt, too, must not lose the old model
-        if not output.exists():
-            os.rename(aside / "old", output)
+        if not output.exists() and (aside / OLD).is_dir():
+            os.rename(aside / OLD, output)
         if isinstance(error, OSError):
-            raise ClpError(f"{output} could not take its name: {error}") from error
+            raise ClpError(f"{output} could not take its name: {error}; run it again") from error
         raise
     finally:
-        if (aside / "old").exists() and output.exists():
-            shutil.rmtree(aside, ignore_errors=True)
+        if (aside / OLD).exists() and output.exists():
+            os.rename(aside, removed)
+            shutil.rmtree(removed, ignore_errors=True)
         with contextlib.suppress(OSError):
             aside.rmdir()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 
 from clp_core.errors import InputError
 from clp_core.text_files import numbered_lines, without_surrogates
@@ -66,13 +67,14 @@ class OverrideList:
 
     def note(self, token: str, text: str) -> None:
         """Note an override in place of an earlier one of the same token; empty text takes it away."""
-        kept = [pair for pair in self.pairs() if pair[0] != token]
-        if text:
-            kept.append((token, text))
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        part = self.file.with_suffix(".part")
-        part.write_text("".join(f"{token}\t{text}\n" for token, text in kept), encoding="utf-8")
-        part.replace(self.file)
+        with FileLock(self.file.with_suffix(".lock")):  # another tab may note one at the same moment
+            kept = [pair for pair in self.pairs() if pair[0] != token]
+            if text:
+                kept.append((token, text))
+            part = self.file.with_suffix(".part")
+            part.write_text("".join(f"{token}\t{text}\n" for token, text in kept), encoding="utf-8")
+            part.replace(self.file)
 
     def options(self) -> list[str]:
         """Return the pairs as ``TOKEN=TEXT``, as the option takes them."""

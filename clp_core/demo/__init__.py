@@ -8,6 +8,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from filelock import FileLock
+
 from clp_core.errors import InputError
 from clp_core.prepared import prepare
 from clp_core.workspace import Workspace
@@ -30,12 +32,14 @@ def unpack(workspace: Workspace) -> dict[str, str]:
         raise InputError(f"the demo's data is missing from {DATA}; install the whole package")
     workspace.models.mkdir(parents=True, exist_ok=True)
     workspace.texts.mkdir(parents=True, exist_ok=True)
-    for packed, name in (("source", SOURCE), ("helper", HELPER)):
-        copy_folder(DATA / packed, workspace.models / name)
-        prepare(workspace.models / name, workspace.cache)
-    for packed, name in (("train.txt.xz", TRAIN_TEXT), ("valid.txt.xz", EVAL_TEXT)):
-        write_once(lzma.decompress((DATA / packed).read_bytes()), workspace.texts / name)
-    write_once((DATA / "NOTICE.txt").read_bytes(), workspace.texts / "demo-NOTICE")
+    workspace.cache.mkdir(parents=True, exist_ok=True)
+    with FileLock(workspace.cache / "demo.lock"):  # two commands at once would write the same files
+        for packed, name in (("source", SOURCE), ("helper", HELPER)):
+            copy_folder(DATA / packed, workspace.models / name)
+            prepare(workspace.models / name, workspace.cache)
+        for packed, name in (("train.txt.xz", TRAIN_TEXT), ("valid.txt.xz", EVAL_TEXT)):
+            write_once(lzma.decompress((DATA / packed).read_bytes()), workspace.texts / name)
+        write_once((DATA / "NOTICE.txt").read_bytes(), workspace.texts / "demo-NOTICE")
     return {
         "workspace": str(workspace.root),
         "source": str(workspace.models / SOURCE),
