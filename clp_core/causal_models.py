@@ -10,11 +10,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clp_core.errors import InputError
+from clp_core.errors import InputError, first_line
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel
 
 KEYS_NAMED = 3
 PROBE_TOKENS, FEWEST_PROBED = 12, 3
@@ -24,18 +24,23 @@ ROUNDING_STEPS = 4
 """In half precision experts of a mixture may round otherwise where other tokens share a product with one."""
 
 
-def load_causal_model(folder: Path, dtype: torch.dtype | str) -> PreTrainedModel:
+def load_causal_model(
+    folder: Path, dtype: torch.dtype | str, config: PretrainedConfig | None = None
+) -> PreTrainedModel:
     """Load a causal language model whose checkpoint holds every weight of its class.
 
     Args:
         folder: the model.
         dtype: data type of the weights, or ``auto``.
+        config: its configuration; that in the folder by default.
 
     Raises:
         InputError: transformers cannot load it, or would draw weights at random; the first of these are named.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, GenerationConfig
 
+    # Without a config.json beside the weights, transformers looks in vain for settings of generate.
+    given = {} if config is None else {"config": config, "generation_config": GenerationConfig()}
     try:
         # Weights of another shape are let pass only to be named below.
         model, info = AutoModelForCausalLM.from_pretrained(
@@ -44,6 +49,7 @@ def load_causal_model(folder: Path, dtype: torch.dtype | str) -> PreTrainedModel
             trust_remote_code=False,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
+            **given,
         )
     except (OSError, ValueError, RuntimeError) as error:
         first_line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
@@ -90,7 +96,7 @@ def refuse_non_causal(model: PreTrainedModel, name: str, positions: int | None =
         positions: the longest input of the model; ``None`` where it has no limit. Below three nothing is checked.
 
     Raises:
-        InputError: it attends to later tokens.
+        InputError: it attends to later tokens, or cannot be run on tokens alone.
     """
     import torch
 
@@ -105,7 +111,7 @@ def refuse_non_causal(model: PreTrainedModel, name: str, positions: int | None =
     model.eval()
     with torch.no_grad():
         inputs = torch.tensor([ids[:n], [*ids[: n - 1], ids[n]]], device=device)
-        first, second = (model(input_ids=row[None], use_cache=False).logits[0, :-1].float() for row in inputs)
+        first, second = (forward(model, row[None], name)[0, :-1].float() for row in inputs)
     model.train(was_training)
     tolerance = max(LARGEST_SHIFT, ROUNDING_STEPS * torch.finfo(next(model.parameters()).dtype).eps)
     if (first - second).abs().max() > tolerance * first.abs().max():
@@ -114,3 +120,34 @@ def refuse_non_causal(model: PreTrainedModel, name: str, positions: int | None =
             "model as configured; set is_decoder to true (Gemma: use_bidirectional_attention to false) in its "
             "config.json if it was trained as a causal model, or take another model"
         )
+
+
+def forward(model: PreTrainedModel, ids: torch.Tensor, name: str) -> torch.Tensor:
+    """Run a model on token ids alone.
+
+    Args:
+        model: a loaded model.
+        ids: ``[batch, tokens]``.
+        name: what the message calls it.
+
+    Returns:
+        Its logits, ``[batch, tokens, vocabulary]``.
+
+    Raises:
+        InputError: the class fails, or gives something else.
+    """
+    import torch
+
+    try:
+        logits = model(input_ids=ids, use_cache=False).logits
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:  # classes that need more than token ids fail in many ways
+        kind = type(error).__name__
+        raise InputError(
+            f"{type(model).__name__} of {name} cannot be run on token ids as a causal language model "
+            f"({kind}: {first_line(error)}); use another model, or set what its config.json lacks"
+        ) from error
+    if not isinstance(logits, torch.Tensor) or logits.dim() != 3 or logits.shape[:2] != ids.shape:
+        raise InputError(f"{type(model).__name__} of {name} gives no logits for every token; use another model")
+    return logits

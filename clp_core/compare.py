@@ -21,7 +21,7 @@ from clp_core.initializers import initializer
 from clp_core.initializers.base import Initializer, parse_settings
 from clp_core.method_rows import KEPT, MethodRows
 from clp_core.pair import Pair
-from clp_core.prepared import max_positions
+from clp_core.positions import max_positions
 from clp_core.progress import report_progress
 from clp_core.transfer import Transfer, peak_rss_bytes, transfer
 from clp_core.transfer_options import TransferOptions

@@ -21,7 +21,7 @@ from clp_core.blocks import IGNORED_LABEL, padding_of
 from clp_core.causal_models import load_causal_model, refuse_non_causal
 from clp_core.evaluation import check_tokenizer_fits
 from clp_core.losses import TextLoss
-from clp_core.prepared import max_positions
+from clp_core.positions import max_positions
 from clp_core.training_stages import refuse_non_finite
 from clp_core.vocabulary import Vocabulary
 

@@ -98,7 +98,7 @@ def ask(checkpoint: Checkpoint, questions: Sequence[Question]) -> ClozeScore:
     """
     from clp_core.cloze import answer_questions
     from clp_core.evaluation import load_model
-    from clp_core.prepared import max_positions
+    from clp_core.positions import max_positions
     from clp_core.vocabulary import Vocabulary
 
     model = load_model(checkpoint.folder)

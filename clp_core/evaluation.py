@@ -33,7 +33,7 @@ from clp_core.errors import InputError
 from clp_core.finite import NonFiniteError, scores_error
 from clp_core.locate import locate, read_json
 from clp_core.memory_plan import embedding_rows
-from clp_core.prepared import max_positions
+from clp_core.positions import max_positions
 from clp_core.progress import report_progress
 from clp_core.text_reading import (
     AUTO,

@@ -24,7 +24,7 @@ from clp_core.evaluation import load_model
 from clp_core.finite import NonFiniteError, scores_error
 from clp_core.jobs.reasons import reason_of
 from clp_core.locate import locate, read_json
-from clp_core.prepared import max_positions
+from clp_core.positions import max_positions
 from clp_core.text_stream import TextStream
 from clp_core.vocabulary import Vocabulary
 

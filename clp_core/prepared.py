@@ -22,6 +22,7 @@ from clp_core.finite import CURE, rows_message
 from clp_core.folders import check_disk, fingerprint
 from clp_core.locate import read_json
 from clp_core.neighbors import RowIndex, write_index
+from clp_core.positions import max_positions
 from clp_core.progress import report_progress
 from clp_core.tensors import DTYPES, ArrayRows, TensorRows, block_ranges, content_of, non_finite_rows
 from clp_core.vocabulary import Vocabulary
@@ -216,13 +217,3 @@ def save_rows(rows: TensorRows, path: Path) -> None:
     for part in block_ranges(rows.shape[0], rows.shape[1] * width // 4 or 1):
         array[part] = rows.read(part.start, part.stop).view(plain)
     array.flush()
-
-
-def max_positions(config: dict[str, Any]) -> int | None:
-    """Return the longest input of a model by its configuration, or ``None`` where it states none."""
-    for key in ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len"):
-        value = config.get(key)
-        if isinstance(value, int):
-            return value
-    inner = config.get("text_config")
-    return max_positions(inner) if isinstance(inner, dict) else None

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from clp_core.checkpoint import Checkpoint, Written
-from clp_core.errors import ClpError, first_line
+from clp_core.checkpoint import Checkpoint, Written, embedding_names
+from clp_core.errors import ClpError, InputError, first_line
 from clp_core.locate import read_json
-from clp_core.prepared import max_positions
+from clp_core.positions import max_positions
 from clp_core.progress import report_progress
 from clp_core.rows import RowPlan
 from clp_core.tensors import TensorRows, all_finite, block_ranges, tensor_digest
@@ -257,7 +257,31 @@ def check_tokenizer(folder: Path, vocabulary: Vocabulary, n_rows: int) -> list[s
     return found.warnings("the target", type(theirs).__name__)
 
 
-def verify(folder: Path, source: Checkpoint, plan: RowPlan, ids: SpecialIds, written: Written | None) -> list[str]:
+def check_config(folder: Path, n_rows: int) -> None:
+    """Let transformers build the model that a config.json describes, without weights, and look at its embeddings.
+
+    Raises:
+        InputError: it cannot, or an embedding has another number of rows: the class takes it from elsewhere.
+    """
+    names = embedding_names(folder)
+    for name in filter(None, (names.input, names.output, names.output_bias)):
+        rows = names.shapes[name][0]
+        if rows != n_rows:
+            kind = read_json(folder / "config.json").get("model_type")
+            raise InputError(
+                f"models of type {kind} do not take the rows of {name} from vocab_size alone: there would be {rows:,} "
+                f"for {n_rows:,} tokens; this architecture is not supported"
+            )
+
+
+def verify(
+    folder: Path,
+    source: Checkpoint,
+    plan: RowPlan,
+    ids: SpecialIds,
+    written: Written | None,
+    config_ids: SpecialIds,
+) -> list[str]:
     """Reopen a written target and compare it with what it should be.
 
     Shapes, data type, tying, special ids, loading by transformers without missing or misshapen weights, every tensor of
@@ -270,6 +294,7 @@ def verify(folder: Path, source: Checkpoint, plan: RowPlan, ids: SpecialIds, wri
         plan: what each row should be.
         ids: the target's special ids.
         written: hashes taken while the body was copied; ``None`` where nothing of the source was.
+        config_ids: the same for config.json, whose padding index may be another one.
 
     Returns:
         Warnings for the report.
@@ -291,7 +316,7 @@ def verify(folder: Path, source: Checkpoint, plan: RowPlan, ids: SpecialIds, wri
         report_progress("checking the body")
         if tensor_digest(again.entries[name]) != digest:
             raise ClpError(f"{name} differs from the source's after writing; is the disk sound?")
-    check_loading(folder, ids)
+    check_loading(folder, ids, config_ids)
     return check_tokenizer(folder, plan.overlap.target, plan.n_rows)
 
 
@@ -311,8 +336,13 @@ def check_rows(new: TensorRows, old: TensorRows, plan: RowPlan, side: str) -> No
             raise ClpError(f"a copied row of the written {side} embedding differs from the source's")
 
 
-def check_loading(folder: Path, ids: SpecialIds | None = None) -> None:
+def check_loading(folder: Path, ids: SpecialIds | None = None, config_ids: SpecialIds | None = None) -> None:
     """Let transformers load the folder, on the meta device, and compare keys and shapes, and ids where some are given.
+
+    Args:
+        folder: the model.
+        ids: its special ids.
+        config_ids: its special ids in config.json where they are others.
 
     Raises:
         ClpError: it does not load, a weight is missing or misshapen, or an id differs. Weights that the class does not
@@ -334,7 +364,8 @@ def check_loading(folder: Path, ids: SpecialIds | None = None) -> None:
     if ids is None:
         return
     generation = GenerationConfig.from_pretrained(str(folder))
-    for name, value in ids.as_config().items():
-        for found in (getattr(model.config, name, None), getattr(generation, name, None)):
+    for config, wanted in ((model.config, config_ids or ids), (generation, ids)):
+        for name, value in wanted.as_config().items():
+            found = getattr(config, name, None)
             if found != value:
                 raise ClpError(f"{name} reads {found} after writing, it should be {value}")

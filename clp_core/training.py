@@ -45,7 +45,8 @@ from clp_core.locate import locate, read_json
 from clp_core.losses import TextLoss, left_out, router_coefficient
 from clp_core.memory_plan import embedding_rows
 from clp_core.placement import FSDP
-from clp_core.prepared import max_positions, prepare
+from clp_core.positions import max_positions
+from clp_core.prepared import prepare
 from clp_core.processes import Council, is_first
 from clp_core.progress import HEART, JOB_ENVIRONMENT, write_json
 from clp_core.provenance import missing_rows

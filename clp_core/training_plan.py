@@ -21,7 +21,7 @@ from clp_core.hardware import Device, has_fast_bf16, peak_flops
 from clp_core.leaks import LARGEST_TEXT_AT_ONCE, find_leak
 from clp_core.memory_plan import Shape, decoder_config, embedding_rows
 from clp_core.placement import fit, place_of, processes_of
-from clp_core.prepared import max_positions
+from clp_core.positions import max_positions
 from clp_core.provenance import PROVENANCE_FILE, missing_rows
 from clp_core.schedule import Schedule
 from clp_core.teacher import check_teacher, teacher_of

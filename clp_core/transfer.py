@@ -7,6 +7,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from clp_core.auto import Choice, choose
 from clp_core.checkpoint import Written
 from clp_core.choices import AUTO
 from clp_core.folders import check_disk, refuse_if_inside
+from clp_core.functional_check import NO_ROOM, Expected
 from clp_core.initializers import initializer
 from clp_core.initializers.base import Fitted
 from clp_core.locate import read_json
@@ -24,6 +26,7 @@ from clp_core.model_card import Card
 from clp_core.origins import Origin
 from clp_core.output_folder import check_output, partial_folder, restore_replaced, take_name
 from clp_core.pair import Pair
+from clp_core.positions import Padding
 from clp_core.progress import report_progress
 from clp_core.provenance import KEPT_ANCHORS, PROVENANCE_FILE, Health, write_provenance
 from clp_core.rows import FALLBACKS, INITIALISED, STATUSES, Maker, Measured, NewRows, RowPlan, mean_length
@@ -31,10 +34,12 @@ from clp_core.scratch import write_random_model
 from clp_core.shards import Replacement
 from clp_core.target_files import (
     SpecialIds,
+    check_config,
     target_config,
     target_generation_config,
     verify,
     without_source_ids,
+    write_config,
     write_tokenizer,
 )
 from clp_core.tensors import Subset, content_of
@@ -154,14 +159,22 @@ class Transfer:
         helper = pair.helper.folder
         ids = SpecialIds.of(pair.overlap.target, pair.helper.config, read_json(helper / "generation_config.json"))
         own, stale = without_source_ids(pair.source.config, pair.overlap.target)
-        config = target_config(own, self.plan.n_rows, ids, tied=pair.source.names.tied)
-        written = self._write_weights(part, config)
+        padding = Padding.of(pair.source.config, ids.pad, pair.overlap.target, self.plan.n_rows)
+        config_ids = replace(ids, pad=padding.index)
+        config = target_config(own, self.plan.n_rows, config_ids, tied=pair.source.names.tied)
+        config |= padding.moved_length(config)
+        write_config(part / "config.json", config)
+        check_config(part, self.plan.n_rows)
+        expected = self._expected()
+        written = self._write_weights(part, config, padding)
         generation, dropped = target_generation_config(read_json(pair.source.folder / "generation_config.json"), ids)
         (part / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")
         write_tokenizer(helper, part, pair.overlap.target, pair.source.config)
         report_progress("checking what was written")
         started = time.perf_counter()
-        warnings = pair.warnings + verify(part, pair.source, self.plan, ids, written)
+        warnings = [*pair.warnings, *padding.warnings]
+        warnings += verify(part, pair.source, self.plan, ids, written, config_ids)
+        checked = expected.compare(part) if isinstance(expected, Expected) else {"kind": "files", "reason": expected}
         check_seconds = time.perf_counter() - started
         for name, entries in (("config.json", stale), ("generation_config.json", dropped)):
             if entries:
@@ -175,8 +188,17 @@ class Transfer:
             warnings += self._health_warnings(summary, scores.get("input"))
         return self._report(output, scores, summary, warnings) | {
             "source_files": written.files if written else {},
+            "check": checked,
             "check_seconds": round(check_seconds, 3),
         }
+
+    def _expected(self) -> Expected | str:
+        """Score common tokens with the source, or say why the functional check is left out."""
+        if self.options.check == "files":
+            return "as asked for by --check files"
+        if self.method.whole_model:
+            return f"{self.method.name} draws the whole model, so that nothing of the source's predictions is kept"
+        return Expected.of(self.pair.source, self.plan) or NO_ROOM
 
     def _heldout(self) -> dict[str, heldout.HeldOut | None]:
         scores = {}
@@ -186,7 +208,7 @@ class Transfer:
             scores[side] = heldout.score(self.method, context, self.options.seed)
         return scores
 
-    def _write_weights(self, part: Path, config: Mapping[str, Any]) -> Written | None:
+    def _write_weights(self, part: Path, config: Mapping[str, Any], padding: Padding) -> Written | None:
         """Write the weights; for a method that draws the whole model, nothing of the source's is copied."""
         source = self.pair.source
         if self.method.whole_model:
@@ -202,6 +224,9 @@ class Transfer:
                 replaced[entry.name] = Replacement(entry.dtype, (self.plan.n_rows,), column)
             else:
                 replaced[entry.name] = Replacement(entry.dtype, (self.plan.n_rows, entry.shape[1]), new)
+        if padding.moved:
+            entry, rows = padding.moved_table(source)
+            replaced[entry.name] = Replacement(entry.dtype, rows.shape, [rows])
         return source.write(part, replaced, config)
 
     def new_rows(self, *, measure: bool = True) -> dict[str, NewRows]:

@@ -1,0 +1,276 @@
+"""The functional check of a transfer: a target must score common tokens as its source does.
+
+The same tokens go through both models, each with its own ids, and the logits of all copied tokens are compared. Copied
+rows, the body, and everything that classes derive from a configuration (positions from the padding id, sizes, scales)
+are then right together, whatever the class is. New rows are not part of the comparison.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from bisect import bisect_right
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import psutil
+
+from clp_core.causal_models import forward, load_causal_model, refuse_non_causal
+from clp_core.checkpoint import Checkpoint
+from clp_core.errors import ClpError, InputError
+from clp_core.positions import max_positions
+from clp_core.progress import report_progress
+from clp_core.rows import RowPlan
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PretrainedConfig
+
+log = logging.getLogger(__name__)
+
+MEMORY_SHARE = 0.25
+"""Of the free memory: what the weights of one of the two models may take. They are loaded one after the other."""
+NO_ROOM = f"not even the first layer takes less than {MEMORY_SHARE:.0%} of the free memory"
+TOKENS_FED = 64
+LIMITS = {"float32": 1e-3, "bfloat16": 3e-2, "float16": 1e-2}
+"""Largest difference that passes, in standard deviations of the logits. Equal rows give equal hidden states; only the
+product with the output matrix, whose height differs, rounds otherwise."""
+MASKED = 1e30
+"""Logits beyond it are masks."""
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How much of a model is run.
+
+    Attributes:
+        layers: the first layers that are; ``None`` for the whole model.
+        dtype: data type of weights and products.
+    """
+
+    layers: int | None
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What the source predicts after some common tokens.
+
+    Attributes:
+        fed: target ids of the tokens that were fed, ``[tokens]``.
+        copied: target ids of all copied tokens, ascending, ``[copied]``.
+        logits: of the copied tokens after each token, float32, ``[tokens, copied]``.
+        extent: how much of the model was run.
+        layers: layers of the whole model; ``None`` where its configuration names none.
+    """
+
+    fed: np.ndarray
+    copied: np.ndarray
+    logits: torch.Tensor
+    extent: Extent
+    layers: int | None
+
+    @classmethod
+    def of(cls, source: Checkpoint, plan: RowPlan) -> Expected | None:
+        """Run the source.
+
+        Args:
+            source: the source model.
+            plan: what each target row will be.
+
+        Returns:
+            What it predicts; ``None`` where not even its first layer fits in the share of the memory.
+
+        Raises:
+            InputError: the source cannot be run, or sees the tokens that it predicts.
+        """
+        extent = extent_of(source)
+        if extent is None:
+            return None
+        copied = np.flatnonzero(plan.source_ids >= 0)
+        positions = max_positions(source.config)
+        fed = chosen(plan, copied, positions)
+        report_progress("scoring common tokens with the source")
+        model = load(source.weights, source.folder, extent)
+        name = str(source.folder)
+        refuse_non_causal(model, name, positions)
+        logits = scores(model, plan.source_ids[fed], name)
+        rows = source.rows(source.sides[-1]).shape[0]
+        if logits.shape[-1] != rows:
+            raise InputError(
+                f"{type(model).__name__} of {name} gives {logits.shape[-1]:,} logits per token, its output embedding "
+                f"has {rows:,} rows; this architecture is not supported"
+            )
+        layers = getattr(model.config.get_text_config(decoder=True), "num_hidden_layers", None)
+        kept = logits[:, plan.source_ids[copied]]
+        if not kept.isfinite().all():
+            raise InputError(f"{name} predicts NaN or infinite logits; its weights are damaged")
+        return cls(fed, copied, kept, extent, layers if extent.layers is None else layers_of(source))
+
+    def compare(self, target: Path) -> dict[str, Any]:
+        """Run the written target on the same tokens.
+
+        Returns:
+            What was checked, for the report.
+
+        Raises:
+            ClpError: it predicts otherwise than the source.
+        """
+        report_progress("scoring common tokens with the target")
+        model = load(target, target, self.extent)
+        logits = scores(model, self.fed, "the written model")
+        found = difference(self.logits, logits[:, self.copied])
+        limit = LIMITS[self.extent.dtype]
+        if not found <= limit:
+            raise ClpError(
+                f"the target does not predict as the source does: after {len(self.fed)} common tokens their "
+                f"logits differ by up to {found:.3g} standard deviations (limit {limit:g}). {type(model).__name__} "
+                "derives something else from the vocabulary or from special ids in config.json; this architecture "
+                "is not supported (--check files writes the target all the same)"
+            )
+        return {
+            "kind": "logits",
+            "layers": self.layers if self.extent.layers is None else self.extent.layers,
+            "of_layers": self.layers,
+            "dtype": self.extent.dtype,
+            "tokens_fed": len(self.fed),
+            "tokens_compared": len(self.copied),
+            "largest_difference": float(f"{found:.3g}"),
+            "limit": limit,
+        }
+
+
+def chosen(plan: RowPlan, copied: np.ndarray, positions: int | None) -> np.ndarray:
+    """Choose the tokens to feed: ordinary ones in common, in an order that is the same each time.
+
+    Returns:
+        Target ids, ``[tokens]``.
+    """
+    source, target = plan.overlap.source, plan.overlap.target
+    special = np.isin(copied, list(target.special_ids)) | np.isin(plan.source_ids[copied], list(source.special_ids))
+    tokens = copied if special.all() else copied[~special]
+    count = min(TOKENS_FED, positions or TOKENS_FED)
+    return np.random.default_rng(0).choice(tokens, count, replace=len(tokens) < count)
+
+
+def difference(expected: torch.Tensor, found: torch.Tensor) -> float:
+    """Return the largest difference of two arrays of logits in standard deviations of the first; NaN where one is."""
+    import torch
+
+    same = (expected == found) | ((expected < -MASKED) & (found < -MASKED))
+    plain = expected[expected.abs() < MASKED]
+    largest = torch.where(same, 0.0, (expected - found).abs()).max()
+    return float(largest / plain.std().clamp(min=torch.finfo(torch.float32).tiny))
+
+
+def extent_of(source: Checkpoint) -> Extent | None:
+    """Choose how much of a model is run within the share of the free memory.
+
+    The whole model in float32 where that fits, else its first layers in float32, else its first layer in the files' own
+    data type.
+
+    Returns:
+        The extent; ``None`` where not even that fits.
+    """
+    budget = MEMORY_SHARE * psutil.virtual_memory().available
+    if 4 * source.n_parameters <= budget:
+        return Extent(None, "float32")
+    one = n_parameters(source.folder, 1)
+    layers = layers_of(source)
+    if one is None or layers is None or layers < 2:
+        return None
+    if 4 * one > budget:
+        own = {"BF16": "bfloat16", "F16": "float16"}.get(source.entry("input").dtype)
+        return Extent(1, own) if own and 2 * one <= budget else None
+    most = int(budget / 4)
+    return Extent(bisect_right(range(layers), most, lo=2, key=lambda n: n_parameters(source.folder, n) or most + 1) - 1,
+                  "float32")  # fmt: skip
+
+
+def layers_of(source: Checkpoint) -> int | None:
+    """Return the number of a model's layers by its configuration."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(str(source.folder), trust_remote_code=False)
+    return getattr(config.get_text_config(decoder=True), "num_hidden_layers", None)
+
+
+def n_parameters(folder: Path, layers: int) -> int | None:
+    """Count the parameters of a model's first layers with its embeddings; ``None`` where the class cannot be cut."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with quiet(), torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(first_layers(folder, layers), trust_remote_code=False)
+    except Exception as error:  # transformers raises many kinds here
+        log.info("%s cannot be cut to %d layers: %s", folder, layers, error)
+        return None
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def first_layers(folder: Path, layers: int | None) -> PretrainedConfig:
+    """Return a model's configuration, cut to its first layers; lists with an entry for each layer are cut too."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
+    if layers is None:
+        return config
+    config = copy.deepcopy(config)
+    text = config.get_text_config(decoder=True)
+    whole = text.num_hidden_layers
+    for name, value in list(vars(text).items()):
+        if isinstance(value, list | tuple) and len(value) == whole:
+            setattr(text, name, value[:layers])
+    text.num_hidden_layers = layers
+    if hasattr(text, "decoder_layers"):
+        text.decoder_layers = layers
+    return config
+
+
+def load(weights: Path, folder: Path, extent: Extent) -> Any:
+    """Load a model, or its first layers.
+
+    Args:
+        weights: folder of its weight files.
+        folder: folder of its configuration.
+        extent: how much of it.
+    """
+    import torch
+
+    with quiet():
+        model = load_causal_model(weights, getattr(torch, extent.dtype), first_layers(folder, extent.layers))
+    return model.eval()
+
+
+def scores(model: Any, ids: np.ndarray, name: str) -> torch.Tensor:
+    """Return a model's logits after each token as float32, ``[tokens, vocabulary]``."""
+    import torch
+
+    state = torch.random.get_rng_state()
+    torch.manual_seed(0)  # some classes hash tokens into buckets by random projections
+    try:
+        with torch.inference_mode():
+            return forward(model, torch.from_numpy(ids)[None], name)[0].float()
+    finally:
+        torch.random.set_rng_state(state)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers from telling that layers beyond the first are not used, and from showing bars of its own."""
+    from transformers.utils import logging as library
+
+    before, bars = library.get_verbosity(), library.is_progress_bar_enabled()
+    library.set_verbosity_error()
+    library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        library.set_verbosity(before)
+        if bars:
+            library.enable_progress_bar()
