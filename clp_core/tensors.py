@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 import os
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +19,7 @@ import numpy as np
 import xxhash
 
 from clp_core.errors import InputError
+from clp_core.safetensors_header import LENGTH_BYTES, header_length, parse_header
 
 DTYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype(np.float64),
@@ -213,37 +212,32 @@ def read_header(path: Path) -> tuple[dict[str, TensorEntry], dict[str, str]]:
     """Return the tensors of a safetensors file in file order, and its metadata.
 
     Raises:
-        InputError: the file is truncated or no safetensors file.
+        InputError: the file is cut short, or not a valid safetensors file, see ``safetensors_header``.
     """
     size = path.stat().st_size
     try:
         with open(path, "rb") as file:
-            start = file.read(8)
-            if start == LFS_POINTER[:8]:
+            start = file.read(LENGTH_BYTES)
+            if start == LFS_POINTER[:LENGTH_BYTES]:
                 raise ValueError("a pointer of Git LFS, as git leaves it where the file itself was not fetched")
-            (length,) = struct.unpack("<Q", start)
-            if length > size - 8:
-                raise ValueError("the header is longer than the file")
-            header = json.loads(file.read(length))
-        metadata = header.pop("__metadata__", {})
-        found = [
-            TensorEntry(
-                path,
-                name,
-                item["dtype"],
-                tuple(item["shape"]),
-                *(8 + length + offset for offset in item["data_offsets"]),
-            )
-            for name, item in header.items()
-        ]
-    except (struct.error, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InputError(f"{path} is no whole safetensors file ({error}); fetch it again") from error
-    for entry in found:
+            length = header_length(start, size)
+            places, metadata = parse_header(file.read(length))
+    except ValueError as error:
+        raise InputError(f"{path} is not a valid safetensors file ({error}); fetch it again") from error
+    data = LENGTH_BYTES + length
+    found = {
+        place.name: TensorEntry(path, place.name, place.dtype, place.shape, data + place.start, data + place.stop)
+        for place in places
+    }
+    for entry in found.values():
         if entry.stop > size:
             raise InputError(
-                f"{path} is cut short: {entry.name} ends at byte {entry.stop} of {size}; fetch the file again"
+                f"{path} is cut short: {entry.name!r} ends at byte {entry.stop} of {size}; fetch the file again"
             )
-    return {entry.name: entry for entry in sorted(found, key=lambda entry: entry.start)}, metadata
+    end = max((entry.stop for entry in found.values()), default=data)
+    if end < size:
+        raise InputError(f"{path} has {size - end} bytes behind its last tensor; fetch the file again")
+    return found, metadata
 
 
 def content_of(rows: TensorRows) -> str:

@@ -598,7 +598,7 @@ def test_what_is_no_whole_model_is_not_pushed(hub, online, logged_in, exported_r
     short = shutil.copytree(pair[0], tmp_path / "short")
     with open(short / "model.safetensors", "r+b") as file:
         file.truncate(1000)
-    assert "no whole safetensors file" in refusal(short)
+    assert "not a valid safetensors file" in refusal(short)
     mute = shutil.copytree(pair[0], tmp_path / "mute", ignore=shutil.ignore_patterns("tokenizer.json"))
     assert "holds no tokenizer" in refusal(mute)
     assert "--license 'M I T'" in refusal(exported_run, license="M I T")
