@@ -41,6 +41,7 @@ SHARED: dict[str, Any] = {
     "moe_k": 2, "moe_topk": 2, "num_experts_per_tok": 2,
     "moe_num_shared_experts": 1, "n_shared_experts": 1, "num_shared_experts": 1,
     "n_group": 1, "topk_group": 1,
+    "first_k_dense_replace": 1, "num_dense_layers": 1,
     "expert_ffn_hidden_size": 32, "moe_intermediate_size": 32, "moe_shared_expert_intermediate_size": 32,
     "shared_expert_intermediate_size": 32, "shared_experts_intermediate_size": 32, "shared_intermediate_size": 32,
     # state spaces and linear attention
@@ -57,54 +58,101 @@ VOCABULARIES = ("unpadded_vocab_size", "vocab_size", "vocab_size_per_layer_input
 
 # One layer of each kind, for classes whose own pattern needs more than two layers to show them all.
 SLIDING = {"layer_types": ["sliding_attention", "full_attention"]}
+HYBRID = {"layer_types": ["hybrid_sliding", "hybrid"]}
+DENSE_SPARSE = {"mlp_layer_types": ["dense", "sparse"]}
 LINEAR = {"layer_types": ["linear_attention", "full_attention"]}
-HEADS = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4}
+SHARED_BLOCKS = {"num_hidden_layers": 3, "layers_block_type": ["linear_attention", "hybrid", "hybrid"]}
 IMAGES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 # Classes that count positions from the padding id on, or that cannot do without one. The id is then no ordinary token.
 PADDED = {"pad_token_id": 1}
 
 # What a type needs besides.
 NEEDS: dict[str, dict[str, Any]] = {
-    "bailing_hybrid": LINEAR | {"head_dim": 8, "layer_group_size": 2, "first_k_dense_replace": 1},
+    "afmoe": SLIDING,
+    "bailing_hybrid": LINEAR | {"head_dim": 8, "layer_group_size": 2},
     "bamba": {"attn_layer_indices": [1]},
+    "beam": DENSE_SPARSE,
     "blt": {
         "encoder_hash_byte_group_vocab": 64,
-        "encoder_config": HEADS | {"hidden_size_global": 64},
-        "decoder_config": HEADS | {"hidden_size_global": 64, "num_hidden_layers": 2},
-        "global_config": HEADS | {"hidden_size": 64, "num_hidden_layers": 2},
-        "patcher_config": HEADS | {"num_hidden_layers": 1},
+        "global_config": {"hidden_size": 64},
+        "use_cache": False,  # the class makes its cache from settings that its config does not have
     },
+    "blt_local_decoder": {"hidden_size_global": 64},
+    "blt_local_encoder": {"hidden_size_global": 64},
     "camembert": PADDED,
-    "cohere_compass_text": SLIDING,
+    "cohere2": SLIDING,
+    "cohere2_moe": SLIDING,
+    "cohere_compass_text": SLIDING | {"rope_parameters": dict.fromkeys(SLIDING["layer_types"], ROPE)},
+    "cpmant": {"dim_head": 8, "prompt_length": 4, "prompt_types": 4, "segment_types": 4},
     "data2vec-text": PADDED,
     "dbrx": {
-        "attn_config": {"kv_n_heads": 2}, "ffn_config": {"ffn_hidden_size": 32, "moe_top_k": 2},
-        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+        "attn_config": {"clip_qkv": 8.0, "kv_n_heads": 2, "rope_theta": 10000.0},
+        "ffn_config": {"ffn_hidden_size": 32, "moe_top_k": 2},
         "tie_word_embeddings": False,  # the class refuses ties
     },
+    "deepseek_v32": DENSE_SPARSE,
+    "deepseek_v4": {
+        "layer_types": ["compressed_sparse_attention", "heavily_compressed_attention"],
+        "compress_rates": {"compressed_sparse_attention": 2, "heavily_compressed_attention": 4},
+        "mlp_layer_types": ["hash_moe", "moe"], "num_key_value_heads": 1, "o_groups": 2, "o_lora_rank": 8,
+    },
     "dory": SLIDING | {"n_input_layers": 1, "n_output_layers": 1},
-    "fuyu": {},
+    "dots3_note": {
+        "audio_config": IMAGES | {"adapter_input_size": 32, "adapter_out_dim": 32, "downsample_hidden_size": 8},
+        "vision_config": IMAGES | {"adapter_in_dim": 32, "adapter_out_dim": 32, "mlp_layer_types": ["dense"]},
+    },
+    "dots3_note_text": {  # the released names for the sliding layers, which no constructor lists
+        "layer_types": ["sliding_attention", "indexed_attention"],
+        "swa_num_attention_heads": 4, "swa_num_key_value_heads": 4, "swa_q_lora_rank": 16, "swa_kv_lora_rank": 16,
+        "swa_head_dim": 12, "swa_qk_nope_head_dim": 8, "swa_v_head_dim": 8,
+    },
+    "electra": {"embedding_size": 16},
+    "emu3": {"text_config": PADDED},
+    "exaone4": SLIDING,
+    "exaone_moe": SLIDING,
+    "falcon_h1": {"mamba_d_ssm": 64},
+    "flint": SLIDING,
+    "fuyu": {"patch_size": 4},
     "gemma3": {"vision_config": IMAGES | {"model_type": "siglip_vision_model", "image_size": 28, "patch_size": 14}},
+    "gemma3_text": SLIDING,
     "gemma3n_text": SLIDING | {"hidden_size_per_layer_input": 8, "num_kv_shared_layers": 0, "laurel_rank": 4},
-    "gemma4": PADDED,
-    "gemma4_text": SLIDING | {"hidden_size_per_layer_input": 8},
-    "gemma4_unified": PADDED,
-    "gemma4_unified_text": SLIDING,
+    "gemma4": {"text_config": PADDED},
+    "gemma4_text": SLIDING | {"global_head_dim": 16, "hidden_size_per_layer_input": 8},
+    "gemma4_unified": {"text_config": PADDED},
+    "gemma4_unified_text": SLIDING | {"global_head_dim": 16},
     "git": {"vision_config": IMAGES | {"image_size": 32}},
+    "glm_moe_dsa": DENSE_SPARSE,
     "got_ocr2": {
         "vision_config": IMAGES | {"image_size": 32, "mlp_dim": 64, "output_channels": 32, "global_attn_indexes": [0]},
     },
     "gpt_neo": {"attention_types": [[["global", "local"], 1]], "window_size": 8},
     "granitemoehybrid": LINEAR,
-    "inkling2_loop_text": {"loop_layer_index_start": 0, "loop_layer_index_end": 1},
+    "hy_v4": {"indexer_types": ["full", "shared"]},
+    "inkling2_loop_text": HYBRID | {
+        "loop_layer_index_start": 1, "loop_layer_index_end": 2, "n_layers_per_attn_res_block": 1, "loop_gate_rank": 8,
+    },
+    "inkling2_text": HYBRID,
+    "inkling_text": HYBRID | {"logits_mup_width_multiplier": 1.0},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
+    "jetmoe": {"kv_channels": 8},
     "kimi_linear": LINEAR | {"linear_head_dim": 8, "linear_num_heads": 4},
+    "kolibri1": SLIDING,
+    "lara_mini": {"num_hidden_layers": 3, "layer_types": ["linear_attention", "sliding_attention", "full_attention"]},
     "lfm2": {"layer_types": ["conv", "full_attention"]},
-    "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
     "lfm3": {"layer_types": ["conv", "sliding_attention", "full_attention"], "num_hidden_layers": 3},
-    "longcat_flash": {"head_dim": 4},
+    "llama4_text": {"layer_types": ["chunked_attention", "full_attention"]},
+    "longcat_flash": {"head_dim": 4, "zero_expert_num": 2},
     "mamba2": {"head_dim": 16},
+    "minimax_m3_vl_text": {
+        "layer_types": ["full_attention", "minimax_m3_sparse"], "mlp_layer_types": ["dense", "sparse"],
+        "index_block_size": 2, "index_topk_blocks": 2,
+    },
     "modernbert-decoder": PADDED,
+    "moss_transcribe_diarize": {"audio_config": IMAGES | {"num_mel_bins": 8, "max_source_positions": 16}},
+    "olmo3": SLIDING,
+    "opt": {"word_embed_proj_dim": 16},
     "phi4_multimodal": {
         "vision_config": IMAGES | {"image_size": 28, "crop_size": 28, "num_hidden_layers": 2},
         "audio_config": {
@@ -116,7 +164,13 @@ NEEDS: dict[str, dict[str, Any]] = {
     "qwen3_5_moe_text": LINEAR,
     "qwen3_5_text": LINEAR,
     "qwen3_next": LINEAR,
-    "qwen4_exp_text": {"layer_types": ["linear_attention", "indexed_attention"]},
+    "qwen4_exp_text": {
+        "layer_types": ["linear_attention", "indexed_attention"],
+        "hc_lowrank": 8, "heads_per_ngram": 2, "ngram_vocab_size_base": 64, "make_ngram_vocab_size_divisible_by": 8,
+        "indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 8,
+        "indexer_budget": 4, "indexer_compress_ratio": 2,
+        "split_ngram_parts": 1, "ple_layer_ids": [1],
+    },
     "recurrent_gemma": {"block_types": ["recurrent", "attention"]},
     "reformer": {
         "attn_layers": ["local", "lsh"], "attention_head_size": 8, "axial_pos_shape": [8, 16],
@@ -131,75 +185,65 @@ NEEDS: dict[str, dict[str, Any]] = {
     "xlm": PADDED | {"causal": True},
     "xlm-roberta": PADDED,
     "xlm-roberta-xl": PADDED,
-    "xlstm": {"chunk_size": 8},
+    "xlstm": {"hidden_size": 64, "qk_dim_factor": 1.0},  # the class counts in steps of 64
     "xmod": PADDED | {"default_language": "en_XX"},
-    "zamba": {"layers_block_type": ["linear_attention", "hybrid"]},
-    "zamba2": {"layers_block_type": ["linear_attention", "hybrid"]},
-    "zaya": {"num_experts_per_tok": 1},
+    "zamba": SHARED_BLOCKS,
+    "zamba2": SHARED_BLOCKS | {"adapter_rank": 8},
+    "zaya": {"num_experts_per_tok": 1, "router_hidden_size": 16},
 }  # fmt: skip
-# Types that keep the language model's settings in a config of their own: its field and its type.
-NESTED: dict[str, tuple[str, str]] = {
-    "dots3_note": ("text_config", "dots3_note_text"),
-    "emu3": ("text_config", "emu3_text_model"),
-    "fuyu": ("text_config", "persimmon"),
-    "gemma3": ("text_config", "gemma3_text"),
-    "gemma3n": ("text_config", "gemma3n_text"),
-    "gemma4": ("text_config", "gemma4_text"),
-    "gemma4_unified": ("text_config", "gemma4_unified_text"),
-    "got_ocr2": ("text_config", "qwen2"),
-    "llama4": ("text_config", "llama4_text"),
-    "mllama": ("text_config", "mllama_text_model"),
-    "moss_transcribe_diarize": ("text_config", "qwen3"),
-    "musicgen": ("decoder", "musicgen_decoder"),
-    "musicgen_melody": ("decoder", "musicgen_melody_decoder"),
-    "qwen3_5": ("text_config", "qwen3_5_text"),
-    "qwen3_5_moe": ("text_config", "qwen3_5_moe_text"),
-    "qwen4_exp": ("text_config", "qwen4_exp_text"),
-}
+# Types that keep the language model's settings in configs of their own: their fields and types.
+NESTED: dict[str, dict[str, str]] = {
+    "blt": {
+        "decoder_config": "blt_local_decoder", "encoder_config": "blt_local_encoder",
+        "global_config": "blt_global_transformer", "patcher_config": "blt_patcher",
+    },
+    "dots3_note": {"text_config": "dots3_note_text"},
+    "emu3": {"text_config": "emu3_text_model"},
+    "fuyu": {"text_config": "persimmon"},
+    "gemma3": {"text_config": "gemma3_text"},
+    "gemma3n": {"text_config": "gemma3n_text"},
+    "gemma4": {"text_config": "gemma4_text"},
+    "gemma4_unified": {"text_config": "gemma4_unified_text"},
+    "got_ocr2": {"text_config": "qwen2"},
+    "llama4": {"text_config": "llama4_text"},
+    "mllama": {"text_config": "mllama_text_model"},
+    "moss_transcribe_diarize": {"text_config": "qwen3"},
+    "qwen3_5": {"text_config": "qwen3_5_text"},
+    "qwen3_5_moe": {"text_config": "qwen3_5_moe_text"},
+    "qwen4_exp": {"text_config": "qwen4_exp_text"},
+}  # fmt: skip
 
 # Types that cannot be built small, or whose class is no language model over its own vocabulary.
 NOT_SMALL: dict[str, str] = {
     "gemma4_assistant": "drafts from another model's hidden states and key-value cache, takes no input_ids",
     "gemma4_unified_assistant": "drafts from another model's hidden states and key-value cache, takes no input_ids",
-    "gemma3n": "needs timm",
-    "blt": "to come",
-    "cohere_compass_text": "to come",
-    "dbrx": "to come",
-    "dots3_note": "to come",
-    "emu3": "to come",
-    "gemma4": "to come",
-    "gemma4_unified": "to come",
-    "inkling2_loop_text": "to come",
-    "moss_transcribe_diarize": "to come",
-    "musicgen": "to come",
-    "musicgen_melody": "to come",
-    "qwen4_exp": "to come",
-    "qwen4_exp_text": "to come",
-    "xlstm": "to come",
-    "zamba": "to come",
+    "gemma3n": "needs the package timm (gemma3n_text does not)",
+    "musicgen": "AutoModelForCausalLM gives the class a config that it cannot read; tokens are of audio codebooks",
+    "musicgen_melody": "as musicgen",
 }
 
 TYPES: tuple[str, ...] = tuple(sorted(set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) - set(NOT_SMALL)))
 
 
-def settings_of(model_type: str, vocab_size: int, tied: bool, ids: dict[str, int | None]) -> dict[str, Any]:
+def settings_of(
+    model_type: str, vocab_size: int, tied: bool, ids: dict[str, int | None], needs: dict[str, Any]
+) -> dict[str, Any]:
     """Constructor arguments of the type's config class."""
     names = inspect.signature(CONFIG_MAPPING[model_type].__init__).parameters
     offered = SHARED | dict.fromkeys(VOCABULARIES, vocab_size) | {"tie_word_embeddings": tied}
-    needed = NEEDS.get(model_type, {})
     if "kv_lora_rank" in names:
         offered["num_key_value_heads"] = offered["num_attention_heads"]  # latent attention does not group heads
-    settings = {name: value for name, value in offered.items() if name in names} | needed
-    settings |= {name: value for name, value in ids.items() if name in names}
-    if model_type in NESTED:
-        field, text_type = NESTED[model_type]
-        settings[field] = settings_of(text_type, vocab_size, tied, ids) | settings.get(field, {})
+    settings = {name: value for name, value in offered.items() if name in names}
+    settings |= needs | {name: value for name, value in ids.items() if name in names}
+    for field, part in NESTED.get(model_type, {}).items():
+        settings[field] = settings_of(part, vocab_size, tied, ids, NEEDS.get(part, {}) | needs.get(field, {}))
     return settings
 
 
 def small_config(model_type: str, vocab_size: int, tied: bool, **ids: int | None) -> PretrainedConfig:
     """Config of a small model; ``ids`` are special ids by their names in the config."""
-    return CONFIG_MAPPING[model_type](**settings_of(model_type, vocab_size, tied, ids))
+    settings = settings_of(model_type, vocab_size, tied, ids, NEEDS.get(model_type, {}))
+    return CONFIG_MAPPING[model_type](**settings)
 
 
 def small_model(
