@@ -1,6 +1,6 @@
 """Checkpoints as folders of files: read the configuration and the embedding matrices, write a copy with other ones.
 
-No model is built: its class is only asked, on the meta device, which parameters are the embeddings.
+Which tensors the embeddings are is the business of ``tensor_names``.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -24,7 +24,7 @@ from clp_core.model_formats import ADAPTER_CONFIG, check_not_distributed, refuse
 from clp_core.pickles import converted
 from clp_core.progress import report_progress
 from clp_core.shards import Replacement, flush, read_ahead, write_copy
-from clp_core.tensors import DTYPES, TensorEntry, TensorRows, read_header, tensor_digest
+from clp_core.tensors import DTYPES, TensorEntry, TensorRows, read_header
 from clp_core.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -38,35 +38,57 @@ SIDES = ("input", "output")
 
 
 @dataclass(frozen=True)
-class EmbeddingNames:
-    """Parameter names of a model's embeddings, as its class spells them.
+class Source:
+    """Where transformers takes the values of a parameter from.
 
     Attributes:
-        input: the input embedding.
+        tensors: names of the tensors in the files.
+        operations: operations of a conversion; empty where the parameter is one tensor as it is.
+    """
+
+    tensors: tuple[str, ...]
+    operations: tuple[str, ...] = ()
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the parameter is one tensor as it is."""
+        return len(self.tensors) == 1 and not self.operations
+
+
+@dataclass(frozen=True)
+class EmbeddingNames:
+    """A model's embeddings, and where transformers takes their values from.
+
+    Attributes:
+        input: parameter of the input embedding.
         output: the output layer's weight; the same as ``input`` where they are tied.
         output_bias: the output layer's bias, if it has one.
-        prefix: prefix of the base model, which files may leave out or carry.
-        aliases: other names of the input embedding, where it is tied.
         shapes: shape of each parameter by name.
+        spare: further copies of these in the files, which a copy of the model leaves out: those of tied parameters,
+            and tensors that transformers passes over in favour of others.
         others: further tables by token id, which a transfer does not know how to fill.
-        in_files: name in the files of each parameter that transformers finds there by its own renamings.
-        loaded: tensors of the files that transformers loads into parameters, as they are or converted.
+        sources: where each parameter comes from; those that the files lack are not among them.
+        mismatched: shape in the files and shape in the model of the parameters for which they differ.
     """
 
     input: str
     output: str
     output_bias: str | None
-    prefix: str
-    aliases: tuple[str, ...] = ()
-    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    shapes: Mapping[str, tuple[int, ...]]
+    spare: frozenset[str] = frozenset()
     others: tuple[str, ...] = ()
-    in_files: Mapping[str, str] = field(default_factory=dict)
-    loaded: frozenset[str] = frozenset()
+    sources: Mapping[str, Source] = field(default_factory=dict)
+    mismatched: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
 
     @property
     def tied(self) -> bool:
         """Whether input and output share one matrix."""
         return self.input == self.output
+
+    @property
+    def loaded(self) -> frozenset[str]:
+        """Tensors of the files that transformers loads into parameters, as they are or converted."""
+        return frozenset(tensor for source in self.sources.values() for tensor in source.tensors)
 
 
 @dataclass(frozen=True)
@@ -167,45 +189,40 @@ class Checkpoint:
 
     @cached_property
     def names(self) -> EmbeddingNames:
-        """Names of the embeddings, asked of the model's class on the meta device (imports transformers).
+        """The embeddings, and the tensors that transformers loads into them (imports transformers).
 
-        Where the class ties them but the files hold an output matrix with other values, they are untied, as
+        Where the class ties them but the files hold an output matrix with other values, they are not tied, as
         transformers loads them.
         """
-        names = embedding_names(self.folder, self.entries)
-        held = {self._spelling(name, names) for name in (names.input, *names.aliases)} - {None}
-        if not names.tied or len(held) < 2:
-            return names
-        entry = self.entries[self._spelling(names.input, names) or ""]
-        for alias in names.aliases:
-            spelled = self._spelling(alias, names)
-            other = self.entries[spelled] if spelled else entry
-            if other.name != entry.name and tensor_digest(other) != tensor_digest(entry):
-                log.warning("%s holds an output matrix of its own, though it is said to be tied", self.folder)
-                return replace(names, output=alias, aliases=())
-        return names
+        return embedding_names(self.folder, self.entries)
 
-    def in_files(self, parameter: str) -> str | None:
-        """Return the name under which the files hold a parameter.
+    def tensor_of(self, parameter: str) -> TensorEntry:
+        """Return the tensor that transformers loads as a parameter.
 
-        It is the name that transformers looks for, renamings of old files included (``embed_out`` of GPT-NeoX). Files
-        may leave out the base model's prefix or carry it; else the one tensor is taken whose name ends alike and whose
-        shape is the class's (old files have other prefixes). That the target loads is the proof.
+        Raises:
+            InputError: there is none, or it has another shape than config.json states, or transformers computes the
+                parameter from what the files hold.
         """
-        return self._spelling(parameter, self.names)
-
-    def _spelling(self, parameter: str, names: EmbeddingNames) -> str | None:
-        if parameter in names.in_files:
-            return names.in_files[parameter]
-        prefix = f"{names.prefix}." if names.prefix else ""
-        spellings = [parameter, parameter.removeprefix(prefix), prefix + parameter]
-        found = next((name for name in spellings if name in self.entries), None)
-        if found is not None:
-            return found
-        ending = "." + ".".join(parameter.split(".")[-2:])
-        shape = names.shapes.get(parameter)
-        alike = [name for name, entry in self.entries.items() if name.endswith(ending) and entry.shape == shape]
-        return alike[0] if len(alike) == 1 else None
+        if parameter in self.names.mismatched:
+            there, own = self.names.mismatched[parameter]
+            raise InputError(
+                f"{self.folder} holds {parameter} as {there}, but its config.json makes it {own}, so transformers "
+                "cannot load it; correct vocab_size in config.json"
+            )
+        source = self.names.sources.get(parameter)
+        if source is None:
+            raise InputError(
+                f"{self.folder} holds no tensor that transformers would load as {parameter}: it may be a base model "
+                "without its head, its names may have a prefix such as module., or a file is damaged; save the whole "
+                "model with save_pretrained"
+            )
+        if not source.is_plain:
+            raise InputError(
+                f"transformers computes {parameter} of {self.folder} from {named(source.tensors)} "
+                f"({', '.join(source.operations)}), which is not supported; load the model and save it with "
+                "save_pretrained(..., save_original_format=False)"
+            )
+        return self.entries[source.tensors[0]]
 
     def entry(self, side: str) -> TensorEntry:
         """Return the tensor of the ``input`` or ``output`` embedding.
@@ -213,18 +230,13 @@ class Checkpoint:
         Raises:
             InputError: the files do not hold it, or not as a matrix of floating-point numbers.
         """
-        tied = (self.names.input, self.names.output, *self.names.aliases)
-        names = tied if side == "input" or self.names.tied else (self.names.output,)
-        found = next((name for name in map(self.in_files, names) if name), None)
-        if found is None:
-            raise InputError(f"{self.folder} holds no tensor {names[0]}; is the checkpoint whole?")
-        entry = self.entries[found]
+        entry = self.tensor_of(self.names.input if side == "input" else self.names.output)
         if len(entry.shape) != 2 or entry.dtype not in DTYPES:
             quantised = self.config.get("quantization_config")
             kind = quantised.get("quant_method", "unknown") if isinstance(quantised, dict) else ""
             cure = f": the model is quantised ({kind}); use the model before quantisation" if quantised else ""
             raise InputError(
-                f"{found} in {entry.path} is {entry.dtype} {entry.shape}, not a matrix of plain floats{cure}"
+                f"{entry.name} in {entry.path} is {entry.dtype} {entry.shape}, not a matrix of plain floats{cure}"
             )
         return entry
 
@@ -239,10 +251,9 @@ class Checkpoint:
 
     def output_bias(self) -> TensorRows | None:
         """Return the bias of the output layer as rows of width 1, or ``None`` where it has none."""
-        name = self.in_files(self.names.output_bias) if self.names.output_bias else None
-        if name is None:
+        if self.names.output_bias is None:
             return None
-        entry = self.entries[name]
+        entry = self.tensor_of(self.names.output_bias)
         return TensorRows(replace(entry, shape=(entry.shape[0], 1)))
 
     @property
@@ -266,7 +277,7 @@ class Checkpoint:
         Raises:
             InputError: a value of a parameter is not finite. Buffers that old files carry may hold minus infinity.
         """
-        spare = set(self._spare_output())
+        spare = self.names.spare
         names = written_names(self.files)
         done, whole = 0, self.n_bytes
         files: dict[str, str] = {}
@@ -297,7 +308,7 @@ class Checkpoint:
         (target / "config.json").write_text(json.dumps(own, indent=2) + "\n")
         return Written(files, digests)
 
-    def _write_index(self, target: Path, names: Mapping[Path, str], spare: set[str], total: int) -> None:
+    def _write_index(self, target: Path, names: Mapping[Path, str], spare: frozenset[str], total: int) -> None:
         """Write the index of the files that were written; a single file has none, and a stale one is removed."""
         if len(names) == 1:
             (target / INDEX_FILE).unlink(missing_ok=True)
@@ -307,14 +318,6 @@ class Checkpoint:
         weight_map = {name: names[entry.path] for name, entry in sorted(self.entries.items()) if name not in spare}
         index = {"metadata": (before.get("metadata") or {}) | {"total_size": total}, "weight_map": weight_map}
         (target / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n")
-
-    def _spare_output(self) -> list[str]:
-        """Return the name of a second copy of a tied matrix, which would go stale."""
-        if not self.names.tied:
-            return []
-        held = self.entry("input").name
-        spellings = [self.in_files(name) for name in (*self.names.aliases, "lm_head.weight")]
-        return sorted({name for name in spellings if name is not None and name != held})
 
 
 def checkpoint_files(folder: Path) -> tuple[Path, ...]:
@@ -352,86 +355,17 @@ def named(names: Sequence[str]) -> str:
     return ", ".join(names[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
-def embedding_names(folder: Path, tensors: Iterable[str] = ()) -> EmbeddingNames:
-    """Ask the model's class which parameters are its embeddings.
+def embedding_names(folder: Path, entries: Mapping[str, TensorEntry] | None = None) -> EmbeddingNames:
+    """Find the embeddings of a causal language model, and the tensors that transformers loads into them.
 
     Args:
         folder: holds the configuration.
-        tensors: names of the tensors in the weight files.
+        entries: the tensors of the weight files by name; none where only the class is of interest.
 
     Raises:
-        InputError: transformers knows no causal language model of this type, or the class has no embeddings.
+        InputError: transformers knows no causal language model of this type, or cannot load it, or it has no
+            embeddings.
     """
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from clp_core import tensor_names  # imports torch and transformers
 
-    try:
-        config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    except Exception as error:  # transformers raises many kinds here
-        first_line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise InputError(f"{folder} is no causal language model that transformers can build: {first_line}") from error
-    parameters = list(model.named_parameters(remove_duplicate=False))
-    in_files, loaded = file_names(model, tensors)
-
-    def names_of(wanted: Any) -> list[str]:
-        return [name for name, parameter in parameters if parameter is wanted]
-
-    def name_of(wanted: Any) -> str | None:
-        return next(iter(names_of(wanted)), None)
-
-    output_layer = model.get_output_embeddings()
-    input_weight = model.get_input_embeddings().weight
-    input_name = name_of(input_weight)
-    output_name = name_of(output_layer.weight) if output_layer is not None else None
-    if input_name is None or output_name is None:
-        raise InputError(f"{type(model).__name__} in {folder} has no input or output embedding")
-    bias = getattr(output_layer, "bias", None)
-    text = config.get_text_config()
-    heights = {input_weight.shape[0], getattr(text, "vocab_size_per_layer_input", None)}
-    tables = [
-        f"{name}.weight"
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Embedding) and module.num_embeddings in heights
-    ]
-    return EmbeddingNames(
-        input=input_name,
-        output=output_name,
-        output_bias=name_of(bias) if bias is not None else None,
-        prefix=model.base_model_prefix or "",
-        aliases=tuple(names_of(input_weight)[1:]),
-        shapes={name: tuple(parameter.shape) for name, parameter in parameters},
-        others=tuple(name for name in tables if name not in names_of(input_weight)),
-        in_files=in_files,
-        loaded=loaded,
-    )
-
-
-def file_names(model: Any, tensors: Iterable[str]) -> tuple[dict[str, str], frozenset[str]]:
-    """Map parameters to the tensors of weight files that transformers would load them from.
-
-    Args:
-        model: a model of transformers, on any device.
-        tensors: names of the tensors in the files.
-
-    Returns:
-        Tensor by parameter or buffer, without those that transformers converts on loading, such as the experts that it
-        stacks; and the tensors that are loaded into parameters, the converted ones too.
-    """
-    from transformers.conversion_mapping import get_model_conversion_mapping
-    from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
-
-    mapping = get_model_conversion_mapping(model)
-    renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
-    converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
-    state = model.state_dict()
-    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    found, loaded = {}, set()
-    for tensor in tensors:
-        name, converted_by = rename_source_key(tensor, renamings, converters, model.base_model_prefix, state)
-        if converted_by is None and name in state:
-            found[name] = tensor
-        if name in parameters:
-            loaded.add(tensor)
-    return found, frozenset(loaded)
+    return tensor_names.embedding_names(folder, entries or {})

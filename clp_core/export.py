@@ -136,11 +136,11 @@ def wanted_dtypes(job: Job, checkpoint: Checkpoint, dtype: str) -> dict[str, str
         )
     source = Checkpoint.open(folder)
     usual = source.entry("input").dtype
-    prefix = f"{source.names.prefix}." if source.names.prefix else ""
+    parameters = {tensor: name for name, one in checkpoint.names.sources.items() for tensor in one.tensors}
 
     def of(tensor: str) -> str:
-        spellings = (tensor, tensor.removeprefix(prefix), prefix + tensor)
-        entry = next((source.entries[spelled] for spelled in spellings if spelled in source.entries), None)
+        theirs = source.names.sources.get(parameters.get(tensor, ""))
+        entry = source.entries.get(theirs.tensors[0] if theirs is not None else tensor)  # buffers keep their names
         return entry.dtype if entry is not None and entry.dtype in DTYPES else usual
 
     return {tensor: of(tensor) for tensor in floats}
