@@ -147,7 +147,7 @@ def transfer_command(options: TransferOptions, as_json: Json = False) -> None:
     emit(report, as_json, show)
 
 
-@app.command()
+@app.command("inspect")
 def inspect_(
     folder: Annotated[Path, typer.Argument(help="a folder that a transfer wrote", metavar="DIR")],
     tokens: Annotated[
@@ -175,9 +175,6 @@ def inspect_(
                 print_table("", columns, [list(anchor.values()) for anchor in token["anchors"]])
 
     emit({"tokens": [explanation.as_json() for explanation in found]}, as_json, show)
-
-
-app.registered_commands[-1].name = "inspect"
 
 
 @app.command()

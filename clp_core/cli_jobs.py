@@ -21,9 +21,10 @@ def store() -> JobStore:
     return JobStore(Workspace.current().jobs)
 
 
-JobName = Annotated[str, typer.Argument(help="the name of the job's directory", metavar="JOB")]
-JobNames = Annotated[list[str], typer.Argument(help="the names of the jobs' directories", metavar="JOB...")]
-SUMMARY = ["job", "state", "step", "tokens", "reason"]
+JOB_HELP = "its directory, its name, the beginning of its name if that is unique, or latest"
+JobName = Annotated[str, typer.Argument(help=f"the job: {JOB_HELP}", metavar="JOB")]
+JobNames = Annotated[list[str], typer.Argument(help=f"the jobs, each by {JOB_HELP}", metavar="JOB...")]
+SUMMARY = ["job", "name", "state", "step", "tokens", "reason"]
 
 
 def show_jobs(result: dict[str, Any]) -> None:
@@ -53,7 +54,7 @@ def jobs_list(as_json: Json = False) -> None:
 @jobs_app.command("show")
 def jobs_show(names: JobNames, as_json: Json = False) -> None:
     """Say how jobs stand."""
-    emit_jobs([store().get(name) for name in names], as_json)
+    emit_jobs([store().find(name) for name in names], as_json)
 
 
 @jobs_app.command("stop")
@@ -63,7 +64,7 @@ def jobs_stop(
     as_json: Json = False,
 ) -> None:
     """Ask jobs to save and stop; returns at once."""
-    jobs = [store().get(name) for name in names]
+    jobs = [store().find(name, lambda job: not job.status().is_over) for name in names]
     for job in jobs:
         if job.status().is_over:
             raise InputError(f"{job.id} is {job.status().state} already")
@@ -75,9 +76,9 @@ def jobs_stop(
 @jobs_app.command("resume")
 def jobs_resume(names: JobNames, as_json: Json = False) -> None:
     """Let runs go on from their newest complete checkpoint; returns at once."""
-    from clp_core.jobs.submit import resume
+    from clp_core.jobs.submit import is_resumable, resume
 
-    jobs = [resume(Workspace.current(), store().get(name)) for name in names]
+    jobs = [resume(Workspace.current(), store().find(name, is_resumable)) for name in names]
     emit_jobs(jobs, as_json)
 
 
@@ -86,7 +87,7 @@ def jobs_rename(
     name: JobName, to: Annotated[str, typer.Argument(help="its new name", metavar="NAME")], as_json: Json = False
 ) -> None:
     """Give a job another name; its directory keeps its own."""
-    job = store().get(name)
+    job = store().find(name)
     job.rename(to)
     emit({"job": str(job.path), "name": job.name}, as_json, lambda found: typer.echo(found["name"]))
 
@@ -101,11 +102,11 @@ def jobs_remove(
     from clp_core.curves import remove_import
 
     imported = [name for name in names if name.startswith("import:")]
-    jobs = [store().get(name) for name in names if name not in imported]
+    jobs = [store().find(name, lambda job: job.status().is_over) for name in names if name not in imported]
     for job in jobs:
         if not job.status().is_over:
             raise InputError(f"{job.id} is {job.status().state}; stop it first")
-    told = ", ".join(names)
+    told = ", ".join([*imported, *(job.id for job in jobs)])
     if not yes and sys.stdin.isatty():
         typer.confirm(f"Delete {told}, of runs with all checkpoints?", abort=True, err=True)
     for key in imported:
@@ -122,7 +123,7 @@ def jobs_compare(
     names: Annotated[
         list[str],
         typer.Argument(
-            help="runs by the names of their directories, import:NAME, published:clp, published:scratch, or an arm of "
+            help="runs by directory, name or latest, import:NAME, published:clp, published:scratch, or an arm of "
             "an experiment that comes with the project, experiment:NAME/ARM; the first one is the baseline",
             metavar="BASELINE RUN...",
         ),

@@ -360,7 +360,9 @@ def no_curve(file_name: str) -> Any:
 
 
 def curve_named(workspace: Workspace, key: str) -> Curve:
-    """Return a curve by its key: a job's name, ``import:NAME``, ``published:clp|scratch`` or ``experiment:NAME/ARM``.
+    """Return a curve by its key: ``import:NAME``, ``published:clp|scratch``, ``experiment:NAME/ARM``, or a run.
+
+    A run is named as ``JobStore.find`` takes it.
 
     Raises:
         InputError: there is none, or the job is no training run.
@@ -374,7 +376,7 @@ def curve_named(workspace: Workspace, key: str) -> Curve:
         if key not in found:
             raise InputError(f"there is no curve {key}; there are {', '.join(found)}")
         return found[key]
-    job = JobStore(workspace.jobs).get(key)
+    job = JobStore(workspace.jobs).find(key, lambda job: job.kind == "train")
     if job.kind != "train" or not job.spec.get("plan"):
         raise InputError(f"{job.id} is no training run; only runs are compared")
     return curve_of_run(job, metrics_of_run(job))

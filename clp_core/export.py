@@ -79,7 +79,7 @@ def export(options: ExportOptions, workspace: Workspace) -> dict[str, Any]:
         ClpError: the written model did not pass the check.
     """
     began = time.perf_counter()
-    job = JobStore(workspace.jobs).get(options.job)
+    job = JobStore(workspace.jobs).find(options.job, lambda job: job.kind == "train" and bool(job.checkpoints()))
     folder = chosen_checkpoint(job, options.checkpoint)
     output = Path(options.output).expanduser().absolute()
     restore_replaced(output)

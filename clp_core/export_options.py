@@ -16,7 +16,7 @@ DTYPE_NAMES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 class ExportOptions:
     """What an export is asked to do."""
 
-    job: str = option(help="run whose checkpoint is exported: the name of its directory")
+    job: str = option(help="run whose checkpoint is exported: its directory, its name, or latest")
     output: str = option(help="folder to write the model to")
     checkpoint: str = option(BEST, help="best (fewest bits per byte), last, or the step of a checkpoint")
     dtype: str = option(

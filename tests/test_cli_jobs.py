@@ -2,10 +2,14 @@
 
 import csv
 import json
+from datetime import datetime
 
 import pytest
 from support.commands import refused, result_of
 from support.made_runs import lines_of, make_run
+
+from clp_core.jobs import JobStore
+from clp_core.jobs.submit import is_resumable
 
 COMPARED = {"run", "key", "tokens", "steps", "seconds", "tokens_saved", "share_saved", "verdict", "is_lower_bound"}
 
@@ -17,7 +21,7 @@ def runs(workspace):
 
 def test_several_jobs_are_shown_renamed_and_removed(runs):
     one, two = (job.id for job in runs)
-    assert set(result_of("jobs", "show", one)) == {"job", "state", "reason", "reason_code", "step", "tokens"}
+    assert set(result_of("jobs", "show", one)) == {"job", "name", "state", "reason", "reason_code", "step", "tokens"}
     assert len(result_of("jobs", "show", one, two)["jobs"]) == 2
     assert result_of("jobs", "rename", one, "a better name")["name"] == "a better name"
     assert runs[0].name == "a better name"
@@ -99,3 +103,47 @@ def test_one_spoilt_job_hides_no_other(runs):
     listed = result_of("jobs", "list")["jobs"]
     assert len(listed) == 2
     assert {job["state"] for job in listed} == {"lost", "finished"}
+
+
+def test_job_is_named_by_its_own_name_its_beginning_or_as_the_latest(workspace):
+    made = [make_run(workspace, name, lines_of(10)) for name in ("german", "german-2", "french", "twice", "twice")]
+    for age, job in enumerate(reversed(made)):
+        spec = json.loads((job.path / "spec.json").read_text())
+        (job.path / "spec.json").write_text(json.dumps(spec | {"created": spec["created"] - 60 * age}))
+    german, german_2, french, older, newest = made
+
+    def shown(name):
+        return result_of("jobs", "show", name)["job"]
+
+    assert shown("german") == str(german.path)  # exact before prefix
+    assert shown("german-") == str(german_2.path)
+    assert shown("fr") == str(french.path)
+    assert shown("latest") == str(newest.path)
+    assert shown(str(french.path)) == str(french.path)
+    french.rename("Québec 1")
+    assert shown("Qué") == str(french.path)
+    several = refused("jobs", "show", "twice")
+    assert "'twice' names several jobs" in several
+    for job in (newest, older):
+        created = json.loads((job.path / "spec.json").read_text())["created"]
+        assert f"{job.id} (twice, {datetime.fromtimestamp(created):%Y-%m-%d %H:%M})" in several
+    assert "names several jobs" in refused("jobs", "show", "g")
+    assert "there is no job 'spanish'" in refused("jobs", "show", "spanish")
+    assert "there is no job ''" in refused("jobs", "show", "")
+    assert "NUL" in refused("jobs", "show", "a\0b")
+
+
+def test_commands_take_the_latest_job_that_they_can_use(workspace):
+    one = make_run(workspace, "mine", lines_of(10), state="stopped")
+    other = make_run(workspace, "mine", lines_of(10), state="running")
+    store = JobStore(workspace.jobs)
+    assert "mine" in refused("jobs", "show", "mine")
+    assert store.find("mine", is_resumable) == one  # the only one of that name that can be resumed
+    assert store.find("latest", is_resumable) == one
+    assert store.find("mine", lambda job: job.id == other.id) == other
+    assert "is stopped already" in refused("jobs", "stop", one.id)
+    assert result_of("jobs", "remove", "latest")["removed"] == str(one.path)
+    other.write_status("finished")
+    assert "has no complete checkpoint yet" in refused("jobs", "export", "mine", "--output", workspace.models / "m")
+    assert "no job can be used here" in refused("jobs", "export", "latest", "--output", workspace.models / "m")
+    assert "all its steps" in refused("jobs", "resume", "mine")

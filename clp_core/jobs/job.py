@@ -324,6 +324,7 @@ class Job:
         step, tokens = self.progress()
         figures = {
             "job": str(self.path),
+            "name": self.name,
             "state": status.state,
             "reason": status.reason,
             "reason_code": status.reason_code.value,

@@ -8,7 +8,7 @@ import re
 import secrets
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
@@ -39,6 +39,9 @@ KINDS = (
     "playground",
 )
 JOB_ID = re.compile(r"\d{8}-\d{6}-[a-z0-9-]{1,40}-[0-9a-f]{4}")
+LATEST = "latest"
+"""Stands for the newest job that a command can use."""
+MOST_LISTED = 8
 PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "datasets", "numpy")
 
 
@@ -72,6 +75,36 @@ class JobStore:
         if job.path.is_symlink() or not (job.path / "spec.json").is_file():
             raise InputError(f"there is no job {name}; `clp jobs list` shows them")
         return job
+
+    def find(self, text: str, accepts: Callable[[Job], bool] = lambda _: True) -> Job:
+        """Return the job that a user means.
+
+        Args:
+            text: the name of its directory; its own name, or the beginning of that where it is the only one; or
+                ``latest`` for the newest that is accepted.
+            accepts: whether a job can be used. One that cannot is returned only where no other is meant, so that the
+                caller says what is wrong with it.
+
+        Raises:
+            InputError: no job is meant, or more than one; these are listed.
+        """
+        if "\0" in text or JOB_ID.fullmatch(Path(text).name):
+            return self.get(text)
+        jobs = self.jobs()
+        accepted = [job for job in jobs if accepts(job)]
+        if text == LATEST:
+            if not accepted:
+                raise InputError("no job can be used here; `clp jobs list` shows them")
+            return accepted[0]
+        for among in (accepted, jobs) if text else ():
+            named = [job for job in among if job.name == text] or [job for job in among if job.name.startswith(text)]
+            if len(named) > 1:
+                shown = ", ".join(f"{job.id} ({job.name}, {made_at(job)})" for job in named[:MOST_LISTED])
+                more = f" and {len(named) - MOST_LISTED} more" if len(named) > MOST_LISTED else ""
+                raise InputError(f"{text!r} names several jobs; give the directory of one of them: {shown}{more}")
+            if named:
+                return named[0]
+        raise InputError(f"there is no job {text!r}; `clp jobs list` shows them")
 
     def create(
         self,
@@ -168,6 +201,11 @@ class JobStore:
 def slug_of(text: str) -> str:
     """Return a text as a short name for a directory: lower-case letters, digits and hyphens."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:40].strip("-") or "job"
+
+
+def made_at(job: Job) -> str:
+    """Return when a job was made, in local time."""
+    return datetime.fromtimestamp(job.created).astimezone().strftime("%Y-%m-%d %H:%M")
 
 
 def code_version() -> str | None:

@@ -114,6 +114,11 @@ def resume(workspace: Workspace, job: Job) -> Job:
     return job
 
 
+def is_resumable(job: Job) -> bool:
+    """Say whether a job is a run that is over before it has done all its steps."""
+    return job.kind == "train" and job.status().is_over and job.status().state != "finished"
+
+
 def submit_command(workspace: Workspace, kind: str, options: Any, models: Sequence[str], name: str = "") -> Job:
     """Start a job that runs one of the ``clp`` commands."""
     command = command_of(kind, options)
