@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from clp_core.errors import InputError
 from clp_core.hub import HubName, fetch
+from clp_core.json_reading import read_json_file
 
 
 def locate(reference: str | Path, *, weights: bool = True) -> Path:
@@ -51,8 +51,8 @@ def read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        data = read_json_file(path)
+    except ValueError as error:
         raise InputError(f"{path} is not valid JSON ({error}); fetch the file again") from error
     if not isinstance(data, dict):
         raise InputError(f"{path} holds no JSON object; fetch the file again")

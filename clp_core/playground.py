@@ -14,7 +14,6 @@ The session ends by itself, and its memory is given back because its process end
 
 from __future__ import annotations
 
-import json
 import shlex
 import time
 from collections.abc import Sequence
@@ -30,6 +29,7 @@ from clp_core.folders import fingerprint
 from clp_core.jobs.job import Job, read_state, refuse_access_tokens
 from clp_core.jobs.store import JobStore
 from clp_core.jobs.submit import submit
+from clp_core.json_reading import read_json_file
 from clp_core.playground_options import IDLE_SECONDS, PlaygroundOptions
 from clp_core.progress import boot_clock, write_json
 from clp_core.workspace import Workspace
@@ -107,7 +107,7 @@ class Session:
             InputError: its file holds none.
         """
         try:
-            content = json.loads(self.request_file(number).read_text(encoding="utf-8"))
+            content = read_json_file(self.request_file(number))
         except (OSError, ValueError) as error:
             raise InputError(f"prompt {number} cannot be read: {error}") from error
         found = GenerateOptions.of_json(content)

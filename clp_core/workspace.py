@@ -27,7 +27,7 @@ class ModelEntry:
         name: its path below the workspace, as shown.
         folder: where it lies.
         kind: ``model``, ``target`` (written by a transfer) or ``checkpoint`` (written by a run).
-        config: the content of config.json.
+        config: the content of config.json; empty where it cannot be read.
     """
 
     name: str
@@ -39,7 +39,7 @@ class ModelEntry:
     def vocab_size(self) -> int | None:
         """Rows of the embedding by the configuration."""
         size = self.config.get("vocab_size")
-        return int(size) if size is not None else None
+        return size if type(size) is int else None
 
     @property
     def n_bytes(self) -> int:
@@ -111,7 +111,11 @@ class Workspace:
             name = folder.name
         else:
             kind, name = "checkpoint", f"{folder.parent.parent.name}/{folder.name}"
-        return ModelEntry(name, folder, kind, read_json(folder / "config.json"))
+        try:
+            config = read_json(folder / "config.json")
+        except InputError:  # whoever opens the model is told so; the list goes on
+            config = {}
+        return ModelEntry(name, folder, kind, config)
 
     def list_texts(self) -> list[Path]:
         """Return the text files of every form, by name."""

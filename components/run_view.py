@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from clp_core.jobs.checkpoints import resumable_checkpoint, step_of
 from clp_core.jobs.run_metrics import RunMetrics
 from clp_core.jobs.speed import pace, seconds_left
 from clp_core.jobs.submit import resume
+from clp_core.json_reading import parsed_json
 from components.jobs import badge
 from components.messages import cards, number, plain, question, share
 from components.models import workspace
@@ -209,10 +209,10 @@ def samples(job: Job) -> None:
     found: dict[tuple[int, str], dict[str, Any]] = {}
     for line in lines:
         try:
-            sample = json.loads(line)
-        except json.JSONDecodeError:
+            sample = parsed_json(line)
+            found[int(sample["step"]), str(sample["prompt"])] = sample
+        except (ValueError, TypeError, KeyError):
             continue  # cut off by the window, or by a crash
-        found[sample["step"], sample["prompt"]] = sample
     newest = sorted(found.values(), key=lambda sample: sample["step"], reverse=True)[:SHOWN_SAMPLES]
     rows = [(sample["step"], sample["tokens"], sample["prompt"] or "–", sample["text"]) for sample in newest]
     st.dataframe(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from clp_core.json_reading import read_json_file
 from clp_core.progress import write_json
 from clp_core.workspace import MANIFEST_FILE
 
@@ -25,7 +25,7 @@ def step_of(folder: Path) -> int:
 def read_manifest(folder: Path) -> dict[str, Any]:
     """Return a checkpoint's manifest; an empty one where there is none that can be read."""
     try:
-        content = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
+        content = read_json_file(folder / MANIFEST_FILE)
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
@@ -38,7 +38,7 @@ def is_complete(folder: Path) -> bool:
         return False
     try:
         return all((folder / name).stat().st_size == size for name, size in files.items())
-    except OSError:
+    except (OSError, ValueError):  # a name with a NUL byte
         return False
 
 

@@ -22,6 +22,7 @@ from clp_core.jobs.checkpoints import complete_checkpoints
 from clp_core.jobs.metrics import read_lines, read_tail
 from clp_core.jobs.process import boot_id, is_alive
 from clp_core.jobs.reason_codes import NO_REASON, Reason, ReasonCode, known_code
+from clp_core.json_reading import read_json_file
 from clp_core.progress import HEARTBEAT_FILE, boot_clock, write_json
 
 if TYPE_CHECKING:
@@ -50,6 +51,17 @@ YIELDING = Reason(
 )
 NO_SIGN = "no sign"
 MAX_NAME = 120
+LARGEST_NUMBER = 1e11
+"""No time in seconds and no number of attempts in a job's files is larger."""
+SPEC_KINDS: dict[str, type] = {
+    "arguments": dict,
+    "plan": dict,
+    "versions": dict,
+    "fingerprints": dict,
+    "argv": list,
+    "devices": list,
+}
+"""What the parts of a spec are; a damaged or foreign one must not break the pages, which show all jobs."""
 LOG_TAIL_BYTES = 16_384
 ACCESS_TOKEN = re.compile(r"hf_[A-Za-z0-9]{20,}")
 
@@ -102,7 +114,7 @@ class Job:
     @cached_property
     def spec(self) -> dict[str, Any]:
         """The frozen spec: kind, name, arguments, versions, fingerprints."""
-        return read_state(self.path / "spec.json")
+        return read_spec(self.path / "spec.json")
 
     @property
     def plan(self) -> dict[str, Any]:
@@ -112,8 +124,8 @@ class Job:
     @property
     def warnings(self) -> list[str]:
         """What was found out about a run's data and settings, when it was planned and when it began."""
-        told = [*self.plan.get("warnings", ()), *read_state(self.path / WARNINGS_FILE).get("warnings", ())]
-        return list(dict.fromkeys(map(str, told)))
+        told = [content.get("warnings") for content in (self.plan, read_state(self.path / WARNINGS_FILE))]
+        return list(dict.fromkeys(str(each) for texts in told if isinstance(texts, list) for each in texts))
 
     @property
     def kind(self) -> str:
@@ -136,7 +148,7 @@ class Job:
     def command(self) -> str:
         """The exact command."""
         file = self.path / "command.txt"
-        return file.read_text(encoding="utf-8").strip() if file.is_file() else ""
+        return file.read_text(encoding="utf-8", errors="replace").strip() if file.is_file() else ""
 
     @property
     def created(self) -> float:
@@ -337,16 +349,25 @@ class Job:
 def read_state(path: Path) -> dict[str, Any]:
     """Return the object in a job's file; an empty one where a crash has left none. One bad job hides no other."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json_file(path)
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
 
 
+def read_spec(path: Path) -> dict[str, Any]:
+    """Return a job's spec; what should be an object or a list in it and is not counts as empty."""
+    content = read_state(path)
+    wrong = [name for name, kind in SPEC_KINDS.items() if not isinstance(content.get(name, kind()), kind)]
+    return content | {name: SPEC_KINDS[name]() for name in wrong}
+
+
 def number_in(content: Mapping[str, Any], key: str, otherwise: float) -> float:
-    """Return a number of a file, or another one where the file holds none there."""
+    """Return a number of a file, or another one where the file holds none there that is finite and of a sane size."""
     value = content.get(key)
-    return float(value) if isinstance(value, int | float) else otherwise
+    if not isinstance(value, int | float) or not abs(value) <= LARGEST_NUMBER:  # not true of NaN either
+        return otherwise
+    return float(value)
 
 
 def job_is_over(path: Path) -> bool:

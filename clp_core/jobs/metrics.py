@@ -13,6 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from clp_core.json_reading import parsed_json
+
 AXES = ("step", "tokens", "bytes", "seconds")
 """What a point is measured by: optimiser steps, tokens and text bytes seen, seconds of training."""
 FIGURES = ("loss", "lr", "lr_embeddings", "teacher_weight", "grad_norm", "tokens_per_s", "mfu", "memory", "busy")
@@ -22,6 +24,8 @@ EVALUATED = ("eval_loss", "perplexity", "bits_per_byte", "unknown_share")
 """What a line of an evaluation holds: nats a token, its exponential, bits a byte of text, share of unknown tokens."""
 
 Line = dict[str, Any]
+LARGEST_STEP = 1 << 53
+"""Steps are exact as floating-point numbers up to here."""
 
 
 class MetricsWriter:
@@ -46,8 +50,8 @@ class MetricsWriter:
 def parsed(lines: Sequence[bytes]) -> Iterator[Line]:
     """Yield the JSON objects among lines; a line that was torn by a crash is passed over."""
     try:
-        found = json.loads(b"[" + b",".join(lines) + b"]")  # one call is twice as fast as one a line
-    except (json.JSONDecodeError, UnicodeDecodeError):
+        found = parsed_json(b"[" + b",".join(lines) + b"]")  # one call is twice as fast as one a line
+    except ValueError:
         found = [torn_or_whole(line) for line in lines]
     yield from (line for line in found if isinstance(line, dict) and is_measured(line))
 
@@ -55,14 +59,15 @@ def parsed(lines: Sequence[bytes]) -> Iterator[Line]:
 def torn_or_whole(line: bytes) -> Any:
     """Return what a line holds; ``None`` if it is torn."""
     try:
-        return json.loads(line)
-    except (json.JSONDecodeError, UnicodeDecodeError):
+        return parsed_json(line)
+    except ValueError:
         return None
 
 
 def is_measured(line: Line) -> bool:
     """Say whether a line holds a step; what else a file may hold is nothing that was measured."""
-    return isinstance(line.get("step"), int)
+    step = line.get("step")
+    return type(step) is int and abs(step) <= LARGEST_STEP
 
 
 def is_evaluation(line: Line) -> bool:

@@ -6,7 +6,6 @@ and all of them are free. A device is held by a lock on a file, which the kernel
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,6 +17,7 @@ from filelock import FileLock, Timeout
 
 from clp_core.jobs.job import job_is_over
 from clp_core.jobs.process import boot_id
+from clp_core.json_reading import read_json_file
 from clp_core.progress import write_json
 
 ENVIRONMENT = "CLP_QUEUE"
@@ -149,7 +149,7 @@ class DeviceQueue:
             if not (match := TICKET.fullmatch(path.name)):
                 continue
             try:
-                told = json.loads(path.read_text(encoding="utf-8"))
+                told = read_json_file(path)
                 ticket = Ticket(int(match[1]), Path(told["job"]), tuple(told["devices"]), bool(told["holds"]))
             except (OSError, ValueError, KeyError, TypeError):
                 continue

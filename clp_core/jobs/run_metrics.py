@@ -260,5 +260,12 @@ class RunMetrics:
 
 def column(lines: Sequence[Line], name: str) -> np.ndarray:
     """Return one figure of every line, ``[n]``; what a line does not hold is not a number."""
-    values = [line.get(name) for line in lines]
-    return np.array([value if type(value) in (int, float) else math.nan for value in values], dtype=np.float64)
+    return np.array([float_of(line.get(name)) for line in lines], dtype=np.float64)
+
+
+def float_of(value: object) -> float:
+    """Return a value that is a number; not a number where it is none, or an integer that no float can hold."""
+    try:
+        return float(value) if type(value) in (int, float) else math.nan
+    except OverflowError:
+        return math.nan

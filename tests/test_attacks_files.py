@@ -1,0 +1,119 @@
+"""Damaged and foreign files in a workspace: one bad job or model hides no other, and no file brings a page down."""
+
+import json
+import shutil
+
+import pytest
+from support.made_runs import lines_of, make_run
+from support.pages_run import check, open_page
+
+from clp_core.errors import InputError
+from clp_core.jobs import JobStore
+from clp_core.jobs.checkpoints import complete_checkpoints
+from clp_core.jobs.metrics import read_lines
+from clp_core.jobs.run_metrics import RunMetrics
+from clp_core.json_reading import MOST_BYTES
+from clp_core.locate import read_json
+from clp_core.workspace import Workspace
+
+DEEP = "[" * 100_000 + "]" * 100_000
+MANY_DIGITS = '{"x": ' + "9" * 5000 + "}"
+LARGE = "9" * 400
+
+
+@pytest.mark.parametrize("content", [DEEP, MANY_DIGITS, "{", "[1]", "\udcff"])
+def test_json_that_cannot_be_read_is_an_error_of_its_input(tmp_path, content):
+    file = tmp_path / "config.json"
+    file.write_bytes(content.encode("utf-8", "surrogateescape"))
+    with pytest.raises(InputError, match=r"config\.json"):
+        read_json(file)
+
+
+def test_json_file_too_large_for_memory_is_not_read(tmp_path):
+    with open(tmp_path / "config.json", "wb") as file:
+        file.truncate(MOST_BYTES + 1)
+    with pytest.raises(InputError, match="1024 MiB"):
+        read_json(tmp_path / "config.json")
+
+
+@pytest.mark.parametrize(
+    "config", [DEEP, MANY_DIGITS, "{", '{"vocab_size": "abc"}', '{"vocab_size": Infinity}', '{"vocab_size": [1]}']
+)
+def test_model_with_a_damaged_configuration_hides_no_other(workspace, pair, config):
+    workspace.models.mkdir(parents=True)
+    shutil.copytree(pair[0], workspace.models / "good")
+    (workspace.models / "bad").mkdir()
+    (workspace.models / "bad" / "config.json").write_text(config)
+    found = {entry.name: entry.vocab_size for entry in workspace.list_models()}
+    assert found == {"good": json.loads((pair[0] / "config.json").read_text())["vocab_size"], "bad": None}
+
+
+@pytest.mark.parametrize("name", ["spec.json", "status.json", "plan.json", "label.json", "heartbeat.json"])
+@pytest.mark.parametrize("content", [DEEP, MANY_DIGITS, "[1]", ""], ids=["deep", "digits", "list", "empty"])
+def test_job_with_a_damaged_file_hides_no_other(workspace, name, content):
+    good, bad = (make_run(workspace, label, lines_of(3)) for label in ("good", "bad"))
+    (bad.path / name).write_text(content)
+    jobs = {job.id: (job.status().state, job.name, job.plan, job.warnings) for job in JobStore(workspace.jobs).jobs()}
+    assert jobs[good.id][:2] == ("finished", "good")
+    assert bad.id in jobs
+
+
+@pytest.mark.parametrize("key", ["created", "time", "attempt", "boot_clock"])
+@pytest.mark.parametrize("number", [LARGE, "Infinity", "-1e300", "NaN", '"x"'])
+def test_numbers_of_a_job_that_cannot_be_are_passed_over(workspace, key, number):
+    job = make_run(workspace, "a run", lines_of(3))
+    for name in ("spec.json", "status.json"):
+        content = json.loads((job.path / name).read_text())
+        text = json.dumps(content | {key: "HERE"}).replace('"HERE"', number)
+        (job.path / name).write_text(text)
+    (found,) = JobStore(workspace.jobs).jobs()
+    assert found.status().attempt == 1
+    assert found.status().state == "finished"
+    assert abs(found.created) < 1e11
+
+
+@pytest.mark.parametrize("part", ["arguments", "plan", "versions", "fingerprints", "argv", "devices"])
+def test_parts_of_a_spec_of_another_kind_count_as_empty(workspace, part):
+    job = make_run(workspace, "a run", lines_of(3))
+    content = json.loads((job.path / "spec.json").read_text())
+    (job.path / "spec.json").write_text(json.dumps(content | {part: 5}))
+    (found,) = JobStore(workspace.jobs).jobs()
+    assert found.spec[part] == type(content[part])()
+    assert {**found.spec, part: None} == {**content, part: None}
+
+
+def test_metrics_that_cannot_be_are_passed_over(tmp_path):
+    file = tmp_path / "metrics.jsonl"
+    good = {"step": 1, "tokens": 1, "bytes": 4, "seconds": 1.0, "loss": 2.0}
+    odd = [
+        f'{{"step": 2, "loss": {DEEP}}}',
+        f'{{"step": 3, "loss": {"9" * 5000}}}',
+        f'{{"step": {LARGE}, "loss": 1.0, "tokens": 1}}',
+        '{"step": true, "loss": 1.0}',
+        f'{{"step": 4, "loss": {LARGE}, "tokens": {LARGE}, "bytes": "x", "seconds": []}}',
+    ]
+    file.write_text("\n".join([json.dumps(good), *odd]) + "\n")
+    assert [line["step"] for line in read_lines(file)] == [1, 4]
+    assert RunMetrics(file).read().points("loss").tolist() == [[1.0, 1.0, 4.0, 1.0, 2.0]]
+
+
+@pytest.mark.parametrize("manifest", [DEEP, MANY_DIGITS, '{"files": {"a\\u0000b": 1}}', '{"files": 5}', "[]"])
+def test_checkpoint_with_a_damaged_manifest_is_incomplete(tmp_path, manifest):
+    folder = tmp_path / "checkpoint-5"
+    folder.mkdir()
+    (folder / "manifest.json").write_text(manifest)
+    assert complete_checkpoints(tmp_path) == []
+
+
+@pytest.mark.usefixtures("server_that_has_run_app_once")
+def test_pages_open_beside_a_damaged_model_and_a_damaged_run(space):
+    make_run(space, "good", lines_of(60))
+    bad = make_run(space, "bad", lines_of(60))
+    (bad.path / "spec.json").write_text(DEEP)
+    (bad.path / "command.txt").write_bytes(b"\xff\xfe\0")
+    (bad.path / "samples.jsonl").write_text(f'{DEEP}\n"x"\n{{"step": "y", "prompt": 1}}\n')
+    (space.models / "bad").mkdir()
+    (space.models / "bad" / "config.json").write_text(DEEP)
+    for page in ("overview", "runs", "compare", "train"):
+        assert check(open_page(page)).title, page
+    assert "bad" in {entry.name for entry in Workspace.current().list_models()}
