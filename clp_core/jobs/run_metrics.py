@@ -266,6 +266,6 @@ def column(lines: Sequence[Line], name: str) -> np.ndarray:
 def float_of(value: object) -> float:
     """Return a value that is a number; not a number where it is none, or an integer that no float can hold."""
     try:
-        return float(value) if type(value) in (int, float) else math.nan
+        return float(value) if isinstance(value, int | float) and type(value) is not bool else math.nan
     except OverflowError:
         return math.nan
