@@ -68,6 +68,7 @@ class EmbeddingNames:
             and tensors that transformers passes over in favour of others.
         others: further tables by token id, which a transfer does not know how to fill.
         sources: where each parameter comes from; those that the files lack are not among them.
+        buffers: the tensor of each buffer that the files hold as it is.
         mismatched: shape in the files and shape in the model of the parameters for which they differ.
     """
 
@@ -78,6 +79,7 @@ class EmbeddingNames:
     spare: frozenset[str] = frozenset()
     others: tuple[str, ...] = ()
     sources: Mapping[str, Source] = field(default_factory=dict)
+    buffers: Mapping[str, str] = field(default_factory=dict)
     mismatched: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
 
     @property

@@ -151,7 +151,8 @@ def score_method(
             keep_rows(work, *keep)
         held = heldout.score(method, pair.context("input", options.seed, options.settings), options.seed, folds=folds)
         if bench is not None:
-            bits = bench.scratch_bits(options) if method.whole_model else bench.bits(rows)
+            takes_rows = pair.is_source_with_other_rows and not method.whole_model
+            bits = bench.bits(rows) if takes_rows else bench.written_bits(options)
     except (InputError, np.linalg.LinAlgError) as error:
         note, peak = str(error), None
     used = max(peak - before, 0) if peak is not None and before is not None else None
@@ -246,8 +247,8 @@ class Bench:
             layer.bias = parameter(rows["bias"][:, 0])
         return finite_bits(score(self.model, self.text).bits_per_byte)
 
-    def scratch_bits(self, options: TransferOptions) -> float:
-        """Return the bits per byte of a model with random weights, which is written to a temporary folder.
+    def written_bits(self, options: TransferOptions) -> float:
+        """Return the bits per byte of a target that is more than the source with other rows, written for the purpose.
 
         Raises:
             InputError: they are not finite.

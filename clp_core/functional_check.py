@@ -22,7 +22,7 @@ import psutil
 from clp_core.causal_models import forward, load_causal_model, refuse_non_causal
 from clp_core.checkpoint import Checkpoint
 from clp_core.errors import ClpError, InputError
-from clp_core.positions import max_positions
+from clp_core.positions import max_positions, padding_index
 from clp_core.progress import report_progress
 from clp_core.rows import RowPlan
 
@@ -93,12 +93,12 @@ class Expected:
             return None
         copied = np.flatnonzero(plan.source_ids >= 0)
         positions = max_positions(source.config)
-        fed = chosen(plan, copied, positions)
+        fed = chosen(plan, copied, positions, padding_index(source.config))
         report_progress("scoring common tokens with the source")
         model = load(source.weights, source.folder, extent)
         name = str(source.folder)
+        logits = scores(model, plan.source_ids[fed], name)  # first, as Reformer remembers the length of its first input
         refuse_non_causal(model, name, positions)
-        logits = scores(model, plan.source_ids[fed], name)
         rows = source.rows(source.sides[-1]).shape[0]
         if logits.shape[-1] != rows:
             raise InputError(
@@ -144,14 +144,21 @@ class Expected:
         }
 
 
-def chosen(plan: RowPlan, copied: np.ndarray, positions: int | None) -> np.ndarray:
+def chosen(plan: RowPlan, copied: np.ndarray, positions: int | None, padding: int | None) -> np.ndarray:
     """Choose the tokens to feed: ordinary ones in common, in an order that is the same each time.
+
+    Args:
+        plan: what each target row will be.
+        copied: target ids of the copied tokens.
+        positions: the longest input of the source.
+        padding: source id of a token that the source's class passes over, whatever it stands for.
 
     Returns:
         Target ids, ``[tokens]``.
     """
     source, target = plan.overlap.source, plan.overlap.target
-    special = np.isin(copied, list(target.special_ids)) | np.isin(plan.source_ids[copied], list(source.special_ids))
+    passed_over = [*source.special_ids, *([] if padding is None else [padding])]
+    special = np.isin(copied, list(target.special_ids)) | np.isin(plan.source_ids[copied], passed_over)
     tokens = copied if special.all() else copied[~special]
     count = min(TOKENS_FED, positions or TOKENS_FED)
     return np.random.default_rng(0).choice(tokens, count, replace=len(tokens) < count)

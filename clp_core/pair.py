@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from clp_core.architectures import check_architecture
 from clp_core.checkpoint import Checkpoint
 from clp_core.devices import Device, device_named
 from clp_core.errors import InputError
@@ -19,11 +20,13 @@ from clp_core.initializers.base import Context, Vectors
 from clp_core.overlap import Overlap
 from clp_core.overrides import read_overrides, resolve_overrides
 from clp_core.pieces import SourcePieces
+from clp_core.positions import padding_index
 from clp_core.rows import RowPlan
 from clp_core.shards import read_ahead
 from clp_core.static_vectors import read_vectors
-from clp_core.tensors import JoinedRows, RowSource, Subset
+from clp_core.tensors import JoinedRows, RowSource, Subset, TensorRows
 from clp_core.vocabulary import Vocabulary
+from clp_core.vocabulary_tensors import VocabularyTensors
 
 if TYPE_CHECKING:
     from clp_core.transfer_options import TransferOptions
@@ -124,6 +127,22 @@ class Pair:
         return self.source.sides[-1]
 
     @cached_property
+    def further(self) -> VocabularyTensors:
+        """Further tensors of the source with an entry for each token."""
+        return VocabularyTensors.of(self.source)
+
+    @cached_property
+    def columns(self) -> list[TensorRows]:
+        """The output layer's bias and the further vectors, each as rows of width 1."""
+        bias = self.source.output_bias()
+        return [*([bias] if bias is not None else []), *self.further.columns()]
+
+    @property
+    def is_source_with_other_rows(self) -> bool:
+        """Whether the source in memory, given a target's rows, predicts as the target does."""
+        return not (self.further.vectors or self.further.tables) and padding_index(self.source.config) is None
+
+    @cached_property
     def pieces(self) -> SourcePieces:
         """The target's tokens in source tokens."""
         return SourcePieces(self.overlap, self.source.rows("input").shape[0])
@@ -135,11 +154,10 @@ class Pair:
             side: ``input`` or ``output``.
             seed: seed of the transfer, see ``seed_of_side``.
             settings: what the user has chosen for the method.
-            bias: whether the output layer's bias is one more column of the rows.
+            bias: whether the output layer's bias and further vectors are more columns of the rows.
         """
         rows: RowSource = self.source.rows(side)
-        column = self.source.output_bias() if bias and side == self.biased_side else None
-        if column is not None:
+        for column in self.columns if bias and side == self.biased_side else ():
             rows = JoinedRows(rows, column)
         return Context(
             self.helper.rows("input"),
@@ -179,8 +197,9 @@ def check_source(source: Checkpoint) -> None:
     """Refuse a source whose weights or tables a transfer cannot carry over.
 
     Raises:
-        InputError: it is quantised, or has further tables by token id.
+        InputError: it is quantised, or has further tables by token id, or is of a type that is not supported.
     """
+    check_architecture(source.config, str(source.folder))
     if source.config.get("quantization_config"):
         kind = source.config["quantization_config"].get("quant_method", "unknown")
         raise InputError(f"{source.folder} is quantised ({kind}); take the model before quantisation")

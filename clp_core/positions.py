@@ -2,7 +2,7 @@
 
 Classes of RoBERTa's family give the first token of a text position ``pad_token_id + 1``, so another padding index moves
 every position, and the rows up to the padding index are never used. XGLM sets the row of the padding index in its
-sinusoidal table to zero, whatever position it belongs to.
+sinusoidal table to zeros, whatever position it belongs to.
 """
 
 from __future__ import annotations
@@ -29,7 +29,11 @@ COUNTED_FROM_PADDING = {
     "xmod": 1,
 }
 """Types whose positions begin after the padding index, and the index where config.json names none."""
-ZEROED_AT_PADDING = frozenset({"xglm"})
+WITHOUT_PADDING = {
+    "roc_bert": "have small tables of their own, padded with the same id",
+    "xglm": "lose the position of the padding id",
+}
+"""Types that predict as before without a padding index in config.json, and otherwise or not at all with a late one."""
 POSITION_TABLE = ".position_embeddings.weight"
 LENGTHS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
 
@@ -86,10 +90,10 @@ class Padding:
             InputError: the class needs an index that no token of a text has, and the target has none.
         """
         kind = str(config.get("model_type"))
-        if kind in ZEROED_AT_PADDING and pad is not None and pad > 1:
+        if kind in WITHOUT_PADDING and pad is not None and pad > 1:
             return cls(None, warnings=(
-                f"{kind} models lose the position of the padding id, so pad_token_id is left out of config.json; "
-                f"generation_config.json and the tokenizer name {pad}",
+                f"{kind} models {WITHOUT_PADDING[kind]}, so config.json names no pad_token_id; the tokenizer and "
+                f"generation_config.json name {pad}",
             ))  # fmt: skip
         before = padding_index(config)
         if before is None:

@@ -19,7 +19,7 @@ import xxhash
 
 from clp_core.errors import InputError
 from clp_core.finite import CURE, NonFiniteError
-from clp_core.tensors import DTYPES, TensorEntry, all_finite, chunks, read_header
+from clp_core.tensors import DTYPES, INTEGERS, TensorEntry, all_finite, chunks, read_header
 
 CLONE_REQUEST = 0x40049409  # FICLONE of Linux
 
@@ -33,9 +33,14 @@ class Replacement:
     blocks: Iterable[np.ndarray]
 
     @property
+    def numpy_dtype(self) -> np.dtype[Any]:
+        """Data type of its values."""
+        return (DTYPES | INTEGERS)[self.dtype]
+
+    @property
     def n_bytes(self) -> int:
         """Size of the data in bytes."""
-        return int(np.prod(self.shape)) * DTYPES[self.dtype].itemsize
+        return int(np.prod(self.shape)) * self.numpy_dtype.itemsize
 
 
 @dataclass(frozen=True)
@@ -221,7 +226,7 @@ def write_blocks(writer: Any, name: str, new: Replacement) -> None:
     Raises:
         InputError: a value is not finite in that data type.
     """
-    dtype = DTYPES[new.dtype]
+    dtype = new.numpy_dtype
     written = 0
     for block in new.blocks:
         with np.errstate(over="ignore"):

@@ -34,6 +34,11 @@ OTHER_IDS = ("suppress_tokens", "begin_suppress_tokens", "bad_words_ids", "force
 """Entries that hold token ids under names that do not say so."""
 
 TOKEN_ID = re.compile(r"\w+_token_(id|ids|index|indices)")
+OTHER_SIZES = {
+    "decoder_vocab_size": (),
+    "unpadded_vocab_size": ("inkling2_text", "inkling2_loop_text"),
+}
+"""Further entries for the vocabulary size, and the types whose class has a size of its own where one is missing."""
 DERIVED_ENTRIES = ("tokenizer_class", "added_tokens_decoder", "additional_special_tokens", "extra_special_tokens",
                    "add_bos_token", "add_eos_token", "auto_map", "backend", "is_local", "local_files_only",
                    "name_or_path", "tokenizer_file")  # fmt: skip
@@ -100,8 +105,10 @@ def without_source_ids(config: Mapping[str, Any], vocabulary: Vocabulary) -> tup
         if isinstance(value, Mapping):
             kept[name], inner = without_source_ids(value, vocabulary)
             dropped += [f"{name}.{one}" for one in inner]
-        elif role in ROLES:
-            kept[name] = value if role in ("bos", "eos", "pad") else vocabulary.roles.get(role)
+        elif role in ("bos", "eos", "pad"):
+            kept[name] = value
+        elif role in ROLES and role in vocabulary.roles:
+            kept[name] = vocabulary.roles[role]
         elif name == "decoder_start_token_id" or value is None or not (TOKEN_ID.fullmatch(name) or name in OTHER_IDS):
             kept[name] = value
         else:
@@ -118,6 +125,9 @@ def target_config(
         changed["tie_word_embeddings"] = tied
     if not key or "vocab_size" in changed:
         changed["vocab_size"] = n_rows
+    for name, types in OTHER_SIZES.items():
+        if changed.get(name) is not None or (name not in changed and changed.get("model_type") in types):
+            changed[name] = n_rows
     for name, value in ids.as_config().items():
         if not key or name in changed:
             changed[name] = value
@@ -257,20 +267,42 @@ def check_tokenizer(folder: Path, vocabulary: Vocabulary, n_rows: int) -> list[s
     return found.warnings("the target", type(theirs).__name__)
 
 
-def check_config(folder: Path, n_rows: int) -> None:
-    """Let transformers build the model that a config.json describes, without weights, and look at its embeddings.
+def check_config(folder: Path, n_rows: int, ids: SpecialIds) -> None:
+    """Let transformers build the model that a config.json describes, without weights, before any are written.
+
+    Args:
+        folder: holds config.json.
+        n_rows: rows that its embeddings should have.
+        ids: the special ids that it should read.
 
     Raises:
-        InputError: it cannot, or an embedding has another number of rows: the class takes it from elsewhere.
+        InputError: it cannot be built, or an embedding has another number of rows, or an id another value: the class
+            takes them from elsewhere.
     """
-    names = embedding_names(folder)
+    from transformers import AutoConfig
+
+    kind = read_json(folder / "config.json").get("model_type")
+    try:
+        names = embedding_names(folder)
+    except InputError as error:
+        raise InputError(
+            f"models of type {kind} cannot be built with the target's vocabulary size and special ids "
+            f"({first_line(error.__cause__ or error)}); this architecture is not supported with this helper"
+        ) from error
     for name in filter(None, (names.input, names.output, names.output_bias)):
         rows = names.shapes[name][0]
         if rows != n_rows:
-            kind = read_json(folder / "config.json").get("model_type")
             raise InputError(
                 f"models of type {kind} do not take the rows of {name} from vocab_size alone: there would be {rows:,} "
                 f"for {n_rows:,} tokens; this architecture is not supported"
+            )
+    config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
+    for name, value in ids.as_config().items():
+        found = getattr(config, name, None)
+        if found != value:
+            raise InputError(
+                f"models of type {kind} read {name} {value} of config.json as {found}, which is another token or none; "
+                "this architecture is not supported with this helper"
             )
 
 

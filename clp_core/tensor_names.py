@@ -77,6 +77,11 @@ def traces(values: Any) -> list[TracedTensor]:
     return [one for value in values for one in traces(value)] if isinstance(values, (list, tuple)) else []
 
 
+def is_plain(value: torch.Tensor) -> bool:
+    """Say whether a parameter or buffer is one tensor of the files as it is."""
+    return isinstance(value, TracedTensor) and len(value.tensors) == 1 and not value.operations
+
+
 def embedding_names(folder: Path, entries: Mapping[str, TensorEntry]) -> EmbeddingNames:
     """Find the embeddings of a causal language model, and the tensors that transformers loads into them.
 
@@ -261,6 +266,7 @@ class Loading:
             spare=frozenset(spare | self.passed_over(kept)),
             others=(*declared.others, *differing),
             sources=self.sources,
+            buffers={name: one.tensors[0] for name, one in self.traced.named_buffers() if is_plain(one)},
             mismatched=self.mismatched,
         )
 

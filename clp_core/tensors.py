@@ -27,6 +27,8 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "F16": np.dtype(np.float16),
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }
+"""Data types of matrices that rows are made for."""
+INTEGERS: dict[str, np.dtype[Any]] = {"I64": np.dtype(np.int64), "I32": np.dtype(np.int32)}
 LFS_POINTER = b"version https://git-lfs"
 COPY_BYTES = 8 << 20
 READ_BYTES = 1 << 30  # Linux reads less than 2 GiB at once

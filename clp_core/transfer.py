@@ -15,7 +15,7 @@ import numpy as np
 
 from clp_core import __version__, heldout
 from clp_core.auto import Choice, choose
-from clp_core.checkpoint import Written
+from clp_core.checkpoint import SIDES, Written
 from clp_core.choices import AUTO
 from clp_core.folders import check_disk, refuse_if_inside
 from clp_core.functional_check import NO_ROOM, Expected
@@ -44,6 +44,7 @@ from clp_core.target_files import (
 )
 from clp_core.tensors import Subset, content_of
 from clp_core.transfer_options import TransferOptions, check_unused
+from clp_core.vocabulary_tensors import table_blocks
 from clp_core.workspace import REPORT_FILE
 
 log = logging.getLogger(__name__)
@@ -164,7 +165,7 @@ class Transfer:
         config = target_config(own, self.plan.n_rows, config_ids, tied=pair.source.names.tied)
         config |= padding.moved_length(config)
         write_config(part / "config.json", config)
-        check_config(part, self.plan.n_rows)
+        check_config(part, self.plan.n_rows, config_ids)
         expected = self._expected()
         written = self._write_weights(part, config, padding)
         generation, dropped = target_generation_config(read_json(pair.source.folder / "generation_config.json"), ids)
@@ -219,18 +220,21 @@ class Transfer:
         replaced = {}
         for kind, new in self.new_rows().items():
             entry = new.source.entry
-            if kind == "bias":
+            if kind not in SIDES:
                 column = (block[:, 0] for block in new)
                 replaced[entry.name] = Replacement(entry.dtype, (self.plan.n_rows,), column)
             else:
                 replaced[entry.name] = Replacement(entry.dtype, (self.plan.n_rows, entry.shape[1]), new)
+        for table in self.pair.further.tables:
+            blocks = table_blocks(table, self.plan, self.pair.helper.rows("input"))
+            replaced[table.name] = Replacement(table.dtype, (self.plan.n_rows, *table.shape[1:]), blocks)
         if padding.moved:
             entry, rows = padding.moved_table(source)
             replaced[entry.name] = Replacement(entry.dtype, rows.shape, [rows])
         return source.write(part, replaced, config)
 
     def new_rows(self, *, measure: bool = True) -> dict[str, NewRows]:
-        """Return the target's tensors by what they are: ``input``, ``output`` and ``bias``, as far as they exist.
+        """Return the target's tensors: ``input``, ``output`` and ``bias``, as far as they exist, and others by name.
 
         Args:
             measure: whether lengths, n_eff and anchors are noted while they are made.
@@ -248,10 +252,11 @@ class Transfer:
                 measured=self.measured[side] if measure else None,
                 keeps=self._keeps,
             )
-        bias = source.output_bias()
-        if bias is not None:
-            maker = self.makers[self.pair.biased_side]
-            found["bias"] = NewRows(self.plan, bias, maker, columns=slice(maker.width, None))
+        maker = self.makers[self.pair.biased_side]
+        has_bias = source.output_bias() is not None
+        for place, column in enumerate(self.pair.columns):
+            kind = "bias" if has_bias and place == 0 else column.entry.name
+            found[kind] = NewRows(self.plan, column, maker, columns=slice(maker.width + place, maker.width + place + 1))
         return found
 
     def _health(self) -> dict[str, Health]:
