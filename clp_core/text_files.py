@@ -14,12 +14,17 @@ import io
 import lzma
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO, cast
 
 from clp_core.errors import InputError
 
+LONGEST_DOCUMENT = 1 << 28
+"""Bytes of the longest line, and characters of the longest field or JSON value, that are read.
+
+A compressed file of a kilobyte can hold a line that no memory holds.
+"""
 SURROGATES = re.compile("[\ud800-\udfff]")
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
@@ -31,6 +36,7 @@ BYTE_ORDER_MARKS = (
 )
 """The mark of UTF-32 comes first: it begins with that of UTF-16."""
 LONGEST_MARK = 4
+READ_BYTES = 1 << 16
 
 ARCHIVE = "unpack it and give the folder"
 DOCUMENT = "extract its text into a .txt file"
@@ -122,6 +128,42 @@ class StreamsReader(io.RawIOBase):
         return data
 
 
+class LinesReader(io.RawIOBase):
+    """Passes on the bytes of a file as long as its lines are of a length that memory can hold."""
+
+    def __init__(self, file: Any, path: Path, ends: Sequence[bytes]) -> None:
+        """Begin a line.
+
+        Args:
+            file: the file, decompressed.
+            path: its path, for the message.
+            ends: what ends a line.
+        """
+        self._file, self._path, self._ends = file, path, ends
+        self._length = 0
+
+    def readable(self) -> bool:
+        """Say that it can be read."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill a buffer; 0 at the end of the file.
+
+        Raises:
+            InputError: the line is longer than ``LONGEST_DOCUMENT``.
+        """
+        data = self._file.read1(len(buffer))
+        buffer[: len(data)] = data
+        end = max(map(data.rfind, self._ends))
+        self._length = len(data) - 1 - end if end >= 0 else self._length + len(data)
+        if self._length > LONGEST_DOCUMENT:
+            raise InputError(
+                f"{self._path} has a line of more than {LONGEST_DOCUMENT >> 20} MiB, which is not read as one "
+                "document; give one document per line"
+            )
+        return len(data)
+
+
 COMPRESSIONS: dict[str, Callable[[BinaryIO], Any]] = {
     ".gz": lambda file: gzip.GzipFile(fileobj=file),
     ".xz": lambda file: io.BufferedReader(StreamsReader(file, lzma.LZMADecompressor)),
@@ -152,18 +194,21 @@ def check_format(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def open_text(path: Path, newline: str = "\n") -> Iterator[TextIO]:
+def open_text(path: Path, newline: str = "\n", *, has_lines: bool = True) -> Iterator[TextIO]:
     r"""Open a text file, compressed or not, without its byte order mark.
 
     Args:
         path: the file.
         newline: as ``open`` takes it; by default lines end at ``\n`` alone.
+        has_lines: whether it is read line by line, so that a line too long for memory is refused.
 
     Raises:
-        InputError: the file is of another format, damaged, or not UTF-8.
+        InputError: the file is of another format, damaged, or not UTF-8, or a line is too long.
     """
     with open_bytes(path) as (_, file):
-        yield io.TextIOWrapper(file, encoding="utf-8-sig", newline=newline)
+        ends = (b"\n", b"\r") if not newline else (b"\n",)
+        checked = io.BufferedReader(LinesReader(file, path, ends), READ_BYTES) if has_lines else file
+        yield io.TextIOWrapper(checked, encoding="utf-8-sig", newline=newline)
 
 
 def beginning_of(path: Path, n_bytes: int) -> tuple[str, float]:

@@ -20,6 +20,7 @@ from typing import Any, TextIO
 from clp_core.errors import InputError
 from clp_core.text_files import (
     COMPRESSIONS,
+    LONGEST_DOCUMENT,
     beginning_of,
     check_format,
     endings_of,
@@ -37,7 +38,6 @@ JSON_CHUNK = 1 << 20
 LONGEST_ESCAPE = 12
 """Characters of an escaped surrogate pair, the longest part of JSON that is only valid once it is complete."""
 BLANKS = re.compile(r"[ \t\n\r]*")
-LARGEST_FIELD = 2**31 - 1
 MOST_NAMES = 20
 LONGEST_NAME = 40
 
@@ -156,6 +156,8 @@ class JsonStream:
     def _read_on(self) -> bool:
         """Read more, doubling the part that is not used up, so that a long value is not parsed too often."""
         rest = self._text[self._start :]
+        if len(rest) > LONGEST_DOCUMENT:
+            raise json.JSONDecodeError(f"a value of more than {LONGEST_DOCUMENT >> 20} MiB", "", 0)
         more = self._file.read(max(JSON_CHUNK, len(rest)))
         self._text, self._start = rest + more, 0
         return bool(more)
@@ -208,7 +210,7 @@ def table_rows(file: TextIO, path: Path, field: str, delimiters: str) -> Iterato
     Raises:
         InputError: the header has no such column, or a row is not well-formed.
     """
-    csv.field_size_limit(LARGEST_FIELD)  # 131,072 characters by default, fewer than a long document has
+    csv.field_size_limit(LONGEST_DOCUMENT)  # 131,072 characters by default, fewer than a long document has
     n_before, first = next(((i, line) for i, line in enumerate(file) if line.strip()), (0, ""))
     delimiter = next((d for d in delimiters if field in header_of(first, d)), delimiters[0])
     rows = csv.reader(itertools.chain([first], file), delimiter=delimiter, strict=True)
@@ -354,7 +356,7 @@ class TextForm:
         if self.parse is None:
             yield from parquet_of(path, field)
             return
-        with open_text(path, self.newline) as file:
+        with open_text(path, self.newline, has_lines=self is not JSON) as file:
             yield from self.parse(file, path, field)
 
     def text_bytes(self, path: Path, field: str) -> float:
@@ -376,9 +378,10 @@ class TextForm:
 
 
 PLAIN = TextForm((".txt",), "a line", "", lines_of)
+JSON = TextForm((".json",), "an item of an array, or an object (one per line, for example)", "field", json_of)
 FORMS = (
     PLAIN,
-    TextForm((".json",), "an item of an array, or an object (one per line, for example)", "field", json_of),
+    JSON,
     TextForm((".jsonl", ".ndjson"), "the object on a line", "field", json_lines_of),
     TextForm((".csv",), "a row below the header", "column", comma_separated, newline=""),
     TextForm((".tsv",), "a row below the header", "column", tab_separated, newline=""),
