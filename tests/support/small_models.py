@@ -4,15 +4,16 @@ Every model has two layers or one of each kind, a width of 32, four heads (two f
 groups them) and the wanted vocabulary. All settings go through the constructor, as they would from a config.json.
 """
 
+import copy
 import inspect
+from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-# Settings by the names under which the classes take them; each class gets those that its constructor names.
+# Settings under all the names that classes have for them; each class gets those that its constructor lists.
 SHARED: dict[str, Any] = {
     # width
     "hidden_size": 32, "d_model": 32, "emb_dim": 32, "n_embd": 32,
@@ -56,40 +57,45 @@ SHARED: dict[str, Any] = {
 # Settings that are the wanted vocabulary size.
 VOCABULARIES = ("unpadded_vocab_size", "vocab_size", "vocab_size_per_layer_input")
 
-# One layer of each kind, for classes whose own pattern needs more than two layers to show them all.
-SLIDING = {"layer_types": ["sliding_attention", "full_attention"]}
-HYBRID = {"layer_types": ["hybrid_sliding", "hybrid"]}
+# Layers of each kind, for classes whose own pattern shows them all in more than two layers only.
 DENSE_SPARSE = {"mlp_layer_types": ["dense", "sparse"]}
+HYBRID = {"layer_types": ["hybrid_sliding", "hybrid"]}
 LINEAR = {"layer_types": ["linear_attention", "full_attention"]}
-SHARED_BLOCKS = {"num_hidden_layers": 3, "layers_block_type": ["linear_attention", "hybrid", "hybrid"]}
-IMAGES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
-ROPE = {"rope_type": "default", "rope_theta": 10000.0}
-# Classes that count positions from the padding id on, or that cannot do without one. The id is then no ordinary token.
+SLIDING = {"layer_types": ["sliding_attention", "full_attention"]}
+TWICE = {"num_hidden_layers": 3, "layers_block_type": ["linear_attention", "hybrid", "hybrid"]}  # one block, used twice
+# An encoder of images or sounds: not under test, but part of the class.
+ENCODER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+# For classes that count positions or lengths by the padding id, or refuse to go without: no id for an ordinary token.
 PADDED = {"pad_token_id": 1}
 
-# What a type needs besides.
+# What a type, or a part of one, needs besides.
 NEEDS: dict[str, dict[str, Any]] = {
     "afmoe": SLIDING,
-    "bailing_hybrid": LINEAR | {"head_dim": 8, "layer_group_size": 2},
+    "bailing_hybrid": LINEAR,
     "bamba": {"attn_layer_indices": [1]},
     "beam": DENSE_SPARSE,
     "blt": {
         "encoder_hash_byte_group_vocab": 64,
         "global_config": {"hidden_size": 64},
-        "use_cache": False,  # the class makes its cache from settings that its config does not have
+        "use_cache": False,  # its cache needs a number of layers, which its config does not have
     },
     "blt_local_decoder": {"hidden_size_global": 64},
     "blt_local_encoder": {"hidden_size_global": 64},
     "camembert": PADDED,
     "cohere2": SLIDING,
     "cohere2_moe": SLIDING,
-    "cohere_compass_text": SLIDING | {"rope_parameters": dict.fromkeys(SLIDING["layer_types"], ROPE)},
+    "cohere_compass_text": SLIDING | {
+        "rope_parameters": {
+            "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+            "full_attention": {"rope_type": "default", "rope_theta": 10000.0},
+        },
+    },
     "cpmant": {"dim_head": 8, "prompt_length": 4, "prompt_types": 4, "segment_types": 4},
     "data2vec-text": PADDED,
     "dbrx": {
         "attn_config": {"clip_qkv": 8.0, "kv_n_heads": 2, "rope_theta": 10000.0},
         "ffn_config": {"ffn_hidden_size": 32, "moe_top_k": 2},
-        "tie_word_embeddings": False,  # the class refuses ties
+        "tie_word_embeddings": False,  # it refuses True
     },
     "deepseek_v32": DENSE_SPARSE,
     "deepseek_v4": {
@@ -99,10 +105,10 @@ NEEDS: dict[str, dict[str, Any]] = {
     },
     "dory": SLIDING | {"n_input_layers": 1, "n_output_layers": 1},
     "dots3_note": {
-        "audio_config": IMAGES | {"adapter_input_size": 32, "adapter_out_dim": 32, "downsample_hidden_size": 8},
-        "vision_config": IMAGES | {"adapter_in_dim": 32, "adapter_out_dim": 32, "mlp_layer_types": ["dense"]},
+        "audio_config": ENCODER | {"adapter_input_size": 32, "adapter_out_dim": 32, "downsample_hidden_size": 8},
+        "vision_config": ENCODER | {"adapter_in_dim": 32, "adapter_out_dim": 32, "mlp_layer_types": ["dense"]},
     },
-    "dots3_note_text": {  # the released names for the sliding layers, which no constructor lists
+    "dots3_note_text": {  # its constructor takes, but does not list, the settings of the sliding layers
         "layer_types": ["sliding_attention", "indexed_attention"],
         "swa_num_attention_heads": 4, "swa_num_key_value_heads": 4, "swa_q_lora_rank": 16, "swa_kv_lora_rank": 16,
         "swa_head_dim": 12, "swa_qk_nope_head_dim": 8, "swa_v_head_dim": 8,
@@ -114,17 +120,20 @@ NEEDS: dict[str, dict[str, Any]] = {
     "falcon_h1": {"mamba_d_ssm": 64},
     "flint": SLIDING,
     "fuyu": {"patch_size": 4},
-    "gemma3": {"vision_config": IMAGES | {"model_type": "siglip_vision_model", "image_size": 28, "patch_size": 14}},
+    "gemma3": {"vision_config": ENCODER | {"model_type": "siglip_vision_model", "image_size": 28, "patch_size": 14}},
     "gemma3_text": SLIDING,
     "gemma3n_text": SLIDING | {"hidden_size_per_layer_input": 8, "num_kv_shared_layers": 0, "laurel_rank": 4},
     "gemma4": {"text_config": PADDED},
     "gemma4_text": SLIDING | {"global_head_dim": 16, "hidden_size_per_layer_input": 8},
     "gemma4_unified": {"text_config": PADDED},
     "gemma4_unified_text": SLIDING | {"global_head_dim": 16},
-    "git": {"vision_config": IMAGES | {"image_size": 32}},
+    "git": {"vision_config": ENCODER | {"image_size": 32}},
     "glm_moe_dsa": DENSE_SPARSE,
     "got_ocr2": {
-        "vision_config": IMAGES | {"image_size": 32, "mlp_dim": 64, "output_channels": 32, "global_attn_indexes": [0]},
+        "vision_config": {
+            "hidden_size": 32, "mlp_dim": 64, "output_channels": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+            "image_size": 32, "global_attn_indexes": [0],
+        },
     },
     "gpt_neo": {"attention_types": [[["global", "local"], 1]], "window_size": 8},
     "granitemoehybrid": LINEAR,
@@ -150,11 +159,11 @@ NEEDS: dict[str, dict[str, Any]] = {
         "index_block_size": 2, "index_topk_blocks": 2,
     },
     "modernbert-decoder": PADDED,
-    "moss_transcribe_diarize": {"audio_config": IMAGES | {"num_mel_bins": 8, "max_source_positions": 16}},
+    "moss_transcribe_diarize": {"audio_config": ENCODER | {"num_mel_bins": 8, "max_source_positions": 16}},
     "olmo3": SLIDING,
     "opt": {"word_embed_proj_dim": 16},
     "phi4_multimodal": {
-        "vision_config": IMAGES | {"image_size": 28, "crop_size": 28, "num_hidden_layers": 2},
+        "vision_config": ENCODER | {"image_size": 28, "crop_size": 28, "num_hidden_layers": 2},
         "audio_config": {
             "hidden_size": 32, "intermediate_size": 64, "num_blocks": 2, "num_attention_heads": 2,
             "ext_pw_out_channel": 32, "depthwise_separable_out_channel": 32, "nemo_conv_channels": 8,
@@ -187,8 +196,8 @@ NEEDS: dict[str, dict[str, Any]] = {
     "xlm-roberta-xl": PADDED,
     "xlstm": {"hidden_size": 64, "qk_dim_factor": 1.0},  # the class counts in steps of 64
     "xmod": PADDED | {"default_language": "en_XX"},
-    "zamba": SHARED_BLOCKS,
-    "zamba2": SHARED_BLOCKS | {"adapter_rank": 8},
+    "zamba": TWICE,
+    "zamba2": TWICE | {"adapter_rank": 8},
     "zaya": {"num_experts_per_tok": 1, "router_hidden_size": 16},
 }  # fmt: skip
 # Types that keep the language model's settings in configs of their own: their fields and types.
@@ -215,14 +224,26 @@ NESTED: dict[str, dict[str, str]] = {
 
 # Types that cannot be built small, or whose class is no language model over its own vocabulary.
 NOT_SMALL: dict[str, str] = {
-    "gemma4_assistant": "drafts from another model's hidden states and key-value cache, takes no input_ids",
-    "gemma4_unified_assistant": "drafts from another model's hidden states and key-value cache, takes no input_ids",
-    "gemma3n": "needs the package timm (gemma3n_text does not)",
-    "musicgen": "AutoModelForCausalLM gives the class a config that it cannot read; tokens are of audio codebooks",
-    "musicgen_melody": "as musicgen",
+    "gemma3n": "needs the package timm, which gemma3n_text does not",
+    "gemma4_assistant": "takes another model's hidden states instead of ids",
+    "gemma4_unified_assistant": "takes another model's hidden states instead of ids",
+    "musicgen": "AutoModelForCausalLM gives the class a config that it cannot use",
+    "musicgen_melody": "AutoModelForCausalLM gives the class a config that it cannot use",
 }
 
 TYPES: tuple[str, ...] = tuple(sorted(set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) - set(NOT_SMALL)))
+
+# Types whose two embeddings are never tied, whatever the config says.
+NEVER_TIED = frozenset({
+    "bailing_hybrid", "bigbird_pegasus", "cpmant", "dbrx", "inkling2_loop_text", "inkling2_text", "inkling_text",
+    "kimi_linear", "mllama", "moshi", "nemotron_h", "reformer", "rembert", "xlstm",
+})  # fmt: skip
+# Types whose logits depend on later tokens too (reformer's through the buckets of its hashes).
+NOT_CAUSAL = frozenset({"cpmant", "reformer", "xlnet"})
+# Types that fail in half precision, on CPUs at least (deepseek_v4 in float16 only).
+ONLY_FLOAT32 = frozenset({"deepseek_v4", "reformer", "xlnet"})
+# Buffers that training changes and loading keeps; all others are computed by the class.
+LEARNT_BUFFERS = ("correction_bias", "expert_bias", "layer_scalar", "tid2eid")
 
 
 def settings_of(
@@ -234,7 +255,7 @@ def settings_of(
     if "kv_lora_rank" in names:
         offered["num_key_value_heads"] = offered["num_attention_heads"]  # latent attention does not group heads
     settings = {name: value for name, value in offered.items() if name in names}
-    settings |= needs | {name: value for name, value in ids.items() if name in names}
+    settings |= copy.deepcopy(needs) | {name: value for name, value in ids.items() if name in names}
     for field, part in NESTED.get(model_type, {}).items():
         settings[field] = settings_of(part, vocab_size, tied, ids, NEEDS.get(part, {}) | needs.get(field, {}))
     return settings
@@ -246,23 +267,36 @@ def small_config(model_type: str, vocab_size: int, tied: bool, **ids: int | None
     return CONFIG_MAPPING[model_type](**settings)
 
 
+def randomise(model: PreTrainedModel, seed: int) -> None:
+    """Add noise to all that a checkpoint brings, so that nothing is zero, one or constant, as it is in fresh models."""
+    generator = torch.Generator().manual_seed(seed)
+    learnt = {name: buffer for name, buffer in model.named_buffers() if name.endswith(LEARNT_BUFFERS)}
+    with torch.no_grad():
+        for name, tensor in (learnt | dict(model.named_parameters())).items():
+            if not tensor.is_floating_point():  # experts by token id
+                tensor.copy_(torch.randint(int(SHARED["n_routed_experts"]), tensor.shape, generator=generator))
+            elif tensor.requires_grad or "embed_positions" not in name:  # else sinusoids, which the class computes anew
+                noise = torch.randn(tensor.shape, generator=generator)
+                tensor.copy_(tensor.float() + noise * (0.2 if tensor.ndim > 1 else 0.1))
+
+
 def small_model(
     model_type: str, vocab_size: int, tied: bool, dtype: torch.dtype = torch.float32, seed: int = 0, **ids: int | None
 ) -> PreTrainedModel:
-    """Small model in evaluation mode whose parameters are all random.
-
-    Fresh models have zeros as biases, ones as norms, and matrices so small that tokens hardly differ: all of that would
-    let a wrong copy pass. Tables that the class computes (sinusoids) are not trained and stay as they are.
-    """
+    """Small random model in evaluation mode; in half precision, with the parameters in float32 that its class wants."""
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(small_config(model_type, vocab_size, tied, **ids), dtype=dtype)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, buffer in model.named_buffers():
-            if name.endswith("tid2eid"):  # DeepSeek V4's experts by token id, which only a checkpoint sets
-                buffer.copy_(torch.randint(4, buffer.shape, generator=generator))
-        for parameter in model.parameters():
-            if parameter.requires_grad and parameter.is_floating_point():
-                noise = torch.randn(parameter.shape, generator=generator)
-                parameter.copy_(parameter.float() + noise * (0.2 if parameter.ndim > 1 else 0.1))
+    randomise(model, seed)
     return model.eval()
+
+
+def save_small_model(model: PreTrainedModel, folder: str | Path, model_type: str, **ids: int | None) -> None:
+    """Save so that AutoModelForCausalLM can load it.
+
+    The library saves the config of the text model, whose type AutoModelForCausalLM does not know for every class; such
+    models get the config of the whole model, as published checkpoints have it.
+    """
+    model.save_pretrained(folder)
+    config = model.config
+    if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        small_config(model_type, config.vocab_size, config.tie_word_embeddings, **ids).save_pretrained(folder)
