@@ -6,90 +6,60 @@ import json
 import math
 import shlex
 import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from clp_core.errors import InputError
 from clp_core.jobs.metrics import whole_lines
-from clp_core.options import arguments_of, option
+from clp_core.options import Options, arguments_of, option
 
 MAX_MODELS = 8
 MAX_PROMPT = 100_000
+LEAST_TEMPERATURE = 0.001
 END_OF_TEXT, LENGTH, STOPPED, REFUSED, FAILED = "end of text", "length", "stopped", "refused", "failed"
 """How an answer ended."""
 
 
 @dataclass(frozen=True)
-class GenerateOptions:
+class GenerateOptions(Options):
     """A prompt and how models go on with it."""
 
     models: tuple[str, ...] = option(help="models that answer: folders or Hub ids")
     prompt: str = option("", help="text to go on with; empty: the model begins a text")
     max_tokens: int = option(60, help="tokens to write at most", minimum=1)
-    temperature: float = option(0.8, help="0 takes the likeliest token, 1 draws as the model says", minimum=0.0)
+    temperature: float = option(
+        0.8, help="0 takes the likeliest token, 1 draws as the model says", minimum=0.0, maximum=100.0
+    )
     top_k: int = option(50, help="draw among so many likeliest tokens; 0: among all", minimum=0)
-    top_p: float = option(1.0, help="draw among the likeliest that make up this share; 1: among all", minimum=0.0)
+    top_p: float = option(
+        1.0, help="draw among the likeliest that make up this share; 1: among all", above=0.0, maximum=1.0
+    )
     repetition_penalty: float = option(
-        1.0, help="divides the scores of tokens that stand there already; 1: none", minimum=0.0
+        1.0, help="divides the scores of tokens that stand there already; 1: none", above=0.0, maximum=100.0
     )
     seed: int = option(42, help="of the draws: the same seed gives the same text", minimum=0)
     ignore_end: bool = option(False, help="go on after the end of text")
 
-    def __post_init__(self) -> None:
-        """Refuse bad values by naming the field."""
-        if not self.models or not all(model.strip() for model in self.models):
-            raise InputError("no model is named; give a folder or a Hub id such as org/name")
-        if len(set(self.models)) < len(self.models):
-            raise InputError("a model is named twice; name each once")
-        if len(self.models) > MAX_MODELS:
-            raise InputError(f"{len(self.models)} models are too many side by side; name at most {MAX_MODELS}")
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yield what is wrong with the models, the prompt and the temperature."""
+        yield from models_problems(self.models)
         if len(self.prompt) > MAX_PROMPT:
-            raise InputError(f"--prompt has {len(self.prompt)} characters; give at most {MAX_PROMPT}")
-        try:
-            self.prompt.encode()
-        except UnicodeEncodeError as error:
-            raise InputError("--prompt is no valid text (UTF-8)") from error
-        if self.max_tokens < 1:
-            raise InputError("--max-tokens must be at least 1")
-        if self.temperature != 0 and not 0.001 <= self.temperature <= 100:
-            raise InputError("--temperature must be 0, or 0.001 to 100")
-        if self.top_k < 0:
-            raise InputError("--top-k must not be negative")
-        if not 0 < self.top_p <= 1:
-            raise InputError("--top-p must be above 0 and at most 1")
-        if not 0 < self.repetition_penalty <= 100:
-            raise InputError("--repetition-penalty must be above 0 and at most 100")
-        if not 0 <= self.seed < 1 << 63:
-            raise InputError("--seed must be at least 0 and below 2^63")
-
-    @classmethod
-    def of_json(cls, content: Any) -> GenerateOptions:
-        """Return the options that a request's file holds.
-
-        Raises:
-            InputError: it holds others, or values of other kinds.
-        """
-        if not isinstance(content, dict):
-            raise InputError("the request is no JSON object")
-        kinds = {item.name: str(item.type) for item in fields(cls)}
-        if unknown := sorted(set(content) - set(kinds)):
-            raise InputError(f"the request holds {unknown[0]!r}, which is no setting")
-        for name, value in content.items():
-            if not is_of_kind(value, kinds[name]):
-                raise InputError(f"the request's {name} has the wrong kind of value")
-        return cls(**{**content, "models": tuple(content.get("models", ()))})
+            yield "prompt", f"it has {len(self.prompt)} characters; give at most {MAX_PROMPT}"
+        if any(0xD800 <= ord(character) < 0xE000 for character in self.prompt):
+            yield "prompt", "it is not valid text (UTF-8); give one that is"
+        if 0 < self.temperature < LEAST_TEMPERATURE:
+            yield "temperature", f"{self.temperature:g} is too small; give 0, or {LEAST_TEMPERATURE} or more"
 
 
-def is_of_kind(value: Any, kind: str) -> bool:
-    """Say whether a value from JSON fits a field of ``GenerateOptions`` with this type."""
-    if kind in ("int", "float"):
-        is_number = isinstance(value, int) or (kind == "float" and isinstance(value, float))
-        return is_number and not isinstance(value, bool)
-    if kind in ("str", "bool"):
-        return isinstance(value, str if kind == "str" else bool)
-    return isinstance(value, list) and all(isinstance(part, str) for part in value)
+def models_problems(models: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield why models cannot answer side by side."""
+    if any(not model.strip() for model in models):
+        yield "models", "the name of a model is empty; give a folder or a Hub id such as org/name"
+    if len(set(models)) < len(models):
+        yield "models", "a model is named twice; name each once"
+    if len(models) > MAX_MODELS:
+        yield "models", f"{len(models)} models are too many side by side; name at most {MAX_MODELS}"
 
 
 @dataclass(frozen=True)

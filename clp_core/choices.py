@@ -1,4 +1,4 @@
-"""Values that options of a transfer may take; nothing is imported for them."""
+"""Values that options may take; nothing is imported for them."""
 
 from __future__ import annotations
 
@@ -12,3 +12,5 @@ MATCHES = ("raw", "canonical")
 """How tokens of two vocabularies are compared: by their strings, or by the bytes they stand for."""
 SPECIAL_RULES = ("auto", "string", "role")
 """How special tokens are matched."""
+MEASURES = ("bits_per_byte", "eval_loss")
+"""Scores by which runs are compared: bits per byte, and under one tokenizer also the held-out loss, nats per token."""

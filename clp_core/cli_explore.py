@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from clp_core.cli_output import Json, emit, print_table, terminal_progress, written
 from clp_core.errors import InputError
+from clp_core.explore_options import AgreementOptions, NearDuplicatesOptions, NeighborsOptions
 from clp_core.project_options import ProjectOptions
 from clp_core.workspace import Workspace
 
@@ -17,14 +18,7 @@ if TYPE_CHECKING:
     from clp_core.prepared import Prepared
 
 
-def neighbors_command(
-    model: Annotated[str, typer.Argument(help="model: a folder or a Hub id")],
-    tokens: Annotated[
-        list[str], typer.Argument(help="tokens: the string, a text that is one token, or #id", metavar="TOKEN")
-    ],
-    k: Annotated[int, typer.Option("-k", help="neighbours to show", min=1)] = 10,
-    as_json: Json = False,
-) -> None:
+def neighbors_command(options: NeighborsOptions, as_json: Json = False) -> None:
     """Show the nearest tokens of tokens by the cosine of their input embeddings."""
     import numpy as np
 
@@ -35,9 +29,9 @@ def neighbors_command(
     from clp_core.tensors import non_finite_rows
     from clp_core.vocabulary import Vocabulary
 
-    checkpoint = Checkpoint.open(model)
+    checkpoint = Checkpoint.open(options.model)
     vocabulary = Vocabulary.open(checkpoint.folder)
-    ids = [vocabulary.find(token) for token in tokens]
+    ids = [vocabulary.find(token) for token in options.tokens]
     rows = checkpoint.rows("input")
     without = [i for i in ids if i >= rows.shape[0]]
     if without:
@@ -49,10 +43,10 @@ def neighbors_command(
         message = rows_message(left_out, "input", str(checkpoint.folder), vocabulary)
         typer.echo(f"warning: {message} and left out: {CURE}", err=True)
     base = np.setdiff1d(everything, left_out)
-    cosines, found = nearest(rows.take(np.array(ids)), rows.take(base), k + 1)
+    cosines, found = nearest(rows.take(np.array(ids)), rows.take(base), options.k + 1)
     result = []
     for token_id, row, near in zip(ids, cosines, base[found], strict=True):
-        pairs = [(int(i), float(c)) for i, c in zip(near, row, strict=True) if i != token_id][:k]
+        pairs = [(int(i), float(c)) for i, c in zip(near, row, strict=True) if i != token_id][: options.k]
         listed = [{"token": vocabulary.tokens[i], "id": i, "cosine": c} for i, c in pairs]
         result.append({"token": vocabulary.tokens[token_id], "id": token_id, "neighbors": listed})
 
@@ -103,12 +97,7 @@ def project_command(options: ProjectOptions, as_json: Json = False) -> None:
     )
 
 
-def agreement_command(
-    first: Annotated[str, typer.Argument(help="model: a folder or a Hub id")],
-    second: Annotated[str, typer.Argument(help="another model with the same tokenizer")],
-    k: Annotated[int, typer.Option("-k", help="neighbours of each token", min=1, max=100)] = 10,
-    as_json: Json = False,
-) -> None:
+def agreement_command(options: AgreementOptions, as_json: Json = False) -> None:
     """Say how far two models of one tokenizer agree on every token's nearest neighbours (the paper's Figure 1)."""
     from clp_core.graph import make_agreement
     from clp_core.locate import locate
@@ -116,8 +105,8 @@ def agreement_command(
 
     cache = Workspace.current().cache
     with terminal_progress():
-        prepared = prepare(locate(first), cache), prepare(locate(second), cache)
-        found = make_agreement(*prepared, cache, k)
+        prepared = prepare(locate(options.first), cache), prepare(locate(options.second), cache)
+        found = make_agreement(*prepared, cache, options.k)
     left_out = warn(*prepared)
 
     def show(result: dict[str, Any]) -> None:
@@ -127,21 +116,18 @@ def agreement_command(
         )
         print_table("", ["in common", "tokens"], [[i, count] for i, count in enumerate(result["histogram"])])
 
-    emit({"first": first, "second": second, **found.as_json(), "left_out": left_out}, as_json, show)
+    pair = {"first": options.first, "second": options.second}
+    emit({**pair, **found.as_json(), "left_out": left_out}, as_json, show)
 
 
-def near_duplicates_command(
-    model: Annotated[str, typer.Argument(help="model: a folder or a Hub id")],
-    above: Annotated[float, typer.Option(help="least cosine to the nearest other row", min=-1, max=1)] = 0.999,
-    as_json: Json = False,
-) -> None:
+def near_duplicates_command(options: NearDuplicatesOptions, as_json: Json = False) -> None:
     """List the tokens whose row is nearly that of another token; the pages show them among the rows at risk."""
     from clp_core.graph import make_graph
     from clp_core.locate import locate
     from clp_core.prepared import prepare
 
     cache = Workspace.current().cache
-    prepared = prepare(locate(model), cache)
+    prepared = prepare(locate(options.model), cache)
     with terminal_progress():
         graph = make_graph(prepared, cache)
     vocabulary, left_out = prepared.vocabulary, warn(prepared)
@@ -153,11 +139,12 @@ def near_duplicates_command(
             "nearest_id": int(graph.near[place, 0]),
             "cosine": float(graph.cosines[place, 0]),
         }
-        for place in graph.ids.searchsorted(graph.near_duplicates(above)).tolist()
+        for place in graph.ids.searchsorted(graph.near_duplicates(options.above)).tolist()
     ]
 
     def show(result: dict[str, Any]) -> None:
         print_table("", ["token", "id", "nearest", "its id", "cosine"], [list(r.values()) for r in result["tokens"]])
         typer.echo(f"{len(result['tokens']):,} of {result['of']:,} tokens")
 
-    emit({"model": model, "above": above, "of": len(graph.ids), "left_out": left_out, "tokens": rows}, as_json, show)
+    found = {"model": options.model, "above": options.above, "of": len(graph.ids), "left_out": left_out}
+    emit({**found, "tokens": rows}, as_json, show)

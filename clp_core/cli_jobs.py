@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from clp_core.cli_output import Json, emit, print_table, written
+from clp_core.cli_output import Json, emit, options_command, print_table, written
+from clp_core.curve_options import CompareRunsOptions, ImportOptions
 from clp_core.errors import InputError
 from clp_core.jobs import Job, JobStore
 from clp_core.workspace import Workspace
@@ -118,45 +119,23 @@ def jobs_remove(
     emit(result, as_json, lambda _: typer.echo(f"removed {told}"))
 
 
-@jobs_app.command("compare")
-def jobs_compare(
-    names: Annotated[
-        list[str],
-        typer.Argument(
-            help="runs by directory, name or latest, import:NAME, published:clp, published:scratch, or an arm of "
-            "an experiment that comes with the project, experiment:NAME/ARM; the first one is the baseline",
-            metavar="BASELINE RUN...",
-        ),
-    ],
-    measure: Annotated[str, typer.Option(help="bits_per_byte or eval_loss")] = "bits_per_byte",
-    level: Annotated[float | None, typer.Option(help="value to reach; without it the baseline's best")] = None,
-    html: Annotated[Path | None, typer.Option(help="also write one self-contained HTML file")] = None,
-    csv: Annotated[Path | None, typer.Option(help="also write the table as CSV, and NAME-points.csv beside it")] = None,
-    as_json: Json = False,
-) -> None:
+@options_command(jobs_app, CompareRunsOptions, "compare", positional=("names",))
+def jobs_compare(options: CompareRunsOptions, as_json: Json = False) -> None:
     """Say how much sooner runs reach what a baseline reached."""
     from clp_core.comparison_report import UNITS, answer, as_csv, as_html, as_text, points_csv
-    from clp_core.curves import MEASURES, curve_named
+    from clp_core.curves import curve_named
     from clp_core.savings import Comparison
 
-    if measure not in MEASURES:
-        raise InputError(f"--measure {measure!r} is unknown; use one of {', '.join(MEASURES)}")
-    if len(set(names)) < 2:
-        raise InputError("name a baseline and at least one other run to hold against it; `clp jobs list` shows them")
-    if level is not None and level <= 0:
-        raise InputError("--level must be above 0")
-    for option, path in (("--html", html), ("--csv", csv)):
-        if path is not None and not path.absolute().parent.is_dir():
-            raise InputError(f"{option}: there is no folder {path.absolute().parent}")
-    baseline, *runs = [curve_named(Workspace.current(), name) for name in names]
+    measure, level = options.measure, options.level
+    baseline, *runs = [curve_named(Workspace.current(), name) for name in options.names]
     if level is None and baseline.best(measure) is None:
         raise InputError(f"{baseline.name} has no {measure} to compare with; choose another baseline or measure")
     comparison = Comparison.of(baseline, runs, measure, level)
-    if html is not None:
-        html.write_text(as_html(comparison), encoding="utf-8")
-    if csv is not None:
-        csv.write_text(as_csv(comparison), encoding="utf-8")
-        csv.with_name(f"{csv.stem}-points.csv").write_text(points_csv(comparison), encoding="utf-8")
+    if options.html is not None:
+        options.html.write_text(as_html(comparison), encoding="utf-8")
+    if options.csv is not None:
+        options.csv.write_text(as_csv(comparison), encoding="utf-8")
+        options.csv.with_name(f"{options.csv.stem}-points.csv").write_text(points_csv(comparison), encoding="utf-8")
     result = {
         "measure": measure,
         "level": comparison.level,
@@ -185,34 +164,23 @@ def bound(row: dict[str, Any]) -> str:
     return ("" if row["reached"] else "> ") + written(round(row["tokens"]))
 
 
-@jobs_app.command("import")
-def jobs_import(
-    file: Annotated[Path, typer.Argument(help="a CSV file with a header, or a trainer_state.json", metavar="FILE")],
-    name: Annotated[str, typer.Option(help="what the curve is called; without it the file's name")] = "",
-    step_tokens: Annotated[int, typer.Option(help="tokens a step, where the file counts steps only", min=0)] = 0,
-    eval_text: Annotated[Path | None, typer.Option(help="the text its scores are of")] = None,
-    tokenizer: Annotated[str, typer.Option(help="the model whose tokenizer it used, to compare its loss a token")] = "",
-    as_json: Json = False,
-) -> None:
+@options_command(jobs_app, ImportOptions, "import", positional=("file",))
+def jobs_import(options: ImportOptions, as_json: Json = False) -> None:
     """Take in the curve of a run made elsewhere, to compare with."""
     from clp_core.curves import import_curve
     from clp_core.folders import content_of
     from clp_core.locate import locate
     from clp_core.vocabulary import Vocabulary
 
-    if not file.is_file():
-        raise InputError(f"there is no file {file}; check the path")
-    if eval_text is not None and not eval_text.is_file():
-        raise InputError(f"there is no text {eval_text}; check the path")
-    scored_on = content_of(eval_text) if eval_text is not None else ""
-    called = name or file.stem
+    file, tokenizer = options.file, options.tokenizer
+    scored_on = content_of(options.eval_text) if options.eval_text is not None else ""
     content = Vocabulary.open(locate(tokenizer, weights=False)).content if tokenizer else ""
     curve = import_curve(
         Workspace.current(),
         file.read_bytes(),
         file.name,
-        called,
-        step_tokens=step_tokens,
+        options.name or file.stem,
+        step_tokens=options.step_tokens,
         eval_text=scored_on,
         tokenizer=content,
     )

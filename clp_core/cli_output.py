@@ -14,7 +14,8 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from clp_core.options import MISSING
+from clp_core.errors import InputError
+from clp_core.options import MISSING, OptionsError, flag_of
 from clp_core.progress import HEART, JOB_ENVIRONMENT, write_json
 
 Json = Annotated[bool, typer.Option("--json", help="print one JSON object as the last line")]
@@ -95,11 +96,11 @@ def terminal_progress() -> Iterator[None]:
 
 
 def options_command(app: typer.Typer, options: type, name: str, positional: Sequence[str] = ()) -> Callable[..., Any]:
-    """Make a command of an options dataclass: each field an option, with the field's help and default.
+    """Make a command of an option class: each field an option, with the field's help and default.
 
     Args:
         app: what the command belongs to.
-        options: the dataclass.
+        options: the class.
         name: of the command.
         positional: fields that are given by their place, in this order.
     """
@@ -107,25 +108,17 @@ def options_command(app: typer.Typer, options: type, name: str, positional: Sequ
     def decorate(run: Callable[..., None]) -> Callable[..., None]:
         hints = get_type_hints(options)
         fields = [item for item in dataclasses.fields(options) if item.init]
-        parameters = []
-        for item in fields:
-            hint: Any = list[str] if hints[item.name] == tuple[str, ...] else hints[item.name]
-            about: Any = typer.Option(help=item.metadata["help"])
-            if item.name in positional:
-                about = typer.Argument(help=item.metadata["help"], metavar=item.name.upper())
-            elif item.metadata["choices"]:
-                about = typer.Option(help=f"{item.metadata['help']} ({', '.join(item.metadata['choices'])})")
-            elif hints[item.name] is bool:
-                about = typer.Option("--" + item.name.replace("_", "-"), help=item.metadata["help"])
-            default = inspect.Parameter.empty if item.default is MISSING else item.default
-            kind = inspect.Parameter.KEYWORD_ONLY
-            parameters.append(inspect.Parameter(item.name, kind, default=default, annotation=Annotated[hint, about]))
+        parameters = [parameter_of(item, hints[item.name], is_positional=item.name in positional) for item in fields]
         extra = [p for p in inspect.signature(run, eval_str=True).parameters.values() if p.name != "options"]
 
         def command(*, context: typer.Context, **given: Any) -> None:
             values = {item.name: given.pop(item.name) for item in fields}
             values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-            made = options(**values)
+            try:
+                made = options(**values)
+            except OptionsError as error:
+                places = {item.name: metavar_of(item) for item in fields if item.name in positional}
+                raise InputError(error.worded(lambda field: places.get(field) or flag_of(field))) from error
             if hasattr(made, "beside_preset"):
                 made = made.beside_preset([name for name in values if was_typed(context, name)])
             run(made, **given)
@@ -139,6 +132,29 @@ def options_command(app: typer.Typer, options: type, name: str, positional: Sequ
         return app.command(name)(command)
 
     return decorate
+
+
+def parameter_of(item: dataclasses.Field[Any], hint: Any, *, is_positional: bool) -> inspect.Parameter:
+    """Make the parameter of a command from a field of an option class."""
+    hint = list[str] if hint == tuple[str, ...] else hint
+    text = item.metadata["help"]
+    if is_positional:
+        about: Any = typer.Argument(help=text, metavar=metavar_of(item))
+    elif item.metadata["choices"]:
+        about = typer.Option(help=f"{text} ({', '.join(item.metadata['choices'])})")
+    elif hint is bool or len(item.name) == 1:
+        about = typer.Option(flag_of(item.name), help=text)
+    else:
+        about = typer.Option(help=text, metavar=item.metadata["metavar"] or None)
+    default = inspect.Parameter.empty if item.default is MISSING else item.default
+    return inspect.Parameter(
+        item.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[hint, about]
+    )
+
+
+def metavar_of(item: dataclasses.Field[Any]) -> str:
+    """Name a positional value in help and errors."""
+    return item.metadata["metavar"] or item.name.upper()
 
 
 def was_typed(context: typer.Context, name: str) -> bool:

@@ -1,8 +1,9 @@
-"""What a run may ask of a cluster: checked by naming the option, before anything is planned."""
+"""Validation of the Slurm options."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from clp_core.errors import InputError
@@ -24,52 +25,49 @@ CLUSTER_FIELDS = (
 )
 
 
-def check_cluster_options(options: TrainOptions, changed: list[str]) -> None:
-    """Refuse what no cluster could make sense of, and what has no effect on this machine.
+def cluster_problems(options: TrainOptions, changed: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield which options of a cluster are not valid, and which have no effect where the run is started.
 
     Args:
-        options: what was asked for.
+        options: the options of a run.
         changed: names of the fields that differ from their defaults.
-
-    Raises:
-        InputError: a field is refused.
     """
     if options.launcher == "local":
-        if given := [name for name in changed if name in CLUSTER_FIELDS]:
-            raise InputError(f"{flag(given[0])} is for a cluster; give --launcher slurm with it")
+        for name in changed:
+            if name in CLUSTER_FIELDS:
+                yield name, "only for a cluster; give --launcher slurm with it"
         return
     if "device" in changed:
-        raise InputError("--device is for this machine; with --launcher slurm give --gpus-per-node, or 0 of them")
+        yield "device", "only for this machine; with --launcher slurm give --gpus-per-node, or 0 of them"
     if options.gpus_per_node and options.processes_per_node != 1:
-        raise InputError("--processes-per-node is for CPUs: each GPU has one process; give --gpus-per-node 0 with it")
-    for name in ("partition", "account"):
-        value = getattr(options, name)
-        if value and not NAME.fullmatch(value):
-            raise InputError(f"{flag(name)} {value!r} is no name that Slurm uses; `sinfo` and `sacctmgr` show them")
-    check_directives(options.sbatch)
-    check_times(options)
+        yield "processes_per_node", "only for CPUs: each GPU has one process; give --gpus-per-node 0 with it"
+    for line in options.sbatch:
+        if problem := directive_problem(line):
+            yield "sbatch", problem
+    if problem := time_problem(options.time_limit, options.signal_before_s):
+        yield "time_limit", problem
 
 
-def check_directives(directives: tuple[str, ...]) -> None:
-    """Refuse lines that are no directives of sbatch, or that the supervisor could not live with."""
-    for line in directives:
-        if not line.isprintable() or not DIRECTIVE.fullmatch(line.strip()):
-            raise InputError(f"--sbatch {line!r} is no option of sbatch; write it as in --sbatch=--mem=64G")
-        name = re.split(r"[= ]", line.strip())[0]
-        if name in NOT_ALLOWED:
-            raise InputError(f"--sbatch {name} is not possible: the run's supervisor decides that")
+def directive_problem(line: str) -> str:
+    """Explain why a line is not an option of sbatch, or one that the supervisor relies on; empty where it is fine."""
+    if not line.isprintable() or not DIRECTIVE.fullmatch(line.strip()):
+        return f"{line!r} is not an option of sbatch; write it as in --sbatch=--mem=64G"
+    name = re.split(r"[= ]", line.strip())[0]
+    return f"{name} is not possible: the run's supervisor sets it; leave it out" if name in NOT_ALLOWED else ""
 
 
-def check_times(options: TrainOptions) -> None:
-    """Refuse a time limit that Slurm cannot read, or that leaves no time before the signal."""
-    if not LEAST_SIGNAL_S <= options.signal_before_s <= MOST_SIGNAL_S:
-        raise InputError(f"--signal-before-s must be {LEAST_SIGNAL_S} to {MOST_SIGNAL_S:,} seconds")
-    seconds = seconds_of(options.time_limit)
-    if seconds is not None and seconds < 2 * options.signal_before_s:
-        raise InputError(
-            f"--time-limit {options.time_limit} is less than twice --signal-before-s ({options.signal_before_s}), so "
-            "half of each attempt would be lost; give more time, or an earlier signal"
+def time_problem(limit: str, signal_before_s: int) -> str:
+    """Explain why a time limit is not valid, or leaves no time before the signal; empty where it is fine."""
+    try:
+        seconds = seconds_of(limit)
+    except InputError as error:
+        return str(error)
+    if seconds is not None and seconds < 2 * signal_before_s:
+        return (
+            f"{limit} is less than twice --signal-before-s ({signal_before_s}), so half of each attempt would be lost; "
+            "give more time, or an earlier signal"
         )
+    return ""
 
 
 def seconds_of(limit: str) -> int | None:
@@ -84,7 +82,7 @@ def seconds_of(limit: str) -> int | None:
         return None
     found = TIME_LIMIT.fullmatch(limit)
     if not found:
-        raise InputError(f"--time-limit {limit!r} is none of Slurm's forms; write minutes, 12:00:00 or 2-00:00:00")
+        raise InputError(f"{limit!r} is none of Slurm's forms; write minutes, 12:00:00 or 2-00:00:00")
     parts = [int(found[name] or 0) for name in ("first", "second", "third")]
     if found["days"] is not None:
         days, (hours, minutes, seconds) = int(found["days"]), parts
@@ -94,10 +92,5 @@ def seconds_of(limit: str) -> int | None:
         days, hours, minutes, seconds = 0, 0, parts[0], parts[1]
     total = ((24 * days + hours) * 60 + minutes) * 60 + seconds
     if not total:
-        raise InputError("--time-limit is no time at all; leave it out for the partition's own limit")
+        raise InputError(f"{limit!r} is no time at all; leave it out for the partition's own limit")
     return total
-
-
-def flag(name: str) -> str:
-    """Return the option of a field."""
-    return "--" + name.replace("_", "-")

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
+from clp_core.choices import MEASURES
 from clp_core.errors import InputError
 from clp_core.evaluation import MAX_UNKNOWN_SHARE, UNKNOWN_TOKENS
 from clp_core.jobs.job import Job, checked_name, read_state
@@ -26,8 +27,6 @@ from clp_core.schedule import Schedule
 from clp_core.text_reading import FIRST, SCORING_FILE, TOKENS
 from clp_core.workspace import Workspace
 
-MEASURES = ("bits_per_byte", "eval_loss")
-"""What runs are compared by: bits per byte, and under one tokenizer also the held-out loss, nats a token."""
 EVAL_TEXT, TOKENIZER, STEP_TOKENS, UNKNOWN = "evaluation text", "tokenizer", "tokens a step", "unknown share"
 BLOCK = "block length"
 BEGIN, BYTES, NOT_COMPARABLE = "begin-of-text token", "bytes of the evaluation text", "not comparable"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from clp_core.documents import DEFAULT_FIELD
 from clp_core.errors import InputError
-from clp_core.options import option
+from clp_core.options import Options, option
 
 if TYPE_CHECKING:
     from clp_core.checkpoint import Checkpoint
@@ -18,10 +18,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+MAX_QUESTIONS = 1_000_000
+
 
 @dataclass(frozen=True)
-class DownstreamOptions:
-    """What to measure of a model."""
+class DownstreamOptions(Options):
+    """What is measured of a model."""
 
     model: str = option(help="target model, or a checkpoint trained from it: a folder or a Hub id")
     text: tuple[str, ...] = option(
@@ -30,19 +32,15 @@ class DownstreamOptions:
     text_field: str = option(DEFAULT_FIELD, help="field of JSON objects, or column of tables, that holds the text")
     words: str = option("", help="file of word pairs, a line each: target word, a tab, source word")
     source: str = option("", help="source model that the words are found in; by default the one the target names")
-    questions: int = option(500, help="cloze questions to ask", minimum=1)
+    questions: int = option(500, help="cloze questions to ask", minimum=1, maximum=MAX_QUESTIONS)
     seed: int = option(42, help="seed of the questions", minimum=0)
 
-    def __post_init__(self) -> None:
-        """Refuse bad values by naming the field."""
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yield what is missing for a measurement."""
         if not self.text and not self.words:
-            raise InputError("nothing to measure; give --text FILE for cloze questions, --words FILE for retrieval")
+            yield "", "nothing to measure; give --text FILE for cloze questions, --words FILE for retrieval"
         if self.source and not self.words:
-            raise InputError("--source belongs to --words FILE; give both, or leave it out")
-        if self.questions < 1:
-            raise InputError("--questions must be 1 or more")
-        if not 0 <= self.seed < 2**63:
-            raise InputError("--seed must not be negative, nor 2^63 or more")
+            yield "source", "only with --words FILE; give both, or leave it out"
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from clp_core.checkpoint import Checkpoint
 from clp_core.corpus import TextCounts, token_stream
 from clp_core.documents import DEFAULT_FIELD, Texts
 from clp_core.errors import InputError
+from clp_core.evaluate_options import EvaluateOptions
 from clp_core.finite import NonFiniteError, scores_error
 from clp_core.locate import locate, read_json
 from clp_core.memory_plan import embedding_rows
@@ -40,7 +41,6 @@ from clp_core.text_reading import (
     EVERY,
     FIRST,
     TOKENS,
-    check_reading,
     end_token,
     resolved_begin,
     start_token,
@@ -347,7 +347,7 @@ def evaluate(
     Raises:
         InputError: the model cannot be opened, is incomplete or not causal, or the text is missing or empty.
     """
-    check_reading(begin, control_strings)
+    EvaluateOptions(str(reference), tuple(map(str, texts)), field, begin, control_strings)  # refuses unknown words
     checkpoint = Checkpoint.open(locate(reference))
     folder = checkpoint.folder
     vocabulary = Vocabulary.open(folder, rows=embedding_rows(checkpoint))

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from clp_core.answers import GenerateOptions
-from clp_core.errors import InputError
-from clp_core.options import option
+from clp_core.answers import models_problems
+from clp_core.options import Options, option
 
 IDLE_SECONDS = 120
+MAX_IDLE_SECONDS = 30 * 24 * 3600
 
 
 @dataclass(frozen=True)
-class PlaygroundOptions:
-    """What a session holds, and for how long."""
+class PlaygroundOptions(Options):
+    """Which models a session keeps in memory, and for how long."""
 
     models: tuple[str, ...] = option(help="models to hold in memory: folders or Hub ids")
     idle_seconds: int = option(
-        IDLE_SECONDS, help="end, and give the memory back, after so long without a prompt", minimum=1
+        IDLE_SECONDS,
+        help="end, and give the memory back, after so long without a prompt",
+        minimum=1,
+        maximum=MAX_IDLE_SECONDS,
     )
 
-    def __post_init__(self) -> None:
-        """Refuse bad values by naming the field."""
-        GenerateOptions(self.models)
-        if self.idle_seconds < 1:
-            raise InputError("--idle-seconds must be at least 1")
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yield what is wrong with the models."""
+        yield from models_problems(self.models)

@@ -37,17 +37,6 @@ CONTROL_HELP = (
 )
 
 
-def check_reading(begin: str, control_strings: str) -> None:
-    """Refuse unknown values of the two options.
-
-    Raises:
-        InputError: one is unknown.
-    """
-    for flag, value, known in (("begin", begin, BEGINS), ("control-strings", control_strings, CONTROL_STRINGS)):
-        if value not in known:
-            raise InputError(f"--{flag} {value!r} is unknown; use one of {', '.join(known)}")
-
-
 def start_token(vocabulary: Vocabulary) -> int | None:
     """Find the id of the token before a text, which predicts the first token; ``None`` where there is none."""
     if vocabulary.template_start is not None:

@@ -1,18 +1,16 @@
-"""What a training run is asked to do, and presets of it. Needs no torch."""
+"""Options and presets of ``clp train``."""
 
 from __future__ import annotations
 
 import importlib.util
-import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from clp_core.cluster import LAUNCHERS, check_cluster_options
+from clp_core.cluster import LAUNCHERS, LEAST_SIGNAL_S, MOST_SIGNAL_S, NAME, cluster_problems
 from clp_core.documents import DEFAULT_FIELD
-from clp_core.errors import InputError
-from clp_core.options import MISSING, option
+from clp_core.options import MISSING, Options, flag_of, option
 from clp_core.schedule import SCHEDULES
 from clp_core.text_reading import AUTO, BEGIN_HELP, BEGINS, CONTROL_HELP, CONTROL_STRINGS, TOKENS
 
@@ -31,6 +29,8 @@ REPORTERS = {
 }
 """The Trainer's own integrations, and the package each needs."""
 LEAST_BLOCK = 8
+TEACHER_CURE = "give more than 0 and at most 1; for no teacher leave out --teacher"
+NAME_CURE = "use a name as `sinfo` and `sacctmgr` show them"
 DEVICE = re.compile(r"auto|cpu|cuda(:\d+(,\d+)*)?")
 
 
@@ -99,8 +99,8 @@ PRESETS = {
 
 
 @dataclass(frozen=True)
-class TrainOptions:
-    """What a training run is asked to do; 0 means: choose what suits the model and the device."""
+class TrainOptions(Options):
+    """Options of a training run; 0 means: choose what suits the model and the device."""
 
     model: str = option(help="model to go on with: a folder or a Hub id")
     text: tuple[str, ...] = option(
@@ -124,24 +124,41 @@ class TrainOptions:
         help="plain: everything at once; two-stage: embeddings alone first; new-rows: missing rows alone first",
         choices=SCHEDULES,
     )
-    first_stage_share: float = option(0.1, help="share of the steps in the first stage of two", minimum=0.0)
+    first_stage_share: float = option(
+        0.1,
+        help="share of the steps in the first stage of two",
+        above=0.0,
+        maximum=1.0,
+        cure="give more than 0 and at most 1; --schedule plain has no first stage",
+    )
     first_stage_rate: float = option(
-        0.0, help="peak rate of the embeddings in the first stage; 0: three times the learning rate", minimum=0.0
+        0.0,
+        help="peak rate of the embeddings in the first stage; 0: three times the learning rate",
+        minimum=0.0,
+        below=1.0,
     )
-    learning_rate: float = option(0.0, help="peak of the cosine schedule; 0: by the model's size", minimum=0.0)
+    learning_rate: float = option(
+        0.0, help="peak of the cosine schedule; 0: by the model's size", minimum=0.0, below=1.0
+    )
     embedding_rate: float = option(
-        0.0, help="peak rate of the embeddings while everything trains; 0: the learning rate", minimum=0.0
+        0.0, help="peak rate of the embeddings while everything trains; 0: the learning rate", minimum=0.0, below=1.0
     )
-    final_rate_share: float = option(0.0, help="share of the peak rate that is left at the end", minimum=0.0)
-    warmup_share: float = option(0.1, help="share of a stage's steps in which the rate rises to its peak", minimum=0.0)
-    weight_decay: float = option(0.1, help="AdamW weight decay", minimum=0.0)
+    final_rate_share: float = option(0.0, help="share of the peak rate that is left at the end", minimum=0.0, below=1.0)
+    warmup_share: float = option(
+        0.1, help="share of a stage's steps in which the rate rises to its peak", minimum=0.0, below=1.0
+    )
+    weight_decay: float = option(0.1, help="AdamW weight decay", minimum=0.0, maximum=1000.0)
     teacher: str = option(
         "",
         help="model with the same tokenizer whose expectations the run follows besides the text, most at first: a "
         "folder, a Hub id, or helper for that of the model's transfer",
     )
-    teacher_weight: float = option(1.0, help="the teacher's part at the first step, 0 to 1", minimum=0.0)
-    teacher_share: float = option(1.0, help="share of the steps over which its part falls to 0", minimum=0.0)
+    teacher_weight: float = option(
+        1.0, help="the teacher's part at the first step, 0 to 1", above=0.0, maximum=1.0, cure=TEACHER_CURE
+    )
+    teacher_share: float = option(
+        1.0, help="share of the steps over which its part falls to 0", above=0.0, maximum=1.0, cure=TEACHER_CURE
+    )
     block_length: int = option(0, help="tokens a block; 0: the model's positions, at most 1,024", minimum=0)
     batch_tokens: int = option(0, help="tokens a step; 0: by the model's size", minimum=0)
     micro_blocks: int = option(0, help="blocks at once on a device; 0: what its memory holds", minimum=0)
@@ -160,11 +177,23 @@ class TrainOptions:
         minimum=0,
     )
     save_every: int = option(0, help="steps between checkpoints; 0: at every evaluation", minimum=0)
-    keep_last: int = option(2, help="checkpoints to keep, the newest ones", minimum=1)
+    keep_last: int = option(
+        2,
+        help="checkpoints to keep, the newest ones",
+        minimum=1,
+        cure="give 1 or more: a run resumes from its newest checkpoint",
+    )
     only_last: bool = option(False, help="keep no checkpoint for having the least bits per byte")
-    prompt: tuple[str, ...] = option((), help="what samples at every evaluation go on from; repeatable")
+    prompt: tuple[str, ...] = option(
+        (), help="what samples at every evaluation go on from; repeatable", allow_empty=True
+    )
     seed: int = option(42, help="seed of the order of the data", minimum=0)
-    device: str = option("auto", help="where to train: auto, cpu, cuda (all GPUs) or some of them, such as cuda:0,2")
+    device: str = option(
+        "auto",
+        help="where to train: auto, cpu, cuda (all GPUs) or some of them, such as cuda:0,2",
+        pattern=DEVICE,
+        cure="use auto, cpu, cuda or cuda:0,2",
+    )
     precision: str = option(
         "auto", help="of the products; auto: bf16 on GPUs and on CPUs with matrix units for it", choices=PRECISIONS
     )
@@ -198,77 +227,35 @@ class TrainOptions:
         minimum=0.0,
     )
     time_limit: str = option("", help="with Slurm: minutes, 12:00:00 or 2-00:00:00; empty: the partition's own limit")
-    partition: str = option("", help="with Slurm: partition; empty: the default one")
-    account: str = option("", help="with Slurm: account that pays")
+    partition: str = option("", help="with Slurm: partition; empty: the default one", pattern=NAME, cure=NAME_CURE)
+    account: str = option("", help="with Slurm: account that pays", pattern=NAME, cure=NAME_CURE)
     sbatch: tuple[str, ...] = option(
         (), help="with Slurm: another option of sbatch, as in --sbatch=--mem=64G; may be given more than once"
     )
     script: str = option("", help="with Slurm: file of an edited script, used as it is; --show-script prints one")
     signal_before_s: int = option(
-        300, help="with Slurm: seconds before the time limit at which the run saves and goes back to the queue"
+        300,
+        help="with Slurm: seconds before the time limit at which the run saves and goes back to the queue",
+        minimum=LEAST_SIGNAL_S,
+        maximum=MOST_SIGNAL_S,
     )
 
-    def __post_init__(self) -> None:
-        """Refuse bad values by naming the field."""
-        if not self.model.strip():
-            raise InputError("--model is empty; name a folder or a Hub id")
-        if not self.text:
-            raise InputError("--text is missing; name the training text")
-        if not self.eval_text:
-            raise InputError("--eval-text is missing; name a held-out text")
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yield what does not go together, or would have no effect."""
         budgets = [name for name in ("max_tokens", "max_steps", "max_minutes") if getattr(self, name)]
         if len(budgets) > 1:
-            first, second = (f"--{name.replace('_', '-')}" for name in budgets[:2])
-            raise InputError(f"{first} and {second} exclude each other; give one of them")
-        self._check_numbers()
-        self._check_shares()
-        self._check_place()
-        self._check_reporters()
-        check_cluster_options(self, [item.name for item in fields(self) if getattr(self, item.name) != item.default])
-
-    def _check_numbers(self) -> None:
-        for item in fields(self):
-            value, least = getattr(self, item.name), item.metadata["minimum"]
-            if least is not None and not (value >= least and math.isfinite(value)):
-                why = ": a run goes on from its newest checkpoint" if item.name == "keep_last" else ""
-                told = "must not be negative" if least == 0 else f"must be at least {least}"
-                raise InputError(f"--{item.name.replace('_', '-')} {told}{why}")
-            if item.metadata["choices"] and value not in item.metadata["choices"]:
-                known = ", ".join(item.metadata["choices"])
-                raise InputError(f"--{item.name.replace('_', '-')} {value!r} is unknown; use one of {known}")
-
-    def _check_shares(self) -> None:
-        for name in ("learning_rate", "embedding_rate", "first_stage_rate", "warmup_share", "final_rate_share"):
-            if not 0 <= getattr(self, name) < 1:
-                raise InputError(f"--{name.replace('_', '-')} must be at least 0 and below 1")
-        if not 0 < self.first_stage_share <= 1:
-            raise InputError("--first-stage-share must be above 0 and at most 1; --schedule plain has no first stage")
+            first, second = budgets[:2]
+            yield first, f"this and {flag_of(second)} exclude each other; give one of them"
         for name in ("teacher_weight", "teacher_share"):
-            flag, value = f"--{name.replace('_', '-')}", getattr(self, name)
-            if not 0 < value <= 1:
-                raise InputError(f"{flag} must be above 0 and at most 1; for no teacher leave out --teacher")
-            if value != 1 and not (self.teacher or "teacher" in PRESETS[self.preset].settings):
-                raise InputError(f"{flag} has no effect without --teacher")
+            if getattr(self, name) != 1 and not (self.teacher or "teacher" in PRESETS[self.preset].settings):
+                yield name, "no effect without --teacher; name a teacher, or leave it out"
         if 0 < self.block_length < LEAST_BLOCK:
-            raise InputError(f"--block-length must be 0, for the model's own, or {LEAST_BLOCK} and more")
-
-    def _check_place(self) -> None:
-        if not DEVICE.fullmatch(self.device):
-            raise InputError(f"--device {self.device!r} is unknown; use auto, cpu, cuda or cuda:0,2")
-
-    def _check_reporters(self) -> None:
+            yield "block_length", f"{self.block_length} is too small; give {LEAST_BLOCK} or more, or 0 for the model's"
         for name in self.report_to:
-            package = REPORTERS.get(name)
-            if package is None:
-                raise InputError(f"--report-to {name!r} is unknown; use one of {', '.join(REPORTERS)}")
-            if importlib.util.find_spec(package) is None:
-                raise InputError(f"--report-to {name} needs the package {package}: pip install {package}")
-
-    @classmethod
-    def of_spec(cls, arguments: Mapping[str, Any]) -> TrainOptions:
-        """Return the options that a job's spec holds."""
-        lists = {name: tuple(value) for name, value in arguments.items() if isinstance(value, list)}
-        return cls(**{**arguments, **lists})
+            if problem := reporter_problem(name):
+                yield "report_to", problem
+        changed = [item.name for item in fields(self) if getattr(self, item.name) != item.default]
+        yield from cluster_problems(self, changed)
 
     def beside_preset(self, given: Collection[str]) -> TrainOptions:
         """Return the options without the preset's name where a field that was given differs from the preset's.
@@ -293,3 +280,13 @@ class TrainOptions:
             if getattr(self, name) == defaults[name] and not (name in budgets and has_budget)
         }
         return replace(self, **chosen)
+
+
+def reporter_problem(name: str) -> str:
+    """Explain why metrics cannot be sent to an integration; empty where they can."""
+    package = REPORTERS.get(name)
+    if package is None:
+        return f"{name!r} is unknown; use one of {', '.join(REPORTERS)}"
+    if importlib.util.find_spec(package) is None:
+        return f"{name} needs the package {package}; pip install {package}"
+    return ""

@@ -176,7 +176,7 @@ def open_blocks(plan: TrainPlan, options: TrainOptions, vocabulary: Vocabulary, 
 
 def train(job: Job, space: Workspace) -> dict[str, Any]:
     """Run the training that a job's spec asks for, from its newest complete checkpoint on; return its result."""
-    options, plan = TrainOptions.of_spec(job.spec["arguments"]), TrainPlan.of_spec(job.plan)
+    options, plan = TrainOptions.of_json(job.spec["arguments"]), TrainPlan.of_spec(job.plan)
     if plan.minutes and not (job.path / PLAN_FILE).is_file():
         plan = unsettled(plan, options)
     set_seed(options.seed)

@@ -1,22 +1,24 @@
-"""What a transfer is asked to do; one definition makes the command line, the page's form and the job's spec."""
+"""Options of ``clp transfer``."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from clp_core.choices import AUTO, DEVICES, GUARDS, MATCHES, SPECIAL_RULES
 from clp_core.documents import DEFAULT_FIELD
 from clp_core.errors import InputError
 from clp_core.initializers import INITIALIZERS, initializer
-from clp_core.options import option
+from clp_core.options import Options, option
 
 PROVENANCE_KINDS = ("full", "light")
 CHECKS = ("logits", "files")
+MAX_MULTIPLE = 1 << 16
 
 
 @dataclass(frozen=True)
-class TransferOptions:
-    """What a transfer is asked to do."""
+class TransferOptions(Options):
+    """How a target model is made from a source and a helper."""
 
     source: str = option(help="source model: a folder or a Hub id")
     helper: str = option(help="helper model in the target language: a folder or a Hub id")
@@ -46,15 +48,17 @@ class TransferOptions:
         choices=GUARDS,
     )  # fmt: skip
     match_norms: bool = option(False, help="scale each new row to the mean length of the copied rows")
-    pad_to_multiple_of: int = option(1, help="fill the rows up to a multiple of this number", minimum=1)
+    pad_to_multiple_of: int = option(
+        1, help="fill the rows up to a multiple of this number", minimum=1, maximum=MAX_MULTIPLE
+    )
     provenance: str = option(
         "full", help="light leaves out each token's anchors where they can be found again", choices=PROVENANCE_KINDS
     )
     no_heldout: bool = option(False, help="leave out the score on held-out anchors")
     check: str = option(
         "logits",
-        help="what is checked after writing; logits: that the target predicts common tokens as the source does, besides "
-        "its files; files: the files alone",
+        help="what is checked after writing; logits: that the target predicts common tokens as the source does, "
+        "besides its files; files: the files alone",
         choices=CHECKS,
     )
     device: str = option("auto", help="where large products are done; auto: a GPU where there is one", choices=DEVICES)
@@ -63,33 +67,14 @@ class TransferOptions:
     dictionary: str = option("", help="static-vectors, rule of WECHSEL: word pairs of both languages, a line each")
     overwrite: bool = option(False, help="replace an output folder that exists")
 
-    def __post_init__(self) -> None:
-        """Refuse bad values by naming the field."""
-        for name in ("source", "helper", "output"):
-            if not str(getattr(self, name)).strip():
-                raise InputError(f"--{name} is empty; name a folder")
-        settings = self.settings
-        if self.method != AUTO:
-            initializer(self.method).resolve(settings)
-        elif settings:
-            raise InputError("--setting belongs to one method, and --method auto chooses; name the method")
-        for name, choices in (
-            ("match", MATCHES),
-            ("special_tokens", SPECIAL_RULES),
-            ("guard", GUARDS),
-            ("provenance", PROVENANCE_KINDS),
-            ("device", DEVICES),
-            ("check", CHECKS),
-        ):
-            if getattr(self, name) not in choices:
-                flag = name.replace("_", "-")
-                raise InputError(f"--{flag} {getattr(self, name)!r} is unknown; use one of {', '.join(choices)}")
-        if not 0 <= self.seed < 2**63:
-            raise InputError("--seed must not be negative, nor 2^63 or more")
-        if self.pad_to_multiple_of < 1:
-            raise InputError("--pad-to-multiple-of must be 1 or more")
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yield what is wrong with the settings of the method and its word vectors."""
+        yield from method_problems(self.method, self.setting)
         if self.method == "static-vectors" and not self.target_vectors:
-            raise InputError("static-vectors needs word vectors of the target language: --target-vectors FILE.vec")
+            yield (
+                "target_vectors",
+                "static-vectors needs word vectors of the target language; give --target-vectors FILE",
+            )
 
     @property
     def settings(self) -> dict[str, float]:
@@ -97,6 +82,23 @@ class TransferOptions:
         from clp_core.initializers.base import parse_settings
 
         return parse_settings(self.setting)
+
+
+def method_problems(method: str, setting: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield what is wrong with the settings of a method, each ``NAME=NUMBER``."""
+    from clp_core.initializers.base import parse_settings
+
+    names = [text.partition("=")[0].strip() for text in setting]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        yield "setting", f"{twice} is set twice; set it once"
+    try:
+        settings = parse_settings(setting)
+        if method != AUTO:
+            initializer(method).resolve(settings)
+        elif settings:
+            yield "setting", "settings belong to one method, and --method auto chooses; name the method"
+    except InputError as error:
+        yield "setting", str(error).removeprefix("--setting ")
 
 
 def check_unused(options: TransferOptions) -> None:

@@ -103,10 +103,10 @@ PAIR = ["--source", "{source}", "--helper", "{helper}"]
     [
         (["overlap", "{source}"], "two tokenizers"),
         (["overlap", "{source}", "/no/such/folder"], "no folder /no/such/folder"),
-        (["overlap", "{source}", "{helper}", "--match", "fuzzy"], "--match 'fuzzy'"),
+        (["overlap", "{source}", "{helper}", "--match", "fuzzy"], "--match: 'fuzzy'"),
         (["overlap", "{source}", "{helper}", "--text", "{empty}"], "{empty} holds no text"),
         (["transfer", *PAIR], "--output"),
-        (["transfer", *PAIR, *OUTPUT, "--method", "x"], "method 'x'"),
+        (["transfer", *PAIR, *OUTPUT, "--method", "x"], "--method: 'x'"),
         (["transfer", *PAIR, *OUTPUT, "--seed", "many"], "--seed"),
         (["transfer", "--source", "org/model", "--helper", "{helper}", *OUTPUT], "org/model"),
         (["transfer", "--source", "{bare}", "--helper", "{helper}", *OUTPUT], "no config.json"),

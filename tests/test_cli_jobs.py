@@ -74,7 +74,7 @@ def test_wrong_input_is_told_in_one_line(runs, tmp_path, workspace):
     assert "at least one other run" in refused("jobs", "compare", slow)
     assert "'../../etc'" in refused("jobs", "compare", slow, "../../etc")
     assert "no curve published:x" in refused("jobs", "compare", slow, "published:x")
-    assert "--measure 'loss'" in refused("jobs", "compare", slow, fast, "--measure", "loss")
+    assert "--measure: 'loss'" in refused("jobs", "compare", slow, fast, "--measure", "loss")
     assert "eval_loss" not in refused("jobs", "compare", "published:clp", slow)
     assert "no bits_per_byte" in refused("jobs", "compare", "published:clp", slow)
     assert "at least one other run" in refused("jobs", "compare", slow, slow)

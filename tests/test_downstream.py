@@ -391,7 +391,7 @@ def test_pairs_are_read_once_each_packed_or_not(tmp_path):
     ("given", "message"),
     [
         ({}, "--text FILE .* --words FILE"),
-        ({"text": ("t",), "source": "s"}, "--source .* --words"),
+        ({"text": ("t",), "source": "s"}, "--source: only with --words"),
         ({"text": ("t",), "questions": 0}, "--questions"),
         ({"text": ("t",), "seed": -1}, "--seed"),
     ],

@@ -169,10 +169,10 @@ def test_every_option_of_a_run_but_its_model_is_one_of_a_helper(tokenizer, germa
     assert (run.model, run.text, run.eval_text) == ("/model", ("/train.txt",), "/valid.txt")
     assert (run.learning_rate, run.prompt, run.precision, run.max_steps) == (0.002, ("Der",), "float32", 20)
     for given, told in (
-        ({"size": "huge"}, "--size 'huge' is unknown; use one of tiny, small"),
-        ({"positions": 4}, "--positions must be 16 or more"),
+        ({"size": "huge"}, "--size: 'huge' is unknown; use one of tiny, small"),
+        ({"positions": 4}, "--positions: 4 is too small; give 16 or more, or 0"),
         ({"max_tokens": 5}, "exclude each other"),
-        ({"device": "tpu"}, "--device 'tpu' is unknown"),
+        ({"device": "tpu"}, "--device: 'tpu' is not valid"),
     ):
         with pytest.raises(InputError) as error:
             options_of(tokenizer, german, **given)
@@ -250,7 +250,7 @@ def test_job_of_the_page_starts_the_run_and_names_it(workspace, tokenizer, germa
 @pytest.mark.process
 def test_command_refuses_bad_input_in_one_line(tmp_path, tokenizer, german, workspace):
     given = ("pretrain", "--tokenizer", tokenizer, "--text", german)
-    assert "--size 'huge'" in refused(*given, "--size", "huge")
+    assert "--size: 'huge'" in refused(*given, "--size", "huge")
     assert "no.txt" in refused("pretrain", "--tokenizer", tokenizer, "--text", tmp_path / "no.txt")
     assert "no tokenizer" in refused("pretrain", "--tokenizer", german.parent, "--text", german)
     assert "--tokenizer" in refused("pretrain", "--text", german)

@@ -150,7 +150,7 @@ def test_both_figures_are_given_where_they_differ(gemma_like, pair, long_text):
 def test_start_in_every_window_needs_a_token_to_begin_with(tmp_path, tokenizers, long_text):
     folder = make_model(tmp_path / "m", without_roles(tokenizers["byte-level", "de"]))
     assert "has no begin-of-text token" in refused("evaluate", folder, "--text", long_text, "--begin", "every")
-    assert "--begin 'last' is unknown" in refused("evaluate", folder, "--text", long_text, "--begin", "last")
+    assert "--begin: 'last' is unknown" in refused("evaluate", folder, "--text", long_text, "--begin", "last")
 
 
 def test_every_block_begins_with_the_start_token_and_predicts_each_token_once(tmp_path, gemma_like, long_text):

@@ -429,7 +429,7 @@ def test_empty_name_of_a_text_is_refused(tmp_path, monkeypatch, pair, reference)
     assert list(Texts.open(["."])) == ["das Haus"]
     with pytest.raises(InputError, match="the name of a text is empty; give a file"):
         Texts.open([reference])
-    assert "name of a text is empty" in refused("evaluate", pair[0], "--text", reference)
+    assert "is empty" in refused("evaluate", pair[0], "--text", reference)
 
 
 def latin_1_file(folder):

@@ -370,8 +370,8 @@ def test_early_evaluations_halve_the_way_to_the_first(workspace, models, texts):
         ({"teacher": "helper", "model": "pair"}, "holds no report of a transfer"),
         ({"teacher": "source"}, "has another tokenizer than the model"),
         ({"teacher": "/nowhere"}, "there is no folder /nowhere"),
-        ({"teacher_share": 0.5}, "--teacher-share has no effect without --teacher"),
-        ({"teacher": "helper", "teacher_weight": 1.5}, "--teacher-weight must be above 0 and at most 1"),
+        ({"teacher_share": 0.5}, "--teacher-share: no effect without --teacher"),
+        ({"teacher": "helper", "teacher_weight": 1.5}, "--teacher-weight: 1.5 is too large; give more than 0"),
         ({"teacher": "helper", "block_length": 4096}, "is longer than the teacher's"),
     ],
 )

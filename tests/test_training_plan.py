@@ -127,7 +127,7 @@ def test_preset_fills_what_the_user_leaves(options):
     taught = replace(options, preset="taught", teacher_share=0.5).with_preset()
     assert (taught.teacher, taught.teacher_share) == ("helper", 0.5)
     assert replace(options, preset="quick", max_tokens=5).with_preset().max_steps == 0
-    assert TrainOptions.of_spec(json.loads(json.dumps(asdict(options)))) == options
+    assert TrainOptions.of_json(json.loads(json.dumps(asdict(options)))) == options
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -139,17 +139,17 @@ def test_every_preset_names_settings_that_exist_and_are_allowed(options, preset)
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"max_steps": 5, "max_minutes": 5.0}, "--max-steps and --max-minutes exclude each other"),
-        ({"schedule": "cosine"}, "--schedule 'cosine' is unknown; use one of plain, two-stage, new-rows"),
-        ({"first_stage_share": 0.0}, "--first-stage-share must be above 0"),
-        ({"embedding_rate": 1.5}, "--embedding-rate must be at least 0 and below 1"),
-        ({"report_to": ("pigeon",)}, "--report-to 'pigeon' is unknown; use one of tensorboard"),
-        ({"report_to": ("clearml",)}, "--report-to clearml needs the package clearml"),
-        ({"keep_last": 0}, "--keep-last must be at least 1: a run goes on"),
-        ({"micro_blocks": -1}, "--micro-blocks must not be negative"),
-        ({"max_minutes": float("nan")}, "--max-minutes must not be negative"),
-        ({"device": "tpu"}, "--device 'tpu' is unknown"),
-        ({"preset": "magic"}, "--preset 'magic' is unknown"),
+        ({"max_steps": 5, "max_minutes": 5.0}, "--max-steps: this and --max-minutes exclude each other"),
+        ({"schedule": "cosine"}, "--schedule: 'cosine' is unknown; use one of plain, two-stage, new-rows"),
+        ({"first_stage_share": 0.0}, "--first-stage-share: 0.0 is too small; give more than 0"),
+        ({"embedding_rate": 1.5}, "--embedding-rate: 1.5 is too large; give less than 1"),
+        ({"report_to": ("pigeon",)}, "--report-to: 'pigeon' is unknown; use one of tensorboard"),
+        ({"report_to": ("clearml",)}, "--report-to: clearml needs the package clearml"),
+        ({"keep_last": 0}, "--keep-last: 0 is too small; give 1 or more: a run resumes"),
+        ({"micro_blocks": -1}, "--micro-blocks: -1 is too small"),
+        ({"max_minutes": float("nan")}, "--max-minutes: nan is not a finite number"),
+        ({"device": "tpu"}, "--device: 'tpu' is not valid; use auto, cpu"),
+        ({"preset": "magic"}, "--preset: 'magic' is unknown"),
     ],
 )
 def test_bad_settings_are_refused_by_name(pair, texts, settings, told):
