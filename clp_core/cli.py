@@ -21,6 +21,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from clp_core.answers import GenerateOptions
+from clp_core.app_options import AppOptions
 from clp_core.arguments import named_words, refuse_undecodable
 from clp_core.cli_compare import compare_command
 from clp_core.cli_downstream import downstream_command
@@ -32,16 +33,24 @@ from clp_core.cli_jobs import jobs_app
 from clp_core.cli_output import Json, emit, options_command, print_table, terminal_progress, written
 from clp_core.cli_playground import generate_command, playground_command
 from clp_core.cli_train import tell_run
-from clp_core.documents import DEFAULT_FIELD
+from clp_core.compare_options import CompareMethodsOptions
 from clp_core.downstream import DownstreamOptions
 from clp_core.errors import ClpError, InputError
+from clp_core.evaluate_options import EvaluateOptions
+from clp_core.experiment.options import ExperimentOptions
+from clp_core.explore_options import (
+    AgreementOptions,
+    InspectOptions,
+    NearDuplicatesOptions,
+    NeighborsOptions,
+    OverlapOptions,
+    PrepareOptions,
+)
 from clp_core.export_options import ExportOptions
-from clp_core.options import help_of
 from clp_core.playground_options import PlaygroundOptions
 from clp_core.pretrain_options import PretrainOptions
 from clp_core.project_options import ProjectOptions
 from clp_core.push_options import PushOptions
-from clp_core.text_reading import AUTO, BEGIN_HELP, CONTROL_HELP, TOKENS
 from clp_core.tokenizer_options import TokenizerOptions
 from clp_core.train_options import TrainOptions
 from clp_core.transfer_options import TransferOptions
@@ -57,11 +66,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(jobs_app, name="jobs")
-app.command("compare-methods")(compare_command)
-app.command("experiment")(experiment_command)
-app.command("neighbors")(neighbors_command)
-app.command("agreement")(agreement_command)
-app.command("near-duplicates")(near_duplicates_command)
+options_command(app, CompareMethodsOptions, "compare-methods")(compare_command)
+options_command(app, ExperimentOptions, "experiment", positional=("file",))(experiment_command)
+options_command(app, NeighborsOptions, "neighbors", positional=("model", "tokens"))(neighbors_command)
+options_command(app, AgreementOptions, "agreement", positional=("first", "second"))(agreement_command)
+options_command(app, NearDuplicatesOptions, "near-duplicates", positional=("model",))(near_duplicates_command)
 options_command(app, ProjectOptions, "project", positional=("model",))(project_command)
 options_command(app, DownstreamOptions, "downstream", positional=("model",))(downstream_command)
 options_command(jobs_app, ExportOptions, "export", positional=("job",))(export_command)
@@ -72,30 +81,19 @@ options_command(app, TokenizerOptions, "tokenizer")(tokenizer_command)
 options_command(app, PretrainOptions, "pretrain")(pretrain_command)
 
 
-@app.command()
-def overlap(
-    tokenizers: Annotated[list[str], typer.Argument(help="two or more tokenizers: folders or Hub ids; source first")],
-    match: Annotated[str, typer.Option(help="raw (token strings) or canonical (the bytes they stand for)")] = "raw",
-    text: Annotated[Path | None, typer.Option(help="text on which to measure coverage and fertility")] = None,
-    text_field: Annotated[str, typer.Option(help=help_of(TrainOptions, "text_field"))] = DEFAULT_FIELD,
-    as_json: Json = False,
-) -> None:
+@options_command(app, OverlapOptions, "overlap", positional=("tokenizers",))
+def overlap_command(options: OverlapOptions, as_json: Json = False) -> None:
     """Compare vocabularies: tokens in common, as shares of source and of target."""
-    from clp_core.choices import MATCHES
     from clp_core.documents import Texts
     from clp_core.locate import locate
     from clp_core.overlap import overlap_pairs
     from clp_core.text_overlap import measure_text
     from clp_core.vocabulary import Vocabulary
 
-    if len(tokenizers) < 2:
-        raise InputError("name two tokenizers or more, the source's first")
-    if match not in MATCHES:
-        raise InputError(f"--match {match!r} is unknown; use one of {', '.join(MATCHES)}")
-    documents = Texts.open([text], text_field) if text is not None else None
-    vocabularies = [Vocabulary.open(locate(name, weights=False), name) for name in tokenizers]
+    documents = Texts.open([options.text], options.text_field) if options.text is not None else None
+    vocabularies = [Vocabulary.open(locate(name, weights=False), name) for name in options.tokenizers]
     pairs = []
-    for found in overlap_pairs(vocabularies, match):
+    for found in overlap_pairs(vocabularies, options.match):
         pair: dict[str, Any] = {
             "source": found.source.name,
             "target": found.target.name,
@@ -111,7 +109,9 @@ def overlap(
     columns = ["source", "target", "source_size", "target_size", "overlap", "share_of_source", "share_of_target"]
 
     def show(result: dict[str, Any]) -> None:
-        print_table(f"Overlap ({match})", columns, [[pair[column] for column in columns] for pair in result["pairs"]])
+        print_table(
+            f"Overlap ({options.match})", columns, [[pair[column] for column in columns] for pair in result["pairs"]]
+        )
         for pair in result["pairs"]:
             if "text" in pair:
                 print_table(
@@ -149,21 +149,14 @@ def transfer_command(options: TransferOptions, as_json: Json = False) -> None:
     emit(report, as_json, show)
 
 
-@app.command("inspect")
-def inspect_(
-    folder: Annotated[Path, typer.Argument(help="a folder that a transfer wrote", metavar="DIR")],
-    tokens: Annotated[
-        list[str], typer.Argument(help="tokens: the string, a text that is one token, or #id", metavar="TOKEN")
-    ],
-    k: Annotated[int, typer.Option("-k", help="anchors to show", min=1)] = 10,
-    as_json: Json = False,
-) -> None:
+@options_command(app, InspectOptions, "inspect", positional=("folder", "tokens"))
+def inspect_command(options: InspectOptions, as_json: Json = False) -> None:
     """Say for tokens of a target model where their rows come from."""
     from clp_core.explain import Explainer
     from clp_core.locate import locate
 
-    explainer = Explainer.open(locate(str(folder)))
-    found = [explainer.explain(explainer.vocabulary.find(token), k) for token in tokens]
+    explainer = Explainer.open(locate(str(options.folder)))
+    found = [explainer.explain(explainer.vocabulary.find(token), options.k) for token in options.tokens]
 
     def show(result: dict[str, Any]) -> None:
         for token in result["tokens"]:
@@ -179,13 +172,13 @@ def inspect_(
     emit({"tokens": [explanation.as_json() for explanation in found]}, as_json, show)
 
 
-@app.command()
-def prepare(model: Annotated[str, typer.Argument(help="model: a folder or a Hub id")], as_json: Json = False) -> None:
+@options_command(app, PrepareOptions, "prepare", positional=("model",))
+def prepare_command(options: PrepareOptions, as_json: Json = False) -> None:
     """Make what the pages need of a model: its tokenizer and its embedding rows, in the workspace's cache."""
     from clp_core.locate import locate
-    from clp_core.prepared import prepare as prepare_model
+    from clp_core.prepared import prepare
 
-    prepared = prepare_model(locate(model), Workspace.current().cache)
+    prepared = prepare(locate(options.model), Workspace.current().cache)
     emit({"output": str(prepared.path), **prepared.meta}, as_json, lambda found: typer.echo(found["output"]))
 
 
@@ -208,28 +201,18 @@ def train_command(
     tell_run(submit_train(Workspace.current(), options), detach=detach, as_json=as_json)
 
 
-@app.command()
-def evaluate(
-    model: Annotated[str, typer.Argument(help="model: a folder or a Hub id")],
-    text: Annotated[list[str], typer.Option(help="file, folder or hub:ORG/NAME[:CONFIG][:SPLIT] with the text")],
-    text_field: Annotated[str, typer.Option(help=help_of(TrainOptions, "text_field"))] = DEFAULT_FIELD,
-    begin: Annotated[str, typer.Option(help=BEGIN_HELP)] = AUTO,
-    control_strings: Annotated[str, typer.Option(help=CONTROL_HELP)] = TOKENS,
-    sample: Annotated[bool, typer.Option("--sample", help="also generate 60 tokens")] = False,
-    prompt: Annotated[str, typer.Option(help="what the sample goes on from")] = "",
-    as_json: Json = False,
-) -> None:
+@options_command(app, EvaluateOptions, "evaluate", positional=("model",))
+def evaluate_command(options: EvaluateOptions, as_json: Json = False) -> None:
     """Score a model on a text: loss, perplexity and bits per byte."""
-    from clp_core.evaluation import evaluate as evaluate_model
-    from clp_core.evaluation import sample as generate
+    from clp_core.evaluation import evaluate, sample
     from clp_core.locate import locate
 
-    found = evaluate_model(model, text, text_field, begin, control_strings, both=True)
+    found = evaluate(options.model, options.text, options.text_field, options.begin, options.control_strings, both=True)
     if found.failure:
         raise ClpError(found.failure)
     result = found.as_json()
-    if sample:
-        result["sample"] = generate(locate(model), prompt)
+    if options.sample:
+        result["sample"] = sample(locate(options.model), options.prompt)
     result["warnings"] = [*found.notes, *found.warnings]
     for warning in result["warnings"]:
         typer.echo(f"warning: {warning}", err=True)
@@ -252,24 +235,17 @@ def demo(as_json: Json = False) -> None:
     emit(result, as_json, lambda found: typer.echo("\n".join(f"{key}: {value}" for key, value in found.items())))
 
 
-@app.command("app")
-def web_app(
-    port: Annotated[int, typer.Option(help="port on the loopback address", min=1, max=65535)] = 8501,
-    headless: Annotated[bool, typer.Option("--headless", help="open no browser")] = False,
-    address: Annotated[str, typer.Option(help="address to answer on; another than the loopback one needs [auth]")] = (
-        "127.0.0.1"
-    ),
-    host: Annotated[list[str] | None, typer.Option(help="name under which browsers reach that address")] = None,
-) -> None:
+@options_command(app, AppOptions, "app")
+def app_command(options: AppOptions) -> None:
     """Start the web app."""
     root = Path(__file__).resolve().parent.parent
     if not (root / "serve.py").is_file():
         raise InputError(f"the pages are not installed beside {root}; run `clp app` from a checkout (make install)")
-    refuse_strangers(address, host or [], root)
-    arguments = [sys.executable, "-m", "streamlit", "run", str(root / "serve.py"), f"--server.port={port}"]
-    arguments.append(f"--server.address={address}")
-    arguments += [f"--server.allowedHosts={name}" for name in hosts_of(address, host or [])]
-    if headless:
+    refuse_strangers(options.address, options.host, root)
+    arguments = [sys.executable, "-m", "streamlit", "run", str(root / "serve.py"), f"--server.port={options.port}"]
+    arguments.append(f"--server.address={options.address}")
+    arguments += [f"--server.allowedHosts={name}" for name in hosts_of(options.address, options.host)]
+    if options.headless:
         arguments.append("--server.headless=true")
     os.environ["CLP_WORKSPACE"] = str(Workspace.current().root)
     os.chdir(root)  # streamlit reads .streamlit/config.toml from here
@@ -282,7 +258,7 @@ def hosts_of(address: str, named: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(("127.0.0.1", "localhost", *own, *named)))
 
 
-def refuse_strangers(address: str, hosts: list[str], root: Path) -> None:
+def refuse_strangers(address: str, hosts: Sequence[str], root: Path) -> None:
     """Refuse to answer on an address that others reach, unless logging in is configured.
 
     Raises:
@@ -292,15 +268,15 @@ def refuse_strangers(address: str, hosts: list[str], root: Path) -> None:
         if address == "localhost" or ipaddress.ip_address(address).is_loopback:
             return
     except ValueError as error:
-        raise InputError(f"--address {address!r} is no IP address") from error
+        raise InputError(f"--address: {address!r} is not an IP address; give one, such as 127.0.0.1") from error
     secrets = [place / ".streamlit" / "secrets.toml" for place in (root, Path.home())]
     if not any(re.search(r"^\s*\[auth\b", path.read_text(), re.MULTILINE) for path in secrets if path.is_file()):
         raise InputError(
-            f"--address {address} is reached by others and the app can start processes; configure [auth] in "
+            f"--address: {address} is reached by others and the app can start processes; configure [auth] in "
             f"{secrets[0]}, or stay on 127.0.0.1 and tunnel: ssh -L 8501:127.0.0.1:8501 {socket.gethostname()}"
         )
     if not hosts:
-        raise InputError("--address needs --host: the name that browsers use for this machine; others are refused")
+        raise InputError("--address: it needs --host, the name that browsers use for this machine; others are refused")
 
 
 def end_on_signal(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
@@ -326,13 +302,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         return fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 2)
     except Exception as error:
-        format_message = getattr(error, "format_message", None)
-        if format_message is None:  # a click usage error has one
+        if not hasattr(error, "format_message"):  # a usage error of typer has it
             raise
-        return fail(format_message(), 2)
+        return fail(usage_problem(error), 2)
     if code:  # typer returns 130 for Ctrl+C here, and 0 for --help
         return fail("interrupted; nothing half-written was kept", int(code))
     return 0
+
+
+def usage_problem(error: Any) -> str:
+    """Word a usage error of typer as those of the options: the flag, what is wrong, and what to do."""
+    parameter = getattr(error, "param", None)
+    if parameter is None:
+        return f"{error.format_message()} `clp --help` lists the commands, `clp COMMAND --help` their options"
+    place = parameter.opts[-1] if parameter.opts[-1].startswith("-") else parameter.make_metavar(error.ctx)
+    wrong = error.message.rstrip(".").replace("a valid integer", "a whole number").replace("a valid float", "a number")
+    return f"{place}: {wrong or 'a value is missing'}; {parameter.help or 'see --help'}"
 
 
 def fail(message: str, code: int) -> int:
