@@ -8,9 +8,9 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator, DistributedType, FullyShardedDataParallelPlugin, PartialState
-from accelerate.state import AcceleratorState
 from torch.distributed.tensor import DTensor
 from transformers import Trainer
 
@@ -23,8 +23,9 @@ from clp_core.placement import FSDP
 from clp_core.processes import is_distributed
 from clp_core.run_folder import remove_half_written
 from clp_core.run_measures import Measured
+from clp_core.schedule import Stage
 from clp_core.training_callback import JobCallback
-from clp_core.training_stages import Groups, RowMask, prepare_gradients
+from clp_core.training_stages import Freezing, Groups
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +36,8 @@ class RunTrainer(Trainer):
     measured: Measured
     text: EvaluationText
     callback: JobCallback
-    mask: RowMask | None
+    trained_rows: np.ndarray | None
+    freezing: Freezing | None
     objective: TextLoss
     groups: Groups
     optimizer: Any
@@ -49,14 +51,15 @@ class RunTrainer(Trainer):
         measured: Measured,
         text: EvaluationText,
         callback: JobCallback,
-        mask: RowMask | None,
+        trained_rows: np.ndarray | None,
         objective: TextLoss,
     ) -> None:
-        """Take the run, its held-out text, its callback, which rows train where missing rows train alone, its loss.
+        """Take the run, its held-out text, its callback, which rows train where only missing rows do, its loss.
 
         The loss is the ``compute_loss_func`` that the Trainer was given.
         """
-        self.measured, self.text, self.callback, self.mask, self.objective = measured, text, callback, mask, objective
+        self.measured, self.text, self.callback, self.objective = measured, text, callback, objective
+        self.trained_rows, self.freezing = trained_rows, None
 
     @property
     def is_sharded(self) -> bool:
@@ -75,10 +78,6 @@ class RunTrainer(Trainer):
         figures = self.callback.line(logs, self.state) if "loss" in logs else {}
         super().log(logs | figures, start_time)
 
-    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> torch.utils.data.Sampler[int]:  # noqa: ARG002
-        """Read the blocks in the order they were put in."""
-        return torch.utils.data.SequentialSampler(self.train_dataset)
-
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         """Make the optimiser with groups for body and embeddings; the schedule alone sets their rates."""
         if self.optimizer is None:
@@ -94,16 +93,18 @@ class RunTrainer(Trainer):
         num_training_steps: int,  # noqa: ARG002
         optimizer: torch.optim.Optimizer | None = None,
     ) -> torch.optim.lr_scheduler.LRScheduler:
-        """Make what sets the rates of body and embeddings by the plan's schedule."""
+        """Make the schedule of the rates of body and embeddings, and the hooks that keep what is frozen.
+
+        The Trainer calls this once its optimiser has the parameters as they train, sharded or not.
+        """
         if self.lr_scheduler is None:
             self.lr_scheduler = self.groups.scheduler(optimizer or self.optimizer, self.measured.rates)
+        if self.freezing is None and self.measured.schedule.freezes:
+            self.freezing = Freezing(self.optimizer, self.groups.kinds, self._stage, self.trained_rows)
         return self.lr_scheduler
 
-    def _clip_grad_norm(self, model: torch.nn.Module) -> torch.Tensor:
-        """Take the gradients of what is frozen in this stage, then clip the others."""
-        stage, _ = self.measured.schedule.stage_at(self.state.global_step)
-        prepare_gradients(self.optimizer, self.groups.kinds, stage, self.mask)
-        return super()._clip_grad_norm(model)
+    def _stage(self) -> Stage:
+        return self.measured.schedule.stage_at(self.state.global_step)[0]
 
     def compute_loss_context_manager(self) -> AbstractContextManager[Any]:
         """Compute products in bfloat16 where the plan says so, in training alone: scores are those of float32."""
@@ -113,6 +114,8 @@ class RunTrainer(Trainer):
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Train on a part of a step, and remember its loss: that on the text alone, whoever is followed besides."""
+        if self.freezing is None and self.measured.schedule.freezes:
+            raise ClpError("the Trainer made no schedule, so nothing would stay frozen; install transformers as pinned")
         if isinstance(self.objective, Distillation):
             self.objective.weight = self.measured.teacher_weight(self.state.global_step)
         loss = super().training_step(*args, **kwargs)
@@ -222,8 +225,8 @@ def shard_on_cpus(accelerator: Accelerator, plugin: FullyShardedDataParallelPlug
 
     ``fully_shard`` itself works there over gloo; only the choice by device stands in the way.
     """
-    for state in (AcceleratorState._shared_state, PartialState._shared_state):
-        state["distributed_type"] = DistributedType.FSDP
+    for state in (accelerator.state, PartialState()):  # all instances of either class share one state
+        state.distributed_type = DistributedType.FSDP
     accelerator.state.fsdp_plugin = plugin
 
 

@@ -87,6 +87,11 @@ class Schedule:
         """Whether in any stage only rows of missing tokens train."""
         return any(stage.rows == MISSING_ROWS for stage in self.stages)
 
+    @property
+    def freezes(self) -> bool:
+        """Whether in any stage parameters or rows do not train."""
+        return self.trains_missing_rows_alone or any(not s.body_rate or not s.embedding_rate for s in self.stages)
+
     def stage_at(self, step: int) -> tuple[Stage, int]:
         """Return the stage that a step belongs to, and the step's number in it, both counted from 0."""
         for stage in self.stages[:-1]:

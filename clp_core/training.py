@@ -57,7 +57,7 @@ from clp_core.text_reading import SCORING_FILE, block_start
 from clp_core.train_options import TrainOptions
 from clp_core.training_callback import FIRST_STEPS_EXPECT_S, JobCallback
 from clp_core.training_plan import TrainPlan, counts_warnings
-from clp_core.training_stages import RowMask, refuse_non_finite, refuse_untied
+from clp_core.training_stages import refuse_non_finite, refuse_untied
 from clp_core.vocabulary import Vocabulary
 from clp_core.workspace import Workspace
 
@@ -137,6 +137,7 @@ def arguments_of(plan: TrainPlan, options: TrainOptions, output: Path) -> Traini
         run_name=options.name or None,
         disable_tqdm=True,
         dataloader_num_workers=0,
+        train_sampling_strategy="sequential",  # the blocks are in the order of the run already
         seed=options.seed,
     )
     if arguments.n_gpu > 1:  # the Trainer would share out every batch among them; a supervisor shows a process its own
@@ -208,7 +209,7 @@ def train(job: Job, space: Workspace) -> dict[str, Any]:
     if is_first():
         companions_of(folder, companions, vocabulary)
         remove_incomplete(output)
-    mask = RowMask(missing_rows(folder)) if plan.schedule.trains_missing_rows_alone else None
+    trained_rows = missing_rows(folder) if plan.schedule.trains_missing_rows_alone else None
     callback = JobCallback(measured, options, companions, vocabulary, council)
     router = router_coefficient(model)
     objective = Distillation.open(teaching, vocabulary, arguments.device, router) if teaching else TextLoss(router)
@@ -221,7 +222,7 @@ def train(job: Job, space: Workspace) -> dict[str, Any]:
         compute_loss_func=objective,
     )
     torch.backends.cuda.matmul.allow_tf32 = False  # accelerate turns it on for compiled models
-    trainer.set_up(measured, text, callback, mask, objective)
+    trainer.set_up(measured, text, callback, trained_rows, objective)
     if is_first():
         add_warnings(job, [left_out(model, objective, torch.from_numpy(text.ids))])
     if measured.attempt > 1:

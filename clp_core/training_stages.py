@@ -1,8 +1,9 @@
-"""Parameter groups with rates of their own, frozen groups, and a gradient mask that lets missing rows alone train."""
+"""Parameter groups with rates of their own, frozen groups, and stages in which only rows of missing tokens train."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -101,41 +102,84 @@ class Groups:
         return LambdaLR(optimiser, [rate_of(kind) for kind in self.kinds])
 
 
-class RowMask:
-    """Takes the gradient of all rows but some, of a whole parameter or of a shard of it."""
+class Freezing:
+    """Keeps what is frozen in a stage bit for bit as it is: whole parameters, and embedding rows that are not new.
 
-    def __init__(self, trained: np.ndarray) -> None:
-        """Take which rows train, ``[n_rows]`` of bool."""
-        self._trained = trained
-        self._masks: dict[int, torch.Tensor] = {}
+    It rests on hooks of torch alone: a gradient is taken away as soon as it has been accumulated, so that neither the
+    exchange between processes nor the norm to clip by sees it; and once more before the optimiser's step, which then
+    passes over a frozen parameter: no decay, no state. Momentum that a row has from an earlier stage would move it on,
+    so it is set to zero where a stage with frozen rows begins.
 
-    def apply(self, parameter: torch.nn.Parameter) -> None:
-        """Set the gradient of the rows that do not train to zero."""
+    Attributes:
+        steps: optimiser steps that the hook has seen.
+    """
+
+    def __init__(
+        self,
+        optimiser: torch.optim.Optimizer,
+        kinds: Sequence[str],
+        stage: Callable[[], Stage],
+        trained_rows: np.ndarray | None = None,
+    ) -> None:
+        """Register the hooks.
+
+        Args:
+            optimiser: holds the parameters as they train, sharded where they are; or accelerate's wrapper of it.
+            kinds: ``body`` or ``embeddings`` for each of its groups.
+            stage: returns the stage of the present step.
+            trained_rows: which rows train where a stage trains only missing rows, ``[n_rows]`` of bool.
+        """
+        self.steps = 0
+        self._kinds, self._stage = list(kinds), stage
+        self._masks: dict[torch.nn.Parameter, torch.Tensor] = {}
+        self._without_momentum: Stage | None = None
+        for group, kind in zip(optimiser.param_groups, self._kinds, strict=True):
+            for parameter in group["params"]:
+                if kind == EMBEDDINGS and trained_rows is not None:
+                    self._masks[parameter] = row_mask(parameter, trained_rows)
+                parameter.register_post_accumulate_grad_hook(partial(self._after_gradient, kind))
+        inner = getattr(optimiser, "optimizer", optimiser)
+        inner.register_step_pre_hook(self._before_step)
+
+    def _after_gradient(self, kind: str, parameter: torch.Tensor) -> None:
         if parameter.grad is None:
             return
-        if id(parameter) not in self._masks:
-            self._masks[id(parameter)] = self._mask_for(parameter)
-        parameter.grad.mul_(self._masks[id(parameter)])
+        stage = self._stage()
+        if is_frozen(kind, stage):
+            parameter.grad = None
+        elif stage.rows == MISSING_ROWS and parameter in self._masks:
+            parameter.grad.mul_(self._masks[parameter])
 
-    def _mask_for(self, parameter: torch.nn.Parameter) -> torch.Tensor:
-        rows = torch.zeros(parameter.shape[0], dtype=parameter.grad.dtype, device=parameter.grad.device)
-        n_known = min(len(rows), len(self._trained))
-        rows[:n_known] = torch.from_numpy(self._trained[:n_known]).to(rows)
-        mask = rows.reshape(-1, *[1] * (parameter.dim() - 1))
-        if isinstance(parameter.grad, DTensor):
-            return distribute_tensor(mask, parameter.grad.device_mesh, parameter.grad.placements)
-        return mask
+    def _before_step(self, optimiser: torch.optim.Optimizer, *_: Any) -> None:
+        stage = self._stage()
+        for group, kind in zip(optimiser.param_groups, self._kinds, strict=True):
+            for parameter in group["params"]:
+                self._after_gradient(kind, parameter)
+        if stage.rows == MISSING_ROWS and stage != self._without_momentum:
+            for parameter, mask in self._masks.items():
+                for value in optimiser.state.get(parameter, {}).values():
+                    if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+                        value.mul_(mask)
+        self._without_momentum = stage
+        self.steps += 1
 
 
-def prepare_gradients(optimiser: torch.optim.Optimizer, kinds: list[str], stage: Stage, mask: RowMask | None) -> None:
-    """Leave gradients only to what trains in a stage, before they are clipped: the norm is that of what trains.
+def is_frozen(kind: str, stage: Stage) -> bool:
+    """Say whether a kind of parameters does not train at all in a stage."""
+    return (stage.embedding_rate if kind == EMBEDDINGS else stage.body_rate) == 0
 
-    A frozen parameter has no gradient, so the optimiser passes it over: no decay, no state, not a bit changed.
+
+def row_mask(parameter: torch.nn.Parameter, trained: np.ndarray) -> torch.Tensor:
+    """Build the factor of a parameter's gradient that leaves only the rows that train, sharded as the parameter is.
+
+    Args:
+        parameter: an embedding or its bias, one row per token.
+        trained: which rows train, ``[n_rows]`` of bool; rows beyond do not.
     """
-    for group, kind in zip(optimiser.param_groups, kinds, strict=True):
-        is_frozen = (stage.embedding_rate if kind == EMBEDDINGS else stage.body_rate) == 0
-        for parameter in group["params"]:
-            if is_frozen:
-                parameter.grad = None
-            elif kind == EMBEDDINGS and stage.rows == MISSING_ROWS and mask is not None:
-                mask.apply(parameter)
+    rows = torch.zeros(parameter.shape[0], dtype=parameter.dtype, device=parameter.device)
+    n_known = min(len(rows), len(trained))
+    rows[:n_known] = torch.from_numpy(trained[:n_known]).to(rows)
+    mask = rows.reshape(-1, *[1] * (parameter.dim() - 1))
+    if isinstance(parameter, DTensor):
+        return distribute_tensor(mask, parameter.device_mesh, parameter.placements, src_data_rank=None)
+    return mask
