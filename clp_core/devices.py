@@ -47,6 +47,20 @@ class TorchDevice(Device):
         return np.asarray((self.hold(left) @ right).cpu().numpy())
 
 
+def weights_type(device: str) -> Any:
+    """Choose the data type in which a model is loaded for scoring: ``auto`` is the checkpoint's own.
+
+    On a CPU, and on GPUs that only emulate bfloat16, it is float32.
+
+    Args:
+        device: ``cpu`` or ``cuda``.
+    """
+    import torch
+
+    is_fast = device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "auto" if is_fast else torch.float32
+
+
 def device_named(name: str) -> Device:
     """Return a device: ``cpu``, ``cuda``, or ``auto`` for a GPU where there is one.
 

@@ -19,6 +19,7 @@ import torch
 
 from clp_core.blocks import IGNORED_LABEL, padding_of
 from clp_core.causal_models import load_causal_model, refuse_non_causal
+from clp_core.devices import weights_type
 from clp_core.evaluation import check_tokenizer_fits
 from clp_core.losses import TextLoss
 from clp_core.positions import max_positions
@@ -47,14 +48,13 @@ class Distillation(TextLoss):
 
     @classmethod
     def open(cls, folder: Path, vocabulary: Vocabulary, device: torch.device, router: float = 0.0) -> Distillation:
-        """Load a teacher: on a GPU in its own data type, on a CPU in float32.
+        """Load a teacher, in the type that ``devices.weights_type`` chooses.
 
         Raises:
             InputError: it lacks weights of its class, has fewer rows than the tokenizer has ids or weights that are
                 not finite, or is not causal.
         """
-        dtype: Any = "auto" if device.type == "cuda" else torch.float32
-        teacher = load_causal_model(folder, dtype)
+        teacher = load_causal_model(folder, weights_type(device.type))
         check_tokenizer_fits(teacher, vocabulary)
         refuse_non_finite(teacher, f"the teacher {folder.name}", vocabulary)
         teacher.requires_grad_(requires_grad=False)

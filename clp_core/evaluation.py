@@ -28,6 +28,7 @@ import numpy as np
 from clp_core.causal_models import load_causal_model, refuse_non_causal
 from clp_core.checkpoint import Checkpoint
 from clp_core.corpus import TextCounts, token_stream
+from clp_core.devices import weights_type
 from clp_core.documents import DEFAULT_FIELD, Texts
 from clp_core.errors import InputError
 from clp_core.evaluate_options import EvaluateOptions
@@ -366,16 +367,16 @@ def evaluate(
 
 
 def load_model(folder: Path) -> PreTrainedModel:
-    """Load a model for scoring, on the GPU where there is one; on a CPU in float32.
+    """Load a model for scoring, on the GPU where there is one; in the type that ``devices.weights_type`` chooses.
 
     Raises:
         InputError: transformers cannot load it, or it lacks weights of its class.
     """
     import torch
 
-    has_gpu = torch.cuda.is_available()
-    model = load_causal_model(folder, "auto" if has_gpu else torch.float32)
-    model.to("cuda" if has_gpu else "cpu")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = load_causal_model(folder, weights_type(device))
+    model.to(device)
     return model.eval()
 
 

@@ -3,36 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
+from clp_core import gpus as driver
 from clp_core.errors import InputError
+from clp_core.gpus import Gpu
 from clp_core.jobs.queue import DeviceQueue
+from clp_core.peaks import peak_flops
 
-PEAK_TFLOPS: dict[str, tuple[float, float]] = {
-    "B200": (2250, 80),
-    "GH200": (989, 67),
-    "H200": (989, 67),
-    "H100 PCIe": (756, 51),
-    "H100 NVL": (835, 60),
-    "H100": (989, 67),
-    "A100": (312, 19.5),
-    "L40S": (362, 91.6),
-    "L40": (181, 90.5),
-    "L4": (121, 30.3),
-    "A40": (149.7, 37.4),
-    "A30": (165, 10.3),
-    "A10G": (70, 31.5),
-    "A10": (125, 31.2),
-    "RTX 6000 Ada": (364, 91.1),
-    "RTX A6000": (154.8, 38.7),
-    "RTX 4090": (165.2, 82.6),
-    "RTX 3090": (71, 35.6),
-}
-"""Dense products in bfloat16 with float32 sums, and in float32 without TF32, 10^12 operations a second, by the makers'
-data sheets; the first name that stands in the driver's name of the GPU counts."""
+AMD_DRIVER = Path("/dev/kfd")
+NUMBERS = "numbers are those of nvidia-smi"
 
 
 @dataclass(frozen=True)
@@ -42,11 +26,13 @@ class Device:
     Attributes:
         kind: ``cpu`` or ``cuda``.
         name: what it is.
-        names: what a run holds: ``cpu``, or the GPUs as ``cuda:0``.
+        names: what a run holds: ``cpu``, or the GPUs as ``cuda:0``, by their numbers in the driver's list.
         free_bytes: memory a run can have on it (on the fullest of several): what is free; where a run of this queue
             is on it, all of it, as that will be over. 0 where it is not known.
         nodes: machines.
         processes: on a cluster, the processes to start there.
+        models: the driver's name of each GPU; empty where they are not known.
+        has_bf16: whether all GPUs multiply in bfloat16; those of a cluster are not known, and taken for such.
     """
 
     kind: str
@@ -55,6 +41,8 @@ class Device:
     free_bytes: int
     nodes: int = 1
     processes: int = 0
+    models: tuple[str, ...] = ()
+    has_bf16: bool = True
 
     @property
     def count(self) -> int:
@@ -67,76 +55,97 @@ class Device:
         return not self.processes
 
 
-@dataclass(frozen=True)
-class Gpu:
-    """A GPU as the driver knows it; bytes of memory."""
-
-    index: int
-    name: str
-    free_bytes: int
-    total_bytes: int
-
-
 def find_device(wanted: str = "auto") -> Device:
-    """Return the device to train on, asking the driver rather than torch.
+    """Find the device to train on through the driver, without torch.
+
+    Args:
+        wanted: ``auto``, ``cpu``, ``cuda`` for all GPUs, or some by their numbers in the driver's list (``cuda:2,0``),
+            in whose order the processes get them. Slices of a card (MIG) cannot train together: one is chosen, not in
+            use if possible.
 
     Raises:
         InputError: a GPU is wanted and there is none, or none of that number.
     """
-    gpus = [] if wanted == "cpu" else list_gpus()
+    if wanted == "cpu":
+        return find_cpu()
+    gpus = driver.list_gpus()
     if ":" in wanted:
-        numbers = {int(number) for number in wanted.partition(":")[2].split(",")}
-        absent = numbers - {gpu.index for gpu in gpus}
-        if absent:
-            raise InputError(f"there is no GPU {min(absent)} here; use --device auto")
-        gpus = [gpu for gpu in gpus if gpu.index in numbers]
-    if gpus:
-        names = tuple(f"cuda:{gpu.index}" for gpu in gpus)
-        is_held = bool(DeviceQueue.of_this_machine().ahead(names))
-        free = min(gpu.total_bytes if is_held else gpu.free_bytes for gpu in gpus)
-        return Device("cuda", gpus[0].name, names, free)
-    if wanted == "cuda":
-        raise InputError("no GPU is found; use --device cpu")
+        gpus = numbered(gpus, wanted)
+    if not gpus:
+        if wanted != "auto":
+            raise InputError(f"{reason_for_no_gpu()}; use --device cpu")
+        return find_cpu()
+    queue = DeviceQueue.of_this_machine()
+    if any(gpu.is_slice for gpu in gpus):
+        whole = [gpu for gpu in gpus if not gpu.is_slice]
+        gpus = whole or [min(gpus, key=lambda gpu: (bool(queue.ahead([gpu.device])), -gpu.free_bytes))]
+    names = tuple(gpu.device for gpu in gpus)
+    is_held = bool(queue.ahead(names))
+    models = tuple(gpu.name for gpu in gpus)
+    return Device(
+        "cuda",
+        " and ".join(dict.fromkeys(models)),
+        names,
+        min(gpu.total_bytes if is_held else gpu.free_bytes for gpu in gpus),
+        models=models,
+        has_bf16=all(gpu.has_bf16 for gpu in gpus),
+    )
+
+
+def find_cpu() -> Device:
+    """Describe the CPU, with the memory that a run can have."""
     memory = psutil.virtual_memory()
     free = memory.total if DeviceQueue.of_this_machine().ahead(["cpu"]) else memory.available
     return Device("cpu", f"CPU, {psutil.cpu_count(logical=False) or 1} cores", ("cpu",), free)
 
 
-def list_gpus() -> list[Gpu]:
-    """Return every NVIDIA GPU that ``CUDA_VISIBLE_DEVICES`` leaves; an empty list where there is no driver."""
-    import pynvml
+def numbered(gpus: Sequence[Gpu], wanted: str) -> list[Gpu]:
+    """Choose GPUs by number, in the order of the numbers.
 
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return []
-    try:
-        found = []
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        for index in range(pynvml.nvmlDeviceGetCount()):
-            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-            if visible is None or {str(index), str(pynvml.nvmlDeviceGetUUID(handle))} & set(visible.split(",")):
-                memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
-                found.append(Gpu(index, str(pynvml.nvmlDeviceGetName(handle)), int(memory.free), int(memory.total)))
-        return found
-    finally:
-        pynvml.nvmlShutdown()
+    Args:
+        gpus: the visible ones.
+        wanted: such as ``cuda:0,2``.
+
+    Raises:
+        InputError: one is not among the visible ones.
+    """
+    numbers = list(dict.fromkeys(int(number) for number in wanted.partition(":")[2].split(",")))
+    absent = set(numbers) - {gpu.index for gpu in gpus}
+    if not absent:
+        return [gpu for number in numbers for gpu in gpus if gpu.index == number]
+    variable = os.environ.get("CUDA_VISIBLE_DEVICES")
+    shown = ", ".join(dict.fromkeys(f"cuda:{gpu.index}" for gpu in gpus))
+    there = f"CUDA_VISIBLE_DEVICES={variable} leaves" if variable is not None else "there are"
+    raise InputError(
+        f"--device {wanted}: there is no GPU {min(absent)} here; {there} {shown or 'no GPUs'} ({NUMBERS}); use one of "
+        "them, or --device auto"
+    )
+
+
+def reason_for_no_gpu() -> str:
+    """Say why there is no GPU to train on."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES") is not None:
+        return f"no GPU is visible: CUDA_VISIBLE_DEVICES={os.environ['CUDA_VISIBLE_DEVICES']} leaves none"
+    if AMD_DRIVER.exists():
+        return "no NVIDIA GPU is found, and runs cannot use AMD GPUs (ROCm)"
+    return "no NVIDIA GPU is found"
 
 
 def has_fast_bf16(device: Device) -> bool:
-    """Say whether bfloat16 products are faster than float32 ones on a device: on GPUs, and on CPUs with AMX."""
+    """Say whether bfloat16 products are faster than float32 ones: on GPUs that have them, and on CPUs with AMX."""
+    if device.kind == "cuda":
+        return device.has_bf16
     cpu = Path("/proc/cpuinfo")
-    return device.kind == "cuda" or (device.is_here and cpu.is_file() and "amx_bf16" in cpu.read_text())
+    return device.is_here and cpu.is_file() and "amx_bf16" in cpu.read_text()
 
 
-def peak_flops(name: str, *, bf16: bool) -> float | None:
-    """Return the most operations a second a GPU of this name can do, or ``None`` where it is not known.
+def mean_peak(device: Device, *, bf16: bool) -> float | None:
+    """Average the peak rates of a device's GPUs, in operations per second; ``None`` where one is not known.
 
     Args:
-        name: as the driver tells it, such as ``NVIDIA H100 80GB HBM3``.
+        device: where a run trains.
         bf16: whether products are in bfloat16 rather than float32.
     """
-    for known, (half, single) in PEAK_TFLOPS.items():
-        if all(f" {word} " in f" {name.replace('-', ' ')} " for word in known.split()):
-            return 1e12 * (half if bf16 else single)
-    return None
+    peaks = [peak_flops(name, bf16=bf16) for name in device.models or (device.name,)]
+    known = [peak for peak in peaks if peak is not None]
+    return sum(known) / len(known) if len(known) == len(peaks) else None

@@ -14,10 +14,10 @@ from pathlib import Path
 import psutil
 from filelock import Timeout
 
-from clp_core import hardware
+from clp_core import gpus as driver
 from clp_core.checkpoint import Checkpoint
 from clp_core.errors import InputError
-from clp_core.hardware import Gpu
+from clp_core.gpus import Gpu, cuda_environment
 from clp_core.jobs.job import Job, read_state
 from clp_core.jobs.queue import DeviceQueue, Held, Ticket
 
@@ -32,8 +32,8 @@ class Needs:
 
     Attributes:
         names: the models.
-        gpu_bytes: on a GPU, where weights keep the checkpoint's own type.
-        cpu_bytes: on a CPU, where they are float32.
+        gpu_bytes: on a GPU that multiplies in bfloat16, where weights keep the checkpoint's own type.
+        cpu_bytes: on a CPU or another GPU, where they are float32.
     """
 
     names: tuple[str, ...]
@@ -53,6 +53,10 @@ class Needs:
             LIBRARIES_BYTES + sum(checkpoint.n_bytes for checkpoint in found),
             LIBRARIES_BYTES + sum(CPU_BYTES_PER_PARAMETER * checkpoint.n_parameters for checkpoint in found),
         )
+
+    def bytes_on(self, gpu: Gpu) -> int:
+        """Choose the bytes that the models need on a GPU."""
+        return self.gpu_bytes if gpu.has_bf16 else self.cpu_bytes
 
 
 @dataclass(frozen=True)
@@ -87,9 +91,8 @@ class Place:
             queue.leave(self.ticket)
 
     def hide_others(self) -> None:
-        """Let torch see this device alone, by the numbers the driver gives; before torch looks for GPUs."""
-        os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
-        os.environ["CUDA_VISIBLE_DEVICES"] = self.device.partition(":")[2]
+        """Let torch see this device alone; before torch looks for GPUs."""
+        os.environ.update(cuda_environment([self.device]))
 
 
 def check_room(needs: Needs) -> None:
@@ -117,7 +120,7 @@ def take_place(needs: Needs, job: Path | None = None) -> Place:
     queue = DeviceQueue.of_this_machine()
     gpus, why = free_gpus(queue, needs)
     for gpu in gpus:
-        device = f"cuda:{gpu.index}"
+        device = gpu.device
         try:
             place = hold(queue, device, gpu.name, job)
         except Timeout:  # somebody else looks into the queue for long
@@ -145,11 +148,11 @@ def hold(queue: DeviceQueue, device: str, name: str, job: Path | None) -> Place 
 def free_gpus(queue: DeviceQueue, needs: Needs) -> tuple[list[Gpu], str]:
     """Return the GPUs that no job wants and that have room, the emptiest first; and why another is none of them."""
     free, why = [], ""
-    for gpu in sorted(hardware.list_gpus(), key=lambda gpu: -gpu.free_bytes):
-        device = f"cuda:{gpu.index}"
+    for gpu in sorted(driver.list_gpus(), key=lambda gpu: -gpu.free_bytes):
+        device = gpu.device
         if wanted := queue.ahead([device]):
             why = f"{device} belongs to {Job(wanted[0].job).name}"
-        elif gpu.free_bytes < needs.gpu_bytes:
+        elif gpu.free_bytes < needs.bytes_on(gpu):
             why = f"{device} has {gb(gpu.free_bytes)} free"
         else:
             free.append(gpu)

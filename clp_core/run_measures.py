@@ -11,9 +11,9 @@ import psutil
 import torch
 
 from clp_core.blocks import Blocks
-from clp_core.hardware import peak_flops
 from clp_core.jobs.job import PLAN_FILE, Job
 from clp_core.jobs.metrics import MetricsWriter
+from clp_core.peaks import peak_flops
 from clp_core.schedule import Schedule, teacher_weight
 from clp_core.training_plan import TrainPlan, evaluation_rhythm
 
@@ -32,7 +32,7 @@ class Measured:
         self.is_fitted = not plan.minutes or (job.path / PLAN_FILE).is_file()
         """Whether the number of steps is settled: that of a run by time is, once some steps were measured."""
         self._peak = plan.peak_flops
-        if self._peak is None and plan.device == "cuda":  # a cluster's GPU, which was not known before
+        if self._peak is None and plan.device == "cuda" and not plan.devices:  # a cluster's, not known before
             self._peak = peak_flops(torch.cuda.get_device_name(), bf16=plan.bf16)
         self._began = time.monotonic()
         self._writer: MetricsWriter | None = None

@@ -190,12 +190,14 @@ class TrainOptions(Options):
     seed: int = option(42, help="seed of the order of the data", minimum=0)
     device: str = option(
         "auto",
-        help="where to train: auto, cpu, cuda (all GPUs) or some of them, such as cuda:0,2",
+        help="where to train: auto, cpu, cuda (all GPUs) or some of them by nvidia-smi's numbers, such as cuda:0,2",
         pattern=DEVICE,
         cure="use auto, cpu, cuda or cuda:0,2",
     )
     precision: str = option(
-        "auto", help="of the products; auto: bf16 on GPUs and on CPUs with matrix units for it", choices=PRECISIONS
+        "auto",
+        help="of the products; auto: bf16 on GPUs that have it and on CPUs with matrix units for it",
+        choices=PRECISIONS,
     )
     sharding: str = option(
         "auto",

@@ -14,6 +14,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +57,7 @@ from clp_core.run_trainer import RunTrainer
 from clp_core.text_reading import SCORING_FILE, block_start
 from clp_core.train_options import TrainOptions
 from clp_core.training_callback import FIRST_STEPS_EXPECT_S, JobCallback
-from clp_core.training_plan import TrainPlan, counts_warnings
+from clp_core.training_plan import TrainPlan, counts_warnings, emulated_warning
 from clp_core.training_stages import refuse_non_finite, refuse_untied
 from clp_core.vocabulary import Vocabulary
 from clp_core.workspace import Workspace
@@ -175,6 +176,21 @@ def open_blocks(plan: TrainPlan, options: TrainOptions, vocabulary: Vocabulary, 
     return ShuffledBlocks(dataset, counts, length, padding_of(vocabulary), wanted, options.seed, start), key
 
 
+def settled_precision(plan: TrainPlan, options: TrainOptions, council: Council) -> tuple[TrainPlan, str]:
+    """Plan float32 products where a GPU of the run has no bfloat16, as may be on a cluster, unless bfloat16 is chosen.
+
+    Returns:
+        The plan, the same on every process; and a warning, empty where bfloat16 is as fast as was planned.
+    """
+    lacks = plan.bf16 and plan.device == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False)
+    if not council.any(lacks):
+        return plan, ""
+    name = torch.cuda.get_device_name() if lacks else "another GPU of the run"
+    if options.precision == "bf16":
+        return plan, f"--precision bf16: {emulated_warning(name)}"
+    return replace(plan, bf16=False, peak_flops=None), f"{name} has no bfloat16: products are in float32"
+
+
 def train(job: Job, space: Workspace) -> dict[str, Any]:
     """Run the training that a job's spec asks for, from its newest complete checkpoint on; return its result."""
     options, plan = TrainOptions.of_json(job.spec["arguments"]), TrainPlan.of_spec(job.plan)
@@ -184,6 +200,9 @@ def train(job: Job, space: Workspace) -> dict[str, Any]:
     output = job.path / "checkpoints"
     arguments = arguments_of(plan, options, output)  # the processes find each other here
     council = Council()
+    plan, precision_warning = settled_precision(plan, options, council)
+    if is_first() and plan.bf16 != job.plan["bf16"] and not plan.minutes:  # a run by time writes it with its steps
+        write_json(job.path / PLAN_FILE, read_state(job.path / PLAN_FILE) | {"bf16": plan.bf16}, durable=True)
     checkpoint = agreed_checkpoint(output, council)
     arguments.eval_on_start = checkpoint is None
     folder = checkpoint or locate(options.model)
@@ -224,7 +243,7 @@ def train(job: Job, space: Workspace) -> dict[str, Any]:
     torch.backends.cuda.matmul.allow_tf32 = False  # accelerate turns it on for compiled models
     trainer.set_up(measured, text, callback, trained_rows, objective)
     if is_first():
-        add_warnings(job, [left_out(model, objective, torch.from_numpy(text.ids))])
+        add_warnings(job, [precision_warning, left_out(model, objective, torch.from_numpy(text.ids))])
     if measured.attempt > 1:
         go_on(measured, callback, checkpoint, arguments)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

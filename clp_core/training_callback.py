@@ -159,7 +159,7 @@ class JobCallback(TrainerCallback):
         run.settle(plan)
         state.max_steps, state.eval_steps, state.save_steps = plan.steps, plan.eval_every, plan.save_every
         if state.is_world_process_zero:
-            settled = {"steps", "stages", "warmup_steps", "eval_every", "save_every", "loss_every"}
+            settled = {"steps", "stages", "warmup_steps", "eval_every", "save_every", "loss_every", "bf16"}
             content = {name: value for name, value in plan.as_json().items() if name in settled}
             write_json(run.job.path / PLAN_FILE, content, durable=True)
             run.job.add_event("steps settled", steps=plan.steps, step_seconds=step_seconds)

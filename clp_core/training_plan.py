@@ -17,7 +17,7 @@ from clp_core.checkpoint import Checkpoint
 from clp_core.corpus import TextCounts, counts_of_beginning, estimated_tokens, stored_length
 from clp_core.documents import Texts
 from clp_core.errors import InputError
-from clp_core.hardware import Device, has_fast_bf16, peak_flops
+from clp_core.hardware import Device, has_fast_bf16, mean_peak
 from clp_core.leaks import LARGEST_TEXT_AT_ONCE, find_leak
 from clp_core.memory_plan import Shape, decoder_config, embedding_rows
 from clp_core.placement import fit, place_of, processes_of
@@ -228,13 +228,15 @@ def plan(options: TrainOptions, folder: Path) -> TrainPlan:
     shape = Shape.of_checkpoint(checkpoint, vocabulary.n_ids)
     device = place_of(options)
     bf16 = has_fast_bf16(device) if options.precision == "auto" else options.precision == "bf16"
+    if bf16 and device.kind == "cuda" and not has_fast_bf16(device):
+        warnings.append(f"--precision bf16: {emulated_warning(device.name)}")
     processes = processes_of(options, device)
     batch_tokens = options.batch_tokens or int(by_size(shape.parameters, BATCH_TOKENS))
     step_blocks = max(1, round(batch_tokens / block_length / processes)) * processes
     fitted = fit(options, shape, device, processes, block_length, step_blocks // processes, teacher_shape, bf16=bf16)
     flops = shape.flops_per_token(block_length)
     flops += teacher_shape.flops_per_token(block_length) / 3 if teacher_shape else 0  # its forward pass alone
-    peak = peak_flops(device.name, bf16=bf16)
+    peak = mean_peak(device, bf16=bf16)
     step_tokens = block_length * step_blocks
     read_tokens = stored_length(block_length, start) * step_blocks
     steps = steps_of(options, text_tokens, step_tokens, flops, device, peak, read_tokens)
@@ -271,6 +273,11 @@ def plan(options: TrainOptions, folder: Path) -> TrainPlan:
         **fitted,
         **rhythm_of(options, steps, schedule_of(options, folder), rate),
     )
+
+
+def emulated_warning(name: str) -> str:
+    """Describe what bfloat16 costs on a GPU without it."""
+    return f"{name} has no bfloat16 and emulates it, which is slower than float32; choose --precision float32"
 
 
 def survey(

@@ -12,7 +12,7 @@ import streamlit as st
 from clp_core.cluster import CLUSTER_FIELDS
 from clp_core.documents import HUB_PREFIX
 from clp_core.errors import InputError
-from clp_core.hardware import list_gpus
+from clp_core.gpus import list_gpus
 from clp_core.jobs import Job, JobStore
 from clp_core.options import MISSING, help_of
 from clp_core.roots import confined
@@ -242,7 +242,7 @@ def more_settings(given: Mapping[str, Any], of: str, *, here: bool) -> dict[str,
         with machine:
             a, b, c = st.columns(3)
             if here:
-                devices = ["auto", "cpu", "cuda", *[f"cuda:{gpu.index}" for gpu in list_gpus()]]
+                devices = ["auto", "cpu", "cuda", *dict.fromkeys(f"cuda:{gpu.index}" for gpu in list_gpus())]
                 devices += [] if given["device"] in devices else [given["device"]]
                 index = devices.index(given["device"])
                 settings["device"] = a.selectbox("Device", devices, index=index, **about("device"))

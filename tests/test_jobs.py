@@ -14,7 +14,7 @@ import psutil
 import pytest
 from support.jobs import end_of, train_options, wait_for
 
-from clp_core import hardware
+from clp_core import gpus as driver
 from clp_core.errors import InputError
 from clp_core.jobs import JobStore, start
 from clp_core.jobs.process import boot_id, identity, is_alive
@@ -318,7 +318,7 @@ def test_bad_training_input_is_refused_before_a_job_is_made(workspace, pair, tex
         submit_train(workspace, TrainOptions(str(pair[0]), (str(tmp_path / "no.txt"),), str(texts[1])))
     with pytest.raises(InputError, match="exclude each other"):
         train_options(pair, texts, max_steps=5, max_tokens=5)
-    monkeypatch.setattr(hardware, "list_gpus", list)
+    monkeypatch.setattr(driver, "list_gpus", list)
     with pytest.raises(InputError, match="no GPU is found"):
         submit_train(workspace, train_options(pair, texts, device="cuda"))
     assert not list(workspace.jobs.glob("*/spec.json"))

@@ -14,11 +14,11 @@ from support.jobs import end_of, wait_for
 from support.slow_sessions import slow_down
 from typer.testing import CliRunner
 
-from clp_core import hardware
+from clp_core import gpus as driver
 from clp_core.answers import Answer, GenerateOptions, generate_command_of
 from clp_core.cli import app
 from clp_core.errors import InputError
-from clp_core.hardware import Gpu
+from clp_core.gpus import Gpu
 from clp_core.jobs import JobStore
 from clp_core.jobs.queue import DeviceQueue
 from clp_core.jobs.reason_codes import ReasonCode
@@ -334,7 +334,7 @@ def test_generate_prints_one_object_with_all_answers(pair, other):
 
 def fake_gpus(monkeypatch, *free):
     gpus = [Gpu(i, f"Card {i}", n, 80 << 30) for i, n in enumerate(free)]
-    monkeypatch.setattr(hardware, "list_gpus", lambda: gpus)
+    monkeypatch.setattr(driver, "list_gpus", lambda: gpus)
 
 
 def run_on(workspace, device, name="a run", planned=0):

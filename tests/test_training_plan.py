@@ -8,9 +8,10 @@ import pytest
 from conftest import GERMAN, make_model
 from support.jobs import train_options
 
+from clp_core import gpus as driver
 from clp_core import hardware, placement
 from clp_core.errors import InputError
-from clp_core.hardware import Device, peak_flops
+from clp_core.hardware import Device
 from clp_core.memory_plan import Shape
 from clp_core.options import arguments_of
 from clp_core.placement import fit
@@ -78,25 +79,6 @@ def test_operations_of_a_token_are_those_of_its_products():
     assert replace(shape, tied=True).flops_per_token(16) == 6 * 1400 + 12 * 2 * 8 * 16
 
 
-@pytest.mark.parametrize(
-    ("name", "tera"),
-    [
-        ("NVIDIA H100 80GB HBM3", 989),
-        ("NVIDIA H100 PCIe", 756),
-        ("NVIDIA A100-SXM4-80GB", 312),
-        ("NVIDIA L40S", 362),
-        ("NVIDIA L4", 121),
-        ("NVIDIA GeForce RTX 4090", 165.2),
-        ("NVIDIA RTX A6000", 154.8),
-        ("NVIDIA RTX 6000 Ada Generation", 364),
-        ("NVIDIA GeForce GTX 1080", None),
-        ("CPU, 2 cores", None),
-    ],
-)
-def test_peak_is_that_of_the_named_gpu(name, tera):
-    assert peak_flops(name, bf16=True) == (None if tera is None else 1e12 * tera)
-
-
 def test_rates_warm_up_fall_on_a_cosine_and_change_with_the_stage():
     schedule = staged(100, 20, 3e-3, 1e-3, 5e-4, 0.1, 0.1, rows="missing")
     rates = np.array([schedule.rates(step) for step in range(100)])
@@ -141,7 +123,10 @@ def test_every_preset_names_settings_that_exist_and_are_allowed(options, preset)
     [
         ({"max_steps": 5, "max_minutes": 5.0}, "--max-steps: this and --max-minutes exclude each other"),
         ({"schedule": "cosine"}, "--schedule: 'cosine' is unknown; use one of plain, two-stage, new-rows"),
-        ({"first_stage_share": 0.0}, "--first-stage-share: 0.0 is too small; give more than 0"),
+        (
+            {"first_stage_share": 0.0},
+            "--first-stage-share: 0.0 is too small; give more than 0",
+        ),
         ({"embedding_rate": 1.5}, "--embedding-rate: 1.5 is too large; give less than 1"),
         ({"report_to": ("pigeon",)}, "--report-to: 'pigeon' is unknown; use one of tensorboard"),
         ({"report_to": ("clearml",)}, "--report-to: clearml needs the package clearml"),
@@ -238,7 +223,7 @@ def test_untied_output_layer_of_a_made_model_is_seen(tmp_path, tokenizers, texts
 
 
 def test_driver_is_not_asked_for_a_run_on_the_cpu(monkeypatch):
-    monkeypatch.setattr(hardware, "list_gpus", lambda: pytest.fail("the driver was asked"))
+    monkeypatch.setattr(driver, "list_gpus", lambda: pytest.fail("the driver was asked"))
     assert hardware.find_device("cpu").kind == "cpu"
 
 

@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from filelock import FileLock, Timeout
 
+from clp_core.gpus import cuda_environment
 from clp_core.jobs.checkpoints import step_of
 from clp_core.jobs.job import LOCK_FILE, LOG_FILE, Job, read_state
 from clp_core.jobs.process import identity
@@ -139,9 +140,8 @@ class Supervisor:
         self._oom_kills = oom_kills()
         argv = self._command()
         environment = os.environ | {JOB_ENVIRONMENT: str(job.path), "PYTHONUNBUFFERED": "1"}
-        gpus = [device.partition(":")[2] for device in job.spec.get("devices", ()) if device.startswith("cuda:")]
-        if gpus:
-            environment |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": ",".join(gpus)}
+        if gpus := [device for device in job.spec.get("devices", ()) if device.startswith("cuda:")]:
+            environment |= cuda_environment(gpus)
         log_file = job.path / LOG_FILE
         self._log_start = log_file.stat().st_size if log_file.is_file() else 0
         child = spawner().child(argv, log_file, environment)
