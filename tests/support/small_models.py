@@ -181,7 +181,7 @@ NEEDS: dict[str, dict[str, Any]] = {
         "split_ngram_parts": 1, "ple_layer_ids": [1],
     },
     "recurrent_gemma": {"block_types": ["recurrent", "attention"]},
-    "reformer": {
+    "reformer": PADDED | {
         "attn_layers": ["local", "lsh"], "attention_head_size": 8, "axial_pos_shape": [8, 16],
         "axial_pos_embds_dim": [16, 16], "local_attn_chunk_length": 4, "lsh_attn_chunk_length": 4, "hash_seed": 0,
     },
