@@ -15,6 +15,7 @@ import json
 import math
 import os
 import shutil
+import socket
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,6 +27,7 @@ import numpy as np
 from filelock import FileLock
 
 from clp_core.documents import TextFile, Texts
+from clp_core.errors import ClpError
 from clp_core.folders import check_disk
 from clp_core.locate import read_json
 from clp_core.progress import report_progress
@@ -36,7 +38,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 BATCH_DOCUMENTS = 1000
-POLL_S = 0.5
+POLL_S, SHARED_DISK_S = 0.5, 120.0
+"""Pause between two looks for what another machine has written, and how long the disk may take to show it."""
 COUNTS_FILE = "counts.json"
 COUNTS_VERSION = 3
 """Raised when ``TextCounts`` counts more or otherwise, so that cached blocks are made anew."""
@@ -324,7 +327,7 @@ def packed_blocks(
     *,
     start: int | None = None,
     control_strings: str = TOKENS,
-    made_elsewhere: bool = False,
+    key: str = "",
 ) -> tuple[Dataset, TextCounts]:
     """Tokenise and pack a text into a dataset of blocks of ``input_ids``, made once and cached by content.
 
@@ -337,18 +340,14 @@ def packed_blocks(
         cache: where blocks are kept.
         start: the token that every block begins with, or ``None``.
         control_strings: what literal control strings are read as, see ``text_reading``.
-        made_elsewhere: wait until another process has made them, on another machine perhaps, where no lock is seen.
+        key: ``content_key`` of the same, where it is known already: it takes as long as reading the text.
 
     Raises:
         InputError: a text cannot be read, or the disk is too full.
     """
-    from datasets import Dataset
-
-    key = content_key(texts, vocabulary, block_length, start=start, control_strings=control_strings)
-    folder = cache / "blocks" / hashlib.blake2b(f"{COUNTS_VERSION}\0{key}".encode(), digest_size=16).hexdigest()
+    key = key or content_key(texts, vocabulary, block_length, start=start, control_strings=control_strings)
+    folder = blocks_folder(cache, key)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    while made_elsewhere and not (folder / COUNTS_FILE).is_file():
-        time.sleep(POLL_S)
     with FileLock(f"{folder}.lock"):
         if not (folder / COUNTS_FILE).is_file():
             check_disk(cache, int(texts.text_bytes * CACHE_BYTES_PER_BYTE))
@@ -359,6 +358,36 @@ def packed_blocks(
             except BaseException:
                 shutil.rmtree(part, ignore_errors=True)
                 raise
+    return open_packed(cache, key)
+
+
+def blocks_folder(cache: Path, key: str) -> Path:
+    """Return where the blocks of a text are kept, by its ``content_key``."""
+    return cache / "blocks" / hashlib.blake2b(f"{COUNTS_VERSION}\0{key}".encode(), digest_size=16).hexdigest()
+
+
+def open_packed(cache: Path, key: str, wait_s: float = SHARED_DISK_S) -> tuple[Dataset, TextCounts]:
+    """Open the blocks that ``packed_blocks`` has made, perhaps a moment ago on another machine.
+
+    Args:
+        cache: where blocks are kept.
+        key: ``content_key`` of the text.
+        wait_s: how long a shared disk may take to show them.
+
+    Raises:
+        ClpError: they are not to be seen.
+    """
+    from datasets import Dataset
+
+    folder = blocks_folder(cache, key)
+    until = time.monotonic() + wait_s
+    while not (folder / COUNTS_FILE).is_file():
+        if time.monotonic() > until:
+            raise ClpError(
+                f"{folder} was made by the first process and does not show on {socket.gethostname()}; put the "
+                "workspace on a disk that all machines share, and resume the run"
+            )
+        time.sleep(POLL_S)
     dataset = Dataset.from_file(str(folder / BLOCKS_FILE))
     return dataset.with_format("numpy"), TextCounts(**read_json(folder / COUNTS_FILE))
 

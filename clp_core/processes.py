@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from datetime import timedelta
 
 import torch
+
+from clp_core.errors import ClpError
+
+COLLECTIVE_TIMEOUT_S = 6 * 3600
+"""How long processes wait for the first one, which may read a large text meanwhile; one that died ends all at once."""
 
 
 def is_first() -> bool:
@@ -19,18 +26,25 @@ def is_distributed() -> bool:
 
 
 class Council:
-    """Lets all processes decide alike; over the CPU, so that no GPU waits. One process decides by itself."""
+    """Lets all processes decide alike; over the CPU, so that no GPU waits. One process decides by itself.
 
-    def __init__(self) -> None:
+    Every call raises ``ClpError`` where another process has ended, or does not come for ``COLLECTIVE_TIMEOUT_S``.
+    """
+
+    def __init__(self, timeout_s: float = COLLECTIVE_TIMEOUT_S) -> None:
         """Make the group; every process must, at the same place."""
-        self._group = torch.distributed.new_group(backend="gloo") if is_distributed() else None
+        self._timeout = timedelta(seconds=timeout_s)
+        self._group = None
+        if is_distributed():
+            self._group = torch.distributed.new_group(backend="gloo", timeout=self._timeout)
 
     def most(self, value: float) -> float:
         """Return the largest value that any process has."""
         if self._group is None:
             return value
         tensor = torch.tensor(value, dtype=torch.float64)
-        torch.distributed.all_reduce(tensor, op=torch.distributed.ReduceOp.MAX, group=self._group)
+        with self._explained():
+            torch.distributed.all_reduce(tensor, op=torch.distributed.ReduceOp.MAX, group=self._group)
         return float(tensor)
 
     def any(self, said: bool) -> bool:
@@ -41,13 +55,32 @@ class Council:
         """Return the value of the first process."""
         return self.most(value if is_first() else -torch.inf)
 
-    def part(self, timeout_s: float) -> None:
+    def text_of_first(self, text: str) -> str:
+        """Return the text that the first process has; the others wait until it comes here."""
+        if self._group is None:
+            return text
+        shared = [text]
+        with self._explained():
+            torch.distributed.broadcast_object_list(shared, src=0, group=self._group)
+        return shared[0]
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:
+            is_late = "timed out" in str(error).lower()
+            happened = f"did not answer for {self._timeout}" if is_late else "has ended"
+            raise ClpError(f"another process of this run {happened}; its own lines in the log say why") from error
+
+    def part(self) -> None:
         """End the processes' connection once all have come here; one that merely ends may be aborted by its threads.
 
         Waits in this thread. Work that a thread of gloo has just done is freed there, which needs Python's lock; a
         process that took the groups apart meanwhile, with the lock in its hand, would wait for that thread for ever.
         """
         if self._group is not None:
-            torch.distributed.monitored_barrier(self._group, timeout=timedelta(seconds=timeout_s))
+            with self._explained():
+                torch.distributed.monitored_barrier(self._group, timeout=self._timeout)
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()

@@ -25,7 +25,7 @@ from transformers import TrainingArguments, set_seed
 from clp_core.blocks import Blocks, ShuffledBlocks, StreamedBlocks, padding_of
 from clp_core.causal_models import load_causal_model, refuse_non_causal
 from clp_core.checkpoint import Checkpoint
-from clp_core.corpus import TextCounts, content_key, packed_blocks, stream_fingerprint
+from clp_core.corpus import TextCounts, content_key, open_packed, packed_blocks, stream_fingerprint
 from clp_core.curves import metrics_of_run
 from clp_core.distillation import Distillation
 from clp_core.documents import Texts
@@ -48,7 +48,7 @@ from clp_core.memory_plan import embedding_rows
 from clp_core.placement import FSDP
 from clp_core.positions import max_positions
 from clp_core.prepared import prepare
-from clp_core.processes import Council, is_first
+from clp_core.processes import COLLECTIVE_TIMEOUT_S, Council, is_first
 from clp_core.progress import HEART, JOB_ENVIRONMENT, write_json
 from clp_core.provenance import missing_rows
 from clp_core.run_folder import companions_of
@@ -70,8 +70,6 @@ log = logging.getLogger(__name__)
 
 WRITER_WAIT_S = 60.0
 GUESS_MAY_BE_OFF, LEAST_UNSETTLED_STEPS = 50, 1000
-COLLECTIVE_TIMEOUT_S = 6 * 3600
-"""How long processes wait for the first one, which may read a large text meanwhile; one that died ends all at once."""
 INPUTS_FILE = "inputs.json"
 
 
@@ -156,8 +154,12 @@ def unsettled(plan: TrainPlan, options: TrainOptions) -> TrainPlan:
     return plan.with_steps(options, max(LEAST_UNSETTLED_STEPS, GUESS_MAY_BE_OFF * plan.steps))
 
 
-def open_blocks(plan: TrainPlan, options: TrainOptions, vocabulary: Vocabulary, cache: Path) -> tuple[Blocks, str]:
+def open_blocks(
+    plan: TrainPlan, options: TrainOptions, vocabulary: Vocabulary, cache: Path, council: Council
+) -> tuple[Blocks, str]:
     """Return the blocks of the training text in the order of the run, and a name for their content.
+
+    The first process alone reads the text, once to name its content and once to tokenise it; the others wait for it.
 
     Raises:
         InputError: a text cannot be read, or the disk is too full.
@@ -168,11 +170,12 @@ def open_blocks(plan: TrainPlan, options: TrainOptions, vocabulary: Vocabulary, 
     if options.streaming:
         blocks = StreamedBlocks(texts, vocabulary, length, wanted, start, control)
         return blocks, stream_fingerprint(texts, start, control)
-    elsewhere = not is_first()
-    dataset, counts = packed_blocks(
-        texts, vocabulary, length, cache, start=start, control_strings=control, made_elsewhere=elsewhere
-    )
-    key = content_key(texts, vocabulary, length, start=start, control_strings=control) if is_first() else ""
+    key = ""
+    if is_first():
+        key = content_key(texts, vocabulary, length, start=start, control_strings=control)
+        packed_blocks(texts, vocabulary, length, cache, start=start, control_strings=control, key=key)
+    key = council.text_of_first(key)
+    dataset, counts = open_packed(cache, key)
     return ShuffledBlocks(dataset, counts, length, padding_of(vocabulary), wanted, options.seed, start), key
 
 
@@ -211,7 +214,7 @@ def train(job: Job, space: Workspace) -> dict[str, Any]:
     if is_first():
         look_for_leak(job, options, vocabulary, space.cache)
     teaching = locate(plan.teacher) if plan.teacher else None
-    blocks, content = open_blocks(plan, options, vocabulary, space.cache)
+    blocks, content = open_blocks(plan, options, vocabulary, space.cache, council)
     positions = max_positions(read_json(folder / "config.json"))
     held_out = Texts.open([options.eval_text], options.text_field)
     text = EvaluationText.read(held_out, vocabulary, positions, plan.begin, options.control_strings)
@@ -249,7 +252,7 @@ def train(job: Job, space: Workspace) -> dict[str, Any]:
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     step = trainer.state.global_step
     trainer.evaluate()  # of a step that was scored before the attempt, which ended before it said so
-    council.part(COLLECTIVE_TIMEOUT_S)
+    council.part()
     if not is_first():
         return {}
     if options.streaming:  # nothing was known of it before

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from conftest import FAMILIES, GERMAN
 
+from clp_core import corpus, documents
 from clp_core.blocks import IGNORED_LABEL, ShuffledBlocks, StreamedBlocks, padding_of
-from clp_core.corpus import Tokenised, estimate_tokens, pack, packed_blocks
+from clp_core.corpus import Tokenised, content_key, estimate_tokens, open_packed, pack, packed_blocks
 from clp_core.documents import Texts
-from clp_core.errors import InputError
+from clp_core.errors import ClpError, InputError
 from clp_core.vocabulary import Vocabulary
 
 
@@ -93,3 +94,22 @@ def test_estimate_of_a_large_text_is_near_its_tokens(tmp_path, vocabulary):
     text.write_text("\n".join(GERMAN * 30) + "\n")
     exact = sum(map(len, Tokenised(Texts.open([text]), vocabulary)))
     assert estimate_tokens(Texts.open([text]), vocabulary) == pytest.approx(exact, rel=0.05)
+
+
+def test_text_is_hashed_once_for_its_blocks(texts, folders, tmp_path, monkeypatch):
+    read = []
+    content_of = documents.content_of
+    monkeypatch.setattr(documents, "content_of", lambda path: (read.append(path), content_of(path))[1])
+    vocabulary, opened = Vocabulary.open(folders["byte-level", "de"]), Texts.open([texts[0]])
+    key = content_key(opened, vocabulary, 32)
+    made, counts = packed_blocks(opened, vocabulary, 32, tmp_path, key=key)
+    found, same = open_packed(tmp_path, key)
+    assert len(read) == 1
+    assert counts == same
+    assert [row.tolist() for row in made["input_ids"]] == [row.tolist() for row in found["input_ids"]]
+
+
+def test_blocks_that_another_machine_cannot_see_are_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(corpus, "POLL_S", 0.01)
+    with pytest.raises(ClpError, match="on a disk that all machines share"):
+        open_packed(tmp_path, "no such text", wait_s=0.05)
