@@ -12,9 +12,10 @@ from filelock import FileLock
 
 from clp_core.errors import InputError
 from clp_core.text_files import numbered_lines, without_surrogates
-from clp_core.vocabulary import WORD_START, Vocabulary
+from clp_core.vocabulary import WORD_START, Vocabulary, id_in
 
 TOKEN_MARKS = ("Ġ", WORD_START, "##")
+MOST_DIGITS = 12
 
 
 def read_overrides(pairs: Sequence[str], file: str = "") -> list[tuple[str, str]]:
@@ -82,10 +83,16 @@ class OverrideList:
 
 
 def name_for_override(vocabulary: Vocabulary, token_id: int) -> str:
-    """Return how an override names a token: its string, or ``#id`` where the string would be misread."""
-    token = vocabulary.tokens[token_id] or ""
+    """Write a token as an override names it: its string, or ``#id`` where the string would be misread."""
+    token = vocabulary.tokens[token_id]
+    if token is None:
+        return f"#{token_id}"
     is_safe = token == token.strip() and "=" not in token[1:] and len(token.splitlines()) <= 1 and "\t" not in token
-    return token if is_safe and token and vocabulary.find(token) == token_id else f"#{token_id}"
+    if is_safe and token and vocabulary.find(token) == token_id:
+        return token
+    # A token may be spelled as its id is, which more zeros set apart.
+    names = (f"#{token_id:0{width}}" for width in range(MOST_DIGITS))
+    return next((name for name in names if vocabulary.find(name) == token_id), f"#{token_id}")
 
 
 def resolve_overrides(
@@ -93,8 +100,8 @@ def resolve_overrides(
 ) -> dict[int, np.ndarray]:
     """Return the source ids whose mean is the row, by target id.
 
-    A text is one raw source token, or several separated by blanks if it holds a word-start mark, or ``#id``; anything
-    else is written in the pieces of the source's tokenizer.
+    A text is one raw source token, else ``#id``, else several raw tokens separated by blanks if it holds a word-start
+    mark; anything else is written in the pieces of the source's tokenizer.
 
     Args:
         pairs: token of the target (string, text or ``#id``) and text.
@@ -103,7 +110,7 @@ def resolve_overrides(
         n_source: number of source rows.
 
     Raises:
-        InputError: a token is named twice, or a token or text is none.
+        InputError: a token is named twice, a token or text is none, or an id is beyond the vocabulary or the rows.
     """
     found: dict[int, np.ndarray] = {}
     for token, text in pairs:
@@ -111,6 +118,8 @@ def resolve_overrides(
         if token_id in found:
             raise InputError(f"the token {token!r} is overridden twice; keep one of them")
         ids = source_ids(text, source)
+        if id_in(text) is not None and text not in source.ids and ids[0] >= n_source:
+            raise InputError(f"{source.name} has no row {text}; its largest is #{n_source - 1}")
         unknown = source.roles.get("unk")
         ids = [i for i in ids if i < n_source and (i != unknown or source.tokens[i] == text)]
         if not ids:
@@ -120,11 +129,15 @@ def resolve_overrides(
 
 
 def source_ids(text: str, source: Vocabulary) -> list[int]:
-    """Return the source tokens that a text names."""
+    """Return the source tokens that a text names.
+
+    Raises:
+        InputError: it is an id that no token has.
+    """
     if text in source.ids:
         return [source.ids[text]]
-    if text.startswith("#") and text[1:].isdecimal() and int(text[1:]) < source.n_ids:
-        return [int(text[1:])]
+    if id_in(text) is not None:
+        return [source.find_id(text)]
     parts = text.split()
     if any(mark in text for mark in TOKEN_MARKS) and all(part in source.ids for part in parts):
         return [source.ids[part] for part in parts]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -28,7 +29,11 @@ DEFAULT_ROLES = {
 """Roles that transformers' classes give these families where the tokenizer's own files name none (gpt2's do not)."""
 
 CATEGORIES = ("word start", "continuation", "digits", "punctuation", "byte", "special")
-LONGEST_ID = 12
+ID = re.compile("#([0-9]+)")
+"""An id: digits of other scripts are text."""
+LARGEST_ID = (1 << 63) - 1
+"""Stands for all numbers that no vocabulary reaches, of which Python does not read the longest."""
+LONGEST_SHOWN = 20
 WORD_START = "\N{LOWER ONE EIGHTH BLOCK}"
 
 
@@ -386,7 +391,8 @@ class Vocabulary:
         if token_id is None:
             raise InputError(f"{query!r} is no id; write it as #300")
         if token_id >= self.n_ids:
-            raise InputError(f"{self.name} has no id {token_id}; its largest is {self.n_ids - 1}")
+            shown = query if len(query) <= LONGEST_SHOWN else f"{query[:LONGEST_SHOWN]}..."
+            raise InputError(f"{self.name} has no id {shown}; its largest is #{self.n_ids - 1}")
         if self.tokens[token_id] is None:
             raise InputError(f"id {token_id} of {self.name} is a gap: no token has it")
         return token_id
@@ -395,14 +401,14 @@ class Vocabulary:
         """Return the id that a user means: the raw token, else a text that encodes to one token, else ``#id``.
 
         Raises:
-            InputError: nothing fits; the message names what the text encodes to.
+            InputError: nothing fits; the message names what the text encodes to, or the largest id.
         """
         if query in self.ids:
             return self.ids[query]
         encoded = self.encode(query) if query else []
         if len(encoded) == 1 and encoded[0] != self.roles.get("unk"):
             return encoded[0]
-        if (token_id := id_in(query)) is not None and token_id < self.n_ids:
+        if id_in(query) is not None:
             return self.find_id(query)
         pieces = ", ".join(repr(self.tokens[i]) for i in encoded[:8])
         pieces += ", ..." if len(encoded) > 8 else ""
@@ -411,9 +417,12 @@ class Vocabulary:
 
 
 def id_in(text: str) -> int | None:
-    """Return the id in a text such as ``#300``, or ``None`` where it has another form."""
-    is_id = text.startswith("#") and text[1:].isdecimal() and len(text) <= LONGEST_ID
-    return int(text[1:]) if is_id else None
+    """Return the id in a text such as ``#300``, at most ``LARGEST_ID``, or ``None`` where it has another form."""
+    match = ID.fullmatch(text)
+    if match is None:
+        return None
+    digits = match[1].lstrip("0") or "0"
+    return int(digits) if len(digits) < len(str(LARGEST_ID)) else LARGEST_ID
 
 
 def family_of(description: dict[str, Any]) -> Family:

@@ -26,7 +26,8 @@ AT_ONCE = 20_000_000
 def found_token(vocabulary: Vocabulary, query: str) -> int | None:
     """Return the token that a query means, with other tokens that hold it, and what a text contains, to choose from."""
     is_id = id_in(query) is not None
-    hits = [] if is_id else vocabulary.search(query, MOST_HITS)
+    named_so = [vocabulary.ids[query]] if query in vocabulary.ids else []  # a token may be spelled as an id is
+    hits = named_so if is_id else vocabulary.search(query, MOST_HITS)
     pieces: list[int] = []
     try:
         token_id: int | None = meant(vocabulary, query)
