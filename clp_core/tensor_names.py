@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ log = logging.getLogger(__name__)
 MOVES = {torch.Tensor.to, torch.Tensor.contiguous, torch.Tensor.detach, torch.Tensor.requires_grad_}
 SELECTIONS = {torch.Tensor.__getitem__, torch.cat, torch.chunk, torch.split}
 """Operations that leave one tensor as it is where the shape stays the same, as the concatenation of one tensor does."""
+CACHED = 8
+"""Models whose names are remembered."""
 ONE_AT_A_TIME = threading.Lock()
 """Verbosity and progress bars of transformers belong to the whole process."""
 
@@ -95,11 +98,24 @@ def embedding_names(folder: Path, entries: Mapping[str, TensorEntry]) -> Embeddi
         InputError: transformers knows no causal language model of this type, or cannot load it, or it has no
             embeddings.
     """
-    model = empty_model(folder)
-    own = Embeddings.of(model, folder)
-    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters(remove_duplicate=False)}
-    names = EmbeddingNames(own.input, own.output, own.bias, shapes, others=tuple(further_tables(model, own.input)))
-    return Loading(folder, model, names, entries).names() if entries else names
+    shapes = frozenset((name, entry.shape) for name, entry in entries.items())
+    loading = Loading.of(Contents(folder, (folder / "config.json").read_bytes(), shapes))
+    return loading.names(entries) if entries else loading.declared
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What the names of a folder depend on.
+
+    Attributes:
+        folder: the model.
+        config: its config.json.
+        shapes: name and shape of each tensor in its files.
+    """
+
+    folder: Path
+    config: bytes
+    shapes: frozenset[tuple[str, tuple[int, ...]]]
 
 
 @dataclass(frozen=True)
@@ -192,31 +208,49 @@ def quiet_transformers() -> Iterator[None]:
                 transformers_logging.enable_progress_bar()
 
 
+def sources_of(traced: PreTrainedModel) -> dict[str, Source]:
+    """Return where the values of each parameter of a traced model come from, as far as there are any."""
+    parameters = traced.named_parameters(remove_duplicate=False)
+    return {name: Source(one.tensors, one.operations) for name, one in parameters if isinstance(one, TracedTensor)}
+
+
 class Loading:
     """A model's class, loaded by transformers with traces of the tensors in its files."""
 
-    def __init__(
-        self, folder: Path, model: PreTrainedModel, declared: EmbeddingNames, entries: Mapping[str, TensorEntry]
-    ) -> None:
-        """Load the traces.
+    def __init__(self, contents: Contents) -> None:
+        """Build the class and load the traces; none where there are no tensors.
 
         Args:
-            folder: the model, for messages.
-            model: a model of the class.
-            declared: its embeddings, as the configuration ties them.
-            entries: the tensors of the weight files by name.
+            contents: what is in the folder.
 
         Raises:
-            InputError: transformers cannot load such tensors.
+            InputError: transformers cannot build the class or load such tensors, or it has no embeddings.
         """
-        self.folder, self.model, self.declared, self.entries = folder, model, declared, entries
+        self.folder, self.shapes = contents.folder, dict(contents.shapes)
+        self.model = empty_model(self.folder)
+        own = Embeddings.of(self.model, self.folder)
+        parameters = list(self.model.named_parameters(remove_duplicate=False))
+        self.declared = EmbeddingNames(  # as the configuration ties them
+            own.input,
+            own.output,
+            own.bias,
+            shapes={name: tuple(parameter.shape) for name, parameter in parameters},
+            others=tuple(further_tables(self.model, own.input)),
+        )
         self.aliases = {  # every name of the embeddings, with the one that is used here
             alias: name
-            for name in dict.fromkeys(filter(None, (declared.input, declared.output, declared.output_bias)))
-            for alias in names_of(model, model.get_parameter(name))
+            for name in dict.fromkeys(filter(None, (own.input, own.output, own.bias)))
+            for alias in names_of(self.model, self.model.get_parameter(name))
         }
-        self.traced, self.mismatched = self.load(entries)
-        self.sources = self.sources_of(self.traced)
+        if self.shapes:
+            self.traced, self.mismatched = self.load(self.shapes)
+            self.sources = sources_of(self.traced)
+
+    @classmethod
+    @lru_cache(maxsize=CACHED)
+    def of(cls, contents: Contents) -> Loading:
+        """Load a folder, or take it from the cache, as pages open the same models again and again."""
+        return cls(contents)
 
     def load(self, names: Iterable[str]) -> tuple[PreTrainedModel, dict[str, Any]]:
         """Let transformers load traces of some tensors.
@@ -234,7 +268,7 @@ class Loading:
                 traced, info = type(self.model).from_pretrained(
                     None,
                     config=config,
-                    state_dict={name: TracedTensor.of(name, self.entries[name].shape) for name in names},
+                    state_dict={name: TracedTensor.of(name, self.shapes[name]) for name in names},
                     device_map="meta",
                     dtype=torch.float32,
                     output_loading_info=True,
@@ -244,20 +278,19 @@ class Loading:
             raise InputError(f"transformers cannot load the weights of {self.folder}: {first_line(error)}") from error
         return traced, {name: (tuple(there), tuple(own)) for name, there, own in info["mismatched_keys"]}
 
-    def sources_of(self, traced: PreTrainedModel) -> dict[str, Source]:
-        """Return where the values of each parameter come from, as far as the files hold them."""
-        parameters = traced.named_parameters(remove_duplicate=False)
-        return {name: Source(one.tensors, one.operations) for name, one in parameters if isinstance(one, TracedTensor)}
+    def names(self, entries: Mapping[str, TensorEntry]) -> EmbeddingNames:
+        """Return the embeddings, and what the files hold of them.
 
-    def names(self) -> EmbeddingNames:
-        """Return the embeddings, and what the files hold of them."""
+        Args:
+            entries: the tensors of the files by name, whose values tell whether two of them are copies.
+        """
         found = Embeddings.of(self.traced, self.folder)
         declared = self.declared
-        is_tied = found.input == found.output or (declared.tied and self.are_equal(found.input, found.output))
+        is_tied = found.input == found.output or (declared.tied and self.are_equal(found.input, found.output, entries))
         if declared.tied and not is_tied:
             log.warning("%s holds an output matrix of its own, though it is declared as tied", self.folder)
         kept = dict.fromkeys(filter(None, (found.input, found.input if is_tied else found.output, found.bias)))
-        spare, differing = self.copies(kept)
+        spare, differing = self.copies(kept, entries)
         return replace(
             declared,
             input=found.input,
@@ -270,21 +303,22 @@ class Loading:
             mismatched=self.mismatched,
         )
 
-    def are_equal(self, one: str, other: str) -> bool:
+    def are_equal(self, one: str, other: str, entries: Mapping[str, TensorEntry]) -> bool:
         """Say whether two parameters are loaded from the same values."""
         first, second = self.sources.get(one), self.sources.get(other)
         if first is None or second is None or first == second:
             return first == second
         if not first.is_plain or not second.is_plain:
             return False
-        left, right = self.entries[first.tensors[0]], self.entries[second.tensors[0]]
+        left, right = entries[first.tensors[0]], entries[second.tensors[0]]
         return (left.dtype, left.shape) == (right.dtype, right.shape) and tensor_digest(left) == tensor_digest(right)
 
-    def copies(self, kept: Iterable[str]) -> tuple[set[str], list[str]]:
+    def copies(self, kept: Iterable[str], entries: Mapping[str, TensorEntry]) -> tuple[set[str], list[str]]:
         """Look at the other names of tied parameters, for which the files may hold tensors too.
 
         Args:
             kept: parameters of the embeddings.
+            entries: the tensors of the files by name.
 
         Returns:
             The tensors whose values are those of the embeddings, and the parameters whose values are others.
@@ -296,7 +330,7 @@ class Loading:
             tensors = set(self.sources[alias].tensors) if alias in self.sources else set()
             if not tensors or tensors <= used:
                 continue
-            if self.are_equal(alias, name):
+            if self.are_equal(alias, name, entries):
                 spare |= tensors
             else:
                 differing.append(alias)
@@ -313,10 +347,10 @@ class Loading:
         """
         loaded = {tensor for source in self.sources.values() for tensor in source.tensors}
         wanted = {self.declared.shapes[name] for name in kept}
-        left = [name for name, entry in self.entries.items() if name not in loaded and entry.shape in wanted]
+        left = [name for name, shape in self.shapes.items() if name not in loaded and shape in wanted]
         found: set[str] = set()
         while left:
-            again = self.sources_of(self.load(left)[0])
+            again = sources_of(self.load(left)[0])
             more = {tensor for name in self.aliases if name in again for tensor in again[name].tensors}
             if not more:
                 break

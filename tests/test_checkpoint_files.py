@@ -3,14 +3,12 @@
 import json
 import shutil
 
-import numpy as np
 import pytest
 import torch
 from conftest import make_model
 from safetensors.torch import load_file, save_file
 from support.awkward_models import LAYOUTS, model_in_layout
 from support.commands import refused, result_of
-from test_architectures import CONFIGS, has_output_bias, make_source
 from transformers import AutoModelForCausalLM
 
 from clp_core.checkpoint import Checkpoint
@@ -155,24 +153,6 @@ def test_generation_uses_the_same_weights_as_a_transfer(tmp_path, english):
         for folder in (source, plain)
     )
     assert (found["text"], found["mean_log_p"]) == (other["text"], other["mean_log_p"])
-
-
-@pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("model_type", CONFIGS)
-def test_embeddings_are_found_under_the_names_that_transformers_writes(tmp_path, english, model_type, tied):
-    """Such as ``embed_out.weight`` for the output layer of GPT-NeoX."""
-    make_source(tmp_path / "source", model_type, english, tied)
-    model = AutoModelForCausalLM.from_pretrained(tmp_path / "source", dtype=torch.float32)
-    checkpoint = Checkpoint.open(tmp_path / "source")
-    layers = {"input": model.get_input_embeddings(), "output": model.get_output_embeddings()}
-    for side, layer in layers.items():
-        rows = checkpoint.rows(side)
-        assert np.array_equal(rows.take(np.arange(rows.shape[0])), layer.weight.detach().numpy())
-    bias = checkpoint.output_bias()
-    if has_output_bias(model):
-        assert np.array_equal(bias.take(np.arange(bias.shape[0]))[:, 0], layers["output"].bias.detach().numpy())
-    else:
-        assert bias is None
 
 
 def adapter(folder, **config):
