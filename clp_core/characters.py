@@ -7,6 +7,7 @@ from functools import lru_cache
 
 NO_LETTER = "no letter"
 DOTTED_CIRCLE = "\N{DOTTED CIRCLE}"
+UNREADABLE = "\N{REPLACEMENT CHARACTER}"
 
 
 @lru_cache(65536)
@@ -32,3 +33,17 @@ def visible(text: str) -> str:
     )
     # A mark that combines with the character before it needs something to stand on.
     return DOTTED_CIRCLE + shown if shown and unicodedata.category(shown[0]).startswith("M") else shown
+
+
+def printable(text: str) -> str:
+    """Return text without what would steer a terminal or hide in a page: such characters become visible signs."""
+    return "".join(
+        character if character in "\n\t" or unicodedata.category(character) != "Cc" else sign_of(character)
+        for character in text
+    )
+
+
+def sign_of(character: str) -> str:
+    """Return the picture of a control character."""
+    code = ord(character)
+    return chr(0x2400 + code) if code < 0x20 else "\N{SYMBOL FOR DELETE}" if code == 0x7F else UNREADABLE

@@ -30,7 +30,16 @@ from clp_core.cli_explore import agreement_command, near_duplicates_command, nei
 from clp_core.cli_helper import pretrain_command, tokenizer_command
 from clp_core.cli_hub import export_command, push_command
 from clp_core.cli_jobs import jobs_app
-from clp_core.cli_output import Json, emit, options_command, print_table, terminal_progress, written
+from clp_core.cli_output import (
+    Json,
+    PrintableRecord,
+    echo,
+    emit,
+    options_command,
+    print_table,
+    terminal_progress,
+    written,
+)
 from clp_core.cli_playground import generate_command, playground_command
 from clp_core.cli_train import tell_run
 from clp_core.compare_options import CompareMethodsOptions
@@ -122,7 +131,7 @@ def overlap_command(options: OverlapOptions, as_json: Json = False) -> None:
 
     warnings = [warning for vocabulary in vocabularies for warning in vocabulary.warnings]
     for warning in warnings:
-        typer.echo(f"warning: {warning}", err=True)
+        echo(f"warning: {warning}", err=True)
     emit({"pairs": pairs, "warnings": warnings}, as_json, show)
 
 
@@ -145,7 +154,7 @@ def transfer_command(options: TransferOptions, as_json: Json = False) -> None:
         print_table("Transfer", ["figure", "value"], rows)
 
     for warning in report["warnings"]:
-        typer.echo(f"warning: {warning}", err=True)
+        echo(f"warning: {warning}", err=True)
     emit(report, as_json, show)
 
 
@@ -164,7 +173,7 @@ def inspect_command(options: InspectOptions, as_json: Json = False) -> None:
                 f"{key} {written(token[key])}"
                 for key in ("status", "method", "source_id", "n_eff", "cancellation", "norm_ratio")
             )
-            typer.echo(f"{token['token']!r} (id {token['id']}): {figures}")
+            echo(f"{token['token']!r} (id {token['id']}): {figures}")
             if token["anchors"]:
                 columns = ["anchor", "id", "weight", "cosine", "source row"]
                 print_table("", columns, [list(anchor.values()) for anchor in token["anchors"]])
@@ -179,7 +188,7 @@ def prepare_command(options: PrepareOptions, as_json: Json = False) -> None:
     from clp_core.prepared import prepare
 
     prepared = prepare(locate(options.model), Workspace.current().cache)
-    emit({"output": str(prepared.path), **prepared.meta}, as_json, lambda found: typer.echo(found["output"]))
+    emit({"output": str(prepared.path), **prepared.meta}, as_json, lambda found: echo(found["output"]))
 
 
 @options_command(app, TrainOptions, "train")
@@ -196,7 +205,7 @@ def train_command(
 
     if show_script:
         script = preview_script(Workspace.current(), options)
-        emit({"script": script}, as_json, lambda found: typer.echo(found["script"], nl=False))
+        emit({"script": script}, as_json, lambda found: echo(found["script"], nl=False))
         return
     tell_run(submit_train(Workspace.current(), options), detach=detach, as_json=as_json)
 
@@ -215,7 +224,7 @@ def evaluate_command(options: EvaluateOptions, as_json: Json = False) -> None:
         result["sample"] = sample(locate(options.model), options.prompt)
     result["warnings"] = [*found.notes, *found.warnings]
     for warning in result["warnings"]:
-        typer.echo(f"warning: {warning}", err=True)
+        echo(f"warning: {warning}", err=True)
 
     def show(shown: dict[str, Any]) -> None:
         rows = {name: value for name, value in shown.items() if name != "warnings"}
@@ -232,7 +241,7 @@ def demo(as_json: Json = False) -> None:
     from clp_core.demo import unpack
 
     result = unpack(Workspace.current())
-    emit(result, as_json, lambda found: typer.echo("\n".join(f"{key}: {value}" for key, value in found.items())))
+    emit(result, as_json, lambda found: echo("\n".join(f"{key}: {value}" for key, value in found.items())))
 
 
 @options_command(app, AppOptions, "app")
@@ -322,12 +331,13 @@ def usage_problem(error: Any) -> str:
 
 def fail(message: str, code: int) -> int:
     """Print one line on stderr; return the exit code."""
-    typer.echo("clp: " + " ".join(message.split()), err=True)
+    echo("clp: " + " ".join(message.split()), err=True)
     return code
 
 
 def run() -> NoReturn:
     """Be the process of one command: set up logging and signals, run it, and exit."""
+    logging.setLogRecordFactory(PrintableRecord)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for noisy in ("httpx", "faiss.loader", "faiss", "filelock", "datasets"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

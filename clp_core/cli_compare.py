@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import typer
-
-from clp_core.cli_output import Json, emit, print_table, terminal_progress
+from clp_core.cli_output import Json, echo, emit, print_table, terminal_progress
 from clp_core.compare_options import CompareMethodsOptions
 from clp_core.workspace import Workspace
 
@@ -40,7 +38,7 @@ def compare_command(options: CompareMethodsOptions, as_json: Json = False) -> No
         print_table("Methods", columns, rows)
         for m in found["methods"]:
             if m["note"]:
-                typer.echo(f"{m['method']}: {m['note']}")
-        typer.echo(found["advice"])
+                echo(f"{m['method']}: {m['note']}")
+        echo(found["advice"])
 
     emit(result, as_json, show)

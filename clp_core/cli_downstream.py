@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import typer
-
-from clp_core.cli_output import Json, emit, print_table, terminal_progress
+from clp_core.cli_output import Json, echo, emit, print_table, terminal_progress
 from clp_core.downstream import DownstreamOptions
 
 
@@ -24,7 +22,7 @@ def downstream_command(options: DownstreamOptions, as_json: Json = False) -> Non
             show_retrieval(result["retrieval"])
 
     for warning in found.warnings:
-        typer.echo(f"warning: {warning}", err=True)
+        echo(f"warning: {warning}", err=True)
     emit(found.as_json(), as_json, show)
 
 
@@ -42,7 +40,7 @@ def show_cloze(cloze: dict[str, Any]) -> None:
     ]
     title = f"Cloze questions: {cloze['n']:,} answered (chance: {percent(cloze['chance'])})"
     print_table(title, ["words scored", "right", "95 % interval"], rows)
-    typer.echo(f"Compare with other models where the questions are the same: {cloze['questions']}")
+    echo(f"Compare with other models where the questions are the same: {cloze['questions']}")
 
 
 def show_retrieval(retrieval: dict[str, Any]) -> None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import typer
-
-from clp_core.cli_output import Json, emit, print_table, terminal_progress
+from clp_core.cli_output import Json, echo, emit, print_table, terminal_progress
 from clp_core.errors import ClpError
 from clp_core.experiment.options import ExperimentOptions
 from clp_core.workspace import Workspace
@@ -37,18 +35,18 @@ def experiment_command(options: ExperimentOptions, as_json: Json = False) -> Non
                 done += measure_all(design, space)
             if not done:
                 told = f"all that {file} asks for is measured in {design.folder}; an empty --output measures it again"
-                typer.echo(told, err=True)
+                echo(told, err=True)
         except KeyboardInterrupt:
-            typer.echo("the runs go on as jobs; the same command keeps what they measure", err=True)
+            echo("the runs go on as jobs; the same command keeps what they measure", err=True)
             raise
     records = Records(design)
     found = tables_of(records)
     if options.tables and not found:
-        typer.echo(f"nothing of {file} is measured in {design.folder}; without --tables it is", err=True)
+        echo(f"nothing of {file} is measured in {design.folder}; without --tables it is", err=True)
     if figure is not None:
         draw(records, figure)
     if records.mixed_precision:
-        typer.echo(f"{file}: {records.mixed_precision}", err=True)
+        echo(f"{file}: {records.mixed_precision}", err=True)
     result: dict[str, Any] = {"experiment": design.name, "folder": str(design.folder), "failed": failed}
     result["tables"] = {table.name: table.as_json() for table in found}
 

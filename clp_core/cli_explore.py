@@ -6,9 +6,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
-from clp_core.cli_output import Json, emit, print_table, terminal_progress, written
+from clp_core.cli_output import Json, echo, emit, print_table, terminal_progress, written
 from clp_core.errors import InputError
 from clp_core.explore_options import AgreementOptions, NearDuplicatesOptions, NeighborsOptions
 from clp_core.project_options import ProjectOptions
@@ -41,7 +39,7 @@ def neighbors_command(options: NeighborsOptions, as_json: Json = False) -> None:
     left_out = non_finite_rows(rows, everything)
     if len(left_out):
         message = rows_message(left_out, "input", str(checkpoint.folder), vocabulary)
-        typer.echo(f"warning: {message} and left out: {CURE}", err=True)
+        echo(f"warning: {message} and left out: {CURE}", err=True)
     base = np.setdiff1d(everything, left_out)
     cosines, found = nearest(rows.take(np.array(ids)), rows.take(base), options.k + 1)
     result = []
@@ -65,7 +63,7 @@ def warn(*prepared: Prepared) -> list[int]:
     """Print which rows of models are left out as they are not finite, and return their ids."""
     for model in prepared:
         for warning in model.warnings:
-            typer.echo(f"warning: {warning}", err=True)
+            echo(f"warning: {warning}", err=True)
     return sorted({int(i) for model in prepared for i in model.non_finite("input")})
 
 
@@ -93,7 +91,7 @@ def project_command(options: ProjectOptions, as_json: Json = False) -> None:
     emit(
         result,
         as_json,
-        lambda found: typer.echo(f"{found['points']:,} points in {found['seconds']} s: {found['output']}"),
+        lambda found: echo(f"{found['points']:,} points in {found['seconds']} s: {found['output']}"),
     )
 
 
@@ -110,7 +108,7 @@ def agreement_command(options: AgreementOptions, as_json: Json = False) -> None:
     left_out = warn(*prepared)
 
     def show(result: dict[str, Any]) -> None:
-        typer.echo(
+        echo(
             f"{result['tokens']:,} tokens have on average {written(100 * result['mean'])} % of their {result['k']} "
             f"nearest neighbours in common (by chance {written(100 * result['by_chance'])} %)"
         )
@@ -144,7 +142,7 @@ def near_duplicates_command(options: NearDuplicatesOptions, as_json: Json = Fals
 
     def show(result: dict[str, Any]) -> None:
         print_table("", ["token", "id", "nearest", "its id", "cosine"], [list(r.values()) for r in result["tokens"]])
-        typer.echo(f"{len(result['tokens']):,} of {result['of']:,} tokens")
+        echo(f"{len(result['tokens']):,} of {result['of']:,} tokens")
 
     found = {"model": options.model, "above": options.above, "of": len(graph.ids), "left_out": left_out}
     emit({**found, "tokens": rows}, as_json, show)

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from clp_core.cli_output import Json, emit, print_table, terminal_progress
+from clp_core.cli_output import Json, echo, emit, print_table, terminal_progress
 from clp_core.cli_train import tell_run
 from clp_core.pretrain_options import PretrainOptions
 from clp_core.tokenizer_options import TokenizerOptions
@@ -32,7 +32,7 @@ def tokenizer_command(options: TokenizerOptions, as_json: Json = False) -> None:
         print_table("Tokenizer", ["figure", "value"], rows)
 
     for warning in report["warnings"]:
-        typer.echo(f"warning: {warning}", err=True)
+        echo(f"warning: {warning}", err=True)
     emit(report, as_json, show)
 
 
@@ -47,6 +47,6 @@ def pretrain_command(
     with terminal_progress():
         started = start_helper(Workspace.current(), options)
     for warning in started.warnings:
-        typer.echo(f"warning: {warning}", err=True)
+        echo(f"warning: {warning}", err=True)
     more = {"plan": started.plan.as_json(), "warnings": list(started.warnings)}
     tell_run(started.job, detach=detach, as_json=as_json, more=more)

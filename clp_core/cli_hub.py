@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import typer
-
-from clp_core.cli_output import Json, emit, print_table, terminal_progress
+from clp_core.cli_output import Json, echo, emit, print_table, terminal_progress
 from clp_core.export_options import ExportOptions
 from clp_core.push_options import PushOptions
 from clp_core.workspace import Workspace
@@ -33,15 +31,15 @@ def push_command(options: PushOptions, as_json: Json = False) -> None:
     def show(found: dict[str, Any]) -> None:
         if found["dry_run"]:
             state = {True: "exists", False: "is new", None: "cannot be seen from here"}[found["exists"]]
-            typer.echo(f"{found['repo']} ({found['visibility']}) {state}; nothing was pushed")
+            echo(f"{found['repo']} ({found['visibility']}) {state}; nothing was pushed")
             print_table("Files", ["file", "bytes"], [[file["name"], file["bytes"]] for file in found["files"]])
             if found["left_out"]:
                 left_out = [[file["name"], file["reason"]] for file in found["left_out"]]
                 print_table("Left out", ["file", "reason"], left_out)
-            typer.echo(found["card"])
+            echo(found["card"])
         else:
-            typer.echo(f"{found['url']} ({found['visibility']}), commit {found['commit']}")
+            echo(f"{found['url']} ({found['visibility']}), commit {found['commit']}")
 
     for told in [*result["notes"], *(f"not yet: {problem}" for problem in result["problems"])]:
-        typer.echo(told, err=True)
+        echo(told, err=True)
     emit(result, as_json, show)

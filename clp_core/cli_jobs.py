@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from clp_core.cli_output import Json, emit, options_command, print_table, written
+from clp_core.cli_output import Json, echo, emit, options_command, print_table, written
 from clp_core.curve_options import CompareRunsOptions, ImportOptions
 from clp_core.errors import InputError
 from clp_core.jobs import Job, JobStore
@@ -90,7 +90,7 @@ def jobs_rename(
     """Give a job another name; its directory keeps its own."""
     job = store().find(name)
     job.rename(to)
-    emit({"job": str(job.path), "name": job.name}, as_json, lambda found: typer.echo(found["name"]))
+    emit({"job": str(job.path), "name": job.name}, as_json, lambda found: echo(found["name"]))
 
 
 @jobs_app.command("remove")
@@ -116,7 +116,7 @@ def jobs_remove(
         store().remove(job)
     removed = [*imported, *[str(job.path) for job in jobs]]
     result = {"removed": removed[0] if len(removed) == 1 else removed}
-    emit(result, as_json, lambda _: typer.echo(f"removed {told}"))
+    emit(result, as_json, lambda _: echo(f"removed {told}"))
 
 
 @options_command(jobs_app, CompareRunsOptions, "compare", positional=("names",))
@@ -145,7 +145,7 @@ def jobs_compare(options: CompareRunsOptions, as_json: Json = False) -> None:
     }
 
     def show(found: dict[str, Any]) -> None:
-        typer.echo(found["answer"])
+        echo(found["answer"])
         columns = ["run", "best", "tokens", "verdict", "cautions"]
         rows = [
             [row["run"], row["best"], "-" if row["tokens"] is None else bound(row), row["verdict"], row["cautions"]]
@@ -186,4 +186,4 @@ def jobs_import(options: ImportOptions, as_json: Json = False) -> None:
     )
     points = {measure: len(rows) for measure, rows in curve.points.items()}
     result = {"curve": curve.key, "name": curve.name, "points": points, "origin": curve.origin}
-    emit(result, as_json, lambda found: typer.echo(f"{found['curve']}: {found['origin']}"))
+    emit(result, as_json, lambda found: echo(f"{found['curve']}: {found['origin']}"))

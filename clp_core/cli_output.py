@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import inspect
 import json
+import logging
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -14,10 +15,13 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from clp_core.characters import printable
 from clp_core.errors import InputError
 from clp_core.options import MISSING, OptionsError, flag_of
 from clp_core.progress import HEART, JOB_ENVIRONMENT, write_json
 
+ESCAPED = {code: f"\\u{code:04x}" for code in range(0x7F, 0xA0)}
+"""Control characters that JSON may hold as they are, and terminals obey."""
 Json = Annotated[bool, typer.Option("--json", help="print one JSON object as the last line")]
 
 
@@ -32,12 +36,25 @@ def sane(value: Any) -> Any:
     return value
 
 
+def echo(text: str, *, err: bool = False, nl: bool = True) -> None:
+    """Print text in which names, tokens and messages of others may stand, so that none of it steers the terminal."""
+    typer.echo(printable(text), err=err, nl=nl)
+
+
+class PrintableRecord(logging.LogRecord):
+    """A log record whose message does not steer the terminal."""
+
+    def getMessage(self) -> str:  # noqa: N802 - the name that logging calls
+        """Fill in the message."""
+        return printable(super().getMessage())
+
+
 def emit(result: dict[str, Any], as_json: bool, show: Callable[[dict[str, Any]], None] | None = None) -> None:
     """Print a result, as JSON or as tables; in a job, also leave it in the job's directory."""
     if JOB_ENVIRONMENT in os.environ:
         write_json(Path(os.environ[JOB_ENVIRONMENT]) / "result.json", sane(result))
     if as_json or show is None:
-        typer.echo(json.dumps(sane(result), ensure_ascii=False))
+        typer.echo(json.dumps(sane(result), ensure_ascii=False).translate(ESCAPED))
     else:
         show(result)
 
@@ -45,15 +62,15 @@ def emit(result: dict[str, Any], as_json: bool, show: Callable[[dict[str, Any]],
 def print_table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
     """Print a table; numbers to the right."""
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=title, title_justify="left")
+    table = Table(title=Text(printable(title)) if title else None, title_justify="left")
     for i, column in enumerate(columns):
         numeric = any(isinstance(row[i], int | float) for row in rows)
-        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        table.add_column(Text(printable(column)), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        table.add_row(*[escape(written(value)) for value in row])
+        table.add_row(*[Text(written(value)) for value in row])
     Console().print(table, markup=False)
 
 
@@ -65,7 +82,7 @@ def written(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, int):
         return f"{value:,}"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else printable(str(value))
 
 
 @contextlib.contextmanager
@@ -78,13 +95,14 @@ def terminal_progress() -> Iterator[None]:
     if not console.is_terminal or JOB_ENVIRONMENT in os.environ:
         yield
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[size]}"))
+    described = TextColumn("{task.description}", markup=False)
+    columns = (described, BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[size]}"))
     with Progress(*columns, TimeRemainingColumn(), console=console) as bars:
         tasks: dict[str, TaskID] = {}
 
         def listen(phase: str, fraction: float | None, done: int | None, total: int | None) -> None:
             if phase not in tasks:
-                tasks[phase] = bars.add_task(phase, total=1.0, size="")
+                tasks[phase] = bars.add_task(printable(phase), total=1.0, size="")
             size = f"{done / 1e9:.1f} of {total / 1e9:.1f} GB" if done is not None and total is not None else ""
             bars.update(tasks[phase], completed=fraction, size=size)
 

@@ -7,10 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import typer
-
 from clp_core.answers import FAILED, Answer, GenerateOptions
-from clp_core.cli_output import Json, emit
+from clp_core.cli_output import Json, echo, emit
 from clp_core.errors import ClpError
 from clp_core.jobs.job import refuse_access_tokens
 from clp_core.playground_options import PlaygroundOptions
@@ -43,17 +41,15 @@ def generate_command(options: GenerateOptions, as_json: Json = False) -> None:
 
 def show(event: Mapping[str, Any], answer: Answer, options: GenerateOptions) -> None:
     """Print what is new of an answer: the prompt before it, its text, and the figures at its end."""
-    from clp_core.text_stream import printable
-
     if "prompt_tokens" in event:
-        typer.echo(f"== {Path(answer.model).name}, {answer.prompt_tokens} tokens of prompt")
-        typer.echo(printable(options.prompt), nl=False)
-    typer.echo(printable(event.get("text", "")), nl=False)
+        echo(f"== {Path(answer.model).name}, {answer.prompt_tokens} tokens of prompt")
+        echo(options.prompt, nl=False)
+    echo(event.get("text", ""), nl=False)
     if answer.stopped:
         told = [f"{answer.tokens} tokens", f"{answer.tokens_per_s or 0:.0f} a second"]
         if answer.bits_per_byte is not None:
             told.append(f"{answer.bits_per_byte:.2f} bits a byte of its own text")
-        typer.echo(f"\n-- {', '.join([*told, answer.stopped])}")
+        echo(f"\n-- {', '.join([*told, answer.stopped])}")
 
 
 def playground_command(options: PlaygroundOptions, as_json: Json = False) -> None:
@@ -62,4 +58,4 @@ def playground_command(options: PlaygroundOptions, as_json: Json = False) -> Non
     from clp_core.playground_session import Playground, job_of_this_process
 
     job = job_of_this_process(options.models)
-    emit(Playground(job, options).run(), as_json, lambda result: typer.echo(result["reason"]))
+    emit(Playground(job, options).run(), as_json, lambda result: echo(result["reason"]))

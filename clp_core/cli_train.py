@@ -6,9 +6,8 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import typer
-
-from clp_core.cli_output import emit, written
+from clp_core.characters import printable
+from clp_core.cli_output import echo, emit, written
 from clp_core.errors import ClpError
 
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ def tell_run(job: Job, *, detach: bool, as_json: bool, more: Mapping[str, Any] |
         ClpError: the run failed.
     """
     for warning in job.plan["warnings"]:
-        typer.echo(f"warning: {warning}", err=True)
+        echo(f"warning: {warning}", err=True)
     if not detach:
         follow(job)
     status = job.status()
@@ -44,7 +43,7 @@ def tell_run(job: Job, *, detach: bool, as_json: bool, more: Mapping[str, Any] |
     emit(
         figures | dict(more or {}),
         as_json,
-        lambda found: typer.echo("\n".join(f"{key}: {written(value)}" for key, value in found.items())),
+        lambda found: echo("\n".join(f"{key}: {written(value)}" for key, value in found.items())),
     )
 
 
@@ -54,18 +53,18 @@ def follow(job: Job) -> None:
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),  # a job's name may look like markup
         BarColumn(),
         TextColumn("{task.completed}/{task.total}"),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(job.name, total=job.plan["steps"])
+        task = bar.add_task(printable(job.name), total=job.plan["steps"])
         while not job.status().is_over:
             try:
                 status = job.status()
                 told = f"{job.name}: {status.state}" + (f", {status.reason}" if status.reason else "")
-                bar.update(task, completed=job.progress()[0], total=job.plan["steps"], description=told)
+                bar.update(task, completed=job.progress()[0], total=job.plan["steps"], description=printable(told))
                 time.sleep(FOLLOW_S)
             except KeyboardInterrupt:
                 job.ask_stop()

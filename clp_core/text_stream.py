@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
 
+from clp_core.characters import UNREADABLE
 from clp_core.vocabulary import Vocabulary
 
-UNREADABLE = "\N{REPLACEMENT CHARACTER}"
 LONGEST_TAIL = 64
 
 
@@ -63,17 +62,3 @@ class TextStream:
 
     def _decoded(self, ids: Sequence[int]) -> str:
         return str(self._vocabulary.tokenizer.decode(list(ids), skip_special_tokens=True))
-
-
-def printable(text: str) -> str:
-    """Return text without what would steer a terminal or hide in a page: such characters become visible signs."""
-    return "".join(
-        character if character in "\n\t" or unicodedata.category(character) != "Cc" else sign_of(character)
-        for character in text
-    )
-
-
-def sign_of(character: str) -> str:
-    """Return the picture of a control character."""
-    code = ord(character)
-    return chr(0x2400 + code) if code < 0x20 else "\N{SYMBOL FOR DELETE}" if code == 0x7F else UNREADABLE

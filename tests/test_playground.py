@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from clp_core import gpus as driver
 from clp_core.answers import Answer, GenerateOptions, generate_command_of
+from clp_core.characters import UNREADABLE, printable
 from clp_core.cli import app
 from clp_core.errors import InputError
 from clp_core.gpus import Gpu
@@ -26,7 +27,7 @@ from clp_core.playground import ask, session_for, start_session
 from clp_core.playground_options import PlaygroundOptions
 from clp_core.playground_place import Needs, check_room, take_place
 from clp_core.progress import write_json
-from clp_core.text_stream import UNREADABLE, TextStream, printable
+from clp_core.text_stream import TextStream
 from clp_core.vocabulary import Vocabulary
 
 MIXED = "größer, 東京 und Ελλάδα – 🙂 naïve Mühle."
