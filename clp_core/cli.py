@@ -56,6 +56,7 @@ from clp_core.explore_options import (
     PrepareOptions,
 )
 from clp_core.export_options import ExportOptions
+from clp_core.options import shown
 from clp_core.playground_options import PlaygroundOptions
 from clp_core.pretrain_options import PretrainOptions
 from clp_core.project_options import ProjectOptions
@@ -324,9 +325,12 @@ def usage_problem(error: Any) -> str:
     parameter = getattr(error, "param", None)
     if parameter is None:
         return f"{error.format_message()} `clp --help` lists the commands, `clp COMMAND --help` their options"
-    place = parameter.opts[-1] if parameter.opts[-1].startswith("-") else parameter.make_metavar(error.ctx)
-    wrong = error.message.rstrip(".").replace("a valid integer", "a whole number").replace("a valid float", "a number")
-    return f"{place}: {wrong or 'a value is missing'}; {parameter.help or 'see --help'}"
+    place = parameter.opts[-1] if parameter.opts[-1].startswith("-") else parameter.metavar or parameter.name.upper()
+    wrong = error.message.rstrip(".") or "a value is missing"
+    if hasattr(error.__cause__, "errors"):  # typer lets pydantic read numbers
+        found = error.__cause__.errors()[0]
+        wrong = f"{shown(found['input'])} is not {'a number' if 'float' in found['type'] else 'a whole number'}"
+    return f"{place}: {wrong}; {getattr(parameter, 'help', '') or 'see --help'}"
 
 
 def fail(message: str, code: int) -> int:

@@ -7,6 +7,7 @@ imported when the first options are made, as ``clp --help`` and the supervisors 
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import functools
 import math
 import re
@@ -26,11 +27,12 @@ MAX_WHOLE = 2**63 - 1
 """Largest whole number of any option: what 64 bits hold."""
 SHOWN_CHARACTERS = 60
 SHOWN_HELP = 90
+MAX_LISTED = 20
 SWITCH_WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 FLAG = re.compile(r"--[a-z][a-z0-9-]*")
 WORDINGS = {
     "missing": ("a value is missing", "needed: {help}"),
-    "extra_forbidden": ("this name is unknown", "use one of {names}"),
+    "extra_forbidden": ("this name is unknown", "{names}"),
     "empty": ("the value is empty", "needed: {help}"),
     "too_short": ("the list is empty", "needed: {help}"),
     "nul": ("{value} holds a NUL character", "leave it out"),
@@ -41,7 +43,7 @@ WORDINGS = {
     "finite_number": ("{value} is not a finite number", "give one"),
     "bool_type": ("{value} is neither true nor false", "give one of them"),
     "string_type": ("{value} is not a text", "give one, in quotes where it could be read as something else"),
-    "tuple_type": ("{value} is not a list", "write it as in [{value}]"),
+    "tuple_type": ("{value} is not a list", "write it as in [{plain}]"),
     "dict_type": ("{value} is not a table of names and values", "write it as in {{name: value}}"),
     "too_long": ("{value} has too many parts", "needed: {help}"),
     "greater_than_equal": ("{value} is too small", "give {ge} or more"),
@@ -65,6 +67,7 @@ def option(
     cure: str = "",
     allow_empty: bool = False,
     metavar: str = "",
+    hidden: bool = False,
 ) -> Any:
     """Define a field of an option class.
 
@@ -80,6 +83,7 @@ def option(
         cure: what to do about a value that is refused, where the bounds alone do not say it.
         allow_empty: whether a list may hold empty texts.
         metavar: name of a positional value in the command's help.
+        hidden: whether code sets the field and no user, so that errors do not offer it.
     """
     metadata: dict[str, Any] = {
         "help": help,
@@ -88,7 +92,8 @@ def option(
         "maximum": maximum,
         "above": above,
     }
-    metadata |= {"below": below, "pattern": pattern, "cure": cure, "allow_empty": allow_empty, "metavar": metavar}
+    metadata |= {"below": below, "pattern": pattern, "cure": cure, "allow_empty": allow_empty}
+    metadata |= {"metavar": metavar, "hidden": hidden}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -108,7 +113,7 @@ class OptionsError(InputError):
 
     def __init__(self, options: type, problems: Sequence[tuple[str, str]]) -> None:
         """Word the problems for the command line."""
-        self.options, self.problems = options, tuple(problems)
+        self.options, self.problems = options, tuple(dict.fromkeys(problems))
         super().__init__(self.worded(flag_of))
 
     @property
@@ -116,19 +121,22 @@ class OptionsError(InputError):
         """The fields with a problem."""
         return tuple(dict.fromkeys(name for name, _ in self.problems if name))
 
-    def worded(self, name_of: Callable[[str], str]) -> str:
-        """Word all problems in one line.
-
-        Args:
-            name_of: what readers call a field; flags of other fields in the texts are renamed too.
-        """
+    def named(self, name_of: Callable[[str], str]) -> list[tuple[str, str]]:
+        """Return the problems with other names for the fields; flags in the texts are renamed too."""
         names = {flag_of(item.name): item.name for item in dataclasses.fields(self.options)}
 
         def renamed(found: re.Match[str]) -> str:
             return name_of(names[found[0]]) if found[0] in names else found[0]
 
-        texts = [(name, FLAG.sub(renamed, text)) for name, text in self.problems]
-        return ". ".join(f"{name_of(name)}: {text}" if name else text for name, text in texts)
+        return [(name and name_of(name), FLAG.sub(renamed, text)) for name, text in self.problems]
+
+    def worded(self, name_of: Callable[[str], str]) -> str:
+        """Word all problems in one line.
+
+        Args:
+            name_of: what readers call a field.
+        """
+        return ". ".join(f"{name}: {text}" if name else text for name, text in self.named(name_of))
 
     @property
     def for_page(self) -> str:
@@ -198,7 +206,7 @@ def validated(options: type[Options], content: Any, *, as_text: bool = False) ->
         problems = [problem_of(options, dict(each)) for each in error.errors(include_url=False)]
     else:
         return dict(found)
-    raise OptionsError(options, list(dict.fromkeys(problems)))
+    raise OptionsError(options, problems)
 
 
 def problem_of(options: type, error: Mapping[str, Any]) -> tuple[str, str]:
@@ -208,13 +216,27 @@ def problem_of(options: type, error: Mapping[str, Any]) -> tuple[str, str]:
     }
     name = str(error["loc"][0]) if error["loc"] else ""
     metadata = names.get(name, {})
-    wrong, cure = WORDINGS.get(error["type"], ("{value} is not valid", "{message}"))
+    kind = "empty" if error["input"] is None and name else error["type"]
+    wrong, cure = WORDINGS.get(kind, ("{value} is not valid", "{message}"))
     bounds = {name: f"{bound:g}" if isinstance(bound, float) else bound for name, bound in error.get("ctx", {}).items()}
     parts = {**bounds, "value": shown(error["input"]), "help": short_help(metadata.get("help", ""))}
-    parts |= {"names": ", ".join(names), "choices": ", ".join(metadata.get("choices", ())), "message": error["msg"]}
-    if error["type"] not in ("missing", "empty", "too_short"):
+    parts |= {
+        "names": known_names(name, [known for known, about in names.items() if not about.get("hidden")]),
+        "plain": shown(error["input"]).strip("'"),
+        "choices": ", ".join(metadata.get("choices", ())),
+        "message": error["msg"],
+    }
+    if kind not in ("missing", "empty", "too_short"):
         cure = metadata.get("cure", "").replace("{", "{{").replace("}", "}}") or cure
     return name, f"{wrong}; {cure}".format(**parts)
+
+
+def known_names(name: str, names: Sequence[str]) -> str:
+    """List the names of fields for an unknown one: all, or of many those that are alike."""
+    if len(names) <= MAX_LISTED:
+        return f"use one of {', '.join(names)}"
+    alike = difflib.get_close_matches(name, names, cutoff=0.5)
+    return f"perhaps {' or '.join(alike)} is meant" if alike else "`--help` of the command lists the names"
 
 
 def short_help(text: str) -> str:
@@ -269,7 +291,7 @@ def single_kind(hint: Any, metadata: Mapping[str, Any], *, is_needed: bool, is_p
 
     Types are strict: a switch is not a number, and a number is not a text.
     """
-    from pydantic import BeforeValidator, Field, Strict
+    from pydantic import BeforeValidator, Field, InstanceOf, Strict
 
     if hint is str:
         choices = metadata["choices"]
@@ -282,7 +304,7 @@ def single_kind(hint: Any, metadata: Mapping[str, Any], *, is_needed: bool, is_p
         return Annotated[float, Strict(), Field(allow_inf_nan=False, **bounds), BeforeValidator(number)]
     if hint is bool:
         return Annotated[bool, Strict(), BeforeValidator(switch)]
-    return hint
+    return Annotated[hint, InstanceOf()] if isinstance(hint, type) and issubclass(hint, Options) else hint
 
 
 def text_kind(metadata: Mapping[str, Any], *, is_needed: bool, is_part: bool = False) -> Any:
@@ -318,7 +340,10 @@ def number_in(text: str) -> int | float | str:
 
 def whole(value: Any, info: ValidationInfo) -> Any:
     """Read a whole number, which may be written as 2e5."""
-    value = number_in(value) if is_text(value, info) else value
+    if is_text(value, info):
+        is_written_out = any(character.isdigit() for character in value)
+        value = number_in(value)
+        value = 10 ** (SHOWN_CHARACTERS + 1) if value == math.inf and is_written_out else value
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 

@@ -12,6 +12,7 @@ import pandas as pd
 import streamlit as st
 
 from clp_core.errors import ClpError
+from clp_core.options import OptionsError
 
 log = logging.getLogger(__name__)
 
@@ -27,10 +28,15 @@ def errors_as_messages() -> Iterator[None]:
     try:
         yield
     except ClpError as error:
-        st.error(plain(str(error)), icon=":material/error:")
+        st.error(plain(worded(error)), icon=":material/error:")
     except OSError as error:
         log.exception("a page failed")
         st.error(plain(f"{error.strerror or error}: {error.filename or ''}"), icon=":material/error:")
+
+
+def worded(error: ClpError) -> str:
+    """Word an error for a page: values of options are named as fields, not as flags of the command line."""
+    return error.for_page if isinstance(error, OptionsError) else str(error)
 
 
 def plain(text: str) -> str:

@@ -145,7 +145,7 @@ def test_help_names_every_command():
         assert name in done.stdout
 
 
-HEAVY = ("torch", "transformers", "numpy", "pandas", "faiss", "scipy", "streamlit", "datasets", "pyarrow")
+HEAVY = ("torch", "transformers", "numpy", "pandas", "faiss", "scipy", "streamlit", "datasets", "pyarrow", "pydantic")
 
 
 def loaded_by(code):

@@ -266,30 +266,130 @@ def test_table_says_what_the_raw_metrics_say(measured):
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"sources": "x"}, "sources is unknown; there are title, order, source"),
-        ({"title": None}, "title is missing"),
-        ({"order": "first"}, "order is a whole number"),
-        ({"helper": None}, "helper is missing"),
-        ({"arms": {"a": {"method": "clpp"}}}, "method 'clpp' is unknown"),
-        ({"arms": {"a": {}}}, "the arm a names no method"),
-        ({"arms": {"A b": {"method": "clp"}}}, "needs a name of small letters"),
-        ({"arms": {"a": {"method": "clp", "seed": 3}}}, "arms.a.seed is unknown"),
-        ({"baselines": ["nobody"]}, "the baseline nobody is no arm"),
-        ({"train": {"steps": 3}}, "train.steps is unknown"),
-        ({"train": {"max_steps": -3}}, "--max-steps must not be negative"),
-        ({"train": {"seed": 3}}, "train.seed is unknown"),
-        ({"arms": None}, "asks for nothing"),
-        ({"methods": {"fold": 2}}, "methods.fold is unknown"),
-        ({"agreement": [["one"]]}, "agreement lists pairs of models"),
-        ({"evaluate": "helper"}, r"evaluate is no list, as in evaluate: \[helper\]"),
-        ({"seeds": 3}, "seeds is no list"),
-        ({"agreement": "one"}, "agreement is no list"),
-        ({"arms": None, "eval_text": None, "evaluate": ["helper"]}, "evaluate needs eval_text"),
+        ({"sources": "x"}, "sources: this name is unknown; use one of title, order, source"),
+        ({"title": None}, "title: a value is missing; needed: what the experiment is called"),
+        ({"order": "first"}, "order: 'first' is not a whole number"),
+        ({"helper": None}, "helper: a value is missing"),
+        ({"arms": {"a": {"method": "clpp"}}}, "arms.a.method: 'clpp' is unknown"),
+        ({"arms": {"a": {}}}, "arms.a.method: a value is missing"),
+        ({"arms": {"A b": {"method": "clp"}}}, "arms.A b.name: 'A b' is not valid; use small letters"),
+        (
+            {"arms": {"a": {"method": "clp", "seed": 3}}},
+            "arms.a.seed: this name is unknown; use one of method, train",
+        ),
+        ({"baselines": ["nobody"]}, "baselines: nobody is not an arm; there are random, taught"),
+        ({"train": {"steps": 3}}, "train.steps: this name is unknown; perhaps max_steps is meant"),
+        ({"train": {"max_steps": -3}}, "train.max_steps: -3 is too small; give 0 or more"),
+        ({"train": {"seed": 3}}, "train.seed: the experiment itself sets this"),
+        ({"arms": None}, "nothing is to be done"),
+        ({"methods": {"fold": 2}}, "methods.fold: this name is unknown; use one of names, folds"),
+        ({"agreement": [["one"]]}, "agreement: a value is missing; needed: pairs of models"),
+        ({"evaluate": "helper"}, r"evaluate: 'helper' is not a list; write it as in \[helper\]"),
+        ({"seeds": 3}, r"seeds: '3' is not a list; write it as in \[3\]"),
+        ({"agreement": "one"}, "agreement: 'one' is not a list"),
+        ({"arms": None, "eval_text": None, "evaluate": ["helper"]}, "eval_text: a value is missing; evaluate needs it"),
     ],
 )
 def test_file_that_cannot_be_meant_is_refused(described, changes, told):
     with pytest.raises(InputError, match=told):
         read_design(described(**({"baselines": None} | changes)))
+
+
+HEAD = """title: t
+source: s
+helper: h
+train_text: [a.txt]
+eval_text: v.txt
+"""
+ARMS = "arms: {a: {method: clp}}\n"
+
+
+def written(folder, text):
+    file = folder / "written.yaml"
+    file.write_text(text, encoding="utf-8")
+    return read_design(file)
+
+
+def test_values_are_what_their_option_needs_however_yaml_reads_them(tmp_path):
+    train = "{learning_rate: 3e-4, max_tokens: 1e5, weight_decay: 0, compile: off, streaming: on, prompt: [no, 010], "
+    train += "launcher: slurm, time_limit: 12:00:00, signal_before_s: '60', micro_blocks: 1_6}"
+    design = written(tmp_path, f"{HEAD}seeds: [3, 1.0]\ntrain: {train}\narms: {{no: {{method: clp, about: NO}}}}\n")
+    options = design.train_options(design.runs[0], Path("m"), Workspace(tmp_path))
+    assert (options.learning_rate, options.max_tokens, options.weight_decay) == (0.0003, 100_000, 0.0)
+    assert (options.compile, options.streaming, options.prompt) == ("off", True, ("no", "010"))
+    assert (options.time_limit, options.signal_before_s, options.micro_blocks) == ("12:00:00", 60, 16)
+    assert (design.arms[0].name, design.arms[0].about, design.seeds) == ("no", "NO", (3, 1))
+    dated = written(tmp_path, HEAD.replace("title: t", "title: 2024-01-01") + "methods: {folds: 3}\n")
+    assert (dated.title, dated.methods.folds, dated.methods.names) == ("2024-01-01", 3, ())
+    shared = "train: &all {max_steps: 3, keep_last: 5}\narms: {a: {method: clp, train: {<<: *all, max_steps: 4}}}\n"
+    merged = written(tmp_path, HEAD + shared)
+    options = merged.train_options(merged.runs[0], Path("m"), Workspace(tmp_path))
+    assert (options.max_steps, options.keep_last) == (4, 5)
+
+
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        (ARMS + "seeds: [1, 1]", "seeds: 1 is listed twice"),
+        (ARMS + "seeds: [true]", "seeds: 'true' is not a whole number"),
+        (ARMS + "seeds: [-1]", "seeds: -1 is too small; give 0 or more"),
+        (ARMS + f"seeds: [{2**70}]", f"seeds: {2**70} is too large"),
+        (ARMS + f"seeds: [{'9' * 5000}]", "seeds: a number of more than 60 digits is too large"),
+        (ARMS + "seeds: [.inf]", "seeds: '.inf' is not a whole number"),
+        (ARMS + "seeds: []", "seeds: a value is missing"),
+        (ARMS + "train: []", "train: [] is not a table of names and values"),
+        (ARMS + "train: {learning_rate: 3}", "train.learning_rate: 3 is too large; give less than 1"),
+        (ARMS + "train: {learning_rate: nan}", "train.learning_rate: nan is not a finite number"),
+        (ARMS + "train: {learning_rate: }", "train.learning_rate: the value is empty"),
+        (ARMS + "train: {only_last: 1}", "train.only_last: '1' is neither true nor false"),
+        (ARMS + "train: {text: [a]}", "train.text: the experiment itself sets this"),
+        (ARMS + "train: {3: 4}", "train.3: this name is unknown"),
+        (ARMS + "match: fuzzy", "match: 'fuzzy' is unknown; use one of raw, canonical"),
+        (ARMS + "downstream: {questions: many}", "downstream.questions: 'many' is not a whole number"),
+        (ARMS + "downstream: {arms: [b]}", "downstream.arms: b is not an arm; there are a"),
+        (ARMS + "baselines: [a, a]", "baselines: a is listed twice"),
+        (ARMS + "order: 1.5", "order: 1.5 is not a whole number"),
+        (ARMS + "title: again", "line 7: title stands in line 1 already"),
+        (ARMS + "order: !!int 3", "line 7: the tag tag:yaml.org,2002:int is not supported"),
+        (ARMS + "file: x", "file: this name is unknown"),
+        (ARMS + "train: {max_steps: 3, max_tokens: 4}", "train.max_tokens: this and train.max_steps exclude"),
+        ("arms: {a: {method: clp}, a: {method: mean}}", "line 6: a stands in line 6 already"),
+        ("arms: {a: null}", "arms.a: an empty value is not a table"),
+        ("arms: {a: {method: ~}}", "arms.a.method: the value is empty"),
+        ("arms: {~: {method: clp}}", "arms: the name of an arm is empty"),
+        ("arms: {a: {method: clp, name: b}}", "arms.a.name: this name is unknown"),
+        ("arms: {a: {method: clp, seeds: 3}}", "arms.a.seeds: '3' is not a list; write it as in [3]"),
+        ("arms: {a: {method: clp, train: {keep_last: 0}}}", "arms.a.train.keep_last: 0 is too small; give 1 or more"),
+        ("arms: {a: {method: 'clp-topk:k=x'}}", "arms.a.method: 'k=x' is not NAME=NUMBER"),
+        ("arms: {a: {method: 'auto:k=3'}}", "arms.a.method: settings belong to one method"),
+        ("arms: {a: {method: static-vectors}}", "arms.a.method: it needs word vectors, which no experiment has"),
+        ("arms: [a]", "arms: this is not a table of names and arms"),
+        ("methods: true", "methods: 'true' is not a table of names and values"),
+        ("methods: {names: clp}", "methods.names: 'clp' is not a list; write it as in [clp]"),
+        ("methods: {names: [clpp]}", "methods.names: 'clpp' is unknown; use one of clp"),
+        ("methods: {folds: 11}", "methods.folds: 11 is too large; give 10 or less"),
+        ("overlap: {tokenizers: [a]}", "overlap.tokenizers: one is not enough"),
+        ("overlap: {tokenizers: [a, b], match: fuzzy}", "overlap.match: 'fuzzy' is unknown"),
+        ("agreement: [1, 2]", "agreement: '1' is not a list"),
+        ("agreement: [[a, '']]", "agreement: the value is empty"),
+        ("evaluate: ['']", "evaluate: the value is empty"),
+        ("train: {max_steps: many}\nmethods: {}", "train.max_steps: 'many' is not a whole number"),
+        ("agreement: &a [*a]", "line 6: this value refers to itself"),
+        ("agreement: " + "[" * 3000 + "]" * 3000, "it is nested more than 20 levels deep"),
+        ("? [a]\n: b", "line 6: a list or table is not a name"),
+        ("agreement: [x", "it is not valid YAML: while parsing"),
+    ],
+)  # fmt: skip
+def test_error_names_the_place_in_the_file_and_the_cure(tmp_path, lines, told):
+    with pytest.raises(InputError) as error:
+        written(tmp_path, f"{HEAD}{lines}\n")
+    assert f"written.yaml: {told}" in str(error.value)
+
+
+def test_aliases_that_grow_without_bound_are_refused_at_once(tmp_path):
+    growing = [f"  - &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12)]
+    with pytest.raises(InputError, match="more than 10,000 values"):
+        written(tmp_path, "\n".join([f"{HEAD}agreement:", "  - &a0 [x, y]", *growing]))
 
 
 def test_teacher_is_the_helper_or_a_model_that_the_file_names(described, workspace):

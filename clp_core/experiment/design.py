@@ -24,45 +24,71 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import yaml
-
-from clp_core.choices import AUTO
+from clp_core.compare_options import NO_OUTPUT, CompareMethodsOptions
+from clp_core.downstream import DownstreamOptions
 from clp_core.errors import InputError
-from clp_core.initializers import initializer
-from clp_core.initializers.base import parse_settings
+from clp_core.evaluate_options import EvaluateOptions
+from clp_core.experiment.yaml_file import read_yaml
+from clp_core.explore_options import AgreementOptions, OverlapOptions
 from clp_core.jobs.store import slug_of
+from clp_core.options import Options, OptionsError, like, option
 from clp_core.teacher import HELPER
 from clp_core.train_options import TrainOptions
+from clp_core.transfer_options import TransferOptions
 from clp_core.workspace import Workspace
 
 OWN_TRAIN_FIELDS = ("model", "text", "eval_text", "seed", "name")
 """Options of a run that the experiment itself sets."""
-LISTS = ("train_text", "seeds", "baselines", "evaluate")
+OWN_FIELDS = ("file", "output")
+"""Fields of a design that its file does not hold."""
+P = TypeVar("P", bound=Options)
 
 
 @dataclass(frozen=True)
-class Arm:
-    """One way to make and train a target model.
+class Arm(Options):
+    """One way to make and train a target model."""
 
-    Attributes:
-        name: what tables and charts call it.
-        method: method of the transfer, with settings as in ``linear:neighbours=16``.
-        train: options of ``clp train`` in which it differs from the others.
-        seeds: seeds of its runs; empty means those of the experiment.
-        about: what it is, in a few words.
-    """
+    name: str = option(help="what tables and charts call it", hidden=True)
+    method: str = option(help="method of the transfer, with settings as in linear:neighbours=16")
+    train: dict[str, Any] | None = option(None, help="options of `clp train` in which it differs from the others")
+    seeds: tuple[int, ...] = option((), help="seeds of its runs; empty: those of the experiment", minimum=0)
+    about: str = option("", help="what it is, in a few words")
 
-    name: str
-    method: str
-    train: Mapping[str, Any] = field(default_factory=dict)
-    seeds: tuple[int, ...] = ()
-    about: str = ""
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yield what is wrong with the name and the seeds."""
+        if slug_of(self.name) != self.name:
+            yield "name", f"{self.name!r} is not valid; use small letters, digits and hyphens"
+        yield from twice("seeds", self.seeds)
+
+
+@dataclass(frozen=True)
+class Methods(Options):
+    """What ``clp compare-methods`` scores."""
+
+    names: tuple[str, ...] = option((), help="methods to score, with settings as in clp-topk:k=8; empty: all")
+    folds: int = like(CompareMethodsOptions, "folds")
+
+
+@dataclass(frozen=True)
+class Overlap(Options):
+    """What ``clp overlap`` compares."""
+
+    tokenizers: tuple[str, ...] = like(OverlapOptions, "tokenizers")
+    match: str = like(OverlapOptions, "match")
+
+
+@dataclass(frozen=True)
+class Downstream(Options):
+    """What ``clp downstream`` measures of the runs."""
+
+    questions: int = like(DownstreamOptions, "questions")
+    words: str = like(DownstreamOptions, "words")
+    arms: tuple[str, ...] = option((), help="arms whose runs are measured; empty: all")
 
 
 @dataclass(frozen=True)
@@ -79,48 +105,31 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Design:
-    """An experiment as its file describes it.
+class Design(Options):
+    """An experiment as its file describes it."""
 
-    Attributes:
-        file: the file.
-        title: what it is called.
-        order: place among the experiments that the app offers, the least first.
-        source: source model.
-        helper: helper model.
-        match: how tokens are compared.
-        train_text: training texts.
-        eval_text: held-out text.
-        seeds: seed of the transfer and of the order of the text, one run each.
-        baselines: arms whose best score the others are to reach.
-        train: options of ``clp train`` for every run.
-        arms: the ways to compare.
-        methods: what ``clp compare-methods`` is asked: ``names``, ``folds``; ``None`` for nothing.
-        overlap: what ``clp overlap`` is asked: ``tokenizers``, ``match``.
-        agreement: pairs of models whose neighbours are compared.
-        downstream: what ``clp downstream`` is asked: ``questions``, ``words``, ``arms``.
-        evaluate: models that ``clp evaluate`` scores on the held-out text.
-        output: folder of the raw measurements; ``None`` for the one beside the file.
-    """
-
-    file: Path
-    title: str
-    order: int = 1000
-    source: str = ""
-    helper: str = ""
-    match: str = "raw"
-    train_text: tuple[str, ...] = ()
-    eval_text: str = ""
-    seeds: tuple[int, ...] = (1, 2, 3)
-    baselines: tuple[str, ...] = ()
-    train: Mapping[str, Any] = field(default_factory=dict)
-    arms: tuple[Arm, ...] = ()
-    methods: Mapping[str, Any] | None = None
-    overlap: Mapping[str, Any] | None = None
-    agreement: tuple[tuple[str, str], ...] = ()
-    downstream: Mapping[str, Any] | None = None
-    evaluate: tuple[str, ...] = ()
-    output: Path | None = None
+    file: Path = option(help="the file", hidden=True)
+    title: str = option(help="what the experiment is called")
+    order: int = option(1000, help="place among the experiments that the app offers, the least first")
+    source: str = option("", help="source model")
+    helper: str = option("", help="helper model")
+    match: str = like(TransferOptions, "match")
+    train_text: tuple[str, ...] = option((), help="training texts")
+    eval_text: str = option("", help="held-out text")
+    seeds: tuple[int, ...] = option(
+        (1, 2, 3), help="seeds of the transfer and of the order of the text, one run each", minimum=0
+    )
+    baselines: tuple[str, ...] = option((), help="arms whose best score the others are to reach")
+    train: dict[str, Any] | None = option(None, help="options of `clp train` for every run")
+    arms: tuple[Arm, ...] = option((), help="the ways to compare")
+    methods: Methods | None = option(None, help="what `clp compare-methods` scores")
+    overlap: Overlap | None = option(None, help="what `clp overlap` compares")
+    agreement: tuple[tuple[str, str], ...] = option(
+        (), help="pairs of models whose neighbours are compared, as in [[one, other]]"
+    )
+    downstream: Downstream | None = option(None, help="what `clp downstream` measures of the runs")
+    evaluate: tuple[str, ...] = option((), help="models that `clp evaluate` scores on the held-out text")
+    output: Path | None = option(None, help="folder of the raw measurements; else that beside the file", hidden=True)
 
     @property
     def name(self) -> str:
@@ -148,28 +157,140 @@ class Design:
 
     def paths(self, workspace: Workspace) -> list[str]:
         """Return the models and texts that the file names, as far as they lie on this machine."""
-        models = [self.source, self.helper, *(self.overlap or {}).get("tokenizers", ())]
+        models = [self.source, self.helper, *(self.overlap.tokenizers if self.overlap else ())]
         models += [*self.evaluate, *(model for pair in self.agreement for model in pair)]
-        models += [settings.get("teacher", "") for settings in (self.train, *(arm.train for arm in self.arms))]
-        texts = [*self.train_text, self.eval_text, (self.downstream or {}).get("words", "")]
+        models += [(settings or {}).get("teacher", "") for settings in (self.train, *(arm.train for arm in self.arms))]
+        texts = [*self.train_text, self.eval_text, self.downstream.words if self.downstream else ""]
         places = [self.model(name, workspace) for name in models if name]
         places += [self.text(name, workspace) for name in texts if name]
         return [place for place in places if Path(place).is_absolute()]
 
     def train_options(self, run: Run, model: Path, workspace: Workspace) -> TrainOptions:
-        """Return what a run is asked to do."""
-        settings = {**self.train, **run.arm.train}
-        if settings.get("teacher", HELPER) != HELPER:
+        """Make the options of a run.
+
+        Raises:
+            OptionsError: some are refused.
+        """
+        settings = {**(self.train or {}), **(run.arm.train or {})}
+        if isinstance(settings.get("teacher"), str) and settings["teacher"] != HELPER:
             settings["teacher"] = self.model(settings["teacher"], workspace)
-        listed = {name: tuple(value) for name, value in settings.items() if isinstance(value, list)}
-        return TrainOptions(
-            model=str(model),
-            text=tuple(self.text(text, workspace) for text in self.train_text),
-            eval_text=self.text(self.eval_text, workspace),
-            name=f"{self.name} {run.arm.name} seed {run.seed}",
-            seed=run.seed,
-            **{**settings, **listed},
-        )
+        own = {
+            "model": str(model),
+            "text": tuple(self.text(text, workspace) for text in self.train_text),
+            "eval_text": self.text(self.eval_text, workspace),
+            "name": f"{self.name} {run.arm.name} seed {run.seed}",
+            "seed": run.seed,
+        }
+        return TrainOptions.of_text({**settings, **own})
+
+    @property
+    def needs_pair(self) -> bool:
+        """Whether something of it needs a source and a helper."""
+        return bool(self.arms) or self.methods is not None
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yield what cannot be run, before anything is."""
+        missing = list(self.missing())
+        yield from missing
+        for name in ("seeds", "baselines", "evaluate"):
+            yield from twice(name, getattr(self, name))
+        yield from self.unknown_arms("baselines", self.baselines)
+        if self.downstream is not None:
+            yield from twice("downstream.arms", self.downstream.arms)
+            yield from self.unknown_arms("downstream.arms", self.downstream.arms)
+        if not missing:
+            yield from self.refused_by_commands()
+
+    def missing(self) -> Iterator[tuple[str, str]]:
+        """Yield what the file lacks."""
+        for name in ("source", "helper", "eval_text") if self.needs_pair else ():
+            if not getattr(self, name):
+                yield name, "a value is missing; arms and methods need it"
+        for name in ("train_text", "seeds") if self.arms else ():
+            if not getattr(self, name):
+                yield name, "a value is missing; arms need it"
+        if self.evaluate and not self.eval_text:
+            yield "eval_text", "a value is missing; evaluate needs it"
+        if self.downstream is not None and not self.arms:
+            yield "downstream", "it measures the runs of arms, and there are none; give arms, or leave it out"
+        if not (self.needs_pair or self.overlap or self.agreement or self.evaluate):
+            yield "", "nothing is to be done; give arms, methods, overlap, agreement or evaluate"
+
+    def unknown_arms(self, place: str, names: Sequence[str]) -> Iterator[tuple[str, str]]:
+        """Yield the names that are not those of arms."""
+        known = [arm.name for arm in self.arms]
+        for name in names:
+            if name not in known:
+                yield place, f"{name} is not an arm; there are {', '.join(known) or 'none'}"
+
+    def refused_by_commands(self) -> Iterator[tuple[str, str]]:
+        """Yield what the commands that do the experiment would refuse."""
+        values: dict[str, Any]
+        if not self.arms:
+            yield from self.refused_training()
+        pair = {"source": self.source, "helper": self.helper, "match": self.match}
+        for arm in self.arms:
+            yield from self.refused_training(arm)
+            method, *settings = arm.method.split(":")
+            values = pair | {"output": NO_OUTPUT, "method": method, "setting": tuple(settings)}
+            yield from refused(TransferOptions, values, f"arms.{arm.name}.method")
+        if self.methods is not None:
+            values = pair | {"text": self.eval_text, "folds": self.methods.folds}
+            yield from refused(
+                CompareMethodsOptions, values | {"methods": ",".join(self.methods.names)}, "methods.names"
+            )
+        if self.overlap is not None:
+            values = {"tokenizers": self.overlap.tokenizers, "match": self.overlap.match}
+            yield from refused(OverlapOptions, values, "overlap.tokenizers")
+        for one, other in self.agreement:
+            yield from refused(AgreementOptions, {"first": one, "second": other}, "agreement")
+        for model in self.evaluate:
+            yield from refused(EvaluateOptions, {"model": model, "text": (self.eval_text,)}, "evaluate")
+
+    def refused_training(self, arm: Arm | None = None) -> Iterator[tuple[str, str]]:
+        """Yield what ``clp train`` would refuse of the options of an arm, or of those for all arms."""
+        every, own = self.train or {}, (arm.train if arm else None) or {}
+
+        def place(name: str) -> str:
+            return f"arms.{arm.name}.train.{name}" if arm and name in own else f"train.{name}"
+
+        settings = {**every, **own}
+        for name in OWN_TRAIN_FIELDS:
+            if name in settings:
+                yield place(name), "the experiment itself sets this; leave it out"
+        names = {"model": "model", "text": ("text",), "eval_text": "text"}
+        try:
+            TrainOptions.of_text(
+                {name: value for name, value in settings.items() if name not in OWN_TRAIN_FIELDS} | names
+            )
+        except OptionsError as error:
+            yield from error.named(place)
+
+
+def refused(options: type[Options], values: dict[str, Any], place: str) -> Iterator[tuple[str, str]]:
+    """Yield what the options of a command refuse.
+
+    Args:
+        options: the class.
+        values: its values, which were validated one by one as parts of the file.
+        place: where those stand in the file that only the options can judge.
+    """
+    try:
+        options(**values)
+    except OptionsError as error:
+        for name, text in error.named(str):
+            has_no_place = name == "target_vectors"
+            yield (
+                place,
+                "it needs word vectors, which no experiment has; choose another method" if has_no_place else text,
+            )
+
+
+def twice(place: str, values: Sequence[Any]) -> Iterator[tuple[str, str]]:
+    """Yield the values that a list holds more than once."""
+    for value in dict.fromkeys(values):
+        if values.count(value) > 1:
+            yield place, f"{value} is listed twice; list it once"
 
 
 def found(reference: str, *roots: Path) -> str:
@@ -185,114 +306,70 @@ def read_design(path: str | Path, output: Path | None = None) -> Design:
         output: folder of its raw measurements; ``None`` for the one beside the file.
 
     Raises:
-        InputError: there is no such file, or something in it cannot be meant.
+        InputError: there is no such file, or something in it is not valid.
     """
     file = Path(path).expanduser().absolute()
     if not file.is_file():
         raise InputError(f"there is no file {path}; name the YAML file of an experiment")
     try:
-        told = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(told, dict):
-        raise InputError(f"{path} holds no settings; an experiment has title, source, helper, arms and so on")
-    known = [item.name for item in dataclasses.fields(Design) if item.name not in ("file", "output")]
-    refuse_unknown(path, "", told, known)
-    if "title" not in told:
-        raise InputError(f"{path}: title is missing")
-    if not isinstance(told.get("order", 0), int):
-        raise InputError(f"{path}: order is a whole number, the place among the experiments that the app offers")
-    lists = {name: listed(path, name, told) for name in LISTS if name in told}
-    lists["arms"] = tuple(arm_of(path, name, settings) for name, settings in mapping(path, "arms", told).items())
-    lists["agreement"] = tuple(tuple(pair) for pair in listed(path, "agreement", told))
-    design = Design(file, **{**told, **lists}, output=output.absolute() if output else None)
-    check(path, design)
-    return design
+        content = read_yaml(file)
+        if not isinstance(content, dict):
+            raise InputError("it holds no settings; an experiment has title, source, helper, arms and so on")
+        parts = parts_of(content)
+        own = {"file": file, "output": output.absolute() if output else None}
+        return Design.of_text({**content, **parts, **own})
+    except OptionsError as error:
+        raise InputError(f"{path}: {error.worded(str)}") from error
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
 
 
-def mapping(path: str | Path, name: str, told: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a table of the file, an empty one where it is left out.
+def parts_of(content: dict[Any, Any]) -> dict[str, Any]:
+    """Make the parts of an experiment that are tables.
 
     Raises:
-        InputError: it is something else.
+        InputError: one of them is not valid.
     """
-    value = told.get(name) or {}
-    if not isinstance(value, dict):
-        raise InputError(f"{path}: {name} is no table of names and values")
-    return value
+    for name in OWN_FIELDS:
+        if name in content:
+            raise InputError(f"{name}: this name is unknown; leave it out")
+    parts: dict[str, Any] = {}
+    if "arms" in content:
+        arms = content["arms"]
+        if not isinstance(arms, dict):
+            raise InputError("arms: this is not a table of names and arms; write it as in arms: {clp: {method: clp}}")
+        parts["arms"] = tuple(
+            part_of(Arm, f"arms.{name}", content_of(name, settings)) for name, settings in arms.items()
+        )
+    for name, kind in (("methods", Methods), ("overlap", Overlap), ("downstream", Downstream)):
+        if content.get(name) is not None:
+            parts[name] = part_of(kind, name, content[name])
+    return parts
 
 
-def listed(path: str | Path, name: str, told: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Return a list of the file, an empty one where it is left out.
+def content_of(name: Any, settings: Any) -> Any:
+    """Return the values of an arm with its name.
 
     Raises:
-        InputError: it is something else.
+        InputError: it has no name, or they hold another one.
     """
-    value = told.get(name) or []
-    if not isinstance(value, list):
-        raise InputError(f"{path}: {name} is no list, as in {name}: [{value}]")
-    return tuple(value)
+    if not name:
+        raise InputError("arms: the name of an arm is empty; use small letters, digits and hyphens")
+    if not isinstance(settings, dict):
+        return settings
+    if "name" in settings:
+        raise InputError(f"arms.{name}.name: this name is unknown; the arm is called {name} already")
+    return {**settings, "name": name}
 
 
-def refuse_unknown(path: str | Path, where: str, told: Mapping[str, Any], known: Sequence[str]) -> None:
-    """Refuse names that mean nothing.
+def part_of(kind: type[P], place: str, content: Any) -> P:
+    """Make a part of an experiment.
 
     Raises:
-        InputError: there is one.
+        InputError: it is not valid; its place is named.
     """
-    for name in told:
-        if name not in known:
-            raise InputError(f"{path}: {where}{name} is unknown; there are {', '.join(known)}")
-
-
-def arm_of(path: str | Path, name: str, settings: object) -> Arm:
-    """Return an arm of the file.
-
-    Raises:
-        InputError: it cannot be meant.
-    """
-    if not isinstance(settings, dict) or "method" not in settings:
-        raise InputError(f"{path}: the arm {name} names no method, as in {{method: clp}}")
-    refuse_unknown(path, f"arms.{name}.", settings, ["method", "train", "seeds", "about"])
-    if slug_of(str(name)) != name:
-        raise InputError(f"{path}: the arm {name} needs a name of small letters, digits and hyphens")
-    method, *given = str(settings["method"]).split(":")
-    if method != AUTO:
-        initializer(method).resolve(parse_settings(given))
-    seeds = tuple(settings.get("seeds") or ())
-    return Arm(name, str(settings["method"]), mapping(path, "train", settings), seeds, str(settings.get("about", "")))
-
-
-def check(path: str | Path, design: Design) -> None:
-    """Refuse what cannot be run, before anything is.
-
-    Raises:
-        InputError: there is such a thing.
-    """
-    names = [arm.name for arm in design.arms]
-    for baseline in design.baselines:
-        if baseline not in names:
-            raise InputError(f"{path}: the baseline {baseline} is no arm; there are {', '.join(names)}")
-    for where, settings in (("train", design.train), *((f"arms.{arm.name}.train", arm.train) for arm in design.arms)):
-        fields = [item.name for item in dataclasses.fields(TrainOptions) if item.name not in OWN_TRAIN_FIELDS]
-        refuse_unknown(path, f"{where}.", settings, fields)
-    refuse_unknown(path, "methods.", design.methods or {}, ["names", "folds"])
-    refuse_unknown(path, "overlap.", design.overlap or {}, ["tokenizers", "match"])
-    refuse_unknown(path, "downstream.", design.downstream or {}, ["questions", "words", "arms"])
-    needs_pair = bool(design.arms) or design.methods is not None
-    for name in ("source", "helper", "eval_text") if needs_pair else ():
-        if not getattr(design, name):
-            raise InputError(f"{path}: {name} is missing")
-    if design.arms and not (design.train_text and design.seeds):
-        raise InputError(f"{path}: arms need train_text and seeds")
-    if design.evaluate and not design.eval_text:
-        raise InputError(f"{path}: evaluate needs eval_text")
-    if any(len(pair) != 2 for pair in design.agreement):
-        raise InputError(f"{path}: agreement lists pairs of models, as in [[one, other]]")
-    if not (needs_pair or design.overlap or design.agreement or design.evaluate):
-        raise InputError(f"{path} asks for nothing: give arms, methods, overlap, agreement or evaluate")
-    for run in design.runs:
-        try:
-            design.train_options(run, Path("model"), Workspace(Path("workspace")))
-        except (InputError, TypeError) as error:
-            raise InputError(f"{path}: arm {run.arm.name}: {error}") from error
+    try:
+        return kind.of_text(content)
+    except OptionsError as error:
+        problems = error.named(lambda name: f"{place}.{name}")
+        raise InputError(". ".join(f"{name or place}: {text}" for name, text in problems)) from error

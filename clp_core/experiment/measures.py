@@ -43,13 +43,12 @@ def measures_of(design: Design, workspace: Workspace) -> Iterator[Measure]:
         arguments = ["compare-methods", "--source", design.model(design.source, workspace)]
         arguments += ["--helper", design.model(design.helper, workspace), "--match", design.match]
         arguments += ["--text", design.text(design.eval_text, workspace)]
-        arguments += ["--folds", str(design.methods.get("folds", 1))]
-        names = design.methods.get("names") or []
+        arguments += ["--folds", str(design.methods.folds)]
+        names = design.methods.names
         yield Measure(("methods.json",), {"methods": [*arguments, *(["--methods", ",".join(names)] if names else [])]})
     if design.overlap is not None:
-        tokenizers = [design.model(name, workspace) for name in design.overlap["tokenizers"]]
-        match = design.overlap.get("match", "raw")
-        yield Measure(("overlap.json",), {"overlap": ["overlap", *tokenizers, "--match", match]})
+        tokenizers = [design.model(name, workspace) for name in design.overlap.tokenizers]
+        yield Measure(("overlap.json",), {"overlap": ["overlap", *tokenizers, "--match", design.overlap.match]})
     if design.agreement:
         models = {f"{one} and {other}": (one, other) for one, other in design.agreement}
         commands = {
@@ -66,17 +65,19 @@ def measures_of(design: Design, workspace: Workspace) -> Iterator[Measure]:
 
 def downstream_of(design: Design, workspace: Workspace) -> Iterator[Measure]:
     """Yield what is measured of the finished runs, before and after training."""
-    told = design.downstream or {}
+    asked = design.downstream
+    if asked is None:
+        return
     runner, store = Runner(design, workspace), JobStore(workspace.jobs)
     ledger = read_state(runner.ledger)
-    arguments = ["--text", design.text(design.eval_text, workspace), "--questions", str(told.get("questions", 500))]
-    words = design.text(told["words"], workspace) if told.get("words") else ""
+    arguments = ["--text", design.text(design.eval_text, workspace), "--questions", str(asked.questions)]
+    words = design.text(asked.words, workspace) if asked.words else ""
     if words and not Path(words).is_file():
         log.warning("%s is not among the texts of the workspace: word pairs are left out", words)
     elif words:
         arguments += ["--words", words, "--source", design.model(design.source, workspace)]
     for run in runner.records.measured_runs:
-        if run.arm.name not in told.get("arms", [arm.name for arm in design.arms]) or run.key not in ledger:
+        if run.arm.name not in (asked.arms or [arm.name for arm in design.arms]) or run.key not in ledger:
             continue
         try:
             checkpoints = store.get(ledger[run.key]["job"]).checkpoints()
