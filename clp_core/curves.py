@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -15,6 +13,7 @@ import numpy as np
 from filelock import FileLock
 
 from clp_core.choices import MEASURES
+from clp_core.curve_files import SCORES, read_rows
 from clp_core.errors import InputError
 from clp_core.evaluation import MAX_UNKNOWN_SHARE, UNKNOWN_TOKENS
 from clp_core.jobs.job import Job, checked_name, read_state
@@ -31,15 +30,6 @@ EVAL_TEXT, TOKENIZER, STEP_TOKENS, UNKNOWN = "evaluation text", "tokenizer", "to
 BLOCK = "block length"
 BEGIN, BYTES, NOT_COMPARABLE = "begin-of-text token", "bytes of the evaluation text", "not comparable"
 LEAK = "held-out text in the training text"
-COLUMNS = {
-    "tokens": ("tokens", "num_input_tokens_seen", "tokens_seen"),
-    "step": ("step", "steps", "global_step"),
-    "bytes": ("bytes",),
-    "seconds": ("seconds",),
-    "eval_loss": ("eval_loss", "val_loss", "validation_loss"),
-    "perplexity": ("perplexity", "ppl", "eval_perplexity"),
-    "bits_per_byte": ("bits_per_byte", "bpb", "eval_bits_per_byte"),
-}
 KEPT_FILE = "curves.npz"
 MAX_IMPORT_BYTES = 64 << 20
 PAPER = "Ostendorff and Rehm 2023, German 6.4B"
@@ -213,8 +203,8 @@ def import_curve(
 
     Args:
         workspace: where it is kept.
-        data: content of a CSV file with a header, or of a ``trainer_state.json``.
-        file_name: its name, which says which of both it is.
+        data: content of a file that ``curve_files`` reads.
+        file_name: its name.
         name: what it is to be called.
         step_tokens: tokens a step, where the file counts steps only.
         eval_text: content hash of the text it was scored on, if that is known.
@@ -226,13 +216,7 @@ def import_curve(
     name = checked_name(name)
     if len(data) > MAX_IMPORT_BYTES:
         raise InputError(f"{file_name} has more than {MAX_IMPORT_BYTES >> 20} MB; give the curve alone")
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file_name} is no UTF-8 text") from error
-    rows = (
-        rows_of_trainer_state(text, file_name) if file_name.lower().endswith(".json") else rows_of_csv(text, file_name)
-    )
+    rows = read_rows(data, file_name)
     points = points_of(rows, file_name, step_tokens)
     kept = max(map(len, points.values()))
     facts = {
@@ -274,54 +258,6 @@ def remove_import(workspace: Workspace, key: str) -> None:
     (workspace.curves / f"{key.removeprefix('import:')}.json").unlink()
 
 
-def rows_of_csv(text: str, file_name: str) -> list[dict[str, float]]:
-    """Return the rows of a CSV file, its columns by the names used here.
-
-    Raises:
-        InputError: it has no header that is understood.
-    """
-    sample = text[:4096]
-    delimiter = max(",;\t", key=sample.count)
-    reader = csv.DictReader(io.StringIO(text), delimiter=delimiter)
-    return [named(row) for row in reader] or no_curve(file_name)
-
-
-def rows_of_trainer_state(text: str, file_name: str) -> list[dict[str, float]]:
-    """Return the evaluations in a Trainer's ``trainer_state.json``.
-
-    Raises:
-        InputError: it is no such file.
-    """
-    try:
-        history = json.loads(text)["log_history"]
-        rows = [named(line) for line in history if any(str(key).startswith("eval_") for key in line)]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{file_name} is no trainer_state.json with a log_history; give one, or a CSV file") from error
-    return rows or no_curve(file_name)
-
-
-def named(row: Mapping[Any, Any]) -> dict[str, float]:
-    """Return the numbers of a row under the names used here; the first name of each that the row has counts."""
-    lowered = {str(key).strip().lower(): value for key, value in row.items()}
-    found = {}
-    for column, names in COLUMNS.items():
-        for name in names:
-            value = number_of(lowered.get(name))
-            if value is not None:
-                found[column] = value
-                break
-    return found
-
-
-def number_of(value: Any) -> float | None:
-    """Return a finite number, or ``None``."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return None
-    return number if math.isfinite(number) else None
-
-
 def points_of(rows: Sequence[Mapping[str, float]], file_name: str, step_tokens: int) -> dict[str, np.ndarray]:
     """Return the points of every measure in rows, by tokens.
 
@@ -339,23 +275,13 @@ def points_of(rows: Sequence[Mapping[str, float]], file_name: str, step_tokens: 
             if values.get(measure, -1.0) >= 0 and tokens >= 0:
                 found[measure].append([*axes, values[measure]])
     points = {measure: np.array(sorted(rows, key=lambda row: row[1])) for measure, rows in found.items() if rows}
-    if not points and any(measure in row for row in rows for measure in (*MEASURES, "perplexity")):
-        raise InputError(f"{file_name} has scores but no tokens to put them at: give the tokens a step")
+    if not points and any("step" in row and "tokens" not in row and row.keys() & SCORES for row in rows):
+        raise InputError(f"{file_name} has scores but no tokens to put them at: give the tokens per step")
     if not points:
-        no_curve(file_name)
+        raise InputError(
+            f"{file_name} holds no curve: no row has both its tokens, or its step, and a score that is not negative"
+        )
     return points
-
-
-def no_curve(file_name: str) -> Any:
-    """Refuse a file without a curve.
-
-    Raises:
-        InputError: always.
-    """
-    raise InputError(
-        f"{file_name} holds no curve: give a CSV file whose header names tokens (or step, with the tokens a step) and "
-        "eval_loss, perplexity or bits_per_byte, or a trainer_state.json with evaluations and the tokens a step"
-    )
 
 
 def curve_named(workspace: Workspace, key: str) -> Curve:

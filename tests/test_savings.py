@@ -274,7 +274,7 @@ def test_trainer_state_is_imported_by_its_evaluations(workspace):
     state = json.dumps({"log_history": history}).encode()
     made = import_curve(workspace, state, "trainer_state.json", "theirs", step_tokens=64)
     assert made.points["eval_loss"][:, [1, 4]].tolist() == [[640, 4.0], [1280, 3.0]]
-    with pytest.raises(InputError, match="the tokens a step"):
+    with pytest.raises(InputError, match="the tokens per step"):
         import_curve(workspace, state, "trainer_state.json", "theirs")
 
 

@@ -19,7 +19,7 @@ OPTIMISER_FILES = ("optimizer.pt", "optimizer-*.pt", "scheduler.pt", "scaler.pt"
 def step_of(folder: Path) -> int:
     """Return the step of a checkpoint by its folder's name."""
     number = folder.name.rpartition("-")[2]
-    return int(number) if number.isdigit() else -1
+    return int(number) if number.isdecimal() else -1
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
