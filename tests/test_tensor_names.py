@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support.small_models import small_config, small_model
-from transformers import AutoModel, AutoModelForCausalLM, GPT2Model, LlamaForCausalLM
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText, GPT2Model, LlamaForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from clp_core.checkpoint import Checkpoint, embedding_names
@@ -16,6 +16,11 @@ from clp_core.tensor_names import TracedTensor
 
 INDEX = "model.safetensors.index.json"
 ROWS = 301
+SMALL_ENCODER = {
+    "hidden_size": 32, "intermediate_size": 64, "depth": 1, "num_hidden_layers": 1, "num_heads": 2,
+    "num_attention_heads": 2, "out_hidden_size": 32, "vision_output_dim": 32, "projector_input_dim": 32,
+    "projector_output_dim": 32, "num_position_embeddings": 16,
+}  # fmt: skip
 CONTRACT = (
     "transformers or torch have changed what clp_core/tensor_names.py relies on: from_pretrained(None, config=..., "
     "state_dict=..., device_map='meta') loads the tensors it is given, renames and converts them as it does files, "
@@ -110,6 +115,24 @@ def test_embeddings_are_the_tensors_that_transformers_loads(tmp_path, model_type
 def test_tied_embeddings_are_one_tensor_where_transformers_ties_them(tmp_path, model_type):
     state, _ = saved(tmp_path, model_type, tied=True)
     check_against_transformers(tmp_path, state)
+
+
+@pytest.mark.parametrize("model_type", ["qwen3_5", "llama4"])
+def test_language_model_within_a_larger_checkpoint_is_found(tmp_path, model_type):
+    """AutoModelForCausalLM gives the class of the language model alone for files that hold an image encoder too."""
+    config = small_config(model_type, ROWS, False)
+    for name, value in SMALL_ENCODER.items():
+        if hasattr(config.vision_config, name):
+            setattr(config.vision_config, name, value)
+    whole = AutoModelForImageTextToText.from_config(config)
+    whole.save_pretrained(tmp_path)
+    state = load_file(tmp_path / "model.safetensors")
+    check_against_transformers(tmp_path, state)
+    checkpoint = Checkpoint.open(tmp_path)
+    rows = checkpoint.rows("input")
+    assert np.array_equal(rows.take(np.arange(ROWS)), whole.get_input_embeddings().weight.detach().numpy())
+    assert "language_model" in rows.entry.name
+    assert "language_model" not in checkpoint.names.input
 
 
 @pytest.mark.parametrize("model_type", ["gpt2", "opt", "bloom", "gpt_neox", "deepseek_v4", "bert"])
