@@ -16,6 +16,8 @@ from clp_core.vocabulary import WORD_START, Vocabulary, id_in
 
 TOKEN_MARKS = ("Ġ", WORD_START, "##")
 MOST_DIGITS = 12
+MOST_NAME_BYTES = 230
+"""Of the two models' names in the name of a file, which has 255 bytes."""
 
 
 def read_overrides(pairs: Sequence[str], file: str = "") -> list[tuple[str, str]]:
@@ -56,7 +58,8 @@ class OverrideList:
     def of(cls, root: Path, source: Path, helper: Path) -> OverrideList:
         """Return the list of a pair of models below the workspace's root."""
         digest = hashlib.blake2b(f"{source.resolve()}\0{helper.resolve()}".encode(), digest_size=4).hexdigest()
-        return cls(root / "overrides" / f"{source.name}-{helper.name}-{digest}.tsv")
+        shown = f"{source.name}-{helper.name}".encode()[:MOST_NAME_BYTES].decode(errors="ignore")
+        return cls(root / "overrides" / f"{shown}-{digest}.tsv")
 
     def pairs(self) -> list[tuple[str, str]]:
         """Return the noted pairs of token and text.

@@ -35,10 +35,10 @@ from clp_core.errors import InputError
 from clp_core.evaluate_options import EvaluateOptions
 from clp_core.experiment.yaml_file import read_yaml
 from clp_core.explore_options import AgreementOptions, OverlapOptions
-from clp_core.jobs.store import slug_of
 from clp_core.options import Options, OptionsError, like, option
+from clp_core.slugs import ascii_slug
 from clp_core.teacher import HELPER
-from clp_core.train_options import TrainOptions
+from clp_core.train_options import MAX_SEED, TrainOptions
 from clp_core.transfer_options import TransferOptions
 from clp_core.workspace import Workspace
 
@@ -56,12 +56,14 @@ class Arm(Options):
     name: str = option(help="what tables and charts call it", hidden=True)
     method: str = option(help="method of the transfer, with settings as in linear:neighbours=16")
     train: dict[str, Any] | None = option(None, help="options of `clp train` in which it differs from the others")
-    seeds: tuple[int, ...] = option((), help="seeds of its runs; empty: those of the experiment", minimum=0)
+    seeds: tuple[int, ...] = option(
+        (), help="seeds of its runs; empty: those of the experiment", minimum=0, maximum=MAX_SEED
+    )
     about: str = option("", help="what it is, in a few words")
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yield what is wrong with the name and the seeds."""
-        if slug_of(self.name) != self.name:
+        if ascii_slug(self.name) != self.name:
             yield "name", f"{self.name!r} is not valid; use small letters, digits and hyphens"
         yield from twice("seeds", self.seeds)
 
@@ -117,7 +119,10 @@ class Design(Options):
     train_text: tuple[str, ...] = option((), help="training texts")
     eval_text: str = option("", help="held-out text")
     seeds: tuple[int, ...] = option(
-        (1, 2, 3), help="seeds of the transfer and of the order of the text, one run each", minimum=0
+        (1, 2, 3),
+        help="seeds of the transfer and of the order of the text, one run each",
+        minimum=0,
+        maximum=MAX_SEED,
     )
     baselines: tuple[str, ...] = option((), help="arms whose best score the others are to reach")
     train: dict[str, Any] | None = option(None, help="options of `clp train` for every run")

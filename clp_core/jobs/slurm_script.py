@@ -15,7 +15,7 @@ from pathlib import Path
 from clp_core.errors import InputError
 from clp_core.jobs.job import refuse_access_tokens
 from clp_core.jobs.launchers import ALLOCATOR
-from clp_core.jobs.store import slug_of
+from clp_core.slugs import ascii_slug
 from clp_core.train_options import TrainOptions
 from clp_core.training_plan import TrainPlan
 from clp_core.workspace import ENVIRONMENT, Workspace
@@ -61,7 +61,7 @@ def render(options: TrainOptions, chosen: TrainPlan, workspace: Workspace) -> st
     processes = chosen.processes // chosen.nodes
     cpus = processes * options.cpus_per_process
     directives = {
-        "--job-name": f"clp-{slug_of(options.name or Path(options.model).name)}",
+        "--job-name": f"clp-{ascii_slug(options.name or Path(options.model).name)}",
         "--nodes": str(chosen.nodes),
         "--ntasks-per-node": "1",
         "--gpus-per-node": str(options.gpus_per_node or ""),

@@ -21,6 +21,7 @@ from clp_core.arguments import named_values, refuse_undecodable
 from clp_core.errors import InputError, JobError
 from clp_core.jobs.job import Job, checked_name, refuse_access_tokens
 from clp_core.progress import write_json
+from clp_core.slugs import is_slug, slug_of
 
 SCHEMA_VERSION = 3
 KINDS = (
@@ -38,7 +39,7 @@ KINDS = (
     "push",
     "playground",
 )
-JOB_ID = re.compile(r"\d{8}-\d{6}-[a-z0-9-]{1,40}-[0-9a-f]{4}")
+JOB_ID = re.compile(r"[0-9]{8}-[0-9]{6}-(.+)-[0-9a-f]{4}")
 LATEST = "latest"
 """Stands for the newest job that a command can use."""
 MOST_LISTED = 8
@@ -56,7 +57,7 @@ class JobStore:
         found = [
             Job(path)
             for path in self.root.glob("*")
-            if JOB_ID.fullmatch(path.name) and not path.is_symlink() and (path / "spec.json").is_file()
+            if is_job_id(path.name) and not path.is_symlink() and (path / "spec.json").is_file()
         ]
         return sorted(found, key=lambda job: (job.created, job.id), reverse=True)
 
@@ -69,7 +70,7 @@ class JobStore:
         if "\0" in job_id:
             raise InputError("a job's name cannot hold a NUL byte")
         name = Path(job_id).name if Path(job_id).parent.resolve() == self.root.resolve() else job_id
-        if not JOB_ID.fullmatch(name):
+        if not is_job_id(name):
             raise InputError(f"{job_id!r} is no job's name; `clp jobs list` shows them")
         job = Job(self.root / name)
         if job.path.is_symlink() or not (job.path / "spec.json").is_file():
@@ -88,7 +89,7 @@ class JobStore:
         Raises:
             InputError: no job is meant, or more than one; these are listed.
         """
-        if "\0" in text or JOB_ID.fullmatch(Path(text).name):
+        if "\0" in text or is_job_id(Path(text).name):
             return self.get(text)
         jobs = self.jobs()
         accepted = [job for job in jobs if accepts(job)]
@@ -198,9 +199,10 @@ class JobStore:
         shutil.rmtree(aside)
 
 
-def slug_of(text: str) -> str:
-    """Return a text as a short name for a directory: lower-case letters, digits and hyphens."""
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:40].strip("-") or "job"
+def is_job_id(name: str) -> bool:
+    """Say whether a name is that of a job's directory: when it was made, a slug, and what sets it apart."""
+    match = JOB_ID.fullmatch(name)
+    return match is not None and is_slug(match[1])
 
 
 def made_at(job: Job) -> str:
