@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clp_core.errors import InputError, first_line
+from clp_core.memory_errors import is_out_of_memory
 
 if TYPE_CHECKING:
     import torch
@@ -52,6 +53,8 @@ def load_causal_model(
             **given,
         )
     except (OSError, ValueError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise
         first_line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise InputError(f"{folder} cannot be loaded: {first_line}") from error
     refuse_incomplete(info, type(model).__name__, folder)
@@ -140,9 +143,9 @@ def forward(model: PreTrainedModel, ids: torch.Tensor, name: str) -> torch.Tenso
 
     try:
         logits = model(input_ids=ids, use_cache=False).logits
-    except (torch.OutOfMemoryError, MemoryError):
-        raise
     except Exception as error:  # classes that need more than token ids fail in many ways
+        if is_out_of_memory(error):
+            raise
         kind = type(error).__name__
         raise InputError(
             f"{type(model).__name__} of {name} cannot be run on token ids as a causal language model "

@@ -217,12 +217,13 @@ def evaluate_command(options: EvaluateOptions, as_json: Json = False) -> None:
     from clp_core.evaluation import evaluate, sample
     from clp_core.locate import locate
 
-    found = evaluate(options.model, options.text, options.text_field, options.begin, options.control_strings, both=True)
+    reading = (options.text_field, options.begin, options.control_strings)
+    found = evaluate(options.model, options.text, *reading, both=True, device=options.device)
     if found.failure:
         raise ClpError(found.failure)
     result = found.as_json()
     if options.sample:
-        result["sample"] = sample(locate(options.model), options.prompt)
+        result["sample"] = sample(locate(options.model), options.prompt, device=options.device)
     result["warnings"] = [*found.notes, *found.warnings]
     for warning in result["warnings"]:
         echo(f"warning: {warning}", err=True)
@@ -312,6 +313,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         return fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 2)
     except Exception as error:
+        from clp_core.memory_errors import explanation, is_out_of_memory  # starts psutil
+
+        if is_out_of_memory(error):
+            return fail(explanation(error), 1)
         if not hasattr(error, "format_message"):  # a usage error of typer has it
             raise
         return fail(usage_problem(error), 2)

@@ -19,6 +19,7 @@ from clp_core.errors import InputError
 from clp_core.finite import CURE, NonFiniteError, non_finite_weight
 from clp_core.initializers import initializer
 from clp_core.initializers.base import Initializer, parse_settings
+from clp_core.memory_errors import memory_explained
 from clp_core.method_rows import KEPT, MethodRows
 from clp_core.pair import Pair
 from clp_core.positions import max_positions
@@ -218,11 +219,12 @@ class Bench:
         report_progress("loading the source")
         texts, positions = Texts.open([options.eval_text], options.text_field), max_positions(pair.source.config)
         text = EvaluationText.read(texts, pair.overlap.target, positions)
-        model = load_model(pair.source.folder)
+        model = load_model(pair.source.folder, options.device)
         # The embeddings are replaced by each method's rows, which are checked on their own.
         if where := non_finite_weight(model, embeddings=False):
             raise NonFiniteError(f"{where} of the source {pair.source.folder} holds NaN or infinity: {CURE}")
-        refuse_non_causal(model, f"the source {pair.source.folder.name}", positions)
+        with memory_explained(f"scoring with {pair.source.folder.name}", model.device.type):
+            refuse_non_causal(model, f"the source {pair.source.folder.name}", positions)
         return cls(model, text)
 
     def bits(self, rows: dict[str, np.ndarray]) -> float:
@@ -239,13 +241,14 @@ class Bench:
             old = self.model.get_input_embeddings().weight
             return torch.nn.Parameter(torch.from_numpy(values).to(old.device, old.dtype), requires_grad=False)
 
-        layer = self.model.get_output_embeddings()
-        weight = parameter(rows["input"])
-        self.model.get_input_embeddings().weight = weight
-        layer.weight = parameter(rows["output"]) if "output" in rows else weight
-        if "bias" in rows:
-            layer.bias = parameter(rows["bias"][:, 0])
-        return finite_bits(score(self.model, self.text).bits_per_byte)
+        with memory_explained("scoring a method's rows", self.model.device.type):
+            layer = self.model.get_output_embeddings()
+            weight = parameter(rows["input"])
+            self.model.get_input_embeddings().weight = weight
+            layer.weight = parameter(rows["output"]) if "output" in rows else weight
+            if "bias" in rows:
+                layer.bias = parameter(rows["bias"][:, 0])
+            return finite_bits(score(self.model, self.text).bits_per_byte)
 
     def written_bits(self, options: TransferOptions) -> float:
         """Return the bits per byte of a target that is more than the source with other rows, written for the purpose.
@@ -258,7 +261,8 @@ class Bench:
         with tempfile.TemporaryDirectory() as folder:
             output = Path(folder) / "target"
             transfer(replace(options, output=str(output), eval_text="", no_heldout=True, target_vectors=""))
-            return finite_bits(score(load_model(output), self.text).bits_per_byte)
+            with memory_explained("scoring a method's model", self.model.device.type):
+                return finite_bits(score(load_model(output, options.device), self.text).bits_per_byte)
 
 
 def finite_bits(bits: float) -> float:

@@ -8,6 +8,7 @@ import numpy as np
 
 from clp_core.choices import DEVICES
 from clp_core.errors import InputError
+from clp_core.memory_errors import memory_explained
 
 
 class Device:
@@ -40,15 +41,17 @@ class TorchDevice(Device):
 
     def hold(self, array: np.ndarray) -> Any:
         """Move an array to the device."""
-        return self._torch.from_numpy(np.ascontiguousarray(array)).to(self.name)
+        with memory_explained("moving rows to the device", self.name):
+            return self._torch.from_numpy(np.ascontiguousarray(array)).to(self.name)
 
     def product(self, left: np.ndarray, right: Any) -> np.ndarray:
         """Return ``left @ right``, computed on the device."""
-        return np.asarray((self.hold(left) @ right).cpu().numpy())
+        with memory_explained("multiplying rows", self.name):
+            return np.asarray((self.hold(left) @ right).cpu().numpy())
 
 
 def weights_type(device: str) -> Any:
-    """Choose the data type in which a model is loaded for scoring: ``auto`` is the checkpoint's own.
+    """Choose the data type in which a model is loaded to generate or to teach: ``auto`` is the checkpoint's own.
 
     On a CPU, and on GPUs that only emulate bfloat16, it is float32.
 

@@ -7,8 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from clp_core.choices import DEVICES
 from clp_core.documents import DEFAULT_FIELD
 from clp_core.errors import InputError
+from clp_core.memory_errors import memory_explained
 from clp_core.options import Options, option
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ class DownstreamOptions(Options):
     source: str = option("", help="source model that the words are found in; by default the one the target names")
     questions: int = option(500, help="cloze questions to ask", minimum=1, maximum=MAX_QUESTIONS)
     seed: int = option(42, help="seed of the questions", minimum=0)
+    device: str = option("auto", help="where the model runs; auto: a GPU where there is one", choices=DEVICES)
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yield what is missing for a measurement."""
@@ -79,7 +82,7 @@ def measure(options: DownstreamOptions) -> Downstream:
     texts = Texts.open(options.text, options.text_field) if options.text else None
     questions = make_questions(texts, options.questions, options.seed) if texts else []
     retrieval = find_words(checkpoint, options) if options.words else None
-    cloze = ask(checkpoint, questions) if questions else None
+    cloze = ask(checkpoint, questions, options.device) if questions else None
     warnings = cloze.warnings if cloze else []
     if 0 < len(questions) < options.questions:
         warnings.append(f"the text gives {len(questions)} cloze questions only, {options.questions} were asked for")
@@ -88,7 +91,7 @@ def measure(options: DownstreamOptions) -> Downstream:
     return Downstream(cloze, retrieval, tuple(warnings))
 
 
-def ask(checkpoint: Checkpoint, questions: Sequence[Question]) -> ClozeScore:
+def ask(checkpoint: Checkpoint, questions: Sequence[Question], device: str = "auto") -> ClozeScore:
     """Load a model and let it answer cloze questions.
 
     Raises:
@@ -99,11 +102,12 @@ def ask(checkpoint: Checkpoint, questions: Sequence[Question]) -> ClozeScore:
     from clp_core.positions import max_positions
     from clp_core.vocabulary import Vocabulary
 
-    model = load_model(checkpoint.folder)
+    model = load_model(checkpoint.folder, device)
     vocabulary = Vocabulary.open(checkpoint.folder, rows=model.get_input_embeddings().weight.shape[0])
     for warning in vocabulary.warnings:
         log.warning("%s", warning)
-    return answer_questions(model, vocabulary, questions, max_positions(checkpoint.config))
+    with memory_explained(f"answering with {checkpoint.folder.name}", model.device.type):
+        return answer_questions(model, vocabulary, questions, max_positions(checkpoint.config))
 
 
 def find_words(checkpoint: Checkpoint, options: DownstreamOptions) -> Retrieval:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from clp_core.choices import DEVICES
 from clp_core.options import Options, like, option
 from clp_core.train_options import TrainOptions
 
@@ -19,3 +20,4 @@ class EvaluateOptions(Options):
     control_strings: str = like(TrainOptions, "control_strings")
     sample: bool = option(False, help="also generate 60 tokens")
     prompt: str = option("", help="what the sample goes on from")
+    device: str = option("auto", help="where the model runs; auto: a GPU where there is one", choices=DEVICES)

@@ -7,6 +7,8 @@ Bits per byte is the only figure that can be compared across tokenizers::
 * Tokens: every document of the text (one a line, see ``corpus``), closed by the end-of-text token. All are scored, the
   first one too: it is predicted from the token that the tokenizer's template begins a text with (else the
   begin-of-text, classifier or end-of-text token). A tokenizer that has none of these leaves its first token unscored.
+* Data type: float32, weights and products, on every device: a score depends neither on the type that a checkpoint is
+  stored in nor on where it is computed. Log-probabilities are summed in float64.
 * Window: the model's positions, at most 1,024 tokens. Stride: half a window. Each token is scored once, in the first
   window that reaches it, so from the second window on every token sees at least half a window before it. Where the
   tokenizer's own template begins every text with a token, each window begins with it (see ``text_reading``).
@@ -28,13 +30,14 @@ import numpy as np
 from clp_core.causal_models import load_causal_model, refuse_non_causal
 from clp_core.checkpoint import Checkpoint
 from clp_core.corpus import TextCounts, token_stream
-from clp_core.devices import weights_type
+from clp_core.devices import device_named, weights_type
 from clp_core.documents import DEFAULT_FIELD, Texts
 from clp_core.errors import InputError
 from clp_core.evaluate_options import EvaluateOptions
 from clp_core.finite import NonFiniteError, scores_error
 from clp_core.locate import locate, read_json
-from clp_core.memory_plan import embedding_rows
+from clp_core.memory_errors import check_memory, memory_explained
+from clp_core.memory_plan import Shape, embedding_rows
 from clp_core.positions import max_positions
 from clp_core.progress import report_progress
 from clp_core.text_reading import (
@@ -62,6 +65,8 @@ MAX_LOSSY_SHARE = 0.01
 DIFFERS = "the tokenizer encodes text differently from the SentencePiece model beside it"
 LARGEST_LOSS = 700.0
 """Nats per token; the perplexity of a larger loss is beyond a float."""
+SCORED_IN = "float32"
+"""Data type of weights and products of every score, on every device: that of a run's own evaluations."""
 LOGITS_BYTES = 256 << 20
 SAMPLE_TOKENS = 60
 
@@ -97,6 +102,7 @@ class Evaluation:
         other_begin: bits per byte with the start token the other way, where that was measured too.
         failure: why the loss is not finite; empty where it is.
         notes: what is to be known of the tokenizer.
+        dtype: data type of the model's weights and products.
     """
 
     loss: float
@@ -107,6 +113,7 @@ class Evaluation:
     other_begin: float | None = None
     failure: str = ""
     notes: tuple[str, ...] = ()
+    dtype: str = SCORED_IN
 
     @property
     def perplexity(self) -> float:
@@ -153,6 +160,7 @@ class Evaluation:
         return finite | {
             "tokens": self.scored,
             "bytes": self.counts.bytes,
+            "dtype": self.dtype,
             "begin": self.begin,
             "control_strings": dict(self.counts.control),
             "replacement_characters": self.counts.replacements,
@@ -243,6 +251,7 @@ class EvaluationText:
         return {
             "begin": self.begin,
             "bytes": self.counts.bytes,
+            "dtype": SCORED_IN,
             "not_comparable": [obstacle.as_json() for obstacle in self.obstacles],
         }
 
@@ -334,6 +343,7 @@ def evaluate(
     control_strings: str = TOKENS,
     *,
     both: bool = False,
+    device: str = AUTO,
 ) -> Evaluation:
     """Score a model on texts.
 
@@ -344,9 +354,11 @@ def evaluate(
         begin: where the start token stands, see ``text_reading``.
         control_strings: what literal control strings are read as, see ``text_reading``.
         both: also score with the start token the other way, where the tokenizer's template has one and that differs.
+        device: ``cpu``, ``cuda``, or ``auto`` for a GPU where there is one; the score is that of float32 on either.
 
     Raises:
         InputError: the model cannot be opened, is incomplete or not causal, or the text is missing or empty.
+        OutOfMemoryError: the model does not fit in memory.
     """
     EvaluateOptions(str(reference), tuple(map(str, texts)), field, begin, control_strings)  # refuses unknown words
     checkpoint = Checkpoint.open(locate(reference))
@@ -354,30 +366,59 @@ def evaluate(
     vocabulary = Vocabulary.open(folder, rows=embedding_rows(checkpoint))
     positions = max_positions(read_json(folder / "config.json"))
     text = EvaluationText.read(Texts.open(texts, field), vocabulary, positions, begin, control_strings)
-    model = load_model(folder)
-    check_tokenizer_fits(model, vocabulary)
-    refuse_non_causal(model, folder.name, positions)
-    result = score(model, text)
-    if not math.isfinite(result.loss):
-        return replace(result, failure=str(scores_error(model, folder.name, vocabulary)))
-    if both and vocabulary.template_start is not None and text.scored > text.window:
-        other = replace(text, start=None if text.begin == EVERY else start_token(vocabulary))
-        result = replace(result, other_begin=score(model, other).bits_per_byte)
-    return result
+    model = load_model(folder, device)
+    with memory_explained(f"scoring with {folder.name}", model.device.type):
+        check_tokenizer_fits(model, vocabulary)
+        refuse_non_causal(model, folder.name, positions)
+        result = score(model, text)
+        if not math.isfinite(result.loss):
+            return replace(result, failure=str(scores_error(model, folder.name, vocabulary)))
+        if both and vocabulary.template_start is not None and text.scored > text.window:
+            other = replace(text, start=None if text.begin == EVERY else start_token(vocabulary))
+            result = replace(result, other_begin=score(model, other).bits_per_byte)
+        return result
 
 
-def load_model(folder: Path) -> PreTrainedModel:
-    """Load a model for scoring, on the GPU where there is one; in the type that ``devices.weights_type`` chooses.
+def load_model(folder: Path, device: str = AUTO) -> PreTrainedModel:
+    """Load a model for scoring: in float32 on every device, as a run evaluates.
+
+    Args:
+        folder: the model.
+        device: ``cpu``, ``cuda``, or ``auto`` for a GPU where there is one.
 
     Raises:
-        InputError: transformers cannot load it, or it lacks weights of its class.
+        InputError: transformers cannot load it, it lacks weights of its class, or there is no GPU.
+        OutOfMemoryError: it does not fit in memory.
     """
     import torch
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = load_causal_model(folder, weights_type(device))
-    model.to(device)
-    return model.eval()
+    name = device_named(device).name
+    check_memory(scoring_bytes(folder), f"scoring with {folder.name} in {SCORED_IN}", name)
+    return placed(folder, torch.float32, name)
+
+
+def load_speaker(folder: Path) -> PreTrainedModel:
+    """Load a model to generate text with, on the GPU where there is one, in the type of ``devices.weights_type``.
+
+    Raises:
+        InputError: transformers cannot load it, or it lacks weights of its class.
+        OutOfMemoryError: it does not fit in memory.
+    """
+    name = device_named(AUTO).name
+    return placed(folder, weights_type(name), name)
+
+
+def placed(folder: Path, dtype: torch.dtype | str, device: str) -> PreTrainedModel:
+    """Load a model and move it to a device."""
+    with memory_explained(f"loading {folder.name}", device):
+        return load_causal_model(folder, dtype).to(device).eval()
+
+
+def scoring_bytes(folder: Path) -> int:
+    """Return the memory that scoring with a model takes: weights, and activations and logits of one batch."""
+    checkpoint = Checkpoint.open(folder)
+    window = min(max_positions(checkpoint.config) or MAX_WINDOW, MAX_WINDOW)
+    return Shape.of_checkpoint(checkpoint, embedding_rows(checkpoint) or 0).scoring_bytes(window, LOGITS_BYTES)
 
 
 def check_tokenizer_fits(model: PreTrainedModel, vocabulary: Vocabulary) -> None:
@@ -409,7 +450,8 @@ def score(model: PreTrainedModel, text: EvaluationText) -> Evaluation:
     together = torch.distributed.is_available() and torch.distributed.is_initialized()
     rank, processes = (torch.distributed.get_rank(), torch.distributed.get_world_size()) if together else (0, 1)
     total = torch.zeros((), dtype=torch.float64)
-    with torch.no_grad():  # tensors of inference mode cannot stay with a sharded model, which trains on
+    # Tensors of inference mode cannot stay with a sharded model, which trains on.
+    with torch.no_grad(), torch.autocast(device.type, enabled=False):
         for first in range(0, len(batches), processes):
             own = first + rank
             loss = batch_loss(model, text, batches[min(own, len(batches) - 1)], device)
@@ -420,7 +462,8 @@ def score(model: PreTrainedModel, text: EvaluationText) -> Evaluation:
         torch.distributed.all_reduce(total)
     model.train(was_training)
     loss = float(total) / text.scored
-    return Evaluation(loss, text.counts, text.scored, text.begin, text.obstacles, notes=text.notes)
+    dtype = str(model.get_input_embeddings().weight.dtype).removeprefix("torch.")
+    return Evaluation(loss, text.counts, text.scored, text.begin, text.obstacles, notes=text.notes, dtype=dtype)
 
 
 def batch_loss(
@@ -443,12 +486,13 @@ def batch_loss(
     return float(losses.double().sum())
 
 
-def sample(folder: Path, prompt: str = "", seed: int = 42) -> str:
+def sample(folder: Path, prompt: str = "", seed: int = 42, device: str = AUTO) -> str:
     """Return the text that the model in a folder goes on with after a prompt; see ``generate``."""
     vocabulary = Vocabulary.open(folder, rows=embedding_rows(Checkpoint.open(folder)))
-    model = load_model(folder)
+    model = load_model(folder, device)
     try:
-        return generate(model, vocabulary, prompt, seed)
+        with memory_explained(f"generating with {folder.name}", model.device.type):
+            return generate(model, vocabulary, prompt, seed)
     except NonFiniteError as error:
         raise scores_error(model, folder.name, vocabulary) from error
 

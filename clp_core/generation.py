@@ -20,7 +20,7 @@ from transformers import GenerationConfig, LogitsProcessorList, RepetitionPenalt
 
 from clp_core.answers import END_OF_TEXT, FAILED, LENGTH, REFUSED, STOPPED, GenerateOptions
 from clp_core.errors import InputError
-from clp_core.evaluation import load_model
+from clp_core.evaluation import load_speaker
 from clp_core.finite import NonFiniteError, scores_error
 from clp_core.jobs.reasons import reason_of
 from clp_core.locate import locate, read_json
@@ -98,7 +98,7 @@ class Reader:
         Raises:
             InputError: transformers cannot load them, or they are too few for the tokenizer.
         """
-        model = load_model(self.folder)
+        model = load_speaker(self.folder)
         vocabulary = self.vocabulary.within(model.get_input_embeddings().weight.shape[0])
         named = model.generation_config.eos_token_id
         ends = {i for i in (named if isinstance(named, list) else [named]) if i in range(vocabulary.n_ids)}

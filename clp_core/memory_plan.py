@@ -112,6 +112,17 @@ class Shape:
         logits = 4 * COPIES_OF_LOGITS * self.vocabulary
         return block_length * (BYTES_OF_ACTIVATION[bf16] * kept + logits)
 
+    def scoring_bytes(self, window: int, logits_bytes: int) -> int:
+        """Return the bytes that scoring a text in float32 takes: weights, activations of one layer, and logits.
+
+        Args:
+            window: tokens of a window.
+            logits_bytes: what the logits of a batch of windows may take; at least one window is scored at once.
+        """
+        logits = max(logits_bytes, 4 * window * self.vocabulary)
+        tokens = logits // (4 * max(self.vocabulary, 1))
+        return 4 * (self.parameters + tokens * (10 * self.width + 4 * self.inner)) + COPIES_OF_LOGITS * logits
+
     @property
     def teaching_bytes(self) -> int:
         """Bytes of the weights of a teacher of this shape, which is not trained."""

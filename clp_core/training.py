@@ -71,6 +71,7 @@ log = logging.getLogger(__name__)
 WRITER_WAIT_S = 60.0
 GUESS_MAY_BE_OFF, LEAST_UNSETTLED_STEPS = 50, 1000
 INPUTS_FILE = "inputs.json"
+LESS_MEMORY = "fewer --micro-blocks, --gradient-checkpointing on and a shorter --block-length take less"
 
 
 def load_for_training(folder: Path) -> PreTrainedModel:
@@ -380,7 +381,7 @@ def main() -> None:
         log.exception("training failed")
         # The first process to fail knows why; the others see only that it is gone.
         if not (job.path / "error.json").exists():
-            reason = reason_of(error, job.path)
+            reason = reason_of(error, job.path, LESS_MEMORY)
             job.write_last_word("error.json", {"reason": reason.text, "reason_code": reason.code.value})
         raise SystemExit(1) from error
 

@@ -81,7 +81,7 @@ def transfer(options: TransferOptions) -> dict[str, Any]:
         report = work.write(output, part)
         if text:
             report_progress("scoring the target")
-            report["zero_step"] = zero_step(part, options.eval_text, options.text_field)
+            report["zero_step"] = zero_step(part, options.eval_text, options.text_field, options.device)
             report["warnings"] += report["zero_step"].pop("warnings")
             unknown = report["zero_step"]["unknown_share"]
             if unknown > MOST_UNKNOWN:
@@ -367,12 +367,12 @@ class Transfer:
         }
 
 
-def zero_step(folder: Path, text: str, field: str) -> dict[str, Any]:
+def zero_step(folder: Path, text: str, field: str, device: str) -> dict[str, Any]:
     """Score a target model on a text before any training, with a sample of what it says."""
     from clp_core.evaluation import evaluate, sample
 
-    result = evaluate(folder, [text], field)
-    said = "" if result.failure else sample(folder)
+    result = evaluate(folder, [text], field, device=device)
+    said = "" if result.failure else sample(folder, device=device)
     return result.as_json() | {"sample": said, "text": text, "warnings": result.warnings}
 
 

@@ -12,6 +12,7 @@ import pandas as pd
 import streamlit as st
 
 from clp_core.errors import ClpError
+from clp_core.memory_errors import explanation, is_out_of_memory
 from clp_core.options import OptionsError
 
 log = logging.getLogger(__name__)
@@ -32,6 +33,11 @@ def errors_as_messages() -> Iterator[None]:
     except OSError as error:
         log.exception("a page failed")
         st.error(plain(f"{error.strerror or error}: {error.filename or ''}"), icon=":material/error:")
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        log.exception("a page failed")
+        st.error(plain(explanation(error)), icon=":material/error:")
 
 
 def worded(error: ClpError) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from clp_core.errors import ClpError, DivergedError, InputError
 from clp_core.jobs.reason_codes import Reason, ReasonCode
+from clp_core.memory_errors import OutOfMemoryError, is_out_of_memory
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 RANK_EXIT = re.compile(r"exitcode\s*:\s*(-?\d+)")
@@ -18,12 +19,13 @@ MAX_REASON = 500
 ALMOST_NOTHING = 1 << 20
 
 
-def reason_of(error: BaseException, folder: Path | None = None) -> Reason:
+def reason_of(error: BaseException, folder: Path | None = None, memory_cure: str = "") -> Reason:
     """Return what an error in a training process means for the user.
 
     Args:
         error: what was raised.
         folder: where the process writes; where nothing is left there, any error of the system is that of a full disk.
+        memory_cure: what would take less memory.
     """
     text = " ".join(str(error).split())
     if isinstance(error, InputError):
@@ -31,11 +33,11 @@ def reason_of(error: BaseException, folder: Path | None = None) -> Reason:
     if isinstance(error, DivergedError):
         return short(ReasonCode.DIVERGED, text)
     if isinstance(error, ClpError):
-        return short(ReasonCode.ERROR, text)
+        return short(ReasonCode.OUT_OF_MEMORY if isinstance(error, OutOfMemoryError) else ReasonCode.ERROR, text)
     if is_full_disk(error, text) or (folder is not None and shutil.disk_usage(folder).free < ALMOST_NOTHING):
         return short(ReasonCode.DISK_FULL, f"disk full: {text}; make room, then resume")
-    if is_out_of_memory(error, text):
-        return short(ReasonCode.OUT_OF_MEMORY, f"out of memory: {text}")
+    if is_out_of_memory(error):
+        return short(ReasonCode.OUT_OF_MEMORY, "; ".join(filter(None, (f"out of memory: {text}", memory_cure))))
     return short(ReasonCode.ERROR, f"{type(error).__name__}: {text}" if text else type(error).__name__)
 
 
@@ -51,12 +53,6 @@ def is_full_disk(error: BaseException, text: str) -> bool:
     # safetensors and torch tell of the operating system's error in their own classes.
     spoken = ("No space left on device", "os error 28", "os error 27", "Disk quota exceeded", "File too large")
     return any(words in text for words in (*spoken, "PytorchStreamWriter failed writing file"))
-
-
-def is_out_of_memory(error: BaseException, text: str) -> bool:
-    """Say whether an error is that of memory that could not be had, on a GPU or a CPU."""
-    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    return named or "out of memory" in text.lower() or "can't allocate memory" in text or "Cannot allocate" in text
 
 
 def oom_kills() -> int:
@@ -81,7 +77,8 @@ def reason_of_exit(code: int, log_tail: str, *, oom_killed: bool) -> Reason:
     """
     told = [line.strip() for line in log_tail.splitlines() if line.strip().startswith("clp: ")]
     if told and code >= 0:
-        return short(ReasonCode.ERROR, told[-1].removeprefix("clp: "))
+        text = told[-1].removeprefix("clp: ")
+        return short(ReasonCode.OUT_OF_MEMORY if text.startswith("out of memory") else ReasonCode.ERROR, text)
     ranks = [int(found) for found in RANK_EXIT.findall(log_tail) if int(found) < 0]
     signalled = code if code < 0 else (ranks[-1] if ranks else 0)
     if signalled < 0:
