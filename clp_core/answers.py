@@ -36,7 +36,7 @@ class GenerateOptions(Options):
         1.0, help="draw among the likeliest that make up this share; 1: among all", above=0.0, maximum=1.0
     )
     repetition_penalty: float = option(
-        1.0, help="divides the scores of tokens that stand there already; 1: none", above=0.0, maximum=100.0
+        1.0, help="divides the scores of tokens that stand there already; 1: none", minimum=0.01, maximum=100.0
     )
     seed: int = option(42, help="of the draws: the same seed gives the same text", minimum=0)
     ignore_end: bool = option(False, help="go on after the end of text")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MAX_QUESTIONS = 1_000_000
+MAX_QUESTIONS = 100_000
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 from clp_core.helper_sizes import SIZES, Size
 from clp_core.options import option
 from clp_core.tokenizer_options import TEXT_HELP
-from clp_core.train_options import TrainOptions
+from clp_core.train_options import MAX_SEED, TrainOptions
 
 MIN_POSITIONS, MAX_POSITIONS = 16, 1 << 17
 
@@ -29,7 +29,7 @@ class PretrainOptions(TrainOptions):
     max_steps: int = option(
         0, help="train for this many steps; without a budget, 20 tokens a parameter, four passes at most", minimum=0
     )
-    seed: int = option(42, help="seed of the weights and of the order of the data", minimum=0)
+    seed: int = option(42, help="seed of the weights and of the order of the data", minimum=0, maximum=MAX_SEED)
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yield what is wrong with the positions, and with the options of the run."""

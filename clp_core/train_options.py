@@ -29,6 +29,10 @@ REPORTERS = {
 }
 """The Trainer's own integrations, and the package each needs."""
 LEAST_BLOCK = 8
+MAX_MINUTES = 10.0 * 365 * 24 * 60
+MAX_MEMORY_GB = 1e6
+MAX_SEED = 2**32 - 1
+"""Largest seed of transformers' ``set_seed``, which seeds numpy's old generator too."""
 TEACHER_CURE = "give more than 0 and at most 1; for no teacher leave out --teacher"
 NAME_CURE = "use a name as `sinfo` and `sacctmgr` show them"
 DEVICE = re.compile(r"auto|cpu|cuda(:\d+(,\d+)*)?")
@@ -117,7 +121,10 @@ class TrainOptions(Options):
         minimum=0,
     )
     max_minutes: float = option(
-        0.0, help="train for about this long: the steps that fit are found out by the first ones", minimum=0.0
+        0.0,
+        help="train for about this long: the steps that fit are found out by the first ones",
+        minimum=0.0,
+        maximum=MAX_MINUTES,
     )
     schedule: str = option(
         "plain",
@@ -187,7 +194,7 @@ class TrainOptions(Options):
     prompt: tuple[str, ...] = option(
         (), help="what samples at every evaluation go on from; repeatable", allow_empty=True
     )
-    seed: int = option(42, help="seed of the order of the data", minimum=0)
+    seed: int = option(42, help="seed of the order of the data", minimum=0, maximum=MAX_SEED)
     device: str = option(
         "auto",
         help="where to train: auto, cpu, cuda (all GPUs) or some of them by nvidia-smi's numbers, such as cuda:0,2",
@@ -227,6 +234,7 @@ class TrainOptions(Options):
         0.0,
         help="with Slurm: memory of one GPU in GB (on CPUs: for one process), checked before the start; 0: not known",
         minimum=0.0,
+        maximum=MAX_MEMORY_GB,
     )
     time_limit: str = option("", help="with Slurm: minutes, 12:00:00 or 2-00:00:00; empty: the partition's own limit")
     partition: str = option("", help="with Slurm: partition; empty: the default one", pattern=NAME, cure=NAME_CURE)

@@ -5,6 +5,7 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import streamlit as st
 import typer
@@ -280,6 +281,14 @@ def test_pages_name_fields_in_place_of_flags(monkeypatch):
         "Learning rate: 2.0 is too large; give less than 1",
         "--text is missing",
     ]
+
+
+def test_largest_seed_of_a_run_is_the_largest_of_the_generator_that_transformers_seeds():
+    largest = TrainOptions("m", ("t",), "v", seed=2**32 - 1).seed
+    np.random.RandomState(largest)
+    with pytest.raises(ValueError, match="Seed must be between"):
+        np.random.RandomState(largest + 1)
+    assert refusal(TrainOptions, seed=largest + 1).startswith(f"--seed: {2**32} is too large; give {largest} or less")
 
 
 def test_field_like_another_has_its_default_help_and_bounds():
