@@ -6,6 +6,7 @@ import lzma
 import math
 import shutil
 from collections import Counter
+from statistics import NormalDist
 from zlib import crc32
 
 import numpy as np
@@ -32,7 +33,7 @@ from clp_core.downstream import DownstreamOptions, measure
 from clp_core.errors import InputError
 from clp_core.evaluation import load_model
 from clp_core.provenance import PROVENANCE_FILE
-from clp_core.shares import NORMAL_95, Share
+from clp_core.shares import Share
 from clp_core.vocabulary import Vocabulary
 from clp_core.word_retrieval import Ranks, ranks_of, read_pairs, retrieve, word_tokens
 from clp_core.words import encode_words, sentences_of, words_of
@@ -52,6 +53,9 @@ def made_text(seed=0, n=300):
 TEXT = made_text()
 
 
+NORMAL_95 = NormalDist().inv_cdf(0.975)
+
+
 @pytest.mark.parametrize(("right", "n"), [(0, 7), (3, 7), (7, 7), (389, 500)])
 def test_interval_ends_where_the_share_is_as_unlikely_as_wilson_allows(right, n):
     share = Share(right, n)
@@ -61,6 +65,15 @@ def test_interval_ends_where_the_share_is_as_unlikely_as_wilson_allows(right, n)
     assert share.interval[0] < share.interval[1]
     assert share.interval[0] <= share.value <= share.interval[1]
     assert (share.interval[0] == 0) == (right == 0)
+
+
+def test_interval_is_that_of_wilsons_closed_form():
+    for n in (1, 7, 500):
+        for right in {0, 1, n // 3, n}:
+            middle, half = right + NORMAL_95**2 / 2, NORMAL_95 * math.sqrt(right * (n - right) / n + NORMAL_95**2 / 4)
+            expected = [(middle + sign * half) / (n + NORMAL_95**2) for sign in (-1, 1)]
+            np.testing.assert_allclose(Share(right, n).interval, expected, atol=1e-15)
+    assert Share(0, 0).interval == (0, 1)
 
 
 def test_sentences_end_after_words_not_after_abbreviations():
