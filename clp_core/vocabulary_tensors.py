@@ -46,7 +46,8 @@ class VocabularyTensors:
             InputError: there is one that no rule here fills.
         """
         names, rows, bias = checkpoint.names, checkpoint.entry("input").shape[0], checkpoint.output_bias()
-        known = {checkpoint.entry(side).name for side in checkpoint.sides} | ({bias.entry.name} if bias else set())
+        known = {checkpoint.entry(side).name for side in checkpoint.sides} | names.spare
+        known |= {bias.entry.name} if bias else set()
         loaded = {parameter: one.tensors[0] for parameter, one in names.sources.items() if one.is_plain}
         alike = {
             parameter: checkpoint.entries[tensor]
