@@ -13,9 +13,11 @@ from clp_core.errors import InputError
 REFUSED = {
     "blt": "reads bytes, not tokens",
     "cpmant": "has rows for prompts in its input embedding besides those of tokens, and attends to later ones",
+    "mllama": "has eight more rows in its input embedding than in its output layer, for images",
     "moshi": "speaks audio codes besides text, and has one more row in its input embedding than tokens",
     "qwen4_exp": "looks up n-grams of token ids in hashed tables, which mean nothing under other ids",
     "qwen4_exp_text": "looks up n-grams of token ids in hashed tables, which mean nothing under other ids",
+    "reformer": "attends through hashed buckets, whose bounds depend on later tokens",
     "xlm": "measures lengths by a padding id of its own (pad_index)",
 }
 

@@ -29,13 +29,17 @@ COUNTED_FROM_PADDING = {
     "xmod": 1,
 }
 """Types whose positions begin after the padding index, and the index where config.json names none."""
+LOOK_AHEAD = {"prophetnet": 1}
+"""Further positions that a type needs for the tokens after the next."""
 WITHOUT_PADDING = {
     "roc_bert": "have small tables of their own, padded with the same id",
     "xglm": "lose the position of the padding id",
 }
 """Types that predict as before without a padding index in config.json, and otherwise or not at all with a late one."""
+NEED_PADDING = frozenset({"emu3", "gemma4", "gemma4_unified", "modernbert-decoder"})
+"""Types that cannot be built, or fail, without a padding index; they put it in place of images, or ignore it."""
 POSITION_TABLE = ".position_embeddings.weight"
-LENGTHS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
+LENGTHS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_target_positions")
 
 
 def max_positions(config: Mapping[str, Any]) -> int | None:
@@ -48,7 +52,8 @@ def max_positions(config: Mapping[str, Any]) -> int | None:
         value = config.get(key)
         if isinstance(value, int):
             padding = padding_index(config)
-            return value if padding is None else value - padding - 1
+            unused = 0 if padding is None else padding + 1 + LOOK_AHEAD.get(str(config.get("model_type")), 0)
+            return value - unused
     inner = config.get("text_config")
     return max_positions(inner) if isinstance(inner, dict) else None
 
@@ -95,6 +100,12 @@ class Padding:
                 f"{kind} models {WITHOUT_PADDING[kind]}, so config.json names no pad_token_id; the tokenizer and "
                 f"generation_config.json name {pad}",
             ))  # fmt: skip
+        if kind in NEED_PADDING and pad is None:
+            index = spare_id(vocabulary)
+            return cls(index, warnings=(
+                f"{kind} models need a pad_token_id and the helper has none, so config.json names "
+                f"{vocabulary.tokens[index]!r}",
+            ))  # fmt: skip
         before = padding_index(config)
         if before is None:
             return cls(pad)
@@ -138,6 +149,13 @@ class Padding:
         moved = np.zeros((positions + self.moved, rows.shape[1]), dtype=rows.dtype)
         moved[self.index :] = rows[padding_index(source.config) :]
         return found[0], moved
+
+
+def spare_id(vocabulary: Vocabulary) -> int:
+    """Return the id of a special token that stands in few texts: none that begins or ends one, if there is another."""
+    ends = [vocabulary.roles[role] for role in ("eos", "bos") if role in vocabulary.roles]
+    others = sorted(vocabulary.special_ids - set(ends))
+    return next(iter([*others, *ends, 0]))
 
 
 def is_token(vocabulary: Vocabulary, token_id: int) -> bool:

@@ -176,6 +176,8 @@ class Transfer:
         warnings = [*pair.warnings, *padding.warnings]
         warnings += verify(part, pair.source, self.plan, ids, written, config_ids)
         checked = expected.compare(part) if isinstance(expected, Expected) else {"kind": "files", "reason": expected}
+        if expected == NO_ROOM:
+            warnings.append(f"whether the target predicts as the source does was not checked: {NO_ROOM}")
         check_seconds = time.perf_counter() - started
         for name, entries in (("config.json", stale), ("generation_config.json", dropped)):
             if entries:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from support.awkward_models import DAMAGES, TOKEN, damaged_model
 from support.commands import clp, refused, result_of
 from support.pages_run import check, open_page
-from test_architectures import make_source
+from support.sources import make_source
 from transformers import AutoModelForCausalLM
 
 from clp_core import heldout

@@ -6,9 +6,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-import transformers
 from support.jobs import end_of, train_here, train_options
-from test_architectures import CONFIGS
+from support.small_models import COMMON, small_config
 from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
 from clp_core.blocks import IGNORED_LABEL, ShuffledBlocks, padding_of, training_row
@@ -29,9 +28,7 @@ MIXTURES = ("gpt_oss", "mixtral", "qwen2_moe", "qwen3_moe")
 
 def small(model_type, seed=0, **more):
     torch.manual_seed(seed)
-    ids = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None}
-    settings = CONFIGS[model_type][1] | ids | more
-    config = transformers.AutoConfig.for_model(model_type, vocab_size=ROWS, **settings)
+    config = small_config(model_type, ROWS, **{"tied": True} | more)
     for name in [name for name in vars(config) if "drop" in name and isinstance(getattr(config, name), float)]:
         setattr(config, name, 0.0)  # what is drawn at random cannot be compared
     return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
@@ -69,7 +66,10 @@ def first_step(model, rows, objective, folder, micro):
     trainer = FirstStep(model=model, args=arguments, train_dataset=rows, compute_loss_func=objective)
     text_losses, weight = [], getattr(objective, "weight", 0.0)
     trainer.objective, trainer.losses = objective, []
-    trainer.measured = SimpleNamespace(plan=SimpleNamespace(bf16=False), teacher_weight=lambda step: weight)
+    trainer.measured = SimpleNamespace(
+        plan=SimpleNamespace(bf16=False), schedule=SimpleNamespace(freezes=False), teacher_weight=lambda step: weight
+    )
+    trainer.freezing = None
     trainer.callback = SimpleNamespace(add_loss=lambda loss: text_losses.append(float(loss)))
     trainer.optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     trainer.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(trainer.optimizer, lambda _: 1.0)
@@ -98,16 +98,16 @@ def by_hand(model, rows, teacher=None, weight=0.0):
     return float(total.detach()), float(text.detach()), float(norm)
 
 
-@pytest.mark.parametrize("model_type", CONFIGS)
+@pytest.mark.parametrize("model_type", COMMON)
 def test_every_class_is_complete_and_causal_tied_and_not(tmp_path, model_type):
     for tied in (True, False):
-        small(model_type, tie_word_embeddings=tied).save_pretrained(tmp_path)
+        small(model_type, tied=tied).save_pretrained(tmp_path)
         model = load_causal_model(tmp_path, torch.float32)
         refuse_non_causal(model, model_type, LENGTH)
         assert model.config.model_type == model_type
 
 
-@pytest.mark.parametrize("model_type", CONFIGS)
+@pytest.mark.parametrize("model_type", COMMON)
 def test_loss_and_gradient_of_a_step_are_those_of_plain_torch(tmp_path, model_type):
     rows = blocks()
     expected = by_hand(small(model_type), rows)
@@ -115,7 +115,7 @@ def test_loss_and_gradient_of_a_step_are_those_of_plain_torch(tmp_path, model_ty
     assert found == pytest.approx(expected, rel=2e-5)
 
 
-@pytest.mark.parametrize("model_type", CONFIGS)
+@pytest.mark.parametrize("model_type", COMMON)
 def test_loss_and_gradient_with_a_teacher_are_those_of_plain_torch(tmp_path, model_type):
     rows = blocks(start=3)
     teacher = small("gpt2", seed=1).eval()
@@ -192,11 +192,9 @@ def test_held_out_loss_of_the_demos_build_is_the_mean_over_predicted_tokens(tmp_
 
 def model_folder(folder, model_type, tokenizer, **more):
     """Write a model without dropout, and its tokenizer."""
-    ids = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None}
     dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0} if model_type == "gpt2" else {}
-    settings = CONFIGS[model_type][1] | ids | dropout | more
     torch.manual_seed(0)
-    config = transformers.AutoConfig.for_model(model_type, vocab_size=len(tokenizer), **settings)
+    config = small_config(model_type, len(tokenizer), tied=True, **dropout, **more)
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

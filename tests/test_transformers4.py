@@ -12,8 +12,8 @@ import torch
 import transformers
 from conftest import ENGLISH, FAMILIES, GERMAN, make_model
 from support.jobs import end_of, train_here, train_options
+from support.small_models import small_config
 from support.transformers4 import make_environment, read_with
-from test_architectures import CONFIGS
 
 from clp_core.export import export
 from clp_core.export_options import ExportOptions
@@ -110,10 +110,7 @@ def test_target_that_transformers_5_reads_with_a_tokenizer_of_its_own(tmp_path, 
 def architecture(folder, tokenizer, model_type):
     """Write a model of an architecture as transformers 5 does."""
     torch.manual_seed(0)
-    config = transformers.AutoConfig.for_model(
-        model_type, vocab_size=len(tokenizer), pad_token_id=None, bos_token_id=0, eos_token_id=0,
-        **CONFIGS[model_type][1],
-    )  # fmt: skip
+    config = small_config(model_type, len(tokenizer), tied=True)
     transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

@@ -244,6 +244,13 @@ MORE_BY_ID: dict[str, str] = {
     "qwen4_exp": "a table by hashes of several ids",
     "qwen4_exp_text": "a table by hashes of several ids",
 }
+# Families of published models in wide use, for tests that are too slow for all types.
+COMMON = (
+    "bloom", "codegen", "cohere", "falcon", "gemma", "gemma2", "gemma3_text", "gpt2", "gpt_bigcode", "gpt_neo",
+    "gpt_neox", "gpt_oss", "gptj", "granite", "llama", "mistral", "mixtral", "mpt", "olmo2", "opt", "phi", "phi3",
+    "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "smollm3", "stablelm", "starcoder2",
+)  # fmt: skip
+
 # Types whose two embeddings are never tied, whatever the config says.
 NEVER_TIED = frozenset({
     "bailing_hybrid", "bigbird_pegasus", "cpmant", "dbrx", "inkling2_loop_text", "inkling2_text", "inkling_text",
