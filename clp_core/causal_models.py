@@ -10,6 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safetensors import SafetensorError
+
 from clp_core.errors import InputError, first_line
 from clp_core.memory_errors import is_out_of_memory
 
@@ -52,7 +54,7 @@ def load_causal_model(
             ignore_mismatched_sizes=True,
             **given,
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         if is_out_of_memory(error):
             raise
         first_line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
