@@ -44,7 +44,7 @@ from clp_core.cli_playground import generate_command, playground_command
 from clp_core.cli_train import tell_run
 from clp_core.compare_options import CompareMethodsOptions
 from clp_core.downstream import DownstreamOptions
-from clp_core.errors import ClpError, InputError
+from clp_core.errors import ClpError, InputError, library_failure
 from clp_core.evaluate_options import EvaluateOptions
 from clp_core.experiment.options import ExperimentOptions
 from clp_core.explore_options import (
@@ -312,11 +312,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return fail(str(error), error.exit_code)
     except OSError as error:
         return fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 2)
-    except Exception as error:
+    except BaseException as error:
         from clp_core.memory_errors import explanation, is_out_of_memory  # starts psutil
 
-        if is_out_of_memory(error):
-            return fail(explanation(error), 1)
+        if told := explanation(error) if is_out_of_memory(error) else library_failure(error):
+            return fail(told, 1)
         if not hasattr(error, "format_message"):  # a usage error of typer has it
             raise
         return fail(usage_problem(error), 2)

@@ -1,5 +1,10 @@
 """The errors a user may see; each message says what is wrong and what to do."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class ClpError(Exception):
     """Base of all errors that are told to the user in one line."""
@@ -20,6 +25,33 @@ class DivergedError(ClpError):
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's text that says anything, else the error's kind."""
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def is_panic(error: BaseException) -> bool:
+    """Say whether an error is the panic of a library in Rust, such as tokenizers; it is no ``Exception``."""
+    return type(error).__name__ == "PanicException"
+
+
+@contextmanager
+def panics_as_errors() -> Iterator[None]:
+    """Turn a panic into an ``Exception``, where any failure of a library has the same consequence.
+
+    Raises:
+        RuntimeError: a library in Rust has panicked.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if is_panic(error):
+            raise RuntimeError(first_line(error)) from error
+        raise
+
+
+def library_failure(error: BaseException) -> str:
+    """Describe an error of the tokenizers library, which raises plain ``Exception`` or panics; empty for any other."""
+    if type(error) is not Exception and not is_panic(error):
+        return ""
+    return f"a library failed: {first_line(error)}; where it names text or tokens, check the model's tokenizer.json"
 
 
 class JobError(ClpError):

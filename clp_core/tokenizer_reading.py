@@ -27,7 +27,8 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from clp_core.errors import ClpError, InputError, first_line
+from clp_core.errors import ClpError, InputError, first_line, library_failure, panics_as_errors
+from clp_core.json_reading import MOST_BYTES
 from clp_core.locate import read_json
 from clp_core.progress import write_json
 from clp_core.tokenizer_json import with_unknown, without_dropout
@@ -59,6 +60,8 @@ AS_IT_IS = {"padding": False, "truncation": False, "verbose": False}
 
 NAMES_SHOWN = 5
 KEPT_READINGS = 16
+READ_SECONDS = 300
+"""A page waits no longer for a tokenizer; those of a million tokens take half a minute."""
 NAME = "{name}"
 """Stands for the tokenizer's name in the warnings of a reading, which is cached by content."""
 
@@ -120,7 +123,7 @@ def content_key(folder: Path) -> str:
     """Return a hash of the files that ``AutoTokenizer`` reads, and of the versions that read them.
 
     Raises:
-        InputError: the folder holds no tokenizer.
+        InputError: the folder holds no tokenizer, or one too large for memory.
     """
     files = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()] + sorted(folder.glob("*.tiktoken"))
     if not files:
@@ -129,6 +132,8 @@ def content_key(folder: Path) -> str:
     digest = hashlib.blake2b("\0".join(map(str, (VERSION, *versions()))).encode(), digest_size=16)
     for path in files:
         if path.is_file():
+            if path.stat().st_size > MOST_BYTES:
+                raise InputError(f"{path} has more than {MOST_BYTES >> 20} MiB, too much for a tokenizer")
             data = path.read_bytes()
             digest.update(f"\n{path.name}\0{len(data)}\0".encode() + data)
     return digest.hexdigest()
@@ -169,7 +174,12 @@ def read_apart(folder: Path) -> None:
         InputError: it cannot be read.
     """
     argv = [sys.executable, "-m", "clp_core.tokenizer_reading", str(folder)]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=READ_SECONDS)
+    except subprocess.TimeoutExpired as error:
+        raise InputError(
+            f"the tokenizer in {folder} is not read after {READ_SECONDS} s; is its tokenizer.json damaged?"
+        ) from error
     if done.returncode:
         lines = done.stderr.strip().splitlines()
         raise InputError(lines[-1] if lines else f"the tokenizer in {folder} cannot be read")
@@ -264,7 +274,8 @@ def read(folder: Path) -> Reading:
 def compared(theirs: Any, tokenizer: Tokenizer, model: Any | None, notes: list[str]) -> Differences:
     """Compare transformers' tokenizer with the reading; one that cannot encode is noted and counts as equal."""
     try:
-        return Differences.of(theirs, tokenizer, model)
+        with panics_as_errors():
+            return Differences.of(theirs, tokenizer, model)
     except Exception as error:  # transformers raises many kinds where a setting has a wrong type
         notes.append(f"AutoTokenizer cannot encode with the tokenizer of {NAME} ({first_line(error)}): check its files")
         return Differences(0, 0, 0)
@@ -278,10 +289,13 @@ def parsed(serialized: str, folder: Path) -> Tokenizer:
     """
     try:
         return Tokenizer.from_str(serialized)
-    except Exception as error:  # tokenizers raises plain Exception
+    except BaseException as error:  # tokenizers raises plain Exception, or panics
+        if not library_failure(error):
+            raise
         raise InputError(f"the tokenizer.json of {folder.name} cannot be read: {first_line(error)}") from error
 
 
+@panics_as_errors()
 def open_as_users_do(folder: Path) -> Any:
     """Open a tokenizer with ``AutoTokenizer``; where it has code of its own, with the class that reads tokenizer.json.
 
@@ -531,9 +545,12 @@ def main() -> None:
 
     try:
         read_tokenizer(Path(sys.argv[1]), Workspace.current().cache)
-    except ClpError as error:
-        sys.stderr.write(f"{error}\n")
-        raise SystemExit(error.exit_code) from error
+    except BaseException as error:
+        told = str(error) if isinstance(error, ClpError) else library_failure(error)
+        if not told:
+            raise
+        sys.stderr.write(f"{told}\n")
+        raise SystemExit(InputError.exit_code) from error
 
 
 if __name__ == "__main__":

@@ -34,6 +34,8 @@ ID = re.compile("#([0-9]+)")
 LARGEST_ID = (1 << 63) - 1
 """Stands for all numbers that no vocabulary reaches, of which Python does not read the longest."""
 LONGEST_SHOWN = 20
+MOST_IDS = 1 << 24
+"""Ids are places in lists here: a single one of four billion would fill all memory."""
 WORD_START = "\N{LOWER ONE EIGHTH BLOCK}"
 
 
@@ -117,7 +119,10 @@ class Vocabulary:
         ids = tokenizer.get_vocab(with_added_tokens=True)
         if not ids:
             raise InputError(f"the tokenizer of {name} has no tokens")
-        tokens: list[str | None] = [None] * (max(ids.values()) + 1)
+        largest = max(ids.values())
+        if largest >= MOST_IDS:
+            raise InputError(f"the tokenizer of {name} has a token with id {largest}, beyond {MOST_IDS:,}")
+        tokens: list[str | None] = [None] * (largest + 1)
         for token, token_id in ids.items():
             tokens[token_id] = token
         roles = {}
@@ -136,8 +141,8 @@ class Vocabulary:
             }
         if "unk" not in roles and unknown in ids:
             roles["unk"] = ids[unknown]
-        added = {entry["id"] for entry in description.get("added_tokens", [])}
-        special = {entry["id"] for entry in description.get("added_tokens", []) if entry.get("special")}
+        added = tokenizer.get_added_tokens_decoder()  # the library corrects ids in the file that are not free
+        special = {i for i, token in added.items() if token.special}
         return cls(
             name=name,
             tokens=tuple(tokens),

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import pandas as pd
 import streamlit as st
 
-from clp_core.errors import ClpError
+from clp_core.errors import ClpError, library_failure
 from clp_core.memory_errors import explanation, is_out_of_memory
 from clp_core.options import OptionsError
 
@@ -33,11 +33,11 @@ def errors_as_messages() -> Iterator[None]:
     except OSError as error:
         log.exception("a page failed")
         st.error(plain(f"{error.strerror or error}: {error.filename or ''}"), icon=":material/error:")
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
+    except BaseException as error:
+        if not (told := explanation(error) if is_out_of_memory(error) else library_failure(error)):
             raise
         log.exception("a page failed")
-        st.error(plain(explanation(error)), icon=":material/error:")
+        st.error(plain(told), icon=":material/error:")
 
 
 def worded(error: ClpError) -> str:
