@@ -71,7 +71,7 @@ def test_train_detached_then_jobs_show_stop_and_remove(pair, texts):
     name = os.path.basename(started["job"])
     assert [os.path.basename(job["job"]) for job in result_of("jobs", "list")["jobs"]] == [name]
     assert "stop it first" in refused("jobs", "remove", name)
-    assert set(result_of("jobs", "stop", name)) == {"job", "state", "reason", "reason_code", "step", "tokens"}
+    assert set(result_of("jobs", "stop", name)) == {"job", "name", "state", "reason", "reason_code", "step", "tokens"}
     wait_for(lambda: result_of("jobs", "show", name)["state"] == "stopped", 120)
     result_of("jobs", "remove", name)
     assert result_of("jobs", "list")["jobs"] == []
