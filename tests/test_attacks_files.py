@@ -7,6 +7,7 @@ import pytest
 from support.made_runs import lines_of, make_run
 from support.pages_run import check, open_page
 
+from clp_core.causal_models import load_causal_model
 from clp_core.errors import InputError
 from clp_core.jobs import JobStore
 from clp_core.jobs.checkpoints import complete_checkpoints
@@ -117,3 +118,17 @@ def test_pages_open_beside_a_damaged_model_and_a_damaged_run(space):
     for page in ("overview", "runs", "compare", "train"):
         assert check(open_page(page)).title, page
     assert "bad" in {entry.name for entry in Workspace.current().list_models()}
+
+
+@pytest.mark.parametrize(
+    "part",
+    [{"vocab_size": "abc"}, {"model_type": [1]}, {"dtype": 5}, {"quantization_config": 5}, {"id2label": 5},
+     {"num_attention_heads": 0}, {"rope_scaling": 5}, {"eos_token_id": "x"}],
+)  # fmt: skip
+def test_configuration_of_another_kind_is_an_error_of_the_model(pair, tmp_path, part):
+    folder = tmp_path / "changed"
+    shutil.copytree(pair[1], folder)
+    content = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(content | part))
+    with pytest.raises(InputError, match="cannot be loaded"):
+        load_causal_model(folder, "auto")
