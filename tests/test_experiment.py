@@ -419,7 +419,7 @@ def test_command_prints_tables_of_what_is_measured(described, workspace):
     assert again["methods"] == kept["methods"] | {"result": again["methods"]["result"]}
     assert again["methods"]["result"]["methods"]
     assert "nothing of" in clp(*command, "--tables", "--output", "none", cwd=file.parent).stderr
-    assert "is no folder" in refused(*command, "--output", file)
+    assert "is not a folder" in refused(*command, "--output", file)
     for name, why in (("a.pdf", "ends in one of .html"), ("no/a.svg", "there is no folder"), ("a.html", "is measured")):
         with within(file.parent):
             assert why in refused(*command, "--tables", "--figure", name)
