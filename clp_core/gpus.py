@@ -128,14 +128,14 @@ def is_in_slices(nvml: Any, handle: Any) -> bool:
 
 def slices_of(nvml: Any, handle: Any, card: Gpu) -> tuple[Gpu, ...]:
     """Read the slices of a card in MIG mode; it may have none, and then cannot be used."""
-    found = []
+    slices = []
     for number in range(nvml.nvmlDeviceGetMaxMigDeviceCount(handle)):
         try:
             part = nvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, number)
         except nvml.NVMLError_NotFound:
             continue
-        found.append(gpu_of(nvml, part, card.index, card.capability))
-    return tuple(found)
+        slices.append(gpu_of(nvml, part, card.index, card.capability))
+    return tuple(slices)
 
 
 def visible_gpus(cards: Sequence[Card], variable: str | None) -> list[Gpu]:
@@ -176,5 +176,5 @@ def place_of_number(entry: str, count: int) -> int | None:
 
 def place_of_id(entry: str, kind: str, names: Sequence[str]) -> int | None:
     """Find the one UUID that an entry is the beginning of; ``None`` where there is none, or more than one."""
-    found = [place for place, name in enumerate(names) if name.startswith(entry)] if entry.startswith(kind) else []
-    return found[0] if len(found) == 1 else None
+    places = [place for place, name in enumerate(names) if name.startswith(entry)] if entry.startswith(kind) else []
+    return places[0] if len(places) == 1 else None

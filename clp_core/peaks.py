@@ -56,7 +56,7 @@ PEAKS = (
     Peak("RTX 3090 Ti", 80, 40),
     Peak("RTX 3090", 71, 35.6),
     Peak("T4", None, 8.1),
-    Peak("V100-SXM2-(16|32)GB(-LS)?", None, 15.7),
+    Peak("V100-SXM2-(16|32)GB", None, 15.7),
     Peak("V100S-PCIE-32GB", None, 16.4),
     Peak("V100-PCIE-(16|32)GB", None, 14),
 )

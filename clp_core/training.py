@@ -195,6 +195,16 @@ def settled_precision(plan: TrainPlan, options: TrainOptions, council: Council) 
     return replace(plan, bf16=False, peak_flops=None), f"{name} has no bfloat16: products are in float32"
 
 
+def note_precision(job: Job, plan: TrainPlan) -> None:
+    """Write down for the readers of a run that its products have another type than was planned.
+
+    A run by time does so with its steps, as the file says that they are settled.
+    """
+    file = job.path / PLAN_FILE
+    if plan.bf16 != job.plan["bf16"] and (not plan.minutes or file.is_file()):
+        write_json(file, read_state(file) | {"bf16": plan.bf16}, durable=True)
+
+
 def train(job: Job, space: Workspace) -> dict[str, Any]:
     """Run the training that a job's spec asks for, from its newest complete checkpoint on; return its result."""
     options, plan = TrainOptions.of_json(job.spec["arguments"]), TrainPlan.of_spec(job.plan)
@@ -205,8 +215,8 @@ def train(job: Job, space: Workspace) -> dict[str, Any]:
     arguments = arguments_of(plan, options, output)  # the processes find each other here
     council = Council()
     plan, precision_warning = settled_precision(plan, options, council)
-    if is_first() and plan.bf16 != job.plan["bf16"] and not plan.minutes:  # a run by time writes it with its steps
-        write_json(job.path / PLAN_FILE, read_state(job.path / PLAN_FILE) | {"bf16": plan.bf16}, durable=True)
+    if is_first():
+        note_precision(job, plan)
     checkpoint = agreed_checkpoint(output, council)
     arguments.eval_on_start = checkpoint is None
     folder = checkpoint or locate(options.model)

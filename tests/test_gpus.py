@@ -1,5 +1,6 @@
 """Which GPUs a run may have, which one it gets, whether it has bfloat16, and its peak; by a driver that is made up."""
 
+import json
 import sys
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
@@ -18,7 +19,7 @@ from clp_core.jobs import JobStore
 from clp_core.jobs.queue import DeviceQueue
 from clp_core.peaks import peak_flops
 from clp_core.playground_place import Needs, Place
-from clp_core.training import settled_precision
+from clp_core.training import note_precision, settled_precision
 from clp_core.training_plan import plan
 
 H100, T4 = "NVIDIA H100 80GB HBM3", "Tesla T4"
@@ -187,13 +188,13 @@ def job_on(workspace, device, name="a run"):
 
 def test_runs_on_one_card_see_each_other_however_the_variable_names_it(driver, workspace):
     queue = DeviceQueue.of_this_machine()
-    held = []
+    ahead = []
     for variable in ("2,0", "GPU-5555", None):
         driver(*FOUR, visible=variable)
         names = find_device("cuda:2").names
         assert names == ("cuda:2",)
-        assert [ticket.devices for ticket in queue.ahead(names)] == held
-        held.append(job_on(workspace, names[0], f"under {variable}").devices)
+        assert [ticket.devices for ticket in queue.ahead(names)] == ahead
+        ahead.append(job_on(workspace, names[0], f"under {variable}").devices)
 
 
 def test_slices_are_used_one_at_a_time_by_their_uuid_and_without_a_peak(driver, workspace):
@@ -257,14 +258,14 @@ def test_the_plan_of_an_old_gpu_is_float32_and_warns_where_bfloat16_is_chosen(dr
     plans = {
         wanted: plan(train_options(pair, texts, precision=wanted), pair[0]) for wanted in ("auto", "bf16", "float32")
     }
-    assert [(wanted, found.bf16) for wanted, found in plans.items()] == [
+    assert [(wanted, result.bf16) for wanted, result in plans.items()] == [
         ("auto", False),
         ("bf16", True),
         ("float32", False),
     ]
-    told = {choice: [w for w in found.warnings if "bfloat16" in w] for choice, found in plans.items()}
-    assert told["auto"] == told["float32"] == []
-    assert told["bf16"] == [f"--precision bf16: {training_plan.emulated_warning(T4)}"]
+    warnings = {choice: [w for w in result.warnings if "bfloat16" in w] for choice, result in plans.items()}
+    assert warnings["auto"] == warnings["float32"] == []
+    assert warnings["bf16"] == [f"--precision bf16: {training_plan.emulated_warning(T4)}"]
     assert (plans["auto"].peak_flops, plans["bf16"].peak_flops) == (8.1e12, None)
 
 
@@ -284,17 +285,28 @@ def test_a_run_on_a_cluster_falls_back_to_float32_where_torch_finds_no_bfloat16(
     assert planned.bf16
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: T4)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation)
-    found, warning = settled_precision(planned, cluster, Alone())
-    assert (found.bf16, warning) == (False, "Tesla T4 has no bfloat16: products are in float32")
+    result, warning = settled_precision(planned, cluster, Alone())
+    assert (result.bf16, warning) == (False, "Tesla T4 has no bfloat16: products are in float32")
     chosen = replace(cluster, precision="bf16")
-    found, warning = settled_precision(planned, chosen, Alone())
-    assert (found.bf16, "emulates it" in warning) == (True, True)
+    result, warning = settled_precision(planned, chosen, Alone())
+    assert (result.bf16, "emulates it" in warning) == (True, True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
     assert settled_precision(planned, cluster, Alone()) == (planned, "")
     assert not settled_precision(planned, cluster, Alone(other=True))[0].bf16
     on_cpu = replace(planned, device="cpu")
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
     assert settled_precision(on_cpu, cluster, Alone()) == (on_cpu, "")
+
+
+@pytest.mark.parametrize("minutes", [0.0, 5.0])
+def test_readers_of_a_run_learn_that_it_fell_back_to_float32(workspace, pair, texts, minutes):
+    planned = plan(train_options(pair, texts, precision="bf16", max_minutes=minutes), pair[0])
+    job, _ = JobStore(workspace.jobs).create("train", {}, ["-c", ""], "clp train", plan=planned.as_json())
+    note_precision(job, planned)
+    assert job.plan == json.loads(json.dumps(planned.as_json()))
+    note_precision(job, replace(planned, bf16=False))
+    assert job.plan["bf16"] == bool(minutes)  # a run by time has no settled plan yet
+    assert job.plan["steps"] == planned.steps
 
 
 def test_a_playground_counts_float32_weights_on_gpus_without_bfloat16():
@@ -355,8 +367,8 @@ def test_a_playground_counts_float32_weights_on_gpus_without_bfloat16():
     ],
 )
 def test_peaks_are_those_of_the_data_sheets_or_missing(name, bf16, float32):
-    found = [peak_flops(name, bf16=is_half) for is_half in (True, False)]
-    assert found == [None if tera is None else 1e12 * tera for tera in (bf16, float32)]
+    result = [peak_flops(name, bf16=is_half) for is_half in (True, False)]
+    assert result == [None if tera is None else 1e12 * tera for tera in (bf16, float32)]
 
 
 def test_a_device_of_unknown_gpus_has_no_peak():

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from clp_core.gpus import list_gpus
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 RESERVE_S = 5.0
@@ -78,39 +79,15 @@ def environment_of(setting: Setting) -> dict[str, str]:
     return os.environ | own
 
 
-@contextmanager
-def first_gpu() -> Iterator[Any]:
-    """Open the first GPU at its driver; yields the driver's library and the GPU, or ``None`` without one."""
-    try:
-        import pynvml
-    except ImportError:
-        yield None
-        return
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        yield None
-        return
-    try:
-        yield pynvml, pynvml.nvmlDeviceGetHandleByIndex(0)
-    finally:
-        pynvml.nvmlShutdown()
-
-
 def gpu_bytes() -> tuple[int, int] | None:
-    """Return used and total bytes of the first GPU, by its driver; ``None`` without one."""
-    with first_gpu() as found:
-        if found is None:
-            return None
-        library, gpu = found
-        memory = library.nvmlDeviceGetMemoryInfo(gpu)
-        return int(memory.used), int(memory.total)
+    """Return used and total bytes of the first visible GPU, by its driver; ``None`` without one."""
+    gpus = list_gpus()
+    return (gpus[0].total_bytes - gpus[0].free_bytes, gpus[0].total_bytes) if gpus else None
 
 
 def gpu_name() -> str:
-    """Name of the first GPU, by its driver; empty without one."""
-    with first_gpu() as found:
-        return "" if found is None else str(found[0].nvmlDeviceGetName(found[1]))
+    """Name of the first visible GPU, by its driver; empty without one."""
+    return next((gpu.name for gpu in list_gpus()), "")
 
 
 def wait_until(condition: Callable[[], bool], seconds: float, what: str, *, poll_s: float = 0.1) -> None:
