@@ -102,13 +102,13 @@ def read_table(text: str, file_name: str) -> tuple[pd.DataFrame, str]:
     Raises:
         InputError: it is not one, or a line has more fields than the header.
     """
-    told = SEPARATOR_LINE.match(text)
-    if told:
-        text = text[told.end() :]
+    first = SEPARATOR_LINE.match(text)
+    if first:
+        text = text[first.end() :]
     header = text.partition("\n")[0]
     try:
         fields = {mark: len(next(csv.reader([header], delimiter=mark), [])) for mark in SEPARATORS}
-        separator = told[1] if told else max(SEPARATORS, key=fields.__getitem__)
+        separator = first[1] if first else max(SEPARATORS, key=fields.__getitem__)
         table = pd.read_csv(io.StringIO(text), sep=separator, dtype=str, skipinitialspace=True)
         if not isinstance(table.index, pd.RangeIndex):  # pandas takes what is too much for names of rows
             raise ValueError("its lines have more fields than its header")
@@ -148,13 +148,13 @@ def tag_in(file_name: str) -> str:
     """
     stem = plain_name(PurePath(file_name).stem)
     tags = [name for score in SCORES for name in COLUMNS[score]]
-    found = [tag for tag in tags if re.search(rf"(^|[^a-z]){tag}$", stem)]
-    if not found:
+    matches = [tag for tag in tags if re.search(rf"(^|[^a-z]){tag}$", stem)]
+    if not matches:
         raise InputError(
             f"{file_name} is a CSV file of TensorBoard, which does not say what its values are; keep the name that "
             f"TensorBoard gives it, which ends with the tag, one of {', '.join(tags)}"
         )
-    return max(found, key=len)
+    return max(matches, key=len)
 
 
 def chosen_columns(columns: Iterable[Any], file_name: str) -> dict[str, list[str]]:
@@ -173,7 +173,7 @@ def chosen_columns(columns: Iterable[Any], file_name: str) -> dict[str, list[str
             raise InputError(f"{file_name} holds {name} of several runs ({shown(by_name[name])}); export one of them")
     if not any(chosen[score] for score in SCORES) or not (chosen["tokens"] or chosen["step"]):
         refuse(columns, file_name)
-    return {key: found for key, found in chosen.items() if found}
+    return {key: columns for key, columns in chosen.items() if columns}
 
 
 def rows_of_frame(frame: pd.DataFrame, chosen: Mapping[str, list[str]]) -> list[dict[str, float]]:
@@ -236,9 +236,9 @@ def refuse(columns: Iterable[Any], file_name: str) -> NoReturn:
     Raises:
         InputError: always; it names the columns found and those that are needed.
     """
-    found = shown(columns)
+    names = shown(columns)
     raise InputError(
-        f"{file_name} holds no curve{f' in its columns {found}' if found else ''}: give a CSV file whose header names "
+        f"{file_name} holds no curve{f' in its columns {names}' if names else ''}: give a CSV file whose header names "
         "tokens (or step, with the tokens per step) and eval_loss, perplexity or bits_per_byte, an export of W&B or "
         "TensorBoard with one of them, or a trainer_state.json with evaluations and the tokens per step"
     )

@@ -34,8 +34,8 @@ class Share:
             return 0.0, 1.0
         from scipy.stats import binomtest  # which takes most of a second to import
 
-        found = binomtest(self.right, self.n).proportion_ci(confidence_level=0.95, method="wilson")
-        return float(found.low), float(found.high)
+        interval = binomtest(self.right, self.n).proportion_ci(confidence_level=0.95, method="wilson")
+        return float(interval.low), float(interval.high)
 
     def as_json(self) -> dict[str, Any]:
         """Return the figures of the command line."""

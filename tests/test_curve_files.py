@@ -129,7 +129,7 @@ def test_a_file_of_tensorboard_without_a_tag_of_a_score_is_refused(name):
 
 
 @pytest.mark.parametrize(
-    ("data", "name", "told"),
+    ("data", "name", "message"),
     [
         (b"tokens,loss\n1,2\n", "x.csv", "in its columns tokens, loss: give a CSV file whose header names tokens"),
         (b"a;b\n1;2\n", "x.csv", "in its columns a, b:"),
@@ -145,10 +145,10 @@ def test_a_file_of_tensorboard_without_a_tag_of_a_score_is_refused(name):
         (b"[" * 100_000, "x.json", "not a trainer_state.json"),
     ],
 )
-def test_what_is_wrong_with_a_file_is_said_in_one_line(data, name, told):
+def test_what_is_wrong_with_a_file_is_said_in_one_line(data, name, message):
     with pytest.raises(InputError) as error:
         read_rows(data, name)
-    assert told in str(error.value)
+    assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 

@@ -34,8 +34,8 @@ def spelled(folders, tmp_path_factory):
 
 
 def ids_of(text, source, target, n_source=None):
-    found = resolve_overrides([("Ġund", text)], source, target, n_source or source.n_ids)
-    return found[target.ids["Ġund"]].tolist()
+    result = resolve_overrides([("Ġund", text)], source, target, n_source or source.n_ids)
+    return result[target.ids["Ġund"]].tolist()
 
 
 @pytest.mark.parametrize(
@@ -76,3 +76,14 @@ def test_every_name_of_a_token_leads_back_to_it(spelled):
     assert named[place] == f"#00{place}"
     assert named[spelled.ids["#12"]] == "#12"
     assert [spelled.find(name) for name in named.values()] == list(range(spelled.n_ids))
+
+
+def test_the_page_opens_an_id_and_offers_the_token_that_is_spelled_so(spelled, monkeypatch):
+    from components import token_view
+
+    offered = {}
+    monkeypatch.setattr(token_view, "choose", lambda label, key, vocabulary, ids: offered.update({key: ids}))
+    assert token_view.found_token(spelled, "#12") == 12
+    assert offered["hits"] == [spelled.ids["#12"]]
+    assert token_view.found_token(spelled, "#13") == 13
+    assert offered["hits"] == []

@@ -41,12 +41,12 @@ def by_us(path):
     try:
         entries, metadata = read_header(path)
     except InputError as error:
-        told = str(error)
+        message = str(error)
     else:
-        told = ""
-    if told:
-        assert str(path) in told
-        assert "\n" not in told
+        message = ""
+    if message:
+        assert str(path) in message
+        assert "\n" not in message
         return None
     content = path.read_bytes()
     return {
@@ -113,27 +113,27 @@ def test_sound_headers_are_read_as_the_library_reads_them(tmp_path, name):
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_the_library_refuses_is_refused_with_its_fault(tmp_path, name):
-    header, told = REFUSED[name]
+    header, message = REFUSED[name]
     if name == "size of 5,000 digits":
         header = json.dumps(header).replace('"X"', "9" * 5000).encode()
     path = file_of(tmp_path / "x.safetensors", header)
     assert by_library(path) is None
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         read_header(path)
 
 
 @pytest.mark.parametrize(
-    ("header", "told"),
+    ("header", "message"),
     [
         (b'{"a":{"dtype":"F32","shape":[8],"data_offsets":[0,32]},"a":{"dtype":"F32","shape":[8],"data_offsets":[0,32]}}',
          "'a' stands twice"),
         (b" " + json.dumps(SOUND).encode(), "does not begin with {"),
     ],
 )  # fmt: skip
-def test_what_the_format_rules_out_is_refused_though_the_library_reads_it(tmp_path, header, told):
+def test_what_the_format_rules_out_is_refused_though_the_library_reads_it(tmp_path, header, message):
     path = file_of(tmp_path / "x.safetensors", header)
     assert by_library(path) is not None
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         read_header(path)
 
 
@@ -191,8 +191,8 @@ def test_headers_damaged_at_random_are_read_or_refused_as_by_the_library(tmp_pat
             else:
                 damaged.insert(place, damaged[place])
         path.write_bytes(damaged)
-        expected, found = by_library(path), by_us(path)
-        assert found == expected, bytes(damaged[:end])
-        n_read, n_refused = n_read + (found is not None), n_refused + (found is None)
+        expected, result = by_library(path), by_us(path)
+        assert result == expected, bytes(damaged[:end])
+        n_read, n_refused = n_read + (result is not None), n_refused + (result is None)
     assert n_read > 30
     assert n_refused > 200

@@ -86,12 +86,12 @@ def test_names_that_the_file_system_cannot_write_become_ascii(monkeypatch):
 def test_jobs_are_found_again_by_their_directory_whatever_the_script(workspace, name):
     store = JobStore(workspace.jobs)
     job, _ = store.create("project", {"name": name}, ["-c", "pass"], "clp project", name=name)
-    assert [found.id for found in store.jobs()] == [job.id]
+    assert [result.id for result in store.jobs()] == [job.id]
     assert store.get(job.id).name == store.find(job.id).name == name
     assert (workspace.jobs / job.id).is_dir()
     moved = workspace.jobs / unicodedata.normalize("NFD", job.id)  # as some file systems give names back
     job.path.rename(moved)
-    assert [found.path for found in store.jobs()] == [moved]
+    assert [result.path for result in store.jobs()] == [moved]
 
 
 def test_jobs_of_earlier_versions_are_still_found(workspace):
