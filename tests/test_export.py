@@ -194,8 +194,8 @@ def test_existing_folders_and_inputs_are_kept(run, workspace, tmp_path):
 def test_wrong_input_is_told(run, workspace, tmp_path):
     out = tmp_path / "out"
     assert "100, 200, 400" in refused("jobs", "export", run.id, "--output", out, "--checkpoint", 7)
-    assert "--checkpoint 'x'" in refused("jobs", "export", run.id, "--output", out, "--checkpoint", "x")
-    assert "--dtype 'int8'" in refused("jobs", "export", run.id, "--output", out, "--dtype", "int8")
+    assert "--checkpoint: 'x'" in refused("jobs", "export", run.id, "--output", out, "--checkpoint", "x")
+    assert "--dtype: 'int8'" in refused("jobs", "export", run.id, "--output", out, "--dtype", "int8")
     empty = make_run(workspace, "empty", lines_of(9))
     assert f"{empty.id} has no complete checkpoint" in refused("jobs", "export", empty.id, "--output", out)
     unscored = make_run(workspace, "unscored", lines_of(9), model="/no/such/model")

@@ -147,7 +147,7 @@ def test_push_is_offered_after_the_dry_run_only(hub, online, logged_in, exported
 def test_what_stands_against_a_push_is_told_and_it_is_not_offered(hub, online, exported, workspace):  # noqa: F811
     app = check(open_page("runs"))
     field(app, "Repository").set_value("german").run()
-    assert "is no repository's name" in app.error[0].value.replace("\\", "")
+    assert "is not the name of a repository" in app.error[0].value.replace("\\", "")
     field(app, "Repository").set_value(f"{USER}/german").run()
     button(app, "Dry run").click().run()
     finished(workspace, "push")
