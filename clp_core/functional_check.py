@@ -32,9 +32,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MEMORY_SHARE = 0.25
-"""Of the free memory: what the weights of one of the two models may take. They are loaded one after the other."""
-NO_ROOM = f"not even the first layer takes less than {MEMORY_SHARE:.0%} of the free memory"
+MEMORY_SHARE, MOST_BYTES = 0.25, 8e9
+"""What the weights of one of the two models may take: a share of the free memory, and at most so many bytes, as a check
+should not take longer than the transfer. They are loaded one after the other."""
+NO_ROOM = (
+    f"not even the embeddings and the first layer take less than {MEMORY_SHARE:.0%} of the free memory and less than "
+    f"{MOST_BYTES / 1e9:.0f} GB"
+)
 TOKENS_FED = 64
 LIMITS = {"float32": 1e-3, "bfloat16": 3e-2, "float16": 1e-2}
 """Largest difference that passes, in standard deviations of the logits. Equal rows give equal hidden states; only the
@@ -183,7 +187,7 @@ def extent_of(source: Checkpoint) -> Extent | None:
     Returns:
         The extent; ``None`` where not even that fits.
     """
-    budget = MEMORY_SHARE * psutil.virtual_memory().available
+    budget = min(MEMORY_SHARE * psutil.virtual_memory().available, MOST_BYTES)
     if 4 * source.n_parameters <= budget:
         return Extent(None, "float32")
     one = n_parameters(source.folder, 1)

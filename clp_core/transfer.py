@@ -166,7 +166,9 @@ class Transfer:
         config |= padding.moved_length(config)
         write_config(part / "config.json", config)
         check_config(part, self.plan.n_rows, config_ids)
+        started = time.perf_counter()
         expected = self._expected()
+        check_seconds = time.perf_counter() - started
         written = self._write_weights(part, config, padding)
         generation, dropped = target_generation_config(read_json(pair.source.folder / "generation_config.json"), ids)
         (part / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")
@@ -178,7 +180,7 @@ class Transfer:
         checked = expected.compare(part) if isinstance(expected, Expected) else {"kind": "files", "reason": expected}
         if expected == NO_ROOM:
             warnings.append(f"whether the target predicts as the source does was not checked: {NO_ROOM}")
-        check_seconds = time.perf_counter() - started
+        check_seconds += time.perf_counter() - started
         for name, entries in (("config.json", stale), ("generation_config.json", dropped)):
             if entries:
                 warnings.append(f"{name} of the source names ids of its own tokens; left out: {', '.join(entries)}")
