@@ -44,7 +44,7 @@ from clp_core.cli_playground import generate_command, playground_command
 from clp_core.cli_train import tell_run
 from clp_core.compare_options import CompareMethodsOptions
 from clp_core.downstream import DownstreamOptions
-from clp_core.errors import ClpError, InputError, library_failure
+from clp_core.errors import ClpError, InputError, library_failure, system_failure
 from clp_core.evaluate_options import EvaluateOptions
 from clp_core.experiment.options import ExperimentOptions
 from clp_core.explore_options import (
@@ -139,6 +139,7 @@ def overlap_command(options: OverlapOptions, as_json: Json = False) -> None:
 @options_command(app, TransferOptions, "transfer")
 def transfer_command(options: TransferOptions, as_json: Json = False) -> None:
     """Write a target model: the source's body, the helper's tokenizer, new embedding rows."""
+    from clp_core.functional_check import described
     from clp_core.prepared import leave_prepared
     from clp_core.transfer import transfer
 
@@ -152,6 +153,7 @@ def transfer_command(options: TransferOptions, as_json: Json = False) -> None:
         rows += list(map(list, result["health"].items()))
         if result.get("zero_step"):
             rows.append(["bits per byte before training", result["zero_step"]["bits_per_byte"]])
+        rows.append(["checked", described(result["check"])])
         print_table("Transfer", ["figure", "value"], rows)
 
     for warning in report["warnings"]:
@@ -311,7 +313,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ClpError as error:
         return fail(str(error), error.exit_code)
     except OSError as error:
-        return fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 2)
+        return fail(system_failure(error), 2)
     except BaseException as error:
         from clp_core.memory_errors import explanation, is_out_of_memory  # starts psutil
 

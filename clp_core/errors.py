@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+FULL = os.strerror(errno.ENOSPC)
+"""What the system says where the disk is full; libraries in Rust pass it on in their own errors."""
 
 
 class ClpError(Exception):
@@ -51,7 +57,17 @@ def library_failure(error: BaseException) -> str:
     """Describe an error of the tokenizers library, which raises plain ``Exception`` or panics; empty for any other."""
     if type(error) is not Exception and not is_panic(error):
         return ""
+    if FULL in str(error):
+        return f"{first_line(error)}; make room and run it again"
     return f"a library failed: {first_line(error)}; where it names text or tokens, check the model's tokenizer.json"
+
+
+def system_failure(error: OSError) -> str:
+    """Describe an error of the operating system in one line: what failed, on which file, and what to do."""
+    told = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
+    if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list) and error.args[0]:
+        told = str(error.args[0][0][-1])  # of a copied folder: source, copy and reason for each file
+    return told + ("; make room and run it again" if FULL in told else "")
 
 
 class JobError(ClpError):

@@ -165,6 +165,8 @@ def check_disk(folder: Path, needed: int) -> None:
     existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(existing).free
     if needed > free:
+        scale, unit = (1e9, "GB") if needed >= 1e9 else (1e6, "MB")
         raise InputError(
-            f"{folder} needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB free; make room or choose another folder"
+            f"{folder} needs {needed / scale:.1f} {unit}, {free / scale:.1f} {unit} free; make room or choose another "
+            "folder"
         )

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import pandas as pd
 import streamlit as st
 
-from clp_core.errors import ClpError, library_failure
+from clp_core.errors import ClpError, library_failure, system_failure
 from clp_core.memory_errors import explanation, is_out_of_memory
 from clp_core.options import OptionsError
 
@@ -32,7 +32,7 @@ def errors_as_messages() -> Iterator[None]:
         st.error(plain(worded(error)), icon=":material/error:")
     except OSError as error:
         log.exception("a page failed")
-        st.error(plain(f"{error.strerror or error}: {error.filename or ''}"), icon=":material/error:")
+        st.error(plain(system_failure(error)), icon=":material/error:")
     except BaseException as error:
         if not (told := explanation(error) if is_out_of_memory(error) else library_failure(error)):
             raise

@@ -209,7 +209,7 @@ def test_part_of_a_living_transfer_is_left_alone(tmp_path, pair):
 def test_full_disk_is_told_before_the_first_byte(tmp_path, pair, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=10)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(InputError, match=r"needs .* GB, 0\.0 GB free"):
+    with pytest.raises(InputError, match=r"needs .* MB, 0\.0 MB free"):
         run(*pair, tmp_path / "target")
 
 
