@@ -6,6 +6,7 @@ import unicodedata
 from functools import lru_cache
 
 NO_LETTER = "no letter"
+FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r")
 DOTTED_CIRCLE = "\N{DOTTED CIRCLE}"
 UNREADABLE = "\N{REPLACEMENT CHARACTER}"
 
@@ -33,6 +34,11 @@ def visible(text: str) -> str:
     )
     # A mark that combines with the character before it needs something to stand on.
     return DOTTED_CIRCLE + shown if shown and unicodedata.category(shown[0]).startswith("M") else shown
+
+
+def no_formula(text: str) -> str:
+    """Return the text of a CSV cell, with a quote before it where a spreadsheet would take it for a formula."""
+    return "'" + text if text.startswith(FORMULA_SIGNS) else text
 
 
 def printable(text: str) -> str:

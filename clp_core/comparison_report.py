@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import Any
 
+from clp_core.characters import no_formula
 from clp_core.curves import Curve
 from clp_core.figures.runs import comparison_figure
 from clp_core.savings import Comparison, short
@@ -87,8 +88,8 @@ def written_csv(rows: Sequence[Sequence[Any]]) -> str:
 
 def as_cell(value: Any) -> Any:
     """Return a cell: text that no spreadsheet takes for a formula, a number in ten digits, nothing for none."""
-    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
-        return "'" + value
+    if isinstance(value, str):
+        return no_formula(value)
     if isinstance(value, list):
         return "; ".join(each["code"] for each in value)
     if isinstance(value, float):

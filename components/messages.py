@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import pandas as pd
 import streamlit as st
 
+from clp_core.characters import no_formula
 from clp_core.errors import ClpError, library_failure, system_failure
 from clp_core.memory_errors import explanation, is_out_of_memory
 from clp_core.options import OptionsError
@@ -100,8 +101,14 @@ def offer_csv(table: pd.DataFrame, name: str, label: str = "Download as CSV") ->
 
 
 def csv_of(table: pd.DataFrame) -> bytes:
-    """Return a table as CSV; cells without a value, or with none that is finite, are empty."""
-    return table.replace([math.inf, -math.inf], math.nan).to_csv(index=False).encode()
+    """Return a table as CSV; cells without a value, or with none that is finite, are empty.
+
+    Text that a spreadsheet would take for a formula, as many tokens are, has a quote before it.
+    """
+    safe = table.copy(deep=False)
+    for column in table.select_dtypes(exclude=["number", "bool"]).columns:
+        safe[column] = [no_formula(cell) if isinstance(cell, str) else cell for cell in table[column]]
+    return safe.replace([math.inf, -math.inf], math.nan).to_csv(index=False).encode()
 
 
 def command(text: str) -> None:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TERMINAL = ("finished", "stopped", "failed", "lost")
+STATES = ("queued", "starting", "running", "stopping", *TERMINAL)
 FIRST_SIGN_S = 120.0
 LOCK_FILE = "supervisor.lock"
 LOG_FILE = "output.log"
@@ -194,7 +195,7 @@ class Job:
         """Return how the job stands by its file, whoever still lives."""
         written = read_state(self.path / "status.json")
         return Status(
-            state=str(written.get("state", "queued")),
+            state=state if (state := str(written.get("state"))) in STATES else "queued",
             reason=str(written.get("reason", "")),
             time=number_in(written, "time", self.created),
             exit_code=written.get("exit_code"),
