@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from clp_core.train_options import TrainOptions
 
 LAUNCHERS = ("local", "slurm")
-TIME_LIMIT = re.compile(r"(?:(?P<days>\d+)-)?(?P<first>\d+)(?::(?P<second>\d{1,2}))?(?::(?P<third>\d{1,2}))?")
+TIME_LIMIT = re.compile(
+    r"(?:(?P<days>[0-9]{1,6})-)?(?P<first>[0-9]{1,9})(?::(?P<second>[0-9]{1,2}))?(?::(?P<third>[0-9]{1,2}))?"
+)
 UNLIMITED = ("UNLIMITED", "INFINITE")
 NAME = re.compile(r"[\w.@+-]+(,[\w.@+-]+)*")
 DIRECTIVE = re.compile(r"--?[A-Za-z][\w-]*([= ].*)?")

@@ -72,7 +72,7 @@ def option(
     """Define a field of an option class.
 
     Args:
-        default: the default; without one the field must be given, and may not be empty.
+        default: the default; without one the field must be given. A text may be empty where its default is.
         help: one line on its meaning and effect.
         choices: the values it may have, if these can be listed.
         minimum: smallest number.
@@ -278,6 +278,8 @@ def kind_of(hint: Any, item: dataclasses.Field[Any]) -> Any:
     from pydantic import Field
 
     parts, is_needed = get_args(hint), item.default is MISSING
+    if hint is str:
+        is_needed = item.default != ""
     if type(None) in parts:
         return single_kind(parts[0], item.metadata, is_needed=is_needed) | None
     if get_origin(hint) is tuple:

@@ -35,7 +35,7 @@ MAX_SEED = 2**32 - 1
 """Largest seed of transformers' ``set_seed``, which seeds numpy's old generator too."""
 TEACHER_CURE = "give more than 0 and at most 1; for no teacher leave out --teacher"
 NAME_CURE = "use a name as `sinfo` and `sacctmgr` show them"
-DEVICE = re.compile(r"auto|cpu|cuda(:\d+(,\d+)*)?")
+DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]{1,4}(,[0-9]{1,4})*)?")
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,8 @@ from clp_core.explore_options import (
     PrepareOptions,
 )
 from clp_core.export_options import ExportOptions
+from clp_core.jobs import JobStore
+from clp_core.jobs.submit import submit_compare
 from clp_core.options import MISSING, OptionsError, arguments_of, flag_of, like, option
 from clp_core.playground_options import PlaygroundOptions
 from clp_core.pretrain_options import PretrainOptions
@@ -117,7 +119,7 @@ def test_words_switches_and_lists_of_another_kind_are_refused_by_flag(options):
     for item in fields_of(options, "str", "bool", "tuple[str, ...]"):
         wrong = {"str": [3, None, ["a"], True, "a\0b"], "bool": ["yes", 1, None]}.get(item.type, ["ab", None, [3]])
         wrong += ["no such word"] if item.metadata["choices"] else []
-        wrong += ["", " "] if item.type == "str" and item.default is MISSING else []
+        wrong += ["", " "] if item.type == "str" and item.default != "" else []
         wrong += [[]] if item.type.startswith("tuple") and item.default is MISSING else []
         wrong += [[""]] if item.type.startswith("tuple") and not item.metadata["allow_empty"] else []
         for value in wrong:
@@ -289,6 +291,20 @@ def test_largest_seed_of_a_run_is_the_largest_of_the_generator_that_transformers
     with pytest.raises(ValueError, match="Seed must be between"):
         np.random.RandomState(largest + 1)
     assert refusal(TrainOptions, seed=largest + 1).startswith(f"--seed: {2**32} is too large; give {largest} or less")
+
+
+@pytest.mark.parametrize("field", ["time_limit", "device", "checkpoint"])
+def test_numbers_within_texts_are_refused_before_python_refuses_to_read_them(field):
+    given = {"time_limit": {"launcher": "slurm", "time_limit": "9" * 5000}, "device": {"device": "cuda:" + "9" * 5000}}
+    options = ExportOptions if field == "checkpoint" else TrainOptions
+    told = refusal(options, **given.get(field, {field: "9" * 5000}))
+    assert told.startswith(f"{flag_of(field)}: '")
+
+
+def test_comparison_of_methods_is_refused_before_there_is_a_job(workspace):
+    with pytest.raises(OptionsError, match="--match: 'fuzzy' is unknown; use one of raw, canonical"):
+        submit_compare(workspace, "source", "helper", match="fuzzy")
+    assert JobStore(workspace.jobs).jobs() == []
 
 
 def test_field_like_another_has_its_default_help_and_bounds():

@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from clp_core.compare_options import CompareMethodsOptions
 from clp_core.documents import absolute
 from clp_core.errors import InputError
 from clp_core.export_options import ExportOptions
@@ -136,19 +137,14 @@ def submit_transfer(workspace: Workspace, options: TransferOptions) -> Job:
 def submit_compare(
     workspace: Workspace, source: str, helper: str, text: str = "", match: str = "raw", seed: int = 42
 ) -> Job:
-    """Start a comparison of all methods on a pair as a job."""
-    arguments = {"source": source, "helper": helper, "text": text, "match": match, "seed": seed}
-    argv = ["compare-methods", "--source", source, "--helper", helper, "--match", match, "--seed", str(seed)]
-    argv += ["--keep-rows"]
-    argv += ["--text", text] if text else []
-    return submit(
-        workspace,
-        "compare-methods",
-        arguments,
-        ["-m", "clp_core", *argv, "--json"],
-        command=shlex.join(["clp", *argv]),
-        name=f"methods on {Path(source).name} and {Path(helper).name}",
-    )
+    """Start a comparison of all methods on a pair as a job.
+
+    Raises:
+        OptionsError: an option is refused.
+    """
+    options = CompareMethodsOptions(source, helper, text=text, match=match, seed=seed, keep_rows=True)
+    name = f"methods on {Path(source).name} and {Path(helper).name}"
+    return submit_command(workspace, "compare-methods", options, [source, helper], name)
 
 
 def submit_demo(workspace: Workspace) -> Job:
