@@ -59,7 +59,7 @@ class HubName:
             validate_repo_id(repo_id)
         except HFValidationError:
             return None
-        if at and not REVISION.fullmatch(revision):
+        if at and (not REVISION.fullmatch(revision) or ".." in revision):  # git allows no two dots either
             return None
         return cls(repo_id, revision or None)
 

@@ -58,13 +58,13 @@ def texts() -> list[Path]:
 def training_texts() -> list[Path]:
     """Return what a run of the workspace can be trained on, without links to places where pages may not read."""
     space = workspace()
-    return [path for path in space.list_training_texts() if is_confined(path, space)]
+    return [path for path in space.list_training_texts() if is_confined(path, space, deep=True)]
 
 
-def is_confined(path: Path, space: Workspace) -> bool:
-    """Say whether pages may read a path."""
+def is_confined(path: Path, space: Workspace, *, deep: bool = False) -> bool:
+    """Say whether pages may read a path; see ``roots.confined``."""
     try:
-        confined(path, space)
+        confined(path, space, deep=deep)
     except InputError:
         return False
     return True

@@ -130,7 +130,7 @@ def text_fields(space: Workspace, cloned: Mapping[str, Any], of: str) -> tuple[t
         if name in texts or name.startswith(HUB_PREFIX):
             found.append(texts.get(name, name))
         else:
-            found.append(str(confined(name, space)))
+            found.append(str(confined(name, space, deep=True)))
     return tuple(found), texts[eval_text] if eval_text else ""
 
 

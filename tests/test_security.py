@@ -13,6 +13,7 @@ from support.made_runs import lines_of, make_run
 from support.pages_run import ROOT, check, open_page, text_of
 
 from clp_core.errors import InputError
+from clp_core.hub import HubName
 from clp_core.jobs import JobStore
 from clp_core.jobs.submit import submit_train
 from clp_core.roots import confined
@@ -79,6 +80,24 @@ def test_linked_model_of_the_workspace_is_not_opened(space, outside):
     app = check(open_page("overlap", source="link"))
     assert "is a link to" in app.error[0].value.replace("\\", "")
     assert not check(open_page("overview")).error
+
+
+def test_text_folder_with_a_link_out_of_the_workspace_is_neither_offered_nor_taken(workspace, tmp_path):
+    secret = tmp_path / "secret.txt"
+    secret.write_text("a secret\n")
+    folder = workspace.texts / "corpus" / "inner" / "deep"
+    folder.mkdir(parents=True)
+    (folder / "a.txt").write_text("text\n")
+    assert confined(workspace.texts / "corpus", workspace, deep=True)
+    (folder / "b.txt").symlink_to(secret)
+    with pytest.raises(InputError, match="is a link to"):
+        confined(workspace.texts / "corpus", workspace, deep=True)
+
+
+@pytest.mark.parametrize("revision", ["../../x", "a/../b", "..", "refs/..", "a b", "", "\n"])
+def test_revision_that_leads_out_of_the_cache_is_no_name_of_the_hub(revision):
+    assert HubName.parse(f"org/name@{revision}") is None
+    assert str(HubName.parse("org/name@refs/pr/1.0")) == "org/name@refs/pr/1.0"
 
 
 @pytest.mark.parametrize("run", ["..", "../../etc", "/etc", "a\0b", "%2e%2e", EVIL, "20260101-000000-x-0000"])
