@@ -244,7 +244,8 @@ def fetch_file(repo_id: str, revision: str, path: str, folder: Path, fetched: Fe
             elif begun:
                 log.info("%s: %.1f of %.1f MB are here already", path, begun / 1e6, about.size / 1e6)
             patiently(get)
-            if begun and len(about.etag) == SHA256_LENGTH and sha256_of(part) != about.etag:
+            # Where locks do nothing (some Lustre, GPFS and NFS mounts) another process may have written into it.
+            if len(about.etag) == SHA256_LENGTH and sha256_of(part) != about.etag:
                 part.unlink()
                 raise ClpError(f"{path} of {repo_id} came with another content than the Hub names; run it again")
             os.replace(part, blob)
@@ -359,7 +360,7 @@ def quiet() -> type:
 
 
 def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file that was fetched in more than one go."""
+    """Return the SHA-256 of a file that was fetched."""
     report_progress(f"checking {path.name[:8]}", None)
     digest = hashlib.sha256()
     with open(path, "rb") as file:

@@ -13,6 +13,9 @@ LONGEST_TAIL = 64
 class TextStream:
     """Decodes tokens one by one.
 
+    ``DecodeStream`` of tokenizers is no substitute: it gives no text for bytes that are cut off at the end, and raises
+    an error on bytes that make no character under byte fallback, which models do write.
+
     Tokens are decoded behind one that went before: alone, the first would lose the blank before it. A character whose
     bytes are spread over tokens waits for the last of them, and so does a run of a tokenizer's byte tokens, which is
     read as a whole: one byte too many makes all of it unreadable.

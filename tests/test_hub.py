@@ -28,7 +28,7 @@ from clp_core.checkpoint import Checkpoint
 from clp_core.errors import ClpError, InputError
 from clp_core.export import export
 from clp_core.export_options import ExportOptions
-from clp_core.hub import HubName
+from clp_core.hub import PART_ENDING, HubName
 from clp_core.hub_errors import explained
 from clp_core.jobs import JobStore
 from clp_core.jobs.submit import submit_prepare, submit_push
@@ -203,6 +203,25 @@ def test_part_of_another_content_is_not_kept(hub, online, hasty, big_model):
     with open(part, "r+b") as file:
         file.write(b"spoilt")
     assert "another content" in refused("prepare", "org/big", code=1)
+    assert same_weights(locate("org/big"), big_model)
+
+
+def test_fresh_fetch_of_another_content_is_not_kept(hub, online, big_model, monkeypatch):
+    from huggingface_hub import file_download
+
+    hub.add("org/big", big_model)
+    get = file_download.http_get
+
+    def beside_another(url, file, **more):
+        get(url, file, **more)
+        if file.name.endswith(PART_ENDING):
+            file.seek(0)
+            file.write(b"of another process that writes into the same file")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(file_download, "http_get", beside_another)
+        assert "another content" in refused("prepare", "org/big", code=1)
+    assert not list(online.rglob(f"*{PART_ENDING}"))
     assert same_weights(locate("org/big"), big_model)
 
 
