@@ -18,10 +18,12 @@ from clp_core.hardware import find_device
 from clp_core.helper_sizes import MOST_PASSES, SIZES, TOKENS_A_PARAMETER, HelperPlan
 from clp_core.holdout import HELD_OUT_BYTES, LEAST_EVERY
 from clp_core.jobs import Job
+from clp_core.jobs.job import number_in, read_state
+from clp_core.jobs.results import TOKENIZER, TOKENIZER_SOURCE, fits
 from clp_core.jobs.speed import Sized, measured_speeds
 from clp_core.jobs.submit import command_of
 from clp_core.leaks import STANDS_IN_IT
-from clp_core.locate import is_hub_id, read_json
+from clp_core.locate import is_hub_id
 from clp_core.options import help_of
 from clp_core.pretrain_options import PretrainOptions
 from clp_core.pretraining import command_detached, submit_helper
@@ -151,8 +153,13 @@ def vocabulary_in(folder: Path) -> Vocabulary:
 
 def tokenizer_report(folder: Path) -> None:
     """Show what was measured of a tokenizer when it was trained."""
-    report = read_json(folder / TOKENIZER_REPORT_FILE)
-    source = report["source"] or {}
+    report = read_state(folder / TOKENIZER_REPORT_FILE)
+    if not fits(report, TOKENIZER):
+        file = folder / TOKENIZER_REPORT_FILE
+        told = f"{file} is missing or damaged, so this tokenizer's figures are unknown."
+        st.warning(plain(told), icon=":material/warning:")
+        return
+    source = report["source"] if fits(report.get("source"), TOKENIZER_SOURCE) else None
     on = f"measured on {report['measured_on']}"
     figures = {
         "Tokens": (number(report["size"]), f"style {report['style']}, ends texts with {report['end_of_text']}"),
@@ -337,7 +344,7 @@ def best_helper(runs: Sequence[Job]) -> tuple[Job, str] | None:
         return None
     text = scored_on(made[0])
     clean = [job for job in made if scored_on(job) == text and not any(STANDS_IN_IT in told for told in job.warnings)]
-    scored = [(bits, i) for i, job in enumerate(clean) if (bits := job.result().get("bits_per_byte"))]
+    scored = [(bits, i) for i, job in enumerate(clean) if (bits := number_in(job.result(), "bits_per_byte", 0.0))]
     job = clean[min(scored)[1]] if scored else made[0]
     return job, f"{job.id}/{job.checkpoints()[-1].name}"
 
@@ -356,7 +363,7 @@ def progressive(space: Workspace, source: str, helper: str, run: Job) -> None:
     )
     output = str(space.models / "next-helper")
     transfer = TransferOptions(located(source) or "SMALL_SOURCE", str(folder_of(helper)), output, "auto")
-    given = run.spec["arguments"]
+    given = {"text": [], "eval_text": ""} | run.spec["arguments"]
     train = TrainOptions(output, tuple(given["text"]), given["eval_text"])
     st.code(f"{command_of('transfer', transfer)}\n{command_of('train', train)}", language="bash", wrap_lines=True)
 

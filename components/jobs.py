@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import streamlit as st
 
 from clp_core.jobs import Job, JobStore
+from clp_core.jobs.results import fitting_result
 from clp_core.workspace import Workspace
 from components.messages import command, number, plain, size
 
@@ -22,6 +24,18 @@ STATE_COLOURS = {
 }
 REFRESH_S = 1.0
 ESTIMATE_AFTER_S = 3.0
+
+
+def result_or_error(job: Job, shape: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the result of a finished job; where it cannot be read, say so and return ``None``."""
+    found = fitting_result(job, shape)
+    if found is None:
+        file = job.path / "result.json"
+        st.error(
+            plain(f"The result of {job.name} cannot be read: {file} is missing or damaged. Run it again."),
+            icon=":material/error:",
+        )
+    return found
 
 
 def badge(job: Job, *, with_reason: bool = True) -> None:

@@ -133,7 +133,7 @@ def is_not_finite(prepared: Prepared | None, token_id: int | None) -> bool:
 def show_methods(pair: Pair, token_id: int) -> None:
     """Show the row of a token under every method of the last comparison, by what lies nearest to it in the source."""
     compared = last_comparison(pair)
-    told: dict[str, Any] = compared.spec["arguments"] if compared else {"match": "raw", "seed": 42}
+    told: dict[str, Any] = {"match": "raw", "seed": 42} | (compared.spec["arguments"] if compared else {})
     folders = folder_of(pair.source), folder_of(pair.helper)
     kept = MethodRows.of(workspace().cache, *folders, told["match"], told["seed"])
     if not kept.methods:

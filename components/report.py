@@ -8,7 +8,9 @@ import pandas as pd
 import streamlit as st
 
 from clp_core.jobs import Job
+from clp_core.jobs.results import NUMBER_OR_NONE, TRANSFER, fits
 from clp_core.workspace import Workspace
+from components.jobs import result_or_error
 from components.messages import cards, number, plain, share
 from components.models import models
 
@@ -20,13 +22,15 @@ def show_report(written: Job, space: Workspace) -> None:
     if state.state != "finished":
         st.error(plain(f"The last transfer {state.state}: {state.reason}"), icon=":material/error:")
     else:
-        report = written.result()
+        report = result_or_error(written, TRANSFER)
+        if report is None:
+            return
         st.subheader(f"Report of {plain(written.name)}")
         for warning in report["warnings"]:
             st.warning(plain(warning), icon=":material/warning:")
-        if report.get("auto"):
+        if fits(report.get("auto"), {"reason": str}):
             st.info(plain(f"auto chose {report['auto']['reason']}."), icon=":material/auto_awesome:")
-        zero = report.get("zero_step") or {}
+        zero = report["zero_step"] if fits(report.get("zero_step"), {"bits_per_byte": NUMBER_OR_NONE}) else {}
         cards(
             {
                 "Copied": (number(report["overlap"]), f"{share(report['share_of_target'])} of the target vocabulary"),
@@ -41,7 +45,7 @@ def show_report(written: Job, space: Workspace) -> None:
         )
         if zero.get("sample"):
             st.markdown("**What it says before any training** (60 tokens, temperature 0.8)")
-            st.text(zero["sample"])
+            st.text(str(zero["sample"]))
         with st.expander("Files and full report"):
             folder = space.models / written.name
             st.code(str(report["output"]), language="text")

@@ -15,12 +15,13 @@ from clp_core.export_options import SOURCE, ExportOptions
 from clp_core.folders import fingerprint
 from clp_core.jobs import Job, JobStore
 from clp_core.jobs.checkpoints import best_of, read_manifest, step_of
+from clp_core.jobs.results import DRY_RUN, PUSHED
 from clp_core.jobs.submit import command_of, submit_export, submit_push
 from clp_core.options import help_of
 from clp_core.push_options import PushOptions
 from clp_core.roots import confined
 from clp_core.slugs import slug_of
-from components.jobs import follow
+from components.jobs import follow, result_or_error
 from components.messages import command, errors_as_messages, number, offer_file, plain, size
 from components.models import workspace
 
@@ -266,7 +267,9 @@ def is_of_now(dry: Job, folder: Path) -> bool:
 
 def show_dry_run(dry: Job) -> bool:
     """Show what a push would do; return whether nothing stands against it."""
-    found = dry.result()
+    found = result_or_error(dry, DRY_RUN)
+    if found is None:
+        return False
     state = {True: "exists", False: "will be made", None: "cannot be seen from here"}[found["exists"]]
     st.markdown(
         f"**{plain(found['repo'])}** ({found['visibility']}) {state}. {number(len(found['files']))} files, "
@@ -290,7 +293,9 @@ def show_pushed(job: Job) -> None:
     """Show how a push ended."""
     status = job.status()
     if status.state == "finished":
-        found = job.result()
+        found = result_or_error(job, PUSHED)
+        if found is None:
+            return
         st.success(
             f"Pushed to [{plain(found['repo'])}]({found['url']}), {found['visibility']}.", icon=":material/check:"
         )

@@ -4,6 +4,7 @@ import streamlit as st
 
 from clp_core.demo import SOURCE
 from clp_core.jobs import JobStore
+from clp_core.jobs.job import number_in
 from clp_core.jobs.submit import submit_demo
 from clp_core.pretraining import is_helper_run
 from components import helper_steps as steps
@@ -86,7 +87,7 @@ with st.container(border=True):
 if under_way := running or starting:
     answer = f"**Soon**: {plain(under_way.name)} is being made."
 elif found is not None:
-    bits = found[0].result().get("bits_per_byte")
+    bits = number_in(found[0].result(), "bits_per_byte", 0.0)
     told = f" at {number(bits, 3)} bits per byte of its held-out text" if bits else ""
     answer = f"**Yes: {plain(found[0].name)}**{told}. Use it on the page Transfer, or make the next size with it."
     answer += "".join(f" :material/warning: {plain(f'{told[:1].upper()}{told[1:]}.')}" for told in found[0].warnings)

@@ -7,11 +7,12 @@ from clp_core.choices import AUTO, GUARDS, MATCHES
 from clp_core.figures import methods_chart
 from clp_core.initializers import INITIALIZERS
 from clp_core.jobs import JobStore
+from clp_core.jobs.results import COMPARISON
 from clp_core.jobs.submit import command_of, submit_compare, submit_transfer
 from clp_core.options import help_of
 from clp_core.overrides import OverrideList
 from clp_core.transfer_options import TransferOptions
-from components.jobs import follow
+from components.jobs import follow, result_or_error
 from components.messages import command, plain, question
 from components.models import folder_of, pair_bar, vocabulary_or_stop, workspace
 from components.models import texts as texts_here
@@ -28,15 +29,17 @@ mine = [job for job in JobStore(space.jobs).jobs() if job.kind in ("transfer", "
 mine = [
     job
     for job in mine
-    if job.spec["arguments"]["source"] == str(source) and job.spec["arguments"]["helper"] == str(helper)
+    if {"source": str(source), "helper": str(helper)}.items() <= {**job.spec.get("arguments", {})}.items()
 ]
 transfers = [job for job in mine if job.kind == "transfer"]
-compared = next((job for job in mine if job.kind == "compare-methods" and job.status().state == "finished"), None)
+newest = next((job for job in mine if job.kind == "compare-methods" and job.status().state == "finished"), None)
+found = result_or_error(newest, COMPARISON) if newest else None
+compared = newest if found else None
 failed = next((job for job in mine if job.kind == "compare-methods"), None)
-scores = {row["method"]: row for row in compared.result()["methods"]} if compared else {}
+scores = {row["method"]: row for row in found["methods"]} if found else {}
 
-if compared:
-    answer = f"**{plain(compared.result()['advice'])}**"
+if found:
+    answer = f"**{plain(found['advice'])}**"
 else:
     answer = (
         "The methods are not compared on this pair yet: the button on the right does it before anything is trained."
@@ -170,7 +173,7 @@ with comparison:
                 st.caption(plain(f"{row['method']}: {row['note']}"))
     if compared:
         told = compared.spec["arguments"]
-        st.caption(f"Match {told['match']}, seed {told['seed']}.")
+        st.caption(plain(f"Match {told.get('match', 'raw')}, seed {told.get('seed', 42)}."))
     if failed and failed.status().state == "failed":
         st.error(plain(f"The last comparison failed: {failed.status().reason}"), icon=":material/error:")
     st.caption("One tenth of the overlap is hidden, initialised as if it were missing, and compared with the truth.")

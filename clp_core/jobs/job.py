@@ -120,7 +120,9 @@ class Job:
     @property
     def plan(self) -> dict[str, Any]:
         """What was planned for a run, with what it has found out itself since; empty for other jobs."""
-        return dict(self.spec.get("plan", {})) | read_state(self.path / PLAN_FILE)
+        planned = dict(self.spec.get("plan", {}))
+        settled = read_state(self.path / PLAN_FILE)
+        return planned | {key: value for key, value in settled.items() if is_alike(value, planned.get(key))}
 
     @property
     def warnings(self) -> list[str]:
@@ -369,6 +371,12 @@ def number_in(content: Mapping[str, Any], key: str, otherwise: float) -> float:
     if not isinstance(value, int | float) or not abs(value) <= LARGEST_NUMBER:  # not true of NaN either
         return otherwise
     return float(value)
+
+
+def is_alike(value: Any, planned: Any) -> bool:
+    """Say whether a value may take the place of a planned one: numbers for numbers, else the same type or for none."""
+    numbers = (int, float)
+    return planned is None or isinstance(value, numbers if isinstance(planned, numbers) else type(planned))
 
 
 def job_is_over(path: Path) -> bool:
