@@ -335,8 +335,8 @@ def usage_problem(error: Any) -> str:
     place = parameter.opts[-1] if parameter.opts[-1].startswith("-") else parameter.metavar or parameter.name.upper()
     wrong = error.message.rstrip(".") or "a value is missing"
     if hasattr(error.__cause__, "errors"):  # typer lets pydantic read numbers
-        found = error.__cause__.errors()[0]
-        wrong = f"{shown(found['input'])} is not {'a number' if 'float' in found['type'] else 'a whole number'}"
+        first = error.__cause__.errors()[0]
+        wrong = f"{shown(first['input'])} is not {'a number' if 'float' in first['type'] else 'a whole number'}"
     return f"{place}: {wrong}; {getattr(parameter, 'help', '') or 'see --help'}"
 
 

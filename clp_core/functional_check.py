@@ -10,18 +10,19 @@ from __future__ import annotations
 import copy
 import logging
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import psutil
 
 from clp_core.causal_models import forward, load_causal_model, refuse_non_causal
 from clp_core.checkpoint import Checkpoint
 from clp_core.errors import ClpError, InputError
+from clp_core.finite import CURE, NonFiniteError, non_finite_weight
+from clp_core.free_memory import free_memory
 from clp_core.positions import max_positions, padding_index
 from clp_core.progress import report_progress
 from clp_core.rows import RowPlan
@@ -36,7 +37,7 @@ MEMORY_SHARE, MOST_BYTES = 0.25, 8e9
 """What the weights of one of the two models may take: a share of the free memory, and at most so many bytes, as a check
 should not take longer than the transfer. They are loaded one after the other."""
 NO_ROOM = (
-    f"not even the embeddings and the first layer take less than {MEMORY_SHARE:.0%} of the free memory and less than "
+    f"as embeddings and first layer alone take more than {MEMORY_SHARE:.0%} of the free memory or more than "
     f"{MOST_BYTES / 1e9:.0f} GB"
 )
 TOKENS_FED = 64
@@ -112,7 +113,9 @@ class Expected:
         layers = getattr(model.config.get_text_config(decoder=True), "num_hidden_layers", None)
         kept = logits[:, plan.source_ids[copied]]
         if not kept.isfinite().all():
-            raise InputError(f"{name} predicts NaN or infinite logits; its weights are damaged")
+            where = non_finite_weight(model)
+            problem = f"{where} holds NaN or infinity" if where else "its logits are NaN or infinite"
+            raise NonFiniteError(f"{problem} in the source {name}: {CURE}")
         return cls(fed, copied, kept, extent, layers if extent.layers is None else layers_of(source))
 
     def compare(self, target: Path) -> dict[str, Any]:
@@ -146,6 +149,20 @@ class Expected:
             "largest_difference": float(f"{found:.3g}"),
             "limit": limit,
         }
+
+
+def described(check: Mapping[str, Any] | None) -> str:
+    """Say what was checked after writing, by the entry of a report; empty for a report older than the check."""
+    if not check:
+        return ""
+    if check["kind"] == "files":
+        return f"the files alone, {check['reason']}"
+    is_whole = check["layers"] == check["of_layers"]
+    layers = "all layers" if is_whole else f"the first {check['layers']} of {check['of_layers']} layers"
+    return (
+        f"the files, and logits of {check['tokens_compared']:,} common tokens against the source's ({layers}, "
+        f"{check['dtype']}; largest difference {check['largest_difference']:g} standard deviations)"
+    )
 
 
 def chosen(plan: RowPlan, copied: np.ndarray, positions: int | None, padding: int | None) -> np.ndarray:
@@ -187,7 +204,7 @@ def extent_of(source: Checkpoint) -> Extent | None:
     Returns:
         The extent; ``None`` where not even that fits.
     """
-    budget = min(MEMORY_SHARE * psutil.virtual_memory().available, MOST_BYTES)
+    budget = min(MEMORY_SHARE * free_memory(), MOST_BYTES)
     if 4 * source.n_parameters <= budget:
         return Extent(None, "float32")
     one = n_parameters(source.folder, 1)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from clp_core import __version__
+from clp_core.functional_check import described
 from clp_core.initializers import initializer
 from clp_core.origins import NOT_STATED, Licence, Origin, origins_of
 from clp_core.training_facts import CURVE_FILE, TRAINING_FILE, shown_points
@@ -170,6 +171,8 @@ class Card:
             codes = ", ".join(each["code"] for each in report["zero_step"].get("not_comparable") or ())
             told = f" (not comparable across tokenizers: {codes})" if codes else ""
             rows.append(("bits per byte before training", f"{report['zero_step']['bits_per_byte']:.3f}{told}"))
+        if told := described(report.get("check")):
+            rows.append(("checked after writing", told))
         if report["auto"]:
             rows.append(("why this method", report["auto"]["reason"]))
         if report["overrides"]:

@@ -26,7 +26,7 @@ from clp_core.shards import read_ahead
 from clp_core.static_vectors import read_vectors
 from clp_core.tensors import JoinedRows, RowSource, Subset, TensorRows
 from clp_core.vocabulary import Vocabulary
-from clp_core.vocabulary_tensors import VocabularyTensors
+from clp_core.vocabulary_tensors import VocabularyTensors, tables_by_token_id
 
 if TYPE_CHECKING:
     from clp_core.transfer_options import TransferOptions
@@ -203,9 +203,9 @@ def check_source(source: Checkpoint) -> None:
     if source.config.get("quantization_config"):
         kind = source.config["quantization_config"].get("quant_method", "unknown")
         raise InputError(f"{source.folder} is quantised ({kind}); take the model before quantisation")
-    if source.names.others:
+    if others := tables_by_token_id(source):
         raise InputError(
-            f"{source.folder} has a further table by token id ({source.names.others[0]}), whose rows no method here "
+            f"{source.folder} has a further table by token id ({others[0]}), whose rows no method here "
             "makes; this architecture is not supported"
         )
 

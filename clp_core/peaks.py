@@ -25,9 +25,7 @@ class Peak:
 
 
 PEAKS = (
-    Peak("GB300", 2500, None),
     Peak("GB200", 2500, None),
-    Peak("B300( SXM6( AC)?)?", 2250, None),
     Peak("B200", 2250, None),
     Peak(r"GH200 (480GB|144G HBM3e|120GB)", 989, 67),
     Peak("H200", 989, 67),
@@ -37,7 +35,6 @@ PEAKS = (
     Peak("H100 NVL", 835, 60),
     Peak("H800", 989, 67),
     Peak("H800 PCIe", 756, 51),
-    Peak("H20", 148, 44),
     Peak("A100-(SXM4|SXM|PCIE|PCIe)-(40|80)GB|A100 80GB PCIe", 312, 19.5),
     Peak("A800-SXM4-(40|80)GB|A800 80GB PCIe", 312, 19.5),
     Peak("L40S", 362, 91.6),
@@ -61,11 +58,10 @@ PEAKS = (
     Peak("V100-PCIE-(16|32)GB", None, 14),
 )
 """Sources: NVIDIA's data sheets of each card of the data centre and of the RTX A6000 and RTX 6000 Ada; the white papers
-"NVIDIA Ampere GA102", "NVIDIA Ada" and "NVIDIA RTX Blackwell GPU Architecture" for GeForce cards; for B200, GB200, B300
-and GB300 the "NVIDIA Blackwell Architecture Technical Brief" and the data sheets of HGX and NVL72, per GPU; for H20 and
-H800 the maker's sheets for China. Figures that a sheet states with sparsity are halved. Of the float32 rates of
-Blackwell's data-centre cards the sheets say different things, so they are missing, as are the RTX PRO cards.
-"""
+"NVIDIA Ampere GA102", "NVIDIA Ada" and "NVIDIA RTX Blackwell GPU Architecture" for GeForce cards; the data sheets of
+HGX and NVL72, per GPU, for B200 and GB200. An H800 has an H100's products, and slower links. Figures that a sheet
+states with sparsity are halved. Cards whose figures are not sure are missing: B300, GB300, H20, RTX PRO, and the
+float32 rates of Blackwell's data-centre cards."""
 
 
 def peak_flops(name: str, *, bf16: bool) -> float | None:

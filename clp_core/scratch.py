@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from clp_core.errors import InputError
+from clp_core.free_memory import free_memory
 from clp_core.progress import report_progress
 
 TORCH_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -30,7 +31,6 @@ def write_random_model(folder: Path, config: Mapping[str, Any], dtype: str, seed
     Raises:
         InputError: the model does not fit in memory.
     """
-    import psutil
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -39,7 +39,7 @@ def write_random_model(folder: Path, config: Mapping[str, Any], dtype: str, seed
     parsed = AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
     with torch.device("meta"):
         n_parameters = sum(p.numel() for p in AutoModelForCausalLM.from_config(parsed).parameters())
-    free = psutil.virtual_memory().available
+    free = free_memory()
     if 4 * n_parameters > free:
         raise InputError(
             f"scratch draws the whole model in memory: {4 * n_parameters / 1e9:.1f} GB are needed, "

@@ -179,7 +179,7 @@ class Transfer:
         warnings += verify(part, pair.source, self.plan, ids, written, config_ids)
         checked = expected.compare(part) if isinstance(expected, Expected) else {"kind": "files", "reason": expected}
         if expected == NO_ROOM:
-            warnings.append(f"whether the target predicts as the source does was not checked: {NO_ROOM}")
+            warnings.append(f"whether the target predicts as the source does was not checked, {NO_ROOM}")
         check_seconds += time.perf_counter() - started
         for name, entries in (("config.json", stale), ("generation_config.json", dropped)):
             if entries:
@@ -202,7 +202,7 @@ class Transfer:
         if self.options.check == "files":
             return "as asked for by --check files"
         if self.method.whole_model:
-            return f"{self.method.name} draws the whole model, so that nothing of the source's predictions is kept"
+            return f"as {self.method.name} draws the whole model and keeps nothing of the source's predictions"
         return Expected.of(self.pair.source, self.plan) or NO_ROOM
 
     def _heldout(self) -> dict[str, heldout.HeldOut | None]:

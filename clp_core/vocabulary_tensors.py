@@ -19,6 +19,7 @@ import numpy as np
 from clp_core.checkpoint import Checkpoint
 from clp_core.errors import InputError
 from clp_core.neighbors import nearest_unit, unit
+from clp_core.positions import LENGTHS
 from clp_core.rows import RowPlan
 from clp_core.tensors import DTYPES, INTEGERS, RowSource, TensorEntry, TensorRows, block_ranges
 
@@ -71,6 +72,16 @@ class VocabularyTensors:
     def columns(self) -> list[TensorRows]:
         """Return the vectors as rows of width 1."""
         return [TensorRows(replace(entry, shape=(entry.shape[0], 1))) for entry in self.vectors]
+
+
+def tables_by_token_id(checkpoint: Checkpoint) -> list[str]:
+    """Name the tables that a transfer does not know how to fill, but not one of positions that happens to be as high."""
+    names = checkpoint.names
+    text = checkpoint.config.get("text_config") or checkpoint.config
+    lengths = {text.get(key) for key in LENGTHS}
+    of_positions = [name for name in names.others if names.shapes[name][0] in lengths]
+    follow = shapes_that_follow(checkpoint.config, names.shapes[names.input][0]) if of_positions else set()
+    return [name for name in names.others if name not in of_positions or name in follow]
 
 
 def shapes_that_follow(config: Mapping[str, Any], rows: int) -> set[str]:

@@ -7,6 +7,7 @@ import json
 import pandas as pd
 import streamlit as st
 
+from clp_core.functional_check import described
 from clp_core.jobs import Job
 from clp_core.jobs.results import NUMBER_OR_NONE, TRANSFER, fits
 from clp_core.workspace import Workspace
@@ -59,7 +60,10 @@ def show_report(written: Job, space: Workspace) -> None:
                     alt="Files of the target",
                 )
             st.json(json.dumps(report), expanded=False)
-        st.caption(f"Written in {number(report['seconds'], 1, 's')}.")
+        checked = described(report.get("check"))
+        st.caption(
+            plain(f"Written in {number(report['seconds'], 1, 's')}." + (f" Checked: {checked}." if checked else ""))
+        )
         if any(entry.folder == folder for entry in models()):
             st.page_link(
                 "pages/train.py",

@@ -285,7 +285,7 @@ def write_zeros(path, shapes):
 
 def limited_run(tmp_path, source, helper, name, limit):
     """Run a transfer whose anonymous memory (RLIMIT_DATA) is limited, and return its report."""
-    arguments = [*command_for(source, helper, tmp_path / name)[3:], "--device", "cpu", "--json"]
+    arguments = [*command_for(source, helper, tmp_path / name)[3:], "--device", "cpu", "--check", "files", "--json"]
     command = [sys.executable, "-c", LIMITED, "RLIMIT_DATA", str(limit or 2**40), *arguments]
     environment = os.environ | {"OMP_NUM_THREADS": "2"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)

@@ -10,7 +10,7 @@ from conftest import GERMAN, make_model, make_tokenizer
 from safetensors.torch import load_file, save_file
 from support.commands import refused, result_of
 from support.sources import make_source
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from clp_core import functional_check
 from clp_core.checkpoint import Checkpoint
@@ -136,11 +136,7 @@ def deep(tmp_path, english):
 
 def limited(monkeypatch, n_bytes):
     """Let this many bytes be the share of the free memory."""
-    monkeypatch.setattr(
-        functional_check.psutil,
-        "virtual_memory",
-        lambda: type("Memory", (), {"available": n_bytes / functional_check.MEMORY_SHARE}),
-    )
+    monkeypatch.setattr(functional_check, "free_memory", lambda: n_bytes / functional_check.MEMORY_SHARE)
 
 
 def test_first_layers_are_compared_where_the_model_is_too_large(tmp_path, deep, padded_helper, monkeypatch):
@@ -334,3 +330,12 @@ def test_methods_are_compared_by_what_a_transfer_would_write(tmp_path, english, 
     (score,), _ = compare_methods(options, ["clp"])
     transfer(options_for(source, padded_helper, tmp_path / "target"))
     assert score.zero_step_bits_per_byte == pytest.approx(evaluate(tmp_path / "target", [texts[1]]).bits_per_byte)
+
+
+def test_table_of_as_many_positions_as_there_are_tokens_is_none_by_token_id(tmp_path, tokenizers, pair):
+    tokenizer = tokenizers["byte-level", "en"]
+    config = GPT2Config(n_positions=len(tokenizer), vocab_size=len(tokenizer), n_embd=16, n_layer=1, n_head=2)
+    GPT2LMHeadModel(config).save_pretrained(tmp_path / "source")
+    tokenizer.save_pretrained(tmp_path / "source")
+    report = transfer(options_for(tmp_path / "source", pair[1], tmp_path / "target"))
+    assert report["check"]["largest_difference"] < 1e-4
