@@ -125,8 +125,8 @@ class OptionsError(InputError):
         """Return the problems with other names for the fields; flags in the texts are renamed too."""
         names = {flag_of(item.name): item.name for item in dataclasses.fields(self.options)}
 
-        def renamed(found: re.Match[str]) -> str:
-            return name_of(names[found[0]]) if found[0] in names else found[0]
+        def renamed(flag: re.Match[str]) -> str:
+            return name_of(names[flag[0]]) if flag[0] in names else flag[0]
 
         return [(name and name_of(name), FLAG.sub(renamed, text)) for name, text in self.problems]
 
@@ -201,11 +201,11 @@ def validated(options: type[Options], content: Any, *, as_text: bool = False) ->
     from pydantic import ValidationError
 
     try:
-        found = adapter_of(options).validate_python(content, context={"as_text": as_text})  # type: ignore[arg-type]
+        values = adapter_of(options).validate_python(content, context={"as_text": as_text})  # type: ignore[arg-type]
     except ValidationError as error:
         problems = [problem_of(options, dict(each)) for each in error.errors(include_url=False)]
     else:
-        return dict(found)
+        return dict(values)
     raise OptionsError(options, problems)
 
 

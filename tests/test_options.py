@@ -80,11 +80,11 @@ def fields_of(options, *hints):
 
 def needed(options):
     """Values with which the options are valid."""
-    found = {}
+    values = {}
     for item in dataclasses.fields(options):
         if item.init and (item.default is MISSING or (options is DownstreamOptions and item.name == "text")):
-            found[item.name] = VALID.get(item.name, ("x", "y") if item.type.startswith("tuple") else "x")
-    return found
+            values[item.name] = VALID.get(item.name, ("x", "y") if item.type.startswith("tuple") else "x")
+    return values
 
 
 def refusal(options, **values):
@@ -150,7 +150,7 @@ def test_command_names_every_flag_that_is_wrong_before_it_opens_anything(command
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["generate", "m", "--seed", "many"], "--seed: 'many' is not a whole number; of the draws"),
         (["generate", "m", "--seed", "1e400"], "--seed: '1e400' is not a whole number"),
@@ -173,8 +173,8 @@ def test_command_names_every_flag_that_is_wrong_before_it_opens_anything(command
         (["app", "--port", "0"], "--port: 0 is too small; give 1 or more"),
     ],
 )  # fmt: skip
-def test_errors_name_the_flag_what_is_wrong_and_what_to_do(arguments, told):
-    assert told in refused(*arguments)
+def test_errors_name_the_flag_what_is_wrong_and_what_to_do(arguments, message):
+    assert message in refused(*arguments)
 
 
 def test_unknown_option_names_where_options_are_listed():
@@ -186,8 +186,8 @@ def test_all_problems_are_named_at_once():
     with pytest.raises(OptionsError) as error:
         TrainOptions("m", ("t",), "v", max_steps=-1, learning_rate=2.0)
     assert error.value.fields == ("max_steps", "learning_rate")
-    told = "--max-steps: -1 is too small; give 0 or more. --learning-rate: 2.0 is too large; give less than 1"
-    assert str(error.value) == told
+    message = "--max-steps: -1 is too small; give 0 or more. --learning-rate: 2.0 is too large; give less than 1"
+    assert str(error.value) == message
 
 
 @given(st_values.integers(0, 2**63 - 1))
@@ -297,8 +297,8 @@ def test_largest_seed_of_a_run_is_the_largest_of_the_generator_that_transformers
 def test_numbers_within_texts_are_refused_before_python_refuses_to_read_them(field):
     given = {"time_limit": {"launcher": "slurm", "time_limit": "9" * 5000}, "device": {"device": "cuda:" + "9" * 5000}}
     options = ExportOptions if field == "checkpoint" else TrainOptions
-    told = refusal(options, **given.get(field, {field: "9" * 5000}))
-    assert told.startswith(f"{flag_of(field)}: '")
+    message = refusal(options, **given.get(field, {field: "9" * 5000}))
+    assert message.startswith(f"{flag_of(field)}: '")
 
 
 def test_comparison_of_methods_is_refused_before_there_is_a_job(workspace):

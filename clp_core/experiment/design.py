@@ -154,11 +154,11 @@ class Design(Options):
 
     def model(self, reference: str, workspace: Workspace) -> str:
         """Return a model or tokenizer that the file names: of the workspace, by its path from the file, or a Hub id."""
-        return found(reference, workspace.models, workspace.tokenizers, self.file.parent)
+        return first_place(reference, workspace.models, workspace.tokenizers, self.file.parent)
 
     def text(self, reference: str, workspace: Workspace) -> str:
         """Return a text that the file names: of the workspace, or by its path from the file."""
-        return found(reference, workspace.texts, self.file.parent)
+        return first_place(reference, workspace.texts, self.file.parent)
 
     def paths(self, workspace: Workspace) -> list[str]:
         """Return the models and texts that the file names, as far as they lie on this machine."""
@@ -298,7 +298,7 @@ def twice(place: str, values: Sequence[Any]) -> Iterator[tuple[str, str]]:
             yield place, f"{value} is listed twice; list it once"
 
 
-def found(reference: str, *roots: Path) -> str:
+def first_place(reference: str, *roots: Path) -> str:
     """Return the first place below the roots that is there, or the reference as it is."""
     return next((str((root / reference).resolve()) for root in roots if (root / reference).exists()), reference)
 
