@@ -19,7 +19,14 @@ from clp_core.initializers import initializer
 from clp_core.initializers.base import Context, Fitted
 from clp_core.locate import read_json
 from clp_core.neighbors import unit
-from clp_core.provenance import ANCHOR_COLUMNS, KEPT_ANCHORS, PROVENANCE_FILE, ROW_GROUP
+from clp_core.provenance import (
+    ANCHOR_COLUMNS,
+    KEPT_ANCHORS,
+    PROVENANCE_FILE,
+    ROW_GROUP,
+    explained_provenance,
+    read_columns,
+)
 from clp_core.tensors import RowSource, TensorRows, block_ranges, content_of
 from clp_core.vocabulary import Vocabulary
 from clp_core.workspace import REPORT_FILE
@@ -175,11 +182,13 @@ class Explainer:
             helper_rows, content = helper_of(report)
         if content and content != report.get("helper_content", content):
             helper_rows = None
-        columns = [
-            name for name in pq.read_schema(folder / PROVENANCE_FILE).names if name not in (*ANCHOR_COLUMNS, "bytes")
-        ]
-        table = pd.read_parquet(folder / PROVENANCE_FILE, columns=columns)
-        return cls(folder, report, table, Vocabulary.open(folder, apart=True), helper_rows)
+        table, vocabulary = read_columns(folder), Vocabulary.open(folder, apart=True)
+        if len(table) < vocabulary.n_ids:
+            raise InputError(
+                f"{folder / PROVENANCE_FILE} has {len(table):,} rows for {vocabulary.n_ids:,} tokens; write the target "
+                "again"
+            )
+        return cls(folder, report, table, vocabulary, helper_rows)
 
     @cached_property
     def anchor_ids(self) -> np.ndarray:
@@ -315,7 +324,8 @@ class Explainer:
         """Read the anchors that were kept with the model."""
         file = pq.ParquetFile(self.folder / PROVENANCE_FILE)
         columns = [*ANCHOR_COLUMNS, "anchor_share", "cancellation"]
-        group = file.read_row_group(token_id // ROW_GROUP, columns=columns)
+        with explained_provenance(self.folder / PROVENANCE_FILE):
+            group = file.read_row_group(token_id // ROW_GROUP, columns=columns)
         record = group.slice(token_id % ROW_GROUP, 1).to_pylist()[0]
         if not record["anchor_ids"]:
             if record["anchor_share"] is None and not pd.isna(self.table["n_eff"].iloc[token_id]):

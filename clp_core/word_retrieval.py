@@ -19,14 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from clp_core.checkpoint import Checkpoint
 from clp_core.errors import InputError
 from clp_core.finite import check_rows
 from clp_core.neighbors import nearest
 from clp_core.prepared import token_ids
-from clp_core.provenance import PROVENANCE_FILE, missing_rows
+from clp_core.provenance import PROVENANCE_FILE, missing_rows, read_columns
 from clp_core.shares import Share
 from clp_core.tensors import RowSource, Subset, mean_row
 from clp_core.text_files import read_lines
@@ -239,6 +238,6 @@ def provenance_masks(folder: Path, ids: np.ndarray) -> Mapping[str, np.ndarray]:
     path = folder / PROVENANCE_FILE
     if not path.is_file():
         return {}
-    status = pq.read_table(path, columns=["status"]).column("status").to_numpy()
+    status = read_columns(folder, ["status"])["status"].to_numpy()
     known, places = ids < len(status), np.minimum(ids, len(status) - 1)
     return {"missing": known & missing_rows(folder)[places], "copied": known & (status == "copied")[places]}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from clp_core.jobs.submit import command_of, submit_project
 from clp_core.prepared import Prepared
 from clp_core.project_options import ProjectOptions
 from clp_core.projection import MOST_POINTS, Movement, find_layout, inside, sampled
-from clp_core.provenance import PROVENANCE_FILE
+from clp_core.provenance import PROVENANCE_FILE, read_columns
 from clp_core.vocabulary import Vocabulary
 from components.browser import tell_on_hover
 from components.jobs import last_of, wait_or_offer
@@ -72,7 +73,7 @@ def open_space(pair: Pair, name: str, method: str) -> Space | None:
     provenance = folder_of(name) / PROVENANCE_FILE
     if provenance.is_file():
         key = f"{prepared.path.name}-{method}"
-        status, n_eff = stored_figures(str(provenance), prepared.path.name)
+        status, n_eff = stored_figures(str(provenance.parent), prepared.path.name)
     else:
         key, status = statuses_of(pair, name, prepared)
         key, n_eff = f"{prepared.path.name}-{method}-{key}", None
@@ -80,9 +81,9 @@ def open_space(pair: Pair, name: str, method: str) -> Space | None:
 
 
 @st.cache_resource(max_entries=12, show_spinner=False)
-def stored_figures(path: str, content: str) -> tuple[np.ndarray, np.ndarray]:
+def stored_figures(folder: str, content: str) -> tuple[np.ndarray, np.ndarray]:
     """Return status and n_eff of every row as the transfer has written them."""
-    table = pd.read_parquet(path, columns=["status", "n_eff"])
+    table = read_columns(Path(folder), ["status", "n_eff"])
     return table["status"].to_numpy(dtype=object), table["n_eff"].to_numpy(np.float32)
 
 

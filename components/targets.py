@@ -36,7 +36,7 @@ def targets_of(pair: Pair) -> list[ModelEntry]:
         report = report_of(str(entry.folder), fingerprint(entry.folder)) if entry.kind != "model" else None
         if report is None:
             continue
-        written = Path(report["source"]), Path(report["helper"])
+        written = Path(str(report.get("source"))), Path(str(report.get("helper")))
         # A workspace may have been moved: then names are the same, and so is what is in the helper.
         is_moved = [path.name for path in written] == [path.name for path in folders]
         if written == folders or (is_moved and content is not None and report.get("helper_content") == content):

@@ -3,18 +3,23 @@
 import json
 import shutil
 
+import pyarrow.parquet as pq
 import pytest
 from support.made_runs import lines_of, make_run
 from support.pages_run import check, open_page
 
 from clp_core.causal_models import load_causal_model
 from clp_core.errors import InputError
+from clp_core.explain import Explainer
 from clp_core.jobs import JobStore
 from clp_core.jobs.checkpoints import complete_checkpoints
 from clp_core.jobs.metrics import read_lines
 from clp_core.jobs.run_metrics import RunMetrics
 from clp_core.json_reading import MOST_BYTES
 from clp_core.locate import read_json
+from clp_core.provenance import PROVENANCE_FILE, missing_rows
+from clp_core.transfer import transfer
+from clp_core.transfer_options import TransferOptions
 from clp_core.workspace import Workspace
 
 DEEP = "[" * 100_000 + "]" * 100_000
@@ -132,3 +137,27 @@ def test_configuration_of_another_kind_is_an_error_of_the_model(pair, tmp_path, 
     (folder / "config.json").write_text(json.dumps(content | part))
     with pytest.raises(InputError, match="cannot be loaded"):
         load_causal_model(folder, "auto")
+
+
+def trimmed(table):
+    return table.slice(0, 3)
+
+
+def without_columns(table):
+    return table.select(["id"])
+
+
+@pytest.mark.parametrize("change", [trimmed, without_columns, None])
+def test_damaged_provenance_is_an_error_of_the_target(workspace, pair, change):
+    target = workspace.models / "target"
+    transfer(TransferOptions(str(pair[0]), str(pair[1]), str(target), method="mean"))
+    file = target / PROVENANCE_FILE
+    if change is None:
+        file.write_bytes(file.read_bytes()[:-20])
+    else:
+        pq.write_table(change(pq.read_table(file)), file)
+    with pytest.raises(InputError, match="write the target again"):
+        Explainer.open(target)
+    if change is not trimmed:
+        with pytest.raises(InputError, match="write the target again"):
+            missing_rows(target)
