@@ -8,6 +8,7 @@ from typing import Any
 import streamlit as st
 
 from clp_core.jobs import Job, JobStore
+from clp_core.jobs.job import number_in
 from clp_core.jobs.results import fitting_result
 from clp_core.workspace import Workspace
 from components.messages import command, number, plain, size
@@ -24,6 +25,7 @@ STATE_COLOURS = {
 }
 REFRESH_S = 1.0
 ESTIMATE_AFTER_S = 3.0
+LARGEST_SIZE = 1e18
 
 
 def result_or_error(job: Job, shape: dict[str, Any]) -> dict[str, Any] | None:
@@ -49,11 +51,11 @@ def badge(job: Job, *, with_reason: bool = True) -> None:
 def progress(job: Job) -> None:
     """Show what a job is doing and how much of it is done."""
     heartbeat = job.heartbeat()
-    fraction = min(max(float(heartbeat.get("fraction") or 0.0), 0.0), 1.0)
+    fraction = min(max(number_in(heartbeat, "fraction", 0.0), 0.0), 1.0)
     told = [str(heartbeat.get("phase") or "starting")]
-    if heartbeat.get("bytes_total"):
-        told.append(f"{size(heartbeat['bytes_done'])} of {size(heartbeat['bytes_total'])}")
-    elapsed = float(heartbeat.get("phase_seconds") or 0.0)
+    if total := number_in(heartbeat, "bytes_total", 0.0, LARGEST_SIZE):
+        told.append(f"{size(number_in(heartbeat, 'bytes_done', 0.0, LARGEST_SIZE))} of {size(total)}")
+    elapsed = number_in(heartbeat, "phase_seconds", 0.0)
     if fraction > 0 and elapsed > ESTIMATE_AFTER_S:
         told.append(f"about {number(elapsed * (1 - fraction) / fraction, 0, 's')} left")
     st.progress(fraction, text=plain(" · ".join(told)))

@@ -15,7 +15,7 @@ from clp_core.jobs.results import COMPARISON, DRY_RUN, PUSHED, TOKENIZER, TRANSF
 from clp_core.push_options import PushOptions
 from clp_core.transfer_options import TransferOptions
 from clp_core.workspace import REPORT_FILE, TOKENIZER_REPORT_FILE
-from components import take_away
+from components import jobs, take_away
 from components.take_away import show_dry_run, show_pushed
 
 DAMAGES = {
@@ -118,6 +118,25 @@ def test_push_with_a_damaged_result_is_not_offered_and_says_so(workspace, monkey
     assert show_dry_run(job) is False
     show_pushed(job)
     assert said == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("heartbeat", "fraction", "told"),
+    [
+        ({"phase": "reading", "fraction": 0.5, "bytes_total": 2e12, "bytes_done": 1e12}, 0.5, "reading"),
+        ({"fraction": "y", "phase_seconds": [], "bytes_total": {}, "phase": 3}, 0.0, "3"),
+        ({"fraction": float("nan"), "bytes_total": 5}, 0.0, "starting"),
+        ([1], 0.0, "starting"),
+    ],
+)
+def test_progress_of_a_job_outlives_a_foreign_heartbeat(workspace, monkeypatch, heartbeat, fraction, told):
+    job = finished(workspace, "push", {}, {})
+    (job.path / "heartbeat.json").write_text(json.dumps(heartbeat))
+    shown = []
+    monkeypatch.setattr(jobs.st, "progress", lambda value, text: shown.append((value, text)))
+    jobs.progress(job)
+    assert shown[0][0] == fraction
+    assert shown[0][1].startswith(told)
 
 
 def test_shapes_fit_what_commands_write_and_nothing_else():

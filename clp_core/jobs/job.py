@@ -365,10 +365,10 @@ def read_spec(path: Path) -> dict[str, Any]:
     return content | {name: SPEC_KINDS[name]() for name in wrong}
 
 
-def number_in(content: Mapping[str, Any], key: str, otherwise: float) -> float:
+def number_in(content: Mapping[str, Any], key: str, otherwise: float, largest: float = LARGEST_NUMBER) -> float:
     """Return a number of a file, or another one where the file holds none there that is finite and of a sane size."""
     value = content.get(key)
-    if not isinstance(value, int | float) or not abs(value) <= LARGEST_NUMBER:  # not true of NaN either
+    if not isinstance(value, int | float) or not abs(value) <= largest:  # not true of NaN either
         return otherwise
     return float(value)
 
