@@ -75,7 +75,7 @@ class VocabularyTensors:
 
 
 def tables_by_token_id(checkpoint: Checkpoint) -> list[str]:
-    """Name the tables that a transfer does not know how to fill, but not one of positions that happens to be as high."""
+    """Name the tables that no method fills, but not a table of positions that happens to have as many rows."""
     names = checkpoint.names
     text = checkpoint.config.get("text_config") or checkpoint.config
     lengths = {text.get(key) for key in LENGTHS}
