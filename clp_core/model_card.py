@@ -5,6 +5,7 @@ All figures come from the transfer's report, the run's spec and its metrics; wha
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from clp_core import __version__
+from clp_core.characters import printable
 from clp_core.functional_check import described
 from clp_core.initializers import initializer
 from clp_core.origins import NOT_STATED, Licence, Origin, origins_of
@@ -65,7 +67,14 @@ class Card:
 
     def text(self) -> str:
         """Return the README.md."""
-        parts = [self.metadata(), f"# {self.name}", self.summary(), self.made(), self.warnings(), self.training()]
+        parts = [
+            self.metadata(),
+            f"# {as_words(self.name)}",
+            self.summary(),
+            self.made(),
+            self.warnings(),
+            self.training(),
+        ]
         parts += [self.scores(), self.use(), self.limits(), self.licences(), self.files()]
         return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -190,23 +199,23 @@ class Card:
             *self.report.get("warnings", ()),
             *(f"{each}." for run in self.runs for each in run.get("warnings", ())),
         ]
-        return "## Warnings\n\n" + "\n".join(f"- {warning}" for warning in told) if told else ""
+        return "## Warnings\n\n" + "\n".join(f"- {as_words(str(warning))}" for warning in told) if told else ""
 
     def training(self) -> str:
         """Tell of every run: data, schedule, machine, versions."""
         parts = ["## Training"] if self.runs else []
         for i, run in enumerate(self.runs):
             if len(self.runs) > 1:
-                parts.append(f"### Run {i + 1}: {run['run']}")
+                parts.append(f"### Run {i + 1}: {as_words(str(run['run']))}")
             data = run["data"]
-            texts = ", ".join(f"`{name}`" for name in data["text"]) or NOT_STATED
+            texts = ", ".join(map(as_code, data["text"])) or NOT_STATED
             hashed = f", content under its tokenizer `{data['content'][:HASH_SHOWN]}`" if data.get("content") else ""
             rows = [("training text", texts + hashed)]
             if self.fields.datasets and i == len(self.runs) - 1:
-                rows.append(("said to be of", ", ".join(self.fields.datasets)))
+                rows.append(("said to be of", as_words(", ".join(self.fields.datasets))))
             if data.get("eval_text"):
                 scored = f", SHA-256 `{data['eval_content'][:HASH_SHOWN]}`" if data.get("eval_content") else ""
-                rows.append(("held-out text", f"`{data['eval_text']}`{scored}"))
+                rows.append(("held-out text", f"{as_code(data['eval_text'])}{scored}"))
             rows.append(("tokens seen", f"{run['tokens']:,}" if run["tokens"] is not None else NOT_STATED))
             planned = f" of {run['steps_planned']:,} planned" if run.get("steps_planned") else ""
             each = f", {run['step_tokens']:,} tokens each" if run.get("step_tokens") else ""
@@ -258,7 +267,7 @@ class Card:
 
     def use(self) -> str:
         """Show the code that loads it."""
-        name = self.fields.repo_id or self.name
+        name = json.dumps(self.fields.repo_id or self.name, ensure_ascii=False)
         replaced_class = any("PreTrainedTokenizerFast" in told for told in self.report.get("warnings", []))
         tokenizer = "PreTrainedTokenizerFast" if replaced_class else "AutoTokenizer"
         return f"""## Use
@@ -266,8 +275,8 @@ class Card:
 ```python
 from transformers import AutoModelForCausalLM, {tokenizer}
 
-tokenizer = {tokenizer}.from_pretrained("{name}")
-model = AutoModelForCausalLM.from_pretrained("{name}")
+tokenizer = {tokenizer}.from_pretrained({name})
+model = AutoModelForCausalLM.from_pretrained({name})
 prompt = tokenizer("...", return_tensors="pt", return_token_type_ids=False)
 print(tokenizer.decode(model.generate(**prompt, max_new_tokens=60)[0]))
 ```"""
@@ -293,7 +302,7 @@ print(tokenizer.decode(model.generate(**prompt, max_new_tokens=60)[0]))
         rows = [("this model", str(self.fields.licence or NOT_STATED))]
         rows += [(f"{role} model", str(origin.licence or NOT_STATED)) for role, origin in self.origins.items()]
         if self.runs:
-            rows.append(("training text", self.fields.data_licence or NOT_STATED))
+            rows.append(("training text", as_words(self.fields.data_licence) or NOT_STATED))
         return f"## Licences\n\n{table(rows)}\n\nThe licences of source and helper hold for this model."
 
     def files(self) -> str:
@@ -348,9 +357,21 @@ def health_told(health: Mapping[str, Any]) -> str:
 def named(origin: Origin) -> str:
     """Return an origin as a link where it lies on the Hub."""
     if not origin.repo_id:
-        return f"`{origin.name}`"
+        return as_code(origin.name)
     revision = origin.hub.partition("@")[2]
     return f"[{origin.repo_id}](https://huggingface.co/{origin.repo_id})" + (f" at `{revision}`" if revision else "")
+
+
+def as_words(text: str) -> str:
+    """Return a text on one line of Markdown: tokens such as ``<unk>``, brackets and bars stand for themselves."""
+    shown = printable(" ".join(text.split()))
+    return re.sub(r"[<\[\]|`\\]", r"\\\g<0>", shown)
+
+
+def as_code(text: str) -> str:
+    """Return a name as code in Markdown, a grave accent replaced by an apostrophe."""
+    shown = printable(" ".join(text.split())).replace("`", "'").replace("|", "\\|")
+    return f"`{shown}`"
 
 
 def number(value: float | None) -> str:

@@ -32,3 +32,32 @@ def test_state_that_no_job_has_is_not_shown(space):
         shown = [element.value for kind in (app.markdown, app.caption, app.error, app.warning) for element in kind]
         assert not any("](https" in text or "<img" in text.replace("\\<", "") for text in shown)
     assert job.written_status().state == "queued"
+
+
+def test_model_card_shows_names_and_warnings_of_others_as_text():
+    from markdown_it import MarkdownIt
+
+    from clp_core.model_card import as_code, as_words
+
+    for text in (EVIL, "token <unk> and `<s>` | a", "a\n---\n# b", "back\\slash \\[x](y)", "\x1b[31m"):
+        for shown in (as_words(text), as_code(text)):
+            (block,) = [each for each in MarkdownIt("js-default").parse(f"w {shown}") if each.type == "inline"]
+            kinds = {child.type for child in block.children}
+            assert kinds <= {"text", "text_special", "code_inline"}, (text, kinds)
+            assert "\x1b" not in shown
+    (block,) = [
+        each for each in MarkdownIt("js-default").parse(as_words("token <unk> of `x`")) if each.type == "inline"
+    ]
+    assert "".join(child.content for child in block.children) == "token <unk> of `x`"
+
+
+def test_code_of_a_model_card_loads_a_model_of_any_name():
+    import ast
+
+    from clp_core.model_card import Card
+
+    name = 'x"); import os; os.system("touch x") # \n```\n'
+    code = Card(name, {"warnings": []}).use().split("```python\n")[1].rsplit("```", 1)[0].split("\n```\n")[0]
+    called = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Constant)]
+    assert name in {node.value for node in called}
+    assert "system" not in {getattr(node, "attr", "") for node in ast.walk(ast.parse(code))}
