@@ -341,7 +341,7 @@ def test_hub_out_of_reach_is_told(online, monkeypatch):
 def test_model_that_does_not_fit_is_refused_before_it_is_fetched(hub, online, big_model, monkeypatch):
     hub.add("org/big", big_model)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000, total=1, used=1))
-    assert "0.0 GB free" in refused("prepare", "org/big")
+    assert "0.0 MB free" in refused("prepare", "org/big")
     assert not weights_asked(hub)
 
 
