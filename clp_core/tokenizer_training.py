@@ -96,7 +96,7 @@ class Recipe:
         least = len(special) + n_bytes + len(alphabet)
         if size <= least:
             raise InputError(
-                f"--vocab-size {size:,} has no room beyond {least:,} single bytes, characters and special tokens, so "
+                f"--vocab-size: {size:,} has no room beyond {least:,} single bytes, characters and special tokens, so "
                 f"nothing would be learned; give more than {2 * least:,}"
             )
         return cls(style, size, tuple(special), tuple(alphabet), options)

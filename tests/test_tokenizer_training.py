@@ -195,7 +195,7 @@ def test_command_gives_the_contract_and_one_line_for_bad_input(tmp_path, texts, 
     assert found["bytes_per_token"] > 1
     assert json.loads((tmp_path / "made" / "clp_tokenizer.json").read_text()) == found
     given = ("tokenizer", "--text", texts[0], "--output", tmp_path / "new")
-    assert "--vocab-size 256" in refused(*given, "--vocab-size", 256)
+    assert "--vocab-size: 256" in refused(*given, "--vocab-size", 256)
     assert "no.txt" in refused("tokenizer", "--text", tmp_path / "no.txt", "--output", tmp_path / "new")
     assert "--text" in refused("tokenizer", "--output", tmp_path / "new")
     assert not (tmp_path / "new").exists()
