@@ -9,6 +9,7 @@ from typing import Any
 import psutil
 
 from clp_core.errors import ClpError, first_line
+from clp_core.free_memory import free_memory
 
 TO_THE_CPU = "use --device cpu, which takes longer, or a smaller model"
 SMALLER = "end what else takes memory, or use a smaller model"
@@ -58,15 +59,17 @@ def memory_there(device: str) -> str:
 
 
 def free_and_total(device: str) -> tuple[int, int]:
-    """Return the free bytes and all bytes of the GPU that torch uses, or of this machine's memory."""
+    """Return the free bytes and all bytes of the GPU that torch uses, or of this machine's memory.
+
+    On a CPU, free is what the control groups of a container or a Slurm job leave.
+    """
     if device == "cuda":
         import torch
 
         if torch.cuda.is_available():
             free, total = torch.cuda.mem_get_info()
             return free + reserved_bytes(torch), total
-    memory = psutil.virtual_memory()
-    return memory.available, memory.total
+    return free_memory(), psutil.virtual_memory().total
 
 
 def reserved_bytes(torch: Any) -> int:
