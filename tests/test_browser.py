@@ -3,6 +3,8 @@
 import os
 import re
 import socket
+import urllib.error
+import urllib.request
 
 import pytest
 from support.browser import (  # noqa: F401
@@ -157,3 +159,13 @@ def test_server_answers_on_the_loopback_alone_and_to_its_own_name_only(server):
         if not address.startswith("127."):
             with pytest.raises(OSError, match=r"refused|timed out"):
                 socket.create_connection((address, port), timeout=2)
+
+
+@pytest.mark.parametrize("path", ["/", "/_stcore/metrics", "/_stcore/host-config"])
+def test_server_answers_no_other_host_and_lets_no_page_frame_it(server, path):
+    with urllib.request.urlopen(f"{server}{path}") as answer:
+        assert answer.headers["X-Frame-Options"] == "SAMEORIGIN"
+        assert b"streamlit.app" not in answer.read()
+    for header in ({"Host": "evil.example"}, {"Origin": "http://evil.example"}):
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            urllib.request.urlopen(urllib.request.Request(f"{server}{path}", headers=header))
