@@ -36,7 +36,7 @@ from clp_core.errors import InputError
 from clp_core.evaluate_options import EvaluateOptions
 from clp_core.finite import NonFiniteError, scores_error
 from clp_core.locate import locate, read_json
-from clp_core.memory_errors import check_memory, memory_explained
+from clp_core.memory_errors import SMALLER, check_memory, memory_explained
 from clp_core.memory_plan import Shape, embedding_rows
 from clp_core.positions import max_positions
 from clp_core.progress import report_progress
@@ -405,12 +405,12 @@ def load_speaker(folder: Path) -> PreTrainedModel:
         OutOfMemoryError: it does not fit in memory.
     """
     name = device_named(AUTO).name
-    return placed(folder, weights_type(name), name)
+    return placed(folder, weights_type(name), name, SMALLER)
 
 
-def placed(folder: Path, dtype: torch.dtype | str, device: str) -> PreTrainedModel:
-    """Load a model and move it to a device."""
-    with memory_explained(f"loading {folder.name}", device):
+def placed(folder: Path, dtype: torch.dtype | str, device: str, cure: str = "") -> PreTrainedModel:
+    """Load a model and move it to a device; ``cure`` is what a lack of memory is answered with."""
+    with memory_explained(f"loading {folder.name}", device, cure):
         return load_causal_model(folder, dtype).to(device).eval()
 
 

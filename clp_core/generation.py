@@ -24,6 +24,7 @@ from clp_core.evaluation import load_speaker
 from clp_core.finite import NonFiniteError, scores_error
 from clp_core.jobs.reasons import reason_of
 from clp_core.locate import locate, read_json
+from clp_core.memory_errors import SMALLER, OutOfMemoryError, memory_explained
 from clp_core.positions import max_positions
 from clp_core.text_stream import TextStream
 from clp_core.vocabulary import Vocabulary
@@ -207,10 +208,12 @@ class Answering:
         self._since = time.perf_counter()
         end: Event = {}
         try:
-            end = {"stopped": self._generate()}
+            speaker = self._speaker
+            with memory_explained(f"answering with {speaker.reader.folder.name}", speaker.model.device.type, SMALLER):
+                end = {"stopped": self._generate()}
         except StoppedError:
             end = {"stopped": STOPPED}
-        except NonFiniteError as error:  # some text may have been written before
+        except (NonFiniteError, OutOfMemoryError) as error:  # some text may have been written before
             end = {"stopped": FAILED, "error": str(error)}
         except InputError as error:
             end = {"stopped": REFUSED, "error": str(error)}

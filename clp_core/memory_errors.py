@@ -33,12 +33,13 @@ def explanation(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def memory_explained(doing: str, device: str) -> Iterator[None]:
+def memory_explained(doing: str, device: str, cure: str = "") -> Iterator[None]:
     """Turn what torch and the system raise for want of memory into one plain line.
 
     Args:
         doing: what needs the memory, as ``loading german``.
         device: ``cpu`` or ``cuda``.
+        cure: what to do, where the command has no ``--device``.
 
     Raises:
         OutOfMemoryError: there was not enough.
@@ -48,7 +49,7 @@ def memory_explained(doing: str, device: str) -> Iterator[None]:
     except (MemoryError, RuntimeError, OSError) as error:
         if isinstance(error, ClpError) or not is_out_of_memory(error):
             raise
-        cure = TO_THE_CPU if device == "cuda" else SMALLER
+        cure = cure or (TO_THE_CPU if device == "cuda" else SMALLER)
         raise OutOfMemoryError(f"out of memory while {doing}: {memory_there(device)}; {cure}") from error
 
 

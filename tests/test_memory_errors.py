@@ -82,6 +82,17 @@ def test_command_without_memory_for_the_weights_ends_in_one_line(pair, texts, tm
         assert "GB free" in line
 
 
+@pytest.mark.parametrize("error", SHORT, ids=SHORT_IDS)
+def test_text_is_not_generated_without_memory_and_one_line_says_so(pair, monkeypatch, error):
+    with monkeypatch.context() as patched:
+        patched.setattr(LlamaForCausalLM, "to", raising(error))
+        line = refused("generate", pair[0], "--prompt", "The", code=1)
+    assert line.startswith("clp: out of memory while loading source")
+    assert "--device" not in line  # the command has no such option
+    monkeypatch.setattr(LlamaForCausalLM, "forward", raising(error))
+    assert "out of memory" in refused("generate", pair[0], "--prompt", "The", code=1)
+
+
 def test_sample_without_memory_ends_in_one_line(pair, texts, monkeypatch):
     monkeypatch.setattr(LlamaForCausalLM, "generate", raising(SHORT[0]))
     line = refused("evaluate", pair[0], "--text", texts[1], "--sample", code=1)

@@ -270,7 +270,8 @@ def test_error_of_one_model_is_told_and_leaves_the_other_alone(pair, other, monk
 
     monkeypatch.setattr(GPT2LMHeadModel, "forward", no_memory)
     broken, whole = answers_of(options_for((other, pair[0])))[0]
-    assert (broken.stopped, broken.error) == ("failed", "out of memory: 4 GB could not be had")
+    assert broken.stopped == "failed"
+    assert broken.error.startswith(f"out of memory while answering with {other.name}: this machine has ")
     assert whole.tokens == 12
 
 
