@@ -335,12 +335,9 @@ def verify(
         ClpError: something is not as it should be; the target is not kept then.
     """
     again = Checkpoint.open(folder)
-    if again.names.tied != source.names.tied:
-        raise ClpError(
-            f"the written model's embeddings are {'' if again.names.tied else 'not '}tied; the source's are not so"
-        )
     for side in source.sides:
-        old, new = source.rows(side), again.rows(side)
+        old = source.rows(side)
+        new = TensorRows(again.entries[old.entry.name]) if written else again.rows(side)
         if new.shape != (plan.n_rows, old.shape[1]) or new.entry.dtype != old.entry.dtype:
             raise ClpError(f"the written {side} embedding is {new.entry.dtype} {new.shape}, which is wrong")
         check_rows(new, old, plan, side)
@@ -348,7 +345,9 @@ def verify(
         report_progress("checking the body")
         if tensor_digest(again.entries[name]) != digest:
             raise ClpError(f"{name} differs from the source's after writing; is the disk sound?")
-    check_loading(folder, ids, config_ids)
+    is_tied = check_loading(folder, ids, config_ids)
+    if is_tied != source.names.tied:
+        raise ClpError(f"the written model's embeddings are {'' if is_tied else 'not '}tied; the source's are not so")
     return check_tokenizer(folder, plan.overlap.target, plan.n_rows)
 
 
@@ -368,13 +367,16 @@ def check_rows(new: TensorRows, old: TensorRows, plan: RowPlan, side: str) -> No
             raise ClpError(f"a copied row of the written {side} embedding differs from the source's")
 
 
-def check_loading(folder: Path, ids: SpecialIds | None = None, config_ids: SpecialIds | None = None) -> None:
+def check_loading(folder: Path, ids: SpecialIds | None = None, config_ids: SpecialIds | None = None) -> bool:
     """Let transformers load the folder, on the meta device, and compare keys and shapes, and ids where some are given.
 
     Args:
         folder: the model.
         ids: its special ids.
         config_ids: its special ids in config.json where they are others.
+
+    Returns:
+        Whether input and output embedding are one parameter.
 
     Raises:
         ClpError: it does not load, a weight is missing or misshapen, or an id differs. Weights that the class does not
@@ -393,11 +395,13 @@ def check_loading(folder: Path, ids: SpecialIds | None = None, config_ids: Speci
             raise ClpError(
                 f"transformers finds {kind.replace('_', ' ')} in the written model: {sorted(map(str, info[kind]))[:3]}"
             )
+    is_tied = model.get_input_embeddings().weight is model.get_output_embeddings().weight
     if ids is None:
-        return
+        return is_tied
     generation = GenerationConfig.from_pretrained(str(folder))
     for config, wanted in ((model.config, config_ids or ids), (generation, ids)):
         for name, value in wanted.as_config().items():
             found = getattr(config, name, None)
             if found != value:
                 raise ClpError(f"{name} reads {found} after writing, it should be {value}")
+    return is_tied
