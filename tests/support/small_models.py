@@ -233,17 +233,6 @@ NOT_SMALL: dict[str, str] = {
 
 TYPES: tuple[str, ...] = tuple(sorted(set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) - set(NOT_SMALL)))
 
-# Types that keep more by token id than the two embeddings and the bias of the output layer, and what that is.
-MORE_BY_ID: dict[str, str] = {
-    "blt": "the tables of the patcher, and tables by hashes of several ids",
-    "deepseek_v4": "buffers mlp.gate.tid2eid, the experts of each token",
-    "dory": "lm_head.logit_scale",
-    "gemma3n_text": "embed_tokens_per_layer",
-    "gemma4": "embed_tokens_per_layer",
-    "gemma4_text": "embed_tokens_per_layer",
-    "qwen4_exp": "a table by hashes of several ids",
-    "qwen4_exp_text": "a table by hashes of several ids",
-}
 # Families of published models in wide use, for tests that are too slow for all types.
 COMMON = (
     "bloom", "codegen", "cohere", "falcon", "gemma", "gemma2", "gemma3_text", "gpt2", "gpt_bigcode", "gpt_neo",
