@@ -9,6 +9,9 @@ NO_LETTER = "no letter"
 FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r")
 DOTTED_CIRCLE = "\N{DOTTED CIRCLE}"
 UNREADABLE = "\N{REPLACEMENT CHARACTER}"
+BIDI_CONTROLS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+"""Embeddings, overrides and isolates: they can show what follows them on a line in another order. Marks, which letters
+of Arabic and Hebrew need beside Latin ones, steer nothing further away."""
 
 
 @lru_cache(65536)
@@ -44,12 +47,18 @@ def no_formula(text: str) -> str:
 def printable(text: str) -> str:
     """Return text without what would steer a terminal or hide in a page: such characters become visible signs."""
     return "".join(
-        character if character in "\n\t" or unicodedata.category(character) != "Cc" else sign_of(character)
-        for character in text
+        sign_of(character) if character in BIDI_CONTROLS or is_control(character) else character for character in text
     )
 
 
+def is_control(character: str) -> bool:
+    """Say whether a character is a control character other than a line end or a tab."""
+    return character not in "\n\t" and unicodedata.category(character) == "Cc"
+
+
 def sign_of(character: str) -> str:
-    """Return the picture of a control character."""
+    """Return the picture of a control character; one of writing direction is written out, as in tokens."""
     code = ord(character)
+    if character in BIDI_CONTROLS:
+        return f"\\u{code:04x}"
     return chr(0x2400 + code) if code < 0x20 else "\N{SYMBOL FOR DELETE}" if code == 0x7F else UNREADABLE

@@ -31,6 +31,13 @@ from clp_core.text_files import (
 
 HEAD_LINES = 5
 PARQUET_ROWS = 1000
+PARQUET_BATCH_BYTES = 1 << 26
+"""Bytes that a batch of rows takes at the most."""
+REPEATING = "DELTA_BYTE_ARRAY"
+"""An encoding in which a value may repeat the one before, so that its size in the file says nothing."""
+MOST_EXPANSION = 1000
+"""Text compresses to a tenth or so, and to a hundredth where much of it is repeated."""
+DICTIONARY_PAGE, PAGE_HEADER_BYTES = bytes([0x15, 2 << 1, 0x15]), 8
 SAMPLE_BYTES = 8_000_000
 """Decompressed bytes from which the size of a text is estimated."""
 JSON_CHUNK = 1 << 20
@@ -269,13 +276,62 @@ def parquet_of(path: Path, field: str) -> Iterator[str]:
     try:
         with pq.ParquetFile(path) as file:
             column_of(file.schema_arrow.names, field, path)
-            for batch in file.iter_batches(PARQUET_ROWS, columns=[field]):
-                for value in batch.column(0).to_pylist():
-                    yield from text_in({field: value}, field, str(path))
+            for batch in file.iter_batches(rows_at_once(path, file.metadata, field), columns=[field]):
+                for value in batch.column(0):
+                    yield from text_in({field: value.as_py()}, field, str(path))
     except UnicodeDecodeError as error:
         raise InputError(f"the column {field!r} of {path} is not valid UTF-8 ({error}); write it again") from error
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path} is not a valid parquet file ({error}); write it again") from error
+
+
+def rows_at_once(path: Path, metadata: Any, field: str) -> int:
+    """Choose how many rows of a column are decoded at a time, so that they fit in memory.
+
+    Every row of a batch may be a copy of the largest value in a dictionary, or repeat most of the value before it, so
+    a small file may decode to gigabytes.
+
+    Args:
+        path: a parquet file.
+        metadata: its metadata.
+        field: the column.
+
+    Raises:
+        InputError: the column expands as no text does.
+    """
+    largest = 1.0
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        for column in map(group.column, range(group.num_columns)):
+            if column.path_in_schema != field:
+                continue
+            size = column.total_uncompressed_size
+            if size > LONGEST_DOCUMENT and size > MOST_EXPANSION * column.total_compressed_size:
+                raise InputError(
+                    f"the column {field!r} of {path} expands to {size >> 20:,} MiB, more than {MOST_EXPANSION} times "
+                    "its size in the file, as no text does; check where the file comes from"
+                )
+            repeated = size if REPEATING in column.encodings else dictionary_bytes(path, column)
+            largest = max(largest, size / max(group.num_rows, 1), repeated)
+    return max(1, min(PARQUET_ROWS, int(PARQUET_BATCH_BYTES / largest)))
+
+
+def dictionary_bytes(path: Path, column: Any) -> int:
+    """Read the decompressed size of a column's dictionary from the header of its first page; 0 where it has none.
+
+    A header begins with the page's type and this size, as Thrift's compact protocol writes integers.
+    """
+    start = column.dictionary_page_offset
+    with open(path, "rb") as file:
+        file.seek(column.data_page_offset if start is None else start)
+        head = file.read(PAGE_HEADER_BYTES)
+    if not head.startswith(DICTIONARY_PAGE):
+        return 0
+    size = 0
+    for place, byte in enumerate(head[len(DICTIONARY_PAGE) :]):
+        size |= (byte & 0x7F) << (7 * place)
+        if byte < 0x80:
+            break
+    return size >> 1  # zigzag
 
 
 def text_in(value: Any, field: str, where: str) -> Iterator[str]:
@@ -313,10 +369,10 @@ def parquet_bytes(path: Path, field: str) -> float:
     """Estimate the bytes of a column of a parquet file from its first rows."""
     import pyarrow.parquet as pq
 
-    head = list(itertools.islice(parquet_of(path, field), PARQUET_ROWS))
+    head_bytes = sum(map(bytes_of, itertools.islice(parquet_of(path, field), PARQUET_ROWS)))
     with pq.ParquetFile(path) as file:
         n_rows = file.metadata.num_rows
-    return n_rows * sum(map(bytes_of, head)) / max(min(n_rows, PARQUET_ROWS), 1)
+    return n_rows * head_bytes / max(min(n_rows, PARQUET_ROWS), 1)
 
 
 def bytes_of(document: str) -> int:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import pandas as pd
 import streamlit as st
 
-from clp_core.characters import no_formula
+from clp_core.characters import no_formula, printable
 from clp_core.errors import ClpError, library_failure, system_failure
 from clp_core.memory_errors import explanation, is_out_of_memory
 from clp_core.options import OptionsError
@@ -48,7 +48,9 @@ def worded(error: ClpError) -> str:
 
 def plain(text: str) -> str:
     """Return text so that Markdown shows it as it is."""
-    escaped = "".join(f"\\{character}" if character in "\\`*_{}[]()#+-.!|~>$:<&" else character for character in text)
+    escaped = "".join(
+        f"\\{character}" if character in "\\`*_{}[]()#+-.!|~>$:<&" else character for character in printable(text)
+    )
     return escaped.replace("\n", " ")
 
 

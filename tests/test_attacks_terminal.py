@@ -10,8 +10,8 @@ from support.commands import refused
 from clp_core.cli_output import PrintableRecord, echo, emit, print_table, written
 from clp_core.cli_train import follow
 
-EVIL = "\x1b[31mred\x1b]0;title\x07\x9b2J\x7f[bold]b[/bold][/x]"
-STEERS = ("\x1b", "\x07", "\x9b", "\x7f")
+EVIL = "\x1b[31mred\x1b]0;title\x07\x9b2J\x7f\u202e\u2066[bold]b[/bold][/x]"
+STEERS = ("\x1b", "\x07", "\x9b", "\x7f", "\u202e", "\u2066")
 
 
 def steers(text):

@@ -5,6 +5,7 @@ import gzip
 import lzma
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from clp_core import text_files, text_forms
@@ -62,3 +63,34 @@ def test_table_whose_lines_end_with_carriage_returns_is_read(tmp_path):
     file = tmp_path / "text.csv"
     file.write_bytes("\r".join(["text", *rows]).encode())
     assert list(Texts.open([file])) == rows
+
+
+@pytest.mark.parametrize(
+    ("options", "rows"),
+    [
+        ({"compression": "zstd"}, 31),
+        ({"compression": "none", "use_dictionary": False, "column_encoding": {"text": "DELTA_BYTE_ARRAY"}}, 31),
+        ({"compression": "none", "use_dictionary": False}, 32),
+    ],
+    ids=["dictionary", "repeating", "plain"],
+)
+def test_parquet_that_repeats_a_large_value_is_decoded_a_few_rows_at_a_time(tmp_path, monkeypatch, options, rows):
+    path = tmp_path / "a.parquet"
+    value = "a" * 20_000
+    pq.write_table(pa.table({"text": [value] * 200}), path, write_statistics=False, **options)
+    monkeypatch.setattr(text_forms, "PARQUET_BATCH_BYTES", 32 * len(value) + 200)
+    assert text_forms.rows_at_once(path, pq.read_metadata(path), "text") == rows
+    assert list(text_forms.parquet_of(path, "text")) == [value] * 200
+
+
+def test_parquet_of_ordinary_documents_is_decoded_many_rows_at_a_time(tmp_path):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": [f"document {i}" for i in range(5000)]}), path)
+    assert text_forms.rows_at_once(path, pq.read_metadata(path), "text") > 500
+
+
+def test_parquet_page_that_expands_as_no_text_does_is_refused(tmp_path):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": ["a" * 10_000] * 500}), path, compression="zstd", use_dictionary=False)
+    with pytest.raises(InputError, match="expands to 4 MiB"):
+        list(text_forms.parquet_of(path, "text"))
