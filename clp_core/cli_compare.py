@@ -6,6 +6,7 @@ from typing import Any
 
 from clp_core.cli_output import Json, echo, emit, print_table, terminal_progress
 from clp_core.compare_options import CompareMethodsOptions
+from clp_core.whole_files import whole_file
 from clp_core.workspace import Workspace
 
 
@@ -20,7 +21,8 @@ def compare_command(options: CompareMethodsOptions, as_json: Json = False) -> No
     if options.figure is not None:
         from clp_core.figures import methods_chart
 
-        methods_chart(result["methods"]).write_html(options.figure)
+        with whole_file(options.figure) as part:
+            methods_chart(result["methods"]).write_html(part)
 
     def show(found: dict[str, Any]) -> None:
         rows = [

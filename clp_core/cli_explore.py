@@ -10,6 +10,7 @@ from clp_core.cli_output import Json, echo, emit, print_table, terminal_progress
 from clp_core.errors import InputError
 from clp_core.explore_options import AgreementOptions, NearDuplicatesOptions, NeighborsOptions
 from clp_core.project_options import ProjectOptions
+from clp_core.whole_files import whole_file
 from clp_core.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -84,7 +85,8 @@ def project_command(options: ProjectOptions, as_json: Json = False) -> None:
         prepared = prepare(folder, cache)
         table, cached = project(prepared, options.method, cache, options.settings)
     cached = cached and was_prepared
-    table.to_parquet(output, index=False)
+    with whole_file(output) as part:
+        table.to_parquet(part, index=False)
     seconds = round(time.perf_counter() - started, 3)
     result = {"output": str(output), "points": len(table), "seconds": seconds, "cached": cached}
     result["left_out"] = warn(prepared)

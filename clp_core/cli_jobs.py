@@ -12,6 +12,7 @@ from clp_core.cli_output import Json, echo, emit, options_command, print_table, 
 from clp_core.curve_options import CompareRunsOptions, ImportOptions
 from clp_core.errors import InputError
 from clp_core.jobs import Job, JobStore
+from clp_core.whole_files import write_whole
 from clp_core.workspace import Workspace
 
 jobs_app = typer.Typer(no_args_is_help=True, help="List, show, stop, resume, compare and remove jobs.")
@@ -132,10 +133,10 @@ def jobs_compare(options: CompareRunsOptions, as_json: Json = False) -> None:
         raise InputError(f"{baseline.name} has no {measure} to compare with; choose another baseline or measure")
     comparison = Comparison.of(baseline, runs, measure, level)
     if options.html is not None:
-        options.html.write_text(as_html(comparison), encoding="utf-8")
+        write_whole(options.html, as_html(comparison))
     if options.csv is not None:
-        options.csv.write_text(as_csv(comparison), encoding="utf-8")
-        options.csv.with_name(f"{options.csv.stem}-points.csv").write_text(points_csv(comparison), encoding="utf-8")
+        write_whole(options.csv, as_csv(comparison))
+        write_whole(options.csv.with_name(f"{options.csv.stem}-points.csv"), points_csv(comparison))
     result = {
         "measure": measure,
         "level": comparison.level,

@@ -12,6 +12,10 @@ FULL = os.strerror(errno.ENOSPC)
 """What the system says where the disk is full; libraries in Rust pass it on in their own errors."""
 
 
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Errors of a disk, a quota or a file system that takes no more."""
+
+
 class ClpError(Exception):
     """Base of all errors that are told to the user in one line."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import zipfile
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,8 +18,11 @@ from clp_core.neighbors import nearest_unit, unit
 from clp_core.prepared import Prepared
 from clp_core.progress import report_progress
 from clp_core.vocabulary import Vocabulary
+from clp_core.whole_files import whole_file
 
 K = 10
+DAMAGED = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile)
+"""What reading a damaged file of arrays raises."""
 BLOCK = 4_096
 DUPLICATE_COSINE = 0.999
 """Rows at least this near count as near-duplicates: the model can hardly tell such tokens apart."""
@@ -83,12 +87,18 @@ def content_key(prepared: Prepared, k: int) -> str:
 
 
 def find_graph(prepared: Prepared, cache: Path, k: int = K) -> Graph | None:
-    """Return a graph that was made before, or ``None``."""
+    """Return a graph that was made before, or ``None`` where there is none or its file is damaged."""
     file = graph_file(prepared, cache, k)
     if not file.is_file():
         return None
-    with np.load(file) as found:
-        return Graph(found["ids"], found["near"], found["cosines"])
+    try:
+        with np.load(file) as found:
+            graph = Graph(found["ids"], found["near"], found["cosines"])
+    except DAMAGED:
+        return None
+    shape = (len(prepared.token_ids), min(k, len(prepared.token_ids) - 1))
+    is_whole = graph.near.shape == graph.cosines.shape == shape and np.array_equal(graph.ids, prepared.token_ids)
+    return graph if is_whole else None
 
 
 def make_graph(prepared: Prepared, cache: Path, k: int = K) -> Graph:
@@ -110,9 +120,8 @@ def make_graph(prepared: Prepared, cache: Path, k: int = K) -> Graph:
         if found is not None:
             return found
         graph = Graph.of(prepared.rows("input").take(prepared.token_ids), prepared.token_ids, k)
-        part = file.with_suffix(".part.npz")
-        np.savez(part, ids=graph.ids, near=graph.near, cosines=graph.cosines)
-        part.replace(file)
+        with whole_file(file) as part:
+            np.savez(part, ids=graph.ids, near=graph.near, cosines=graph.cosines)
     return graph
 
 

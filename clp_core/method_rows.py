@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,13 +10,16 @@ from pathlib import Path
 
 import numpy as np
 
+from clp_core.errors import InputError, first_line
 from clp_core.folders import check_disk, fingerprint
 from clp_core.locate import read_json
 from clp_core.progress import write_json
+from clp_core.whole_files import whole_file
 
 KEPT = 3
 """Heaviest anchors kept of each row."""
 
+IDS_FILE = "ids.npy"
 FIGURES = ("n_eff", "norm_ratio")
 
 
@@ -65,7 +66,7 @@ class MethodRows:
     @cached_property
     def ids(self) -> np.ndarray:
         """The missing tokens, ascending."""
-        return np.load(self.folder / "ids.npy")
+        return self._load(self.folder / IDS_FILE)
 
     def file(self, method: str, what: str) -> Path:
         """Return the file of a method's ``rows`` or ``figures``."""
@@ -80,7 +81,7 @@ class MethodRows:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         check_disk(self.folder, 2 * len(ids) * width * n_methods)
-        self._save(self.folder / "ids.npy", ids)
+        self._save(self.folder / IDS_FILE, ids)
 
     def keep(self, method: str, rows: np.ndarray, figures: Mapping[str, np.ndarray]) -> None:
         """Keep the rows of one method.
@@ -99,9 +100,27 @@ class MethodRows:
     @staticmethod
     def _save(file: Path, array: np.ndarray) -> None:
         """Write an array beside its place, then give it its name: a reader sees the old one or the new one."""
-        with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".part", delete=False) as part:
+        with whole_file(file) as part:
             np.save(part, array)
-        os.replace(part.name, file)
+
+    def _load(self, file: Path) -> np.ndarray:
+        """Map an array of this folder.
+
+        Raises:
+            InputError: it is missing, damaged, or of another number of tokens.
+        """
+        try:
+            found = np.load(file, mmap_mode="r")
+            if not isinstance(found, np.ndarray):
+                raise TypeError("it holds several arrays")
+            if file.name != IDS_FILE and len(found) != len(self.ids):
+                raise ValueError(f"{len(found)} rows for {len(self.ids)} tokens")
+        except (OSError, EOFError, ValueError, TypeError) as error:
+            raise InputError(
+                f"{file} of the cache is damaged ({first_line(error)}); compare the methods again, or delete "
+                f"{self.folder}"
+            ) from error
+        return np.asarray(found)
 
     def finish(self, methods: list[str]) -> None:
         """Note the methods that were kept, in the order in which they are to be shown."""
@@ -114,8 +133,8 @@ class MethodRows:
             return []
         found = []
         for method in self.methods:
-            rows = np.load(self.file(method, "rows"), mmap_mode="r")
-            n_eff, ratio, *anchors = np.load(self.file(method, "figures"), mmap_mode="r")[place].tolist()
+            rows = self._load(self.file(method, "rows"))
+            n_eff, ratio, *anchors = self._load(self.file(method, "figures"))[place].tolist()
             half = len(anchors) // 2
             pairs = tuple((int(i), w) for i, w in zip(anchors[:half], anchors[half:], strict=True) if i >= 0)
             found.append(TokenRow(method, np.asarray(rows[place], dtype=np.float32), n_eff, ratio, pairs))

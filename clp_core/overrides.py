@@ -13,6 +13,7 @@ from filelock import FileLock
 from clp_core.errors import InputError
 from clp_core.text_files import numbered_lines, without_surrogates
 from clp_core.vocabulary import WORD_START, Vocabulary, id_in
+from clp_core.whole_files import write_whole
 
 TOKEN_MARKS = ("Ġ", WORD_START, "##")
 MOST_DIGITS = 12
@@ -76,9 +77,7 @@ class OverrideList:
             kept = [pair for pair in self.pairs() if pair[0] != token]
             if text:
                 kept.append((token, text))
-            part = self.file.with_suffix(".part")
-            part.write_text("".join(f"{token}\t{text}\n" for token, text in kept), encoding="utf-8")
-            part.replace(self.file)
+            write_whole(self.file, "".join(f"{token}\t{text}\n" for token, text in kept))
 
     def options(self) -> list[str]:
         """Return the pairs as ``TOKEN=TEXT``, as the option takes them."""

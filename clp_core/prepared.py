@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -17,7 +18,7 @@ from filelock import FileLock
 
 from clp_core.axes import Axes
 from clp_core.checkpoint import SIDES, Checkpoint
-from clp_core.errors import InputError
+from clp_core.errors import InputError, first_line, system_failure
 from clp_core.finite import CURE, rows_message
 from clp_core.folders import check_disk, fingerprint
 from clp_core.locate import read_json
@@ -28,8 +29,10 @@ from clp_core.tensors import DTYPES, ArrayRows, TensorRows, block_ranges, conten
 from clp_core.vocabulary import Vocabulary
 from clp_core.workspace import Workspace
 
+log = logging.getLogger(__name__)
+
 META_FILE = "meta.json"
-VERSION = 6
+VERSION = 7
 """Raised where the files of a prepared model change; what an older version left is made again."""
 
 
@@ -48,10 +51,13 @@ class Prepared:
 
     @classmethod
     def find(cls, folder: Path, cache: Path) -> Prepared | None:
-        """Return what was prepared for the present content of a folder, or ``None``."""
+        """Return what was prepared for the present content of a folder; ``None`` where it is not there or damaged."""
         path = cache / fingerprint(folder)
-        meta = read_json(path / META_FILE)
-        if meta.get("version") != VERSION:
+        try:
+            meta = read_json(path / META_FILE)
+        except InputError:
+            return None
+        if meta.get("version") != VERSION or sizes_in(path) != meta.get("sizes"):
             return None
         return cls(path, meta | {"folder": str(folder.resolve()), "name": folder.name})  # it may have been moved since
 
@@ -66,7 +72,7 @@ class Prepared:
     def rows(self, side: str = "input") -> ArrayRows:
         """Return the rows of the ``input`` or ``output`` embedding, memory-mapped, in the checkpoint's data type."""
         file = "output.npy" if side == "output" and not self.meta["tied"] else "input.npy"
-        array = np.load(self.path / file, mmap_mode="r")
+        array = array_in(self.path / file, is_mapped=True)
         return ArrayRows(array.view(DTYPES[self.meta["dtype"]]))
 
     @cached_property
@@ -99,22 +105,44 @@ class Prepared:
     @cached_property
     def norms(self) -> np.ndarray:
         """Length of every input row, float32 ``[rows]``."""
-        return np.load(self.path / "norms.npy")
+        return array_in(self.path / "norms.npy")
 
     @cached_property
     def pca(self) -> np.ndarray:
         """Every input row on the first two principal axes, float32 ``[rows, 2]``."""
-        return np.load(self.path / "pca.npy")
+        return array_in(self.path / "pca.npy")
 
     @cached_property
     def axes(self) -> Axes:
         """The first two principal axes of the input rows."""
-        return Axes(np.load(self.path / "axes.npy"))
+        return Axes(array_in(self.path / "axes.npy"))
 
     @cached_property
     def index(self) -> RowIndex:
         """The input rows, ready for nearest neighbours."""
         return RowIndex.open(self.path / "index.faiss", self.token_ids, self.rows("input"))
+
+
+def sizes_in(folder: Path) -> dict[str, int]:
+    """Return the bytes of each file of a prepared model: a crash or a copy may have cut some off."""
+    return {path.name: path.stat().st_size for path in folder.glob("*") if path.name != META_FILE}
+
+
+def array_in(path: Path, *, is_mapped: bool = False) -> np.ndarray:
+    """Read an array of a prepared model.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    try:
+        found = np.load(path, mmap_mode="r" if is_mapped else None)
+        if isinstance(found, np.ndarray):
+            return found
+        raise ValueError("it holds several arrays")
+    except (OSError, EOFError, ValueError) as error:
+        raise InputError(
+            f"{path} of the cache is damaged ({first_line(error)}); delete {path.parent} and open the model again"
+        ) from error
 
 
 def token_ids(vocabulary: Vocabulary, n_rows: int) -> np.ndarray:
@@ -158,6 +186,7 @@ def prepare(folder: Path, cache: Path) -> Prepared:
             config = checkpoint.config
             meta = {
                 "version": VERSION,
+                "sizes": sizes_in(part),
                 "folder": str(folder.resolve()),
                 "name": folder.name,
                 "model_type": config.get("model_type"),
@@ -189,7 +218,16 @@ def leave_prepared(workspace: Workspace, output: str, *others: str) -> None:
     """Prepare a model that was just written, and those it came from, if it lies in the workspace."""
     if workspace.contains(Path(output)):
         for folder in (output, *others):
-            prepare(Path(folder), workspace.cache)
+            prepare_if_room(Path(folder), workspace.cache)
+
+
+def prepare_if_room(folder: Path, cache: Path) -> None:
+    """Prepare a model after work that is done: what the cache cannot hold makes that work no failure."""
+    try:
+        prepare(folder, cache)
+    except (InputError, OSError) as error:
+        told = system_failure(error) if isinstance(error, OSError) else error
+        log.warning("%s is written, but not prepared for the pages: %s", folder, told)
 
 
 def derive(rows: TensorRows, ids: np.ndarray, folder: Path) -> None:

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from clp_core.errors import FULL_DISK
+
 log = logging.getLogger(__name__)
 
 JOB_ENVIRONMENT = "CLP_JOB_DIR"
@@ -103,8 +105,18 @@ class Heart:
                 "bytes_total": bytes_total,
                 "expect_next_s": expect_next_s,
             }
-            write_json(Path(folder) / HEARTBEAT_FILE, content)
+            write_heartbeat(Path(folder), content)
         self._phase = phase
+
+
+def write_heartbeat(folder: Path, content: dict[str, Any]) -> None:
+    """Write the heartbeat of a job; a full disk makes it late, and ends no work that may not need the disk."""
+    try:
+        write_json(folder / HEARTBEAT_FILE, content)
+    except OSError as error:
+        if error.errno not in FULL_DISK:
+            raise
+        log.warning("the disk is full: no heartbeat is written")
 
 
 HEART = Heart()

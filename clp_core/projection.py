@@ -20,6 +20,7 @@ from clp_core.prepared import Prepared
 from clp_core.progress import report_progress
 from clp_core.project_options import UmapSettings
 from clp_core.tensors import block_ranges
+from clp_core.whole_files import whole_file
 
 REDUCED_WIDTH = 50
 NEGATIVE_SAMPLES = 1
@@ -104,7 +105,11 @@ def find_layout(
     if method == "pca":
         return prepared.pca[prepared.token_ids]
     file = layout_file(prepared, settings or UmapSettings(), cache)
-    return np.load(file) if file.is_file() else None
+    try:
+        layout = np.load(file)
+    except (OSError, EOFError, ValueError):  # not there, or damaged: it is made again
+        return None
+    return layout if isinstance(layout, np.ndarray) and layout.shape == (len(prepared.token_ids), 2) else None
 
 
 def project(
@@ -133,9 +138,8 @@ def project(
             layout = find_layout(prepared, method, cache, chosen)
             if layout is None:
                 layout = umap_layout(prepared.rows("input").take(ids), chosen)
-                part = file.with_suffix(".part.npy")
-                np.save(part, layout)
-                part.replace(file)
+                with whole_file(file) as part:
+                    np.save(part, layout)
     table = pd.DataFrame(
         {
             "id": ids,

@@ -85,6 +85,15 @@ class Measured:
         }
         self._writer.write(line | {key: value if math.isfinite(value) else None for key, value in figures.items()})
 
+    def finish(self) -> None:
+        """Write the lines that a full disk did not take.
+
+        Raises:
+            OSError: it still does not.
+        """
+        if self._writer is not None:
+            self._writer.flush()
+
 
 class Stopwatch:
     """How fast training is, evaluations and checkpoints left out."""

@@ -47,7 +47,7 @@ from clp_core.losses import TextLoss, left_out, router_coefficient
 from clp_core.memory_plan import embedding_rows
 from clp_core.placement import FSDP
 from clp_core.positions import max_positions
-from clp_core.prepared import prepare
+from clp_core.prepared import prepare_if_room
 from clp_core.processes import COLLECTIVE_TIMEOUT_S, Council, is_first
 from clp_core.progress import HEART, JOB_ENVIRONMENT, write_json
 from clp_core.provenance import missing_rows
@@ -268,6 +268,7 @@ def train(job: Job, space: Workspace) -> dict[str, Any]:
         return {}
     if options.streaming:  # nothing was known of it before
         add_warnings(job, counts_warnings("training", blocks.counts, is_whole=False))
+    measured.finish()
     result = {
         "outcome": "stopped" if callback.stopped else "finished",
         "reason": callback.reason.text,
@@ -279,7 +280,7 @@ def train(job: Job, space: Workspace) -> dict[str, Any]:
     write_json(job.path / "result.json", result)
     HEART.beat("preparing the checkpoint for the pages", expect_next_s=FIRST_STEPS_EXPECT_S)
     metrics_of_run(job)  # what it reads is kept for the pages
-    prepare(output / f"checkpoint-{step}", space.cache)
+    prepare_if_room(output / f"checkpoint-{step}", space.cache)
     return result
 
 

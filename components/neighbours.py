@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
+from clp_core.errors import InputError
 from clp_core.method_rows import MethodRows
 from clp_core.prepared import Prepared
 from clp_core.tensors import ArrayRows, non_finite_rows
@@ -140,7 +141,12 @@ def show_methods(pair: Pair, token_id: int) -> None:
         st.info("The methods were not compared on this pair yet.", icon=":material/info:")
         st.page_link("pages/transfer.py", label="Compare them on the page Transfer", icon=":material/arrow_forward:")
         return
-    rows = kept.of_token(token_id)
+    try:
+        rows = kept.of_token(token_id)
+    except InputError as error:
+        st.error(plain(str(error)), icon=":material/error:")
+        st.page_link("pages/transfer.py", label="Compare them on the page Transfer", icon=":material/arrow_forward:")
+        return
     if not rows:
         st.info("This token is copied: its row is the same under every method.", icon=":material/info:")
         return

@@ -1,14 +1,20 @@
 """A full disk is told in one line, with the cure, wherever the error comes from."""
 
+import builtins
 import errno
 import os
 import shutil
+from contextlib import nullcontext
 
 import pytest
 
 from clp_core import cli
 from clp_core.errors import InputError, library_failure, system_failure
 from clp_core.folders import check_disk
+from clp_core.jobs.metrics import MetricsWriter, read_lines
+from clp_core.prepared import leave_prepared
+from clp_core.progress import Heart
+from clp_core.whole_files import whole_file, write_whole
 
 FULL = "No space left on device"
 
@@ -52,3 +58,91 @@ def test_room_that_lacks_is_told_in_a_unit_that_shows_it(tmp_path, monkeypatch, 
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 10**6))
     with pytest.raises(InputError, match=told):
         check_disk(tmp_path / "out", int(needed))
+
+
+class FullAtTimes:
+    """A disk that takes a few bytes of each write, and none while it is full."""
+
+    def __init__(self, monkeypatch, most):
+        self.most, self.real = most, builtins.open
+        monkeypatch.setattr(builtins, "open", self.open)
+
+    def open(self, *args, **kwargs):
+        file = self.real(*args, **kwargs)
+        return self.Short(file, self) if kwargs.get("buffering") == 0 and "a" in args[1] else file
+
+    class Short:
+        def __init__(self, file, disk):
+            self.file, self.disk = file, disk
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self.file.close()
+
+        def write(self, data):
+            if not self.disk.most:
+                raise OSError(errno.ENOSPC, FULL)
+            taken = self.file.write(data[: self.disk.most])
+            self.disk.most = max(0, self.disk.most - taken)
+            return taken
+
+
+def test_metrics_that_a_full_disk_does_not_take_follow_once_there_is_room(tmp_path, monkeypatch):
+    disk = FullAtTimes(monkeypatch, 20)
+    writer = MetricsWriter(tmp_path / "metrics.jsonl")
+    for step in (1, 2):
+        writer.write({"step": step, "loss": 1.5, "tokens": 100})
+    assert [line["step"] for line in read_lines(tmp_path / "metrics.jsonl")] == []  # torn within the first line
+    with pytest.raises(OSError, match=FULL):
+        writer.flush()
+    disk.most = 10_000
+    writer.write({"step": 3, "loss": 1.5, "tokens": 100})
+    assert [line["step"] for line in read_lines(tmp_path / "metrics.jsonl")] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
+def test_heartbeat_that_a_full_disk_does_not_take_ends_no_work(tmp_path, monkeypatch, number):
+    def fail(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setenv("CLP_JOB_DIR", str(tmp_path))
+    monkeypatch.setattr("clp_core.progress.write_json", fail)
+    with nullcontext() if number == errno.ENOSPC else pytest.raises(OSError, match="error"):
+        Heart().beat("training", 0.5)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EACCES])
+def test_file_that_cannot_be_written_whole_stays_as_it_was(tmp_path, number):
+    file = tmp_path / "figure.html"
+    write_whole(file, "old")
+
+    def write_half():
+        with whole_file(file) as part:
+            part.write_text("ne")
+            raise OSError(number, os.strerror(number))
+
+    with pytest.raises(OSError, match=os.strerror(number)):
+        write_half()
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("figure.html", "old")]
+    with whole_file(file) as part:
+        assert part.suffix == ".html"
+        part.write_text("new")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("figure.html", "new")]
+
+
+def test_file_in_a_folder_that_is_not_there_is_named_as_the_user_named_it(tmp_path):
+    with pytest.raises(FileNotFoundError) as found:
+        write_whole(tmp_path / "absent" / "a.csv", "")
+    assert system_failure(found.value) == f"No such file or directory: {tmp_path / 'absent' / 'a.csv'}"
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, FULL), InputError("the cache needs 6.3 MB, 0.0 MB free")])
+def test_model_that_is_written_is_no_failure_where_the_cache_has_no_room(workspace, monkeypatch, caplog, error):
+    def full(*_):
+        raise error
+
+    monkeypatch.setattr("clp_core.prepared.prepare", full)
+    leave_prepared(workspace, str(workspace.models / "target"))
+    assert "target is written, but not prepared for the pages" in caplog.text

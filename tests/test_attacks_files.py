@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from support.made_runs import lines_of, make_run
@@ -11,12 +12,16 @@ from support.pages_run import check, open_page
 from clp_core.causal_models import load_causal_model
 from clp_core.errors import InputError
 from clp_core.explain import Explainer
+from clp_core.graph import find_graph, graph_file, make_graph
 from clp_core.jobs import JobStore
 from clp_core.jobs.checkpoints import complete_checkpoints
 from clp_core.jobs.metrics import read_lines
 from clp_core.jobs.run_metrics import RunMetrics
 from clp_core.json_reading import MOST_BYTES
 from clp_core.locate import read_json
+from clp_core.method_rows import MethodRows
+from clp_core.prepared import Prepared, prepare
+from clp_core.projection import UmapSettings, find_layout, layout_file
 from clp_core.provenance import PROVENANCE_FILE, missing_rows
 from clp_core.transfer import transfer
 from clp_core.transfer_options import TransferOptions
@@ -161,3 +166,53 @@ def test_damaged_provenance_is_an_error_of_the_target(workspace, pair, change):
     if change is not trimmed:
         with pytest.raises(InputError, match="write the target again"):
             missing_rows(target)
+
+
+ARRAYS = ("input.npy", "norms.npy", "pca.npy", "axes.npy", "index.faiss", "tokenizer.json", "meta.json")
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+@pytest.mark.parametrize("content", [b"", b"\x93NUMPY"])
+def test_prepared_model_that_was_cut_off_is_made_again(workspace, pair, name, content):
+    prepared = prepare(pair[1], workspace.cache)
+    whole = (prepared.path / name).read_bytes()
+    (prepared.path / name).write_bytes(content)
+    assert Prepared.find(pair[1], workspace.cache) is None
+    again = prepare(pair[1], workspace.cache)
+    assert (again.path / name).read_bytes() == whole
+
+
+def test_array_of_the_cache_with_a_foreign_header_is_an_error_of_its_file(workspace, pair):
+    prepared = prepare(pair[1], workspace.cache)
+    for name in ("input", "norms", "pca", "axes"):
+        file = prepared.path / f"{name}.npy"
+        file.write_bytes(b"\0" * file.stat().st_size)
+    found = Prepared.find(pair[1], workspace.cache)
+    for use in (found.rows, lambda: found.norms, lambda: found.pca, lambda: found.axes):
+        with pytest.raises(InputError, match="of the cache is damaged"):
+            use()
+
+
+@pytest.mark.parametrize("damage", [b"", b"PK\x05\x06" + b"\0" * 18, b"\0" * 500])
+def test_graphs_layouts_and_rows_that_are_damaged_are_made_again_or_named(workspace, pair, damage):
+    prepared = prepare(pair[1], workspace.cache)
+    graph, settings = make_graph(prepared, workspace.cache), UmapSettings()
+    graph_file(prepared, workspace.cache).write_bytes(damage)
+    assert find_graph(prepared, workspace.cache) is None
+    assert np.array_equal(make_graph(prepared, workspace.cache).near, graph.near)
+    layout = layout_file(prepared, settings, workspace.cache)
+    layout.parent.mkdir()
+    layout.write_bytes(damage)
+    assert find_layout(prepared, "umap", workspace.cache, settings) is None
+    np.save(layout, np.zeros((3, 2), np.float32))
+    assert find_layout(prepared, "umap", workspace.cache, settings) is None
+    kept = MethodRows(workspace.cache / "methods" / "a")
+    kept.start(np.array([5, 7]), 4, 1)
+    figures = {"n_eff": np.ones(2), "norm_ratio": np.ones(2), "sources": np.zeros((2, 3)), "weights": np.zeros((2, 3))}
+    kept.keep("mean", np.ones((2, 4)), figures)
+    kept.finish(["mean"])
+    assert [row.method for row in kept.of_token(7)] == ["mean"]
+    for what in ("figures", "rows"):
+        kept.file("mean", what).write_bytes(damage)
+        with pytest.raises(InputError, match="compare the methods again"):
+            kept.of_token(7)

@@ -12,6 +12,7 @@ from filelock import FileLock
 
 from clp_core.errors import InputError
 from clp_core.prepared import prepare
+from clp_core.whole_files import whole_file
 from clp_core.workspace import Workspace
 
 DATA = Path(__file__).parent / "data"
@@ -66,6 +67,5 @@ def copy_folder(source: Path, target: Path) -> None:
 def write_once(data: bytes, target: Path) -> None:
     """Write a file under a temporary name first; one that is there already is kept."""
     if not target.exists():
-        part = target.with_name(f".{target.name}.part")
-        part.write_bytes(data)
-        os.replace(part, target)
+        with whole_file(target) as part:
+            part.write_bytes(data)

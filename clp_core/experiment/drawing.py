@@ -9,6 +9,7 @@ from clp_core.curves import published_curves
 from clp_core.errors import InputError
 from clp_core.experiment.records import Records
 from clp_core.figures.experiment import paper_figure
+from clp_core.whole_files import whole_file
 
 WIDTH, HEIGHT = 1100, 480
 TALKATIVE = ("kaleido", "choreographer")
@@ -29,12 +30,14 @@ def draw(records: Records, path: Path) -> None:
         raise InputError(f"nothing of {records.design.name} is measured yet that could be drawn")
     figure = paper_figure(records.curves, published_curves()).update_layout(template="plotly_white")
     if path.suffix == ".html":
-        figure.write_html(path)
+        with whole_file(path) as part:
+            figure.write_html(part)
         return
     for name in TALKATIVE:
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
-        figure.write_image(path, width=WIDTH, height=HEIGHT)
+        with whole_file(path) as part:
+            figure.write_image(part, width=WIDTH, height=HEIGHT)
     except (ValueError, RuntimeError) as error:
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise InputError(

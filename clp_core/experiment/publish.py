@@ -23,6 +23,7 @@ from clp_core.experiment.drawing import draw
 from clp_core.experiment.records import Records, experiments_here
 from clp_core.experiment.tables import Table, tables_of
 from clp_core.experiment.trials import trial_tables
+from clp_core.whole_files import write_whole
 
 MARKED = re.compile(
     r"<!-- result (?P<experiment>\S+) (?P<table>\S+)(?: (?P<row>[^>]+?): (?P<column>[^>]+?))? -->"
@@ -79,7 +80,7 @@ def main() -> None:
     shown: set[str] = set()
     for path in documents():
         text = filled(path.read_text(encoding="utf-8"))
-        path.write_text(text, encoding="utf-8")
+        write_whole(path, text)
         shown.update(SHOWN.findall(text))
     for name in sorted(shown):
         records = Records(read_design(experiments_here() / f"{name}.yaml"))

@@ -8,12 +8,16 @@ measured beyond that step was lost with them, and is measured again.
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from clp_core.errors import FULL_DISK
 from clp_core.json_reading import parsed_json
+
+log = logging.getLogger(__name__)
 
 AXES = ("step", "tokens", "bytes", "seconds")
 """What a point is measured by: optimiser steps, tokens and text bytes seen, seconds of training."""
@@ -34,6 +38,7 @@ class MetricsWriter:
     def __init__(self, path: Path) -> None:
         """Close a torn last line."""
         self._path = path
+        self._waiting = b""
         if path.is_file() and path.stat().st_size:
             with open(path, "rb+") as file:
                 file.seek(-1, os.SEEK_END)
@@ -41,10 +46,24 @@ class MetricsWriter:
                     file.write(b"\n")
 
     def write(self, line: Mapping[str, Any]) -> None:
-        """Append one line, in one call to the system."""
-        data = (json.dumps(line) + "\n").encode()
+        """Append one line, in one call to the system; what a full disk does not take waits for the next line."""
+        self._waiting += (json.dumps(line) + "\n").encode()
+        try:
+            self.flush()
+        except OSError as error:
+            if error.errno not in FULL_DISK:
+                raise
+            log.warning("the disk is full: lines of %s wait for room", self._path.name)
+
+    def flush(self) -> None:
+        """Write what waits.
+
+        Raises:
+            OSError: the disk is still full, or fails.
+        """
         with open(self._path, "ab", buffering=0) as file:
-            file.write(data)
+            while self._waiting:
+                self._waiting = self._waiting[file.write(self._waiting) :]
 
 
 def parsed(lines: Sequence[bytes]) -> Iterator[Line]:

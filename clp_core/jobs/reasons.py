@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import errno
 import re
 import shutil
 import signal
 from pathlib import Path
 
-from clp_core.errors import ClpError, DivergedError, InputError
+from clp_core.errors import FULL_DISK, ClpError, DivergedError, InputError
 from clp_core.jobs.reason_codes import Reason, ReasonCode
 from clp_core.memory_errors import OutOfMemoryError, is_out_of_memory
 
-FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 RANK_EXIT = re.compile(r"exitcode\s*:\s*(-?\d+)")
 OOM_COUNTERS = (Path("/sys/fs/cgroup/memory.events"), Path("/proc/vmstat"))
 MAX_REASON = 500
