@@ -17,7 +17,6 @@ from clp_core.errors import InputError
 from clp_core.finite import check_rows
 from clp_core.initializers import initializer
 from clp_core.initializers.base import Context, Fitted
-from clp_core.locate import read_json
 from clp_core.neighbors import unit
 from clp_core.provenance import (
     ANCHOR_COLUMNS,
@@ -28,6 +27,7 @@ from clp_core.provenance import (
     read_columns,
 )
 from clp_core.tensors import RowSource, TensorRows, block_ranges, content_of
+from clp_core.transfer_report import read_transfer_report
 from clp_core.vocabulary import Vocabulary
 from clp_core.workspace import REPORT_FILE
 
@@ -153,6 +153,7 @@ class Explainer:
         table: the stored provenance, without the lists of anchors.
         vocabulary: the target's vocabulary.
         helper_rows: input embeddings of the helper, ``[n_target, d]``, or ``None`` where the helper is gone.
+        source_vocabulary: the source's, where it is at hand; otherwise it is read from the folder in the report.
     """
 
     folder: Path
@@ -160,9 +161,12 @@ class Explainer:
     table: pd.DataFrame
     vocabulary: Vocabulary
     helper_rows: RowSource | None
+    source_vocabulary: Vocabulary | None = None
 
     @classmethod
-    def open(cls, folder: Path, helper_rows: RowSource | None = None, content: str = "") -> Explainer:
+    def open(
+        cls, folder: Path, helper_rows: RowSource | None = None, content: str = "", source: Vocabulary | None = None
+    ) -> Explainer:
         """Open a folder that a transfer wrote.
 
         A helper that is gone, or whose rows are no longer those of the transfer, is not used: the anchors that were
@@ -172,7 +176,7 @@ class Explainer:
             folder: the target model.
             helper_rows: the helper's input rows, if they are at hand; otherwise they are read from the helper's folder.
             content: what ``content_of`` said of these rows; rows without it are taken as they are.
-
+            source: the source's vocabulary, if it is at hand. Pages give it, as a report may name any folder.
 
         Raises:
             InputError: no transfer wrote this folder.
@@ -188,7 +192,7 @@ class Explainer:
                 f"{folder / PROVENANCE_FILE} has {len(table):,} rows for {vocabulary.n_ids:,} tokens; write the target "
                 "again"
             )
-        return cls(folder, report, table, vocabulary, helper_rows)
+        return cls(folder, report, table, vocabulary, helper_rows, source)
 
     @cached_property
     def anchor_ids(self) -> np.ndarray:
@@ -204,7 +208,7 @@ class Explainer:
         if method not in self._fitted:
             assert self.helper_rows is not None
             parameters = self.report["parameters"]["input"].get(method, {})
-            settings = self.report["settings"].get(method, {})
+            settings = initializer(method).resolve(self.report["settings"].get(method, {}))
             context = Context(self.helper_rows, self.anchor_ids, None, self.report["seed"], parameters, settings)
             self._fitted[method] = initializer(method).fit(context)
         return self._fitted[method]
@@ -265,6 +269,10 @@ class Explainer:
             return None
         made = np.zeros(source.shape[1])
         ids, values = weights
+        if ids.min(initial=0) < 0 or ids.max(initial=0) >= source.shape[0]:
+            raise InputError(
+                f"{self.folder / PROVENANCE_FILE} names rows that the source lacks; write the target again"
+            )
         check_rows(target, np.array([token_id]), "input", str(self.folder), self.vocabulary)
         check_rows(source, np.unique(ids), "input", str(self.report["source"]), self._source_vocabulary)
         for part in block_ranges(len(ids), source.shape[1]):
@@ -279,7 +287,7 @@ class Explainer:
         if not pd.isna(record["source_id"]):
             return np.array([int(record["source_id"])]), np.ones(1)
         if record["status"] == "override":
-            named = self.report["overrides"][str(token_id)]
+            named = self._sources_of_override(token_id)
             return np.array(named, dtype=np.int64), np.full(len(named), 1 / len(named))
         method = None if pd.isna(record["method"]) else str(record["method"])
         if method is None:
@@ -343,13 +351,21 @@ class Explainer:
 
     def _overridden(self, token_id: int, k: int) -> Weighed:
         """Return the source tokens whose mean an overridden row is."""
-        sources = self.report["overrides"][str(token_id)]
+        sources = self._sources_of_override(token_id)
         shares = np.full(len(sources), 1 / len(sources))
         none = np.full(len(sources), -1)
         return Weighed(self._anchors(none, sources, shares, np.full(len(sources), np.nan))[:k], 0.0, len(sources), 1.0)
 
+    def _sources_of_override(self, token_id: int) -> list[int]:
+        sources = self.report["overrides"].get(str(token_id))
+        if not sources:
+            raise InputError(f"the report of {self.folder} does not hold its override #{token_id}; write it again")
+        return [int(source) for source in sources]
+
     @cached_property
     def _source_vocabulary(self) -> Vocabulary | None:
+        if self.source_vocabulary is not None:
+            return self.source_vocabulary
         folder = Path(self.report["source"])
         return Vocabulary.open(folder, apart=True) if folder.is_dir() else None
 
@@ -368,10 +384,11 @@ class Explainer:
         )
 
     def _token(self, target_id: int, source_id: int) -> str:
-        if target_id >= 0:
-            return self.vocabulary.tokens[target_id] or ""
-        source = self._source_vocabulary
-        return (source.tokens[source_id] or "") if source is not None else f"#{source_id}"
+        tokens, place = self.vocabulary.tokens, target_id
+        if target_id < 0:
+            source = self._source_vocabulary
+            tokens, place = (source.tokens if source is not None else ()), source_id
+        return (tokens[place] or "") if 0 <= place < len(tokens) else f"#{place}"  # a foreign file may name any
 
 
 def helper_of(report: Mapping[str, Any]) -> tuple[TensorRows | None, str]:
@@ -389,7 +406,7 @@ def read_report(folder: Path) -> dict[str, Any]:
     Raises:
         InputError: no transfer wrote this folder.
     """
-    report = read_json(folder / REPORT_FILE)
+    report = read_transfer_report(folder)
     if not report or not (folder / PROVENANCE_FILE).is_file():
         raise InputError(
             f"{folder} was not written by a transfer (no {REPORT_FILE}); name the output of `clp transfer`"

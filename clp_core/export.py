@@ -25,7 +25,6 @@ from clp_core.hub import HubName, cached
 from clp_core.jobs.checkpoints import best_of, read_manifest, step_of
 from clp_core.jobs.job import Job
 from clp_core.jobs.store import JobStore
-from clp_core.locate import read_json
 from clp_core.model_card import Card
 from clp_core.output_folder import check_output, partial_folder, restore_replaced, take_name
 from clp_core.progress import report_progress
@@ -35,6 +34,7 @@ from clp_core.target_files import check_loading
 from clp_core.tensors import DTYPES, TensorEntry, TensorRows, all_finite, block_ranges, tensor_digest
 from clp_core.tokenizer_reading import CONFIG_FILES, TEMPLATE_FILE, TOKENIZER_FILES
 from clp_core.training_facts import CURVE_FILE, TRAINING_FILE, curve_csv, first_model, runs_behind
+from clp_core.transfer_report import read_transfer_report
 from clp_core.workspace import REPORT_FILE, Workspace
 
 CONFIG_NAMES = {"F64": "float64"} | {name: config for config, name in DTYPE_NAMES.items()}
@@ -237,5 +237,5 @@ def write_companions(folder: Path, part: Path, name: str, runs: list[dict[str, A
     told = json.dumps({"runs": runs}, indent=1, ensure_ascii=False)
     (part / TRAINING_FILE).write_text(told + "\n", encoding="utf-8")
     (part / CURVE_FILE).write_text(curve_csv(runs), encoding="utf-8")
-    card = Card(name, read_json(folder / REPORT_FILE), runs)
+    card = Card(name, read_transfer_report(folder, for_card=True), runs)
     (part / "README.md").write_text(card.text(), encoding="utf-8")

@@ -186,6 +186,24 @@ class Options:
         """
         return cls(**validated(cls, content, as_text=True))
 
+    @classmethod
+    def usable_part(cls, content: Any) -> tuple[dict[str, Any], tuple[str, ...]]:
+        """Validate each value by itself, to fill a form from the spec of another version or machine.
+
+        Returns:
+            The values that are accepted, and the names of those that are not, which have their defaults.
+        """
+        values, refused = {}, []
+        for name, value in content.items() if isinstance(content, Mapping) else ():
+            try:
+                values[name] = validated(cls, {name: value})[name]
+            except OptionsError as error:
+                if name in error.fields:
+                    refused.append(str(name))
+                else:  # others are missing
+                    values[name] = value
+        return values, tuple(refused)
+
 
 def validated(options: type[Options], content: Any, *, as_text: bool = False) -> dict[str, Any]:
     """Validate the values of an option class, each by itself.

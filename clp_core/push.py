@@ -30,6 +30,7 @@ from clp_core.push_options import PushOptions
 from clp_core.tensors import read_header
 from clp_core.tokenizer_reading import TOKENIZER_FILES
 from clp_core.training_facts import CURVE_FILE, TRAINING_FILE, curve_csv, run_of_checkpoint, runs_behind
+from clp_core.transfer_report import read_transfer_report
 from clp_core.workspace import REPORT_FILE, Workspace
 
 CARD_FILE = "README.md"
@@ -123,7 +124,7 @@ class PushPlan:
         """
         folder = Path(options.model).expanduser()
         refuse_no_model(folder)
-        report, runs = read_json(folder / REPORT_FILE), runs_behind(folder)
+        report, runs = read_transfer_report(folder, for_card=True), runs_behind(folder)
         public = public_report(report, workspace) if report else {}
         name = options.repo.partition("/")[2]
         card = Card(name, public, runs)

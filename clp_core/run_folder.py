@@ -53,7 +53,9 @@ def complete_folder(folder: Path, companions: Path, steps: int) -> None:
             shutil.copyfile(path, folder / path.name)
     report = read_json(companions / REPORT_FILE)
     if report:
-        write_json(folder / REPORT_FILE, report | {"trained_steps": report.get("trained_steps", 0) + steps})
+        before = report.get("trained_steps", 0)
+        trained = (before if isinstance(before, int) else 0) + steps
+        write_json(folder / REPORT_FILE, report | {"trained_steps": trained})
 
 
 def remove_half_written(folder: Path) -> None:

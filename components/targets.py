@@ -71,6 +71,6 @@ def report_of(folder: str, content: str) -> dict[str, Any] | None:
 
 
 @st.cache_resource(max_entries=8, show_spinner="Reading the provenance")
-def explainer_of(folder: str, content: str, helper: str, _helper: Prepared) -> Explainer:
-    """Return the explainer of a target, its anchors ready; ``helper`` names the helper's present content."""
-    return Explainer.open(Path(folder), _helper.rows("input"), _helper.meta["content"])
+def explainer_of(folder: str, content: str, pair: str, _source: Prepared, _helper: Prepared) -> Explainer:
+    """Return the explainer of a target, its anchors ready; ``pair`` names the present content of source and helper."""
+    return Explainer.open(Path(folder), _helper.rows("input"), _helper.meta["content"], _source.vocabulary)

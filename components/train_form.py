@@ -14,9 +14,10 @@ from clp_core.documents import HUB_PREFIX
 from clp_core.errors import InputError
 from clp_core.gpus import list_gpus
 from clp_core.jobs import Job, JobStore
+from clp_core.locate import is_hub_id
 from clp_core.options import MISSING, help_of
 from clp_core.roots import confined
-from clp_core.teacher import HELPER
+from clp_core.teacher import HELPER, teacher_of
 from clp_core.train_options import PRESETS, TrainOptions
 from clp_core.workspace import ModelEntry, Workspace
 from components import slurm_form
@@ -25,6 +26,8 @@ from components.models import choose_model, folder_of, training_texts
 from components.navigation import remember
 
 FIRST_PRESET = "quick"
+LARGEST_NUMBER = (1 << 53) - 1
+"""The largest whole number that a browser holds exactly, and a field takes."""
 BUDGETS = ("What the preset says", "Tokens", "Steps", "Minutes")
 BUDGET_FIELDS = ("max_tokens", "max_steps", "max_minutes")
 DEFAULTS: dict[str, Any] = {item.name: item.default for item in fields(TrainOptions) if item.default is not MISSING}
@@ -68,7 +71,7 @@ def form(space: Workspace, entries: list[ModelEntry], job: Job | None) -> Filled
     Raises:
         InputError: a setting is refused.
     """
-    cloned, of = dict(job.spec["arguments"]) if job is not None else {}, job.id if job is not None else "new"
+    cloned, of = settings_of(job) if job is not None else {}, job.id if job is not None else "new"
     model = model_field(entries, job, cloned)
     folder = folder_of(model)
     text, eval_text = text_fields(space, cloned, of)
@@ -85,7 +88,31 @@ def form(space: Workspace, entries: list[ModelEntry], job: Job | None) -> Filled
     options = TrainOptions(
         model=str(folder), text=text, eval_text=eval_text, name=name.strip(), **limits, **more, **where
     )
+    if options.teacher:
+        confine_teacher(teacher_of(options.teacher, folder), space)
     return Filled(by_preset(options, preset), folder)
+
+
+def settings_of(job: Job) -> dict[str, Any]:
+    """Return the settings of a run that still exist, and name the others."""
+    settings, refused = TrainOptions.usable_part(job.spec["arguments"])
+    if refused:
+        names = ", ".join(refused)
+        st.warning(
+            plain(f"Settings of that run that are not valid here have their defaults: {names}."),
+            icon=":material/warning:",
+        )
+    return settings
+
+
+def confine_teacher(teacher: str, space: Workspace) -> None:
+    """Refuse a teacher outside of where pages may read: a report or a spec of others may name any folder.
+
+    Raises:
+        OutsideError: it lies there.
+    """
+    if Path(teacher).is_dir() or not is_hub_id(teacher):
+        confined(teacher, space)
 
 
 def by_preset(options: TrainOptions, preset: str) -> TrainOptions:
@@ -101,14 +128,14 @@ def text_fields(space: Workspace, cloned: Mapping[str, Any], of: str) -> tuple[t
     Raises:
         OutsideError: a path that was typed does not.
     """
-    earlier = [*cloned.get("text", ()), *([cloned["eval_text"]] if cloned else [])]
+    earlier = [*cloned.get("text", ()), *([cloned["eval_text"]] if cloned.get("eval_text") else [])]
     texts = labelled([*map(str, training_texts()), *earlier])
     label_of = {path: label for label, path in texts.items()}
     train_names = [name for name in texts if "valid" not in name] or list(texts)
     files = [name for name, path in texts.items() if Path(path).is_file()]
     eval_names = [name for name in files if "valid" in name] + [name for name in files if "valid" not in name]
     begin = [label_of[text] for text in cloned.get("text", ())] or train_names[:1]
-    scored = label_of[cloned["eval_text"]] if cloned else eval_names[0]
+    scored = label_of.get(cloned.get("eval_text", ""))
     first, second = st.columns(2)
     chosen = first.multiselect(
         "Training text",
@@ -121,17 +148,25 @@ def text_fields(space: Workspace, cloned: Mapping[str, Any], of: str) -> tuple[t
     eval_text = second.selectbox(
         "Held-out text",
         eval_names,
-        index=eval_names.index(scored),
+        index=eval_names.index(scored) if scored in eval_names else 0 if eval_names else None,
         key=f"eval_{of}",
         help=help_of(TrainOptions, "eval_text"),
     )
     found = []
     for name in chosen:
-        if name in texts or name.startswith(HUB_PREFIX):
-            found.append(texts.get(name, name))
-        else:
-            found.append(str(confined(name, space, deep=True)))
-    return tuple(found), texts[eval_text] if eval_text else ""
+        text = texts.get(name, name)
+        found.append(text if text.startswith(HUB_PREFIX) else as_confined(text, space))
+    return tuple(found), as_confined(texts[eval_text], space) if eval_text else ""
+
+
+def as_confined(text: str, space: Workspace) -> str:
+    """Return a path as it is named, once it is known to lie where pages may read.
+
+    Raises:
+        OutsideError: it does not; the spec of a cloned run may name any file.
+    """
+    resolved = confined(text, space, deep=True)
+    return text if Path(text).is_absolute() else str(resolved)
 
 
 def labelled(paths: Sequence[str]) -> dict[str, str]:
@@ -148,7 +183,8 @@ def model_field(entries: list[ModelEntry], job: Job | None, cloned: Mapping[str,
     if job is not None and st.session_state.get("clone_seen") != job.id:
         st.session_state["clone_seen"] = job.id
         of_workspace = {str(entry.folder): entry.name for entry in entries}
-        remember("model", of_workspace.get(cloned["model"], cloned["model"]))
+        if model := cloned.get("model"):
+            remember("model", of_workspace.get(model, model))
     return choose_model("Model", "model", names, targets[-1] if targets else names[0], help_of(TrainOptions, "model"))
 
 
@@ -176,17 +212,19 @@ def budget(given: Mapping[str, Any], preset: str, of: str) -> dict[str, Any]:
     index = 1 + BUDGET_FIELDS.index(set_by_user[0]) if set_by_user else 0
     chosen = st.radio("Budget", BUDGETS, index=index, key=f"budget_{of}", horizontal=True)
     if chosen == "Tokens":
-        value = int(own["max_tokens"] or 1_000_000)
+        value = min(int(own["max_tokens"] or 1_000_000), LARGEST_NUMBER)
         return {
             "max_tokens": int(st.number_input("Tokens", min_value=1, value=value, step=100_000, key=f"tokens_{of}"))
         }
     if chosen == "Steps":
-        value = int(own["max_steps"] or 1_000)
+        value = min(int(own["max_steps"] or 1_000), LARGEST_NUMBER)
         return {"max_steps": int(st.number_input("Steps", min_value=1, value=value, step=100, key=f"steps_{of}"))}
     if chosen == "Minutes":
         minutes = float(own["max_minutes"] or 30.0)
         about = help_of(TrainOptions, "max_minutes")
-        return {"max_minutes": st.number_input("Minutes", 1.0, value=minutes, key=f"minutes_{of}", help=about)}
+        return {
+            "max_minutes": st.number_input("Minutes", 0.01, value=max(minutes, 0.01), key=f"minutes_{of}", help=about)
+        }
     return by_preset_alone
 
 
@@ -199,10 +237,11 @@ def more_settings(given: Mapping[str, Any], of: str, *, here: bool) -> dict[str,
         return {"key": f"{name}_{of}", "help": help_of(TrainOptions, name)}
 
     def count(place: Any, label: str, name: str) -> int:
-        return int(place.number_input(label, int(LEAST[name]), value=int(given[name]), **about(name)))
+        value = min(int(given[name]), LARGEST_NUMBER)
+        return int(place.number_input(label, int(LEAST[name]), value=value, **about(name)))
 
     def rate(place: Any, label: str, name: str) -> float:
-        return float(place.number_input(label, 0.0, 0.99, float(given[name]), format="%.6f", **about(name)))
+        return float(place.number_input(label, 0.0, 0.99, min(float(given[name]), 0.99), format="%.6f", **about(name)))
 
     def share(place: Any, label: str, name: str) -> float:
         return float(place.number_input(label, 0.0, 1.0, float(given[name]), **about(name)))
@@ -288,7 +327,7 @@ def teacher_fields(given: Mapping[str, Any], of: str) -> dict[str, Any]:
             (c, "Share of steps to let go", "teacher_share"),
         ):
             about = help_of(TrainOptions, name)
-            settings[name] = place.number_input(label, 0.01, 1.0, float(given[name]), key=f"{name}_{of}", help=about)
+            settings[name] = place.number_input(label, 0.0, 1.0, float(given[name]), key=f"{name}_{of}", help=about)
     return settings
 
 

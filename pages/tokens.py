@@ -41,7 +41,8 @@ focus("widget_token")
 remember("token", query)
 chosen = one_of(right, "Target model", "target", names, "its rows are explained") if names else ""
 entry = next((entry for entry in targets if entry.name == chosen), None)
-explainer = explainer_of(str(entry.folder), fingerprint(entry.folder), helper.path.name, helper) if entry else None
+key = f"{source.path.name}-{helper.path.name}"
+explainer = explainer_of(str(entry.folder), fingerprint(entry.folder), key, source, helper) if entry else None
 
 one, health, agreement = st.tabs(
     ["Token", "Health of all rows", "Neighbour agreement"], key="view", bind="query-params"
