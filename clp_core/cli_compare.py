@@ -6,7 +6,7 @@ from typing import Any
 
 from clp_core.cli_output import Json, echo, emit, print_table, terminal_progress
 from clp_core.compare_options import CompareMethodsOptions
-from clp_core.whole_files import whole_file
+from clp_core.whole_files import check_writable, whole_file
 from clp_core.workspace import Workspace
 
 
@@ -14,6 +14,8 @@ def compare_command(options: CompareMethodsOptions, as_json: Json = False) -> No
     """Score all methods on one pair, before any training."""
     from clp_core.compare import compare_methods
 
+    if options.figure is not None:
+        check_writable(options.figure)
     cache = Workspace.current().cache if options.keep_rows else None
     with terminal_progress():
         scores, advice = compare_methods(options.transfer_options(), options.names, options.folds, cache)

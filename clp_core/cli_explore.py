@@ -10,7 +10,7 @@ from clp_core.cli_output import Json, echo, emit, print_table, terminal_progress
 from clp_core.errors import InputError
 from clp_core.explore_options import AgreementOptions, NearDuplicatesOptions, NeighborsOptions
 from clp_core.project_options import ProjectOptions
-from clp_core.whole_files import whole_file
+from clp_core.whole_files import check_writable, whole_file
 from clp_core.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -79,6 +79,7 @@ def project_command(options: ProjectOptions, as_json: Json = False) -> None:
     output = Path(options.output)
     if not output.absolute().parent.is_dir():
         raise InputError(f"there is no folder {output.absolute().parent}; make it first")
+    check_writable(output)
     folder = locate(options.model)
     was_prepared = Prepared.find(folder, cache) is not None  # which is when the layout by PCA was made
     with terminal_progress():

@@ -88,7 +88,11 @@ def partial_folder(output: Path) -> Iterator[Path]:
         if (old / LOCK_FILE).is_file():
             with contextlib.suppress(Timeout, OSError), FileLock(old / LOCK_FILE, timeout=0):
                 shutil.rmtree(old, ignore_errors=True)
-    part = Path(tempfile.mkdtemp(prefix=part_prefix(output), dir=output.parent))
+    try:
+        part = Path(tempfile.mkdtemp(prefix=part_prefix(output), dir=output.parent))
+    except OSError as error:
+        error.filename = str(output)  # the name that the user knows
+        raise
     lock = FileLock(part / LOCK_FILE)
     lock.acquire()
     try:

@@ -37,6 +37,20 @@ def whole_file(path: Path) -> Iterator[Path]:
         raise
 
 
+def check_writable(path: Path) -> None:
+    """Refuse a file that could not be written in the end, before long work is done for it.
+
+    Raises:
+        OSError: it could not.
+    """
+    try:
+        with open(path, "ab") if path.exists() else tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        error.filename = str(path)
+        raise
+
+
 def write_whole(path: Path, text: str) -> None:
     """Write a text file in UTF-8 by ``whole_file``."""
     with whole_file(path) as part:

@@ -12,9 +12,10 @@ from clp_core import cli
 from clp_core.errors import InputError, library_failure, system_failure
 from clp_core.folders import check_disk
 from clp_core.jobs.metrics import MetricsWriter, read_lines
+from clp_core.output_folder import partial_folder
 from clp_core.prepared import leave_prepared
 from clp_core.progress import Heart
-from clp_core.whole_files import whole_file, write_whole
+from clp_core.whole_files import check_writable, whole_file, write_whole
 
 FULL = "No space left on device"
 
@@ -146,3 +147,15 @@ def test_model_that_is_written_is_no_failure_where_the_cache_has_no_room(workspa
     monkeypatch.setattr("clp_core.prepared.prepare", full)
     leave_prepared(workspace, str(workspace.models / "target"))
     assert "target is written, but not prepared for the pages" in caplog.text
+
+
+@pytest.mark.parametrize("write", [check_writable, lambda path: next(partial_folder(path).gen)])
+def test_folder_that_may_not_be_written_is_told_by_the_name_of_the_output(tmp_path, monkeypatch, write):
+    def refuse(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "tmp123"))
+
+    for name in ("mkdtemp", "TemporaryFile"):
+        monkeypatch.setattr(f"tempfile.{name}", refuse)
+    with pytest.raises(PermissionError) as found:
+        write(tmp_path / "output")
+    assert system_failure(found.value) == f"Permission denied: {tmp_path / 'output'}"
