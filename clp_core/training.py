@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from filelock import FileLock
-from transformers import TrainingArguments, set_seed
+from transformers import PrinterCallback, TrainingArguments, set_seed
 
 from clp_core.blocks import Blocks, ShuffledBlocks, StreamedBlocks, padding_of
 from clp_core.causal_models import load_causal_model, refuse_non_causal
@@ -56,7 +56,7 @@ from clp_core.run_measures import Measured
 from clp_core.run_trainer import RunTrainer
 from clp_core.text_reading import SCORING_FILE, block_start
 from clp_core.train_options import TrainOptions
-from clp_core.training_callback import FIRST_STEPS_EXPECT_S, JobCallback
+from clp_core.training_callback import FIRST_STEPS_EXPECT_S, JobCallback, LogLines
 from clp_core.training_plan import TrainPlan, counts_warnings, emulated_warning
 from clp_core.training_stages import refuse_non_finite, refuse_untied
 from clp_core.vocabulary import Vocabulary
@@ -251,9 +251,10 @@ def train(job: Job, space: Workspace) -> dict[str, Any]:
         args=arguments,
         train_dataset=blocks,
         eval_dataset=blocks,
-        callbacks=[callback],
+        callbacks=[callback, LogLines()],
         compute_loss_func=objective,
     )
+    trainer.remove_callback(PrinterCallback)  # a print that a full disk refuses would end the run
     torch.backends.cuda.matmul.allow_tf32 = False  # accelerate turns it on for compiled models
     trainer.set_up(measured, text, callback, trained_rows, objective)
     if is_first():
@@ -390,9 +391,11 @@ def main() -> None:
         train(job, Workspace.current())
     except Exception as error:
         log.exception("training failed")
+        reason = reason_of(error, job.path, LESS_MEMORY)
+        if writer.is_locked:  # half a checkpoint would keep a full disk full
+            remove_incomplete(job.path / "checkpoints")
         # The first process to fail knows why; the others see only that it is gone.
         if not (job.path / "error.json").exists():
-            reason = reason_of(error, job.path, LESS_MEMORY)
             job.write_last_word("error.json", {"reason": reason.text, "reason_code": reason.code.value})
         raise SystemExit(1) from error
 

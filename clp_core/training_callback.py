@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import time
 from pathlib import Path
@@ -29,6 +30,8 @@ from clp_core.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, TrainerControl, TrainerState
+
+log = logging.getLogger(__name__)
 
 FIRST_STEPS_EXPECT_S = 600.0
 MIN_EXPECT_S = 15.0
@@ -251,6 +254,22 @@ class JobCallback(TrainerCallback):
         for gone in keep_only(folder.parent, options["keep_last"], best=not options["only_last"]):
             run.job.add_event("checkpoint removed", path=str(gone))
         self._stopwatch.leave_out(seconds + time.monotonic() - began, "save")
+
+
+class LogLines(TrainerCallback):
+    """Logs what the Trainer reports; unlike a print, a log line that a full disk refuses ends no run."""
+
+    def on_log(
+        self,
+        args: TrainingArguments,  # noqa: ARG002
+        state: TrainerState,
+        control: TrainerControl,  # noqa: ARG002
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,  # noqa: ARG002
+    ) -> None:
+        """Log one report."""
+        if state.is_local_process_zero and logs:
+            log.info("step %d: %s", state.global_step, logs)
 
 
 def told(value: float) -> str:

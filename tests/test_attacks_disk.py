@@ -2,19 +2,24 @@
 
 import builtins
 import errno
+import json
 import os
 import shutil
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
+from filelock import Timeout
+from support.made_runs import lines_of, make_run
 
-from clp_core import cli
+from clp_core import cli, training
 from clp_core.errors import InputError, library_failure, system_failure
 from clp_core.folders import check_disk
 from clp_core.jobs.metrics import MetricsWriter, read_lines
 from clp_core.output_folder import partial_folder
 from clp_core.prepared import leave_prepared
 from clp_core.progress import Heart
+from clp_core.training_callback import LogLines
 from clp_core.whole_files import check_writable, whole_file, write_whole
 
 FULL = "No space left on device"
@@ -159,3 +164,34 @@ def test_folder_that_may_not_be_written_is_told_by_the_name_of_the_output(tmp_pa
     with pytest.raises(PermissionError) as found:
         write(tmp_path / "output")
     assert system_failure(found.value) == f"Permission denied: {tmp_path / 'output'}"
+
+
+def test_reports_of_a_run_are_logged_not_printed(capsys, caplog):
+    caplog.set_level("INFO")
+    state = SimpleNamespace(is_local_process_zero=True, global_step=7)
+    LogLines().on_log(None, state, None, {"loss": "6.9"})
+    assert capsys.readouterr().out == ""
+    assert caplog.messages == ["step 7: {'loss': '6.9'}"]
+
+
+@pytest.mark.parametrize("is_own", [True, False])
+def test_half_a_checkpoint_goes_with_the_run_that_a_full_disk_ends(workspace, monkeypatch, is_own):
+    job = make_run(workspace, "a run", lines_of(3))
+    half = job.path / "checkpoints" / "checkpoint-20"
+    half.mkdir(parents=True)
+
+    def fail(*_):
+        raise OSError(errno.ENOSPC, FULL)
+
+    def refuse(*_, **__):
+        raise Timeout("writer.lock")
+
+    monkeypatch.setattr("sys.argv", ["training", str(job.path)])
+    monkeypatch.setattr(training, "train", fail)
+    if not is_own:  # another process still writes it
+        monkeypatch.setattr(training.FileLock, "acquire", refuse)
+    with pytest.raises(SystemExit):
+        training.main()
+    assert half.exists() != is_own
+    code = json.loads((job.path / "error.json").read_text())["reason_code"]
+    assert code == ("disk-full" if is_own else "error")
