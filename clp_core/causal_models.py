@@ -21,6 +21,8 @@ KEYS_NAMED = 3
 PROBE_TOKENS, FEWEST_PROBED = 12, 3
 LARGEST_SHIFT = 1e-4
 """Of the largest score. Causal models shift by nothing, others with random weights by 5e-4, trained ones by more."""
+WITHOUT_CACHE = frozenset({"prophetnet", "reformer"})
+"""Types whose class fails on its own cache of keys and values."""
 ROUNDING_STEPS = 4
 """In half precision experts of a mixture may round otherwise where other tokens share a product with one."""
 
@@ -123,6 +125,11 @@ def refuse_non_causal(model: PreTrainedModel, name: str, positions: int | None =
             "model as configured; set is_decoder to true (Gemma: use_bidirectional_attention to false) in its "
             "config.json if it was trained as a causal model, or take another model"
         )
+
+
+def has_cache(model: PreTrainedModel) -> bool:
+    """Whether a model can generate with a cache of keys and values."""
+    return model.config.model_type not in WITHOUT_CACHE
 
 
 def forward(model: PreTrainedModel, ids: torch.Tensor, name: str) -> torch.Tensor:

@@ -27,16 +27,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clp_core.causal_models import load_causal_model, refuse_non_causal
+from clp_core.causal_models import forward, has_cache, load_causal_model, refuse_non_causal
 from clp_core.checkpoint import Checkpoint
 from clp_core.corpus import TextCounts, token_stream
 from clp_core.devices import device_named, weights_type
 from clp_core.documents import DEFAULT_FIELD, Texts
-from clp_core.errors import InputError
+from clp_core.errors import InputError, first_line
 from clp_core.evaluate_options import EvaluateOptions
 from clp_core.finite import NonFiniteError, scores_error
 from clp_core.locate import locate, read_json
-from clp_core.memory_errors import SMALLER, check_memory, memory_explained
+from clp_core.memory_errors import SMALLER, check_memory, is_out_of_memory, memory_explained
 from clp_core.memory_plan import Shape, embedding_rows
 from clp_core.positions import max_positions
 from clp_core.progress import report_progress
@@ -479,7 +479,7 @@ def batch_loss(
         inputs[row, : stop - start] = torch.from_numpy(text.inputs(start, stop))
         targets[row, skipped : stop - start] = torch.from_numpy(text.ids[start + 1 + skipped : stop + 1])
     # Windows are filled up at their end, where causal attention lets nothing look.
-    logits = model(input_ids=inputs.to(device), use_cache=False).logits
+    logits = forward(model, inputs.to(device), "the model")
     losses = torch.nn.functional.cross_entropy(
         logits.flatten(0, 1).float(), targets.to(device).flatten(), ignore_index=-100, reduction="none"
     )
@@ -527,7 +527,7 @@ def generate(
         synced: go through the model equally often in all processes, as a sharded one needs it.
 
     Raises:
-        InputError: there is nothing to begin with, or the prompt takes all positions.
+        InputError: there is nothing to begin with, or the prompt takes all positions, or the model's class fails.
         NonFiniteError: the scores of a token are not finite.
     """
     import torch
@@ -554,16 +554,25 @@ def generate(
     gpus = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices=gpus), torch.no_grad():
         torch.manual_seed(seed)
-        output = model.generate(
-            input_ids=inputs,
-            attention_mask=torch.ones_like(inputs),
-            max_new_tokens=room,
-            do_sample=True,
-            temperature=0.8,
-            top_k=50,
-            synced_gpus=synced,
-            logits_processor=LogitsProcessorList([refuse_non_finite_scores]),
-            pad_token_id=vocabulary.roles.get("pad", vocabulary.roles.get("eos", 0)),
-        )
-    model.train(was_training)
+        try:
+            output = model.generate(
+                input_ids=inputs,
+                attention_mask=torch.ones_like(inputs),
+                max_new_tokens=room,
+                do_sample=True,
+                temperature=0.8,
+                top_k=50,
+                synced_gpus=synced,
+                use_cache=has_cache(model),
+                logits_processor=LogitsProcessorList([refuse_non_finite_scores]),
+                pad_token_id=vocabulary.roles.get("pad", vocabulary.roles.get("eos", 0)),
+            )
+        except (NonFiniteError, MemoryError):
+            raise
+        except Exception as error:  # classes fail on their own caches in many ways
+            if is_out_of_memory(error):
+                raise
+            raise InputError(f"{type(model).__name__} cannot generate text: {first_line(error)}") from error
+        finally:
+            model.train(was_training)
     return str(vocabulary.tokenizer.decode(output[0].tolist(), skip_special_tokens=True))

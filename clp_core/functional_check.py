@@ -7,7 +7,6 @@ are then right together, whatever the class is. New rows are not part of the com
 
 from __future__ import annotations
 
-import copy
 import logging
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
@@ -44,6 +43,11 @@ TOKENS_FED = 64
 LIMITS = {"float32": 1e-3, "bfloat16": 3e-2, "float16": 1e-2}
 """Largest difference that passes, in standard deviations of the logits. Equal rows give equal hidden states; only the
 product with the output matrix, whose height differs, rounds otherwise."""
+UNCUT = (
+    f"as the whole model takes more than {MEMORY_SHARE:.0%} of the free memory or more than {MOST_BYTES / 1e9:.0f} GB, "
+    "and its class cannot be cut to its first layers"
+)
+LAYER_COUNTERS = ("decoder_layers", "num_decoder_layers", "num_layers", "num_hidden_layers")
 MASKED = 1e30
 """Logits beyond it are masks."""
 
@@ -80,7 +84,7 @@ class Expected:
     layers: int | None
 
     @classmethod
-    def of(cls, source: Checkpoint, plan: RowPlan) -> Expected | None:
+    def of(cls, source: Checkpoint, plan: RowPlan) -> Expected | str:
         """Run the source.
 
         Args:
@@ -88,21 +92,27 @@ class Expected:
             plan: what each target row will be.
 
         Returns:
-            What it predicts; ``None`` where not even its first layer fits in the share of the memory.
+            What it predicts, or why it cannot be run within the share of the memory.
 
         Raises:
             InputError: the source cannot be run, or sees the tokens that it predicts.
         """
         extent = extent_of(source)
-        if extent is None:
-            return None
+        if isinstance(extent, str):
+            return extent
         copied = np.flatnonzero(plan.source_ids >= 0)
         positions = max_positions(source.config)
         fed = chosen(plan, copied, positions, padding_index(source.config))
         report_progress("scoring common tokens with the source")
-        model = load(source.weights, source.folder, extent)
         name = str(source.folder)
-        logits = scores(model, plan.source_ids[fed], name)  # first, as Reformer remembers the length of its first input
+        try:
+            model = load(source.weights, source.folder, extent)
+            logits = scores(model, plan.source_ids[fed], name)
+        except InputError as error:
+            if extent.layers is None:
+                raise
+            log.info("%s cannot be cut to %d layers: %s", name, extent.layers, error)
+            return UNCUT
         refuse_non_causal(model, name, positions)
         rows = source.rows(source.sides[-1]).shape[0]
         if logits.shape[-1] != rows:
@@ -110,13 +120,13 @@ class Expected:
                 f"{type(model).__name__} of {name} gives {logits.shape[-1]:,} logits per token, its output embedding "
                 f"has {rows:,} rows; this architecture is not supported"
             )
-        layers = getattr(model.config.get_text_config(decoder=True), "num_hidden_layers", None)
+        layers = layers_of(configuration(source.folder))
         kept = logits[:, plan.source_ids[copied]]
         if not kept.isfinite().all():
             where = non_finite_weight(model)
             problem = f"{where} holds NaN or infinity" if where else "its logits are NaN or infinite"
             raise NonFiniteError(f"{problem} in the source {name}: {CURE}")
-        return cls(fed, copied, kept, extent, layers if extent.layers is None else layers_of(source))
+        return cls(fed, copied, kept, extent, layers)
 
     def compare(self, target: Path) -> dict[str, Any]:
         """Run the written target on the same tokens.
@@ -195,36 +205,47 @@ def difference(expected: torch.Tensor, found: torch.Tensor) -> float:
     return float(largest / plain.std().clamp(min=torch.finfo(torch.float32).tiny))
 
 
-def extent_of(source: Checkpoint) -> Extent | None:
+def extent_of(source: Checkpoint) -> Extent | str:
     """Choose how much of a model is run within the share of the free memory.
 
     The whole model in float32 where that fits, else its first layers in float32, else its first layer in the files' own
     data type.
 
     Returns:
-        The extent; ``None`` where not even that fits.
+        The extent, or why there is none.
     """
     budget = min(MEMORY_SHARE * free_memory(), MOST_BYTES)
     if 4 * source.n_parameters <= budget:
         return Extent(None, "float32")
     one = n_parameters(source.folder, 1)
-    layers = layers_of(source)
+    layers = layers_of(configuration(source.folder))
     if one is None or layers is None or layers < 2:
-        return None
+        return UNCUT
     if 4 * one > budget:
         own = {"BF16": "bfloat16", "F16": "float16"}.get(source.entry("input").dtype)
-        return Extent(1, own) if own and 2 * one <= budget else None
+        return Extent(1, own) if own and 2 * one <= budget else NO_ROOM
     most = int(budget / 4)
     return Extent(bisect_right(range(layers), most, lo=2, key=lambda n: n_parameters(source.folder, n) or most + 1) - 1,
                   "float32")  # fmt: skip
 
 
-def layers_of(source: Checkpoint) -> int | None:
-    """Return the number of a model's layers by its configuration."""
+def counter_of(config: PretrainedConfig) -> str | None:
+    """Return the entry that counts the layers of a decoder; the general one may count an encoder's, or halves."""
+    return next((name for name in LAYER_COUNTERS if isinstance(getattr(config, name, None), int)), None)
+
+
+def layers_of(config: PretrainedConfig) -> int | None:
+    """Return the number of layers of a decoder by its configuration, ``None`` where that names none."""
+    text = config.get_text_config(decoder=True)
+    name = counter_of(text)
+    return None if name is None else int(getattr(text, name))
+
+
+def configuration(folder: Path) -> PretrainedConfig:
+    """Read the configuration of a model."""
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(str(source.folder), trust_remote_code=False)
-    return getattr(config.get_text_config(decoder=True), "num_hidden_layers", None)
+    return AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
 
 
 def n_parameters(folder: Path, layers: int) -> int | None:
@@ -243,21 +264,28 @@ def n_parameters(folder: Path, layers: int) -> int | None:
 
 def first_layers(folder: Path, layers: int | None) -> PretrainedConfig:
     """Return a model's configuration, cut to its first layers; lists with an entry for each layer are cut too."""
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
+    config = configuration(folder)
     if layers is None:
         return config
-    config = copy.deepcopy(config)
     text = config.get_text_config(decoder=True)
-    whole = text.num_hidden_layers
-    for name, value in list(vars(text).items()):
-        if isinstance(value, list | tuple) and len(value) == whole:
-            setattr(text, name, value[:layers])
-    text.num_hidden_layers = layers
-    if hasattr(text, "decoder_layers"):
-        text.decoder_layers = layers
+    for part in {id(each): each for each in (config, text)}.values():  # some classes give a copy of themselves
+        cut(part, layers)
     return config
+
+
+def cut(config: PretrainedConfig, layers: int) -> None:
+    """Set the number of layers in a configuration."""
+    counter = counter_of(config)
+    if counter is None:
+        return
+    whole, general = getattr(config, counter), vars(config).get("num_hidden_layers")
+    for name, value in list(vars(config).items()):
+        is_by_layer = isinstance(value, list | tuple) and not any(isinstance(each, float) for each in value)
+        if is_by_layer and len(value) in (whole, general):
+            setattr(config, name, value[: len(value) * layers // whole])
+    if "num_hidden_layers" in vars(config) and counter != "num_hidden_layers":
+        config.num_hidden_layers = max(1, general * layers // whole)
+    setattr(config, counter, layers)
 
 
 def load(weights: Path, folder: Path, extent: Extent) -> Any:

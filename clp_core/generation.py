@@ -19,6 +19,7 @@ import torch
 from transformers import GenerationConfig, LogitsProcessorList, RepetitionPenaltyLogitsProcessor
 
 from clp_core.answers import END_OF_TEXT, FAILED, LENGTH, REFUSED, STOPPED, GenerateOptions
+from clp_core.causal_models import has_cache
 from clp_core.errors import InputError
 from clp_core.evaluation import load_speaker
 from clp_core.finite import NonFiniteError, scores_error
@@ -245,6 +246,7 @@ class Answering:
             max_new_tokens=options.max_tokens,
             eos_token_id=None if options.ignore_end else list(self._speaker.ends) or None,
             pad_token_id=vocabulary.roles.get("pad", vocabulary.roles.get("eos", 0)),
+            use_cache=has_cache(self._speaker.model),
             **sampling,
         )
         inputs = torch.tensor([before + ids], device=self._speaker.model.device)

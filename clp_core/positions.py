@@ -95,6 +95,12 @@ class Padding:
             InputError: the class needs an index that no token of a text has, and the target has none.
         """
         kind = str(config.get("model_type"))
+        if kind == "xglm" and isinstance(config.get("pad_token_id"), int) and config["pad_token_id"] > 1:
+            raise InputError(
+                f"the source's pad_token_id is {config['pad_token_id']}, so that this xglm model has no vector for "
+                f"position {config['pad_token_id'] - 2}, which a target would have; set pad_token_id to 1, with which "
+                "published models were trained, in the source's config.json"
+            )
         if kind in WITHOUT_PADDING and pad is not None and pad > 1:
             return cls(None, warnings=(
                 f"{kind} models {WITHOUT_PADDING[kind]}, so config.json names no pad_token_id; the tokenizer and "
@@ -109,7 +115,7 @@ class Padding:
         before = padding_index(config)
         if before is None:
             return cls(pad)
-        if before == pad or (before < n_rows and not is_token(vocabulary, before)):
+        if before == pad or (0 <= before < n_rows and not is_token(vocabulary, before)):
             return cls(before)
         others = {vocabulary.roles.get(role) for role in ("bos", "eos", "unk")}
         if pad is None or pad in others:
@@ -126,7 +132,7 @@ class Padding:
 
     def moved_length(self, config: Mapping[str, Any]) -> dict[str, int]:
         """Return the entries of config.json that give the length of the table that was moved."""
-        return {"max_position_embeddings": config["max_position_embeddings"] + self.moved} if self.moved else {}
+        return {"max_position_embeddings": length_of(config) + self.moved} if self.moved else {}
 
     def moved_table(self, source: Checkpoint) -> tuple[TensorEntry, np.ndarray]:
         """Move the rows of the source's table of positions, so that each keeps its distance to the padding index.
@@ -138,7 +144,7 @@ class Padding:
         Raises:
             InputError: the files hold no such table, or several.
         """
-        positions = source.config["max_position_embeddings"]
+        positions = length_of(source.config)
         found = [
             entry for name, entry in source.entries.items()
             if f".{name}".endswith(POSITION_TABLE) and entry.shape[0] == positions
@@ -147,8 +153,28 @@ class Padding:
             raise InputError(f"{source.folder} holds {len(found)} tables of {positions} positions; one was expected")
         rows = TensorRows(found[0]).read(0, positions)
         moved = np.zeros((positions + self.moved, rows.shape[1]), dtype=rows.dtype)
-        moved[self.index :] = rows[padding_index(source.config) :]
+        before = padding_index(source.config)
+        assert before is not None
+        assert self.index is not None
+        moved[self.index + 1 :] = rows[before + 1 :]
+        if before >= 0:  # -1 is taken by transformers, too
+            moved[self.index] = rows[before]
         return found[0], moved
+
+
+def length_of(config: Mapping[str, Any]) -> int:
+    """Return the rows of the table of positions by a config.json.
+
+    Raises:
+        InputError: it does not name them.
+    """
+    value = config.get("max_position_embeddings")
+    if not isinstance(value, int):
+        raise InputError(
+            "config.json of the source names no max_position_embeddings; load the model with transformers and save it "
+            "with save_pretrained, which writes it"
+        )
+    return value
 
 
 def spare_id(vocabulary: Vocabulary) -> int:

@@ -33,6 +33,7 @@ OTHER_IDS = ("suppress_tokens", "begin_suppress_tokens", "bad_words_ids", "force
              "forced_decoder_ids")  # fmt: skip
 """Entries that hold token ids under names that do not say so."""
 
+SHOWN_CHARACTERS = 200
 TOKEN_ID = re.compile(r"\w+_token_(id|ids|index|indices)")
 OTHER_SIZES = {
     "decoder_vocab_size": (),
@@ -123,7 +124,7 @@ def target_config(
     changed = dict(config)
     if not key or "tie_word_embeddings" in changed:
         changed["tie_word_embeddings"] = tied
-    if not key or "vocab_size" in changed:
+    if key in ("", "text_config") or "vocab_size" in changed:
         changed["vocab_size"] = n_rows
     for name, types in OTHER_SIZES.items():
         if changed.get(name) is not None or (name not in changed and changed.get("model_type") in types):
@@ -131,13 +132,36 @@ def target_config(
     for name, value in ids.as_config().items():
         if not key or name in changed:
             changed[name] = value
-    if changed.get("decoder_start_token_id") is not None:
+    if changed.pop("decoder_start_token_id", None) is not None and ids.bos is not None:
         changed["decoder_start_token_id"] = ids.bos
     if "padding_idx" in changed:
         changed["padding_idx"] = ids.pad
     for name in ("text_config", "decoder"):
         if isinstance(changed.get(name), dict):
             changed[name] = target_config(changed[name], n_rows, ids, tied=tied, key=name)
+    return changed
+
+
+def without_placeholders(config: Mapping[str, Any], built: Mapping[str, Any], n_rows: int) -> dict[str, Any]:
+    """Return a target's config.json in which no token stands for an image, a sound or the like.
+
+    Classes have ids of their own for such placeholders where a config.json names none, and put padding in their place;
+    these ids may be those of ordinary tokens. They are set to the first id that no token has.
+
+    Args:
+        config: content of config.json.
+        built: the same with the defaults of its class.
+        n_rows: rows of the embeddings.
+    """
+    changed = dict(config)
+    for name, value in built.items():
+        role = re.sub("_token_(id|index)$", "", str(name))
+        if isinstance(value, Mapping):
+            inner = config.get(name)
+            if isinstance(inner, Mapping):
+                changed[name] = without_placeholders(inner, value, n_rows)
+        elif role not in (name, *ROLES, "decoder_start") and isinstance(value, int) and 0 <= value < n_rows:
+            changed[name] = n_rows
     return changed
 
 
@@ -267,13 +291,16 @@ def check_tokenizer(folder: Path, vocabulary: Vocabulary, n_rows: int) -> list[s
     return found.warnings("the target", type(theirs).__name__)
 
 
-def check_config(folder: Path, n_rows: int, ids: SpecialIds) -> None:
+def check_config(folder: Path, n_rows: int, ids: SpecialIds) -> dict[str, Any]:
     """Let transformers build the model that a config.json describes, without weights, before any are written.
 
     Args:
         folder: holds config.json.
         n_rows: rows that its embeddings should have.
         ids: the special ids that it should read.
+
+    Returns:
+        The configuration with the defaults of its class.
 
     Raises:
         InputError: it cannot be built, or an embedding has another number of rows, or an id another value: the class
@@ -287,7 +314,8 @@ def check_config(folder: Path, n_rows: int, ids: SpecialIds) -> None:
     except InputError as error:
         raise InputError(
             f"models of type {kind} cannot be built with the target's vocabulary size and special ids "
-            f"({first_line(error.__cause__ or error)}); this architecture is not supported with this helper"
+            f"({' '.join(str(error.__cause__ or error).split())[:SHOWN_CHARACTERS]}); give the helper's tokenizer the "
+            "special tokens that are missing, or take another source"
         ) from error
     for name in filter(None, (names.input, names.output, names.output_bias)):
         rows = names.shapes[name][0]
@@ -304,6 +332,7 @@ def check_config(folder: Path, n_rows: int, ids: SpecialIds) -> None:
                 f"models of type {kind} read {name} {value} of config.json as {found}, which is another token or none; "
                 "this architecture is not supported with this helper"
             )
+    return dict(config.to_dict())
 
 
 def verify(

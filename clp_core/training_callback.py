@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import TrainerCallback, TrainingArguments
 
-from clp_core.errors import DivergedError
+from clp_core.errors import DivergedError, InputError
 from clp_core.evaluation import generate
 from clp_core.finite import NonFiniteError
 from clp_core.jobs.checkpoints import RUN_STATE_FILE, keep_only, seal, step_of
@@ -224,6 +224,10 @@ class JobCallback(TrainerCallback):
             texts = [generate(model, self._vocabulary, prompt, synced=sharded) for prompt in self._prompts]
         except NonFiniteError as error:
             raise DivergedError(f"the scores of the model are not finite at step {step}; {self._cure()}") from error
+        except InputError as error:  # a class that cannot generate fails in all processes alike
+            log.warning("the run has no samples: %s", error)
+            self._prompts = ()
+            return
         if not is_first():
             return
         told = {"step": step, "tokens": step * run.plan.step_tokens, "attempt": run.attempt}

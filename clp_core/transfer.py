@@ -17,8 +17,10 @@ from clp_core import __version__, heldout
 from clp_core.auto import Choice, choose
 from clp_core.checkpoint import SIDES, Written
 from clp_core.choices import AUTO
+from clp_core.errors import InputError
+from clp_core.finite import NonFiniteError
 from clp_core.folders import check_disk, refuse_if_inside
-from clp_core.functional_check import NO_ROOM, Expected
+from clp_core.functional_check import NO_ROOM, UNCUT, Expected
 from clp_core.initializers import initializer
 from clp_core.initializers.base import Fitted
 from clp_core.locate import read_json
@@ -38,6 +40,7 @@ from clp_core.target_files import (
     target_config,
     target_generation_config,
     verify,
+    without_placeholders,
     without_source_ids,
     write_config,
     write_tokenizer,
@@ -165,7 +168,8 @@ class Transfer:
         config = target_config(own, self.plan.n_rows, config_ids, tied=pair.source.names.tied)
         config |= padding.moved_length(config)
         write_config(part / "config.json", config)
-        check_config(part, self.plan.n_rows, config_ids)
+        built = check_config(part, self.plan.n_rows, config_ids)
+        config = without_placeholders(config, built, self.plan.n_rows)
         started = time.perf_counter()
         expected = self._expected()
         check_seconds = time.perf_counter() - started
@@ -178,8 +182,8 @@ class Transfer:
         warnings = [*pair.warnings, *padding.warnings]
         warnings += verify(part, pair.source, self.plan, ids, written, config_ids)
         checked = expected.compare(part) if isinstance(expected, Expected) else {"kind": "files", "reason": expected}
-        if expected == NO_ROOM:
-            warnings.append(f"whether the target predicts as the source does was not checked, {NO_ROOM}")
+        if expected in (NO_ROOM, UNCUT):
+            warnings.append(f"whether the target predicts as the source does was not checked, {expected}")
         check_seconds += time.perf_counter() - started
         for name, entries in (("config.json", stale), ("generation_config.json", dropped)):
             if entries:
@@ -203,7 +207,7 @@ class Transfer:
             return "as asked for by --check files"
         if self.method.whole_model:
             return f"as {self.method.name} draws the whole model and keeps nothing of the source's predictions"
-        return Expected.of(self.pair.source, self.plan) or NO_ROOM
+        return Expected.of(self.pair.source, self.plan)
 
     def _heldout(self) -> dict[str, heldout.HeldOut | None]:
         scores = {}
@@ -372,12 +376,19 @@ class Transfer:
 
 
 def zero_step(folder: Path, text: str, field: str, device: str) -> dict[str, Any]:
-    """Score a target model on a text before any training, with a sample of what it says."""
+    """Score a target model on a text before any training, with a sample of what it says where it can generate."""
     from clp_core.evaluation import evaluate, sample
 
     result = evaluate(folder, [text], field, device=device)
-    said = "" if result.failure else sample(folder, device=device)
-    return result.as_json() | {"sample": said, "text": text, "warnings": result.warnings}
+    said, warnings = "", list(result.warnings)
+    if not result.failure:
+        try:
+            said = sample(folder, device=device)
+        except NonFiniteError:
+            raise
+        except InputError as error:
+            warnings.append(f"there is no sample: {error}")
+    return result.as_json() | {"sample": said, "text": text, "warnings": warnings}
 
 
 def read_evaluation_text(path: str, field: str) -> bool:

@@ -10,16 +10,17 @@ from conftest import GERMAN, make_model, make_tokenizer
 from safetensors.torch import load_file, save_file
 from support.commands import refused, result_of
 from support.sources import make_source
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
+from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 
 from clp_core import functional_check
 from clp_core.checkpoint import Checkpoint
 from clp_core.compare import compare_methods
 from clp_core.errors import ClpError, InputError
 from clp_core.evaluation import evaluate
-from clp_core.functional_check import NO_ROOM, Expected, extent_of, n_parameters
+from clp_core.functional_check import NO_ROOM, UNCUT, Expected, extent_of, n_parameters
 from clp_core.pair import Pair
 from clp_core.positions import Padding, max_positions
+from clp_core.target_files import SpecialIds, target_config, without_placeholders
 from clp_core.transfer import transfer
 from clp_core.transfer_options import TransferOptions
 from clp_core.vocabulary import Vocabulary
@@ -152,10 +153,27 @@ def test_first_layers_are_compared_where_the_model_is_too_large(tmp_path, deep, 
     assert (report["check"]["layers"], report["check"]["of_layers"]) == (1, 2)
     assert report["check"]["largest_difference"] < 1e-5
     limited(monkeypatch, 4 * one - 1)
-    assert extent_of(source) is None  # its files are float32, which takes as much
+    assert extent_of(source) == NO_ROOM  # its files are float32, which takes as much
     report = transfer(options_for(deep, padded_helper, tmp_path / "other"))
     assert report["check"] == {"kind": "files", "reason": NO_ROOM}
     assert any(NO_ROOM in warning for warning in report["warnings"])
+
+
+@pytest.mark.parametrize("model_type", ["bart", "whisper", "prophetnet", "longcat_flash", "bamba", "mamba2"])
+def test_layers_of_the_decoder_are_counted(tmp_path, english, padded_helper, monkeypatch, model_type):
+    source = make_source(tmp_path / "source", model_type, english, tied=True)
+    limited(monkeypatch, 4 * Checkpoint.open(source).n_parameters - 1)
+    report = transfer(options_for(source, padded_helper, tmp_path / "target"))
+    assert (report["check"]["layers"], report["check"]["of_layers"]) == (1, 2)
+
+
+@pytest.mark.parametrize("model_type", ["gpt_neox_japanese", "rwkv"])
+def test_class_that_cannot_be_cut_is_checked_by_its_files(tmp_path, english, padded_helper, monkeypatch, model_type):
+    source = make_source(tmp_path / "source", model_type, english, tied=False)
+    limited(monkeypatch, 4 * Checkpoint.open(source).n_parameters - 1)
+    report = transfer(options_for(source, padded_helper, tmp_path / "target"))
+    assert report["check"] == {"kind": "files", "reason": UNCUT}
+    assert any(UNCUT in warning for warning in report["warnings"])
 
 
 def test_as_many_layers_as_fit_are_compared(tmp_path, english, monkeypatch):
@@ -232,7 +250,9 @@ def test_positions_are_right_whatever_is_checked(tmp_path, english, padded_helpe
 
 def predictions_differ_by(source, target, helper):
     pair = Pair.of(options_for(source, helper, target))
-    ids = [i for i in pair.overlap.ids.tolist() if i not in pair.overlap.target.special_ids][:20]
+    common, special = pair.overlap.source_ids, pair.overlap.target.special_ids
+    padding = pair.source.config["pad_token_id"]  # which the source's class passes over
+    ids = [i for i in pair.overlap.ids.tolist() if i not in special and common[i] != padding][:20]
     old, new = (AutoModelForCausalLM.from_pretrained(folder).eval() for folder in (source, target))
     with torch.inference_mode():
         expected = old(torch.tensor([pair.overlap.source_ids[ids].tolist()])).logits[..., pair.overlap.source_ids[ids]]
@@ -261,6 +281,68 @@ def test_padding_index_stays_where_no_token_has_it(tokenizers, folders):
         Padding.of(config, None, vocabulary, vocabulary.n_ids)
     assert Padding.of({"model_type": "llama"}, None, vocabulary, 9) == Padding(None)
     assert Padding.of({"model_type": "llama"}, 5, vocabulary, 9) == Padding(5)
+
+
+@pytest.mark.parametrize("pad", [-1, 0, 5])
+def test_padding_id_of_the_source_may_be_any(tmp_path, english, padded_helper, pad):
+    source = make_source(tmp_path / "source", "roberta", english, tied=True)
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(config | {"pad_token_id": pad}))
+    transfer(options_for(source, padded_helper, tmp_path / "target", check="files"))
+    assert predictions_differ_by(source, tmp_path / "target", padded_helper) < 1e-5
+
+
+def test_source_whose_positions_cannot_be_kept_is_refused(tmp_path, english, padded_helper):
+    source = make_source(tmp_path / "source", "xglm", english, tied=True)
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(config | {"pad_token_id": 100}))
+    with pytest.raises(InputError, match="has no vector for position 98"):
+        transfer(options_for(source, padded_helper, tmp_path / "target"))
+    source = make_source(tmp_path / "bare", "roberta", english, tied=True)
+    config = json.loads((source / "config.json").read_text())
+    del config["max_position_embeddings"]
+    (source / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match="names no max_position_embeddings"):
+        transfer(options_for(source, padded_helper, tmp_path / "target"))
+
+
+def test_no_token_stands_for_an_image(tmp_path, english, padded_helper):
+    """Gemma 4 has ids of its own for images and sounds where config.json names none, and replaces them in a text."""
+    config = {"image_token_id": None, "text_config": {"vocab_size": 9}, "pad_token_id": 3}
+    built = {"image_token_id": 7, "audio_token_index": 100, "cls_token_id": 5, "pad_token_id": 3, "hidden_size": 4,
+             "text_config": {"vocab_size": 9, "video_token_id": 2}}  # fmt: skip
+    assert without_placeholders(config, built, 9) == {
+        "image_token_id": 9, "text_config": {"vocab_size": 9, "video_token_id": 9}, "pad_token_id": 3,
+    }  # fmt: skip
+    source = make_source(tmp_path / "source", "got_ocr2", english, tied=True)
+    loaded = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(loaded | {"image_token_id": 70}))
+    transfer(options_for(source, padded_helper, tmp_path / "target"))
+    target = AutoConfig.from_pretrained(tmp_path / "target")
+    assert target.image_token_id >= target.text_config.vocab_size
+
+
+def test_vocabulary_size_reaches_a_nested_configuration_that_names_none(tmp_path, english, padded_helper):
+    source = make_source(tmp_path / "source", "gemma3", english, tied=True)
+    config = json.loads((source / "config.json").read_text())
+    ids = target_config(config | {"text_config": {}}, 50, SpecialIds(1, 2, None), tied=True)["text_config"]
+    assert ids["vocab_size"] == 50
+    transfer(options_for(source, padded_helper, tmp_path / "target"))
+
+
+def test_class_that_fails_on_its_own_cache_generates_without_it(tmp_path, english, padded_helper, texts):
+    source = make_source(tmp_path / "source", "prophetnet", english, tied=True)
+    report = transfer(options_for(source, padded_helper, tmp_path / "target", eval_text=str(texts[1])))
+    assert report["zero_step"]["sample"]
+    assert not [warning for warning in report["warnings"] if "sample" in warning]
+
+
+def test_target_is_kept_where_its_class_cannot_generate(tmp_path, pair, texts, monkeypatch):
+    monkeypatch.setattr(GPT2LMHeadModel, "generate", None)
+    monkeypatch.setattr(LlamaForCausalLM, "generate", None)
+    report = transfer(options_for(*pair, tmp_path / "target", eval_text=str(texts[1])))
+    assert report["zero_step"]["sample"] == ""
+    assert any("there is no sample: LlamaForCausalLM cannot generate text" in each for each in report["warnings"])
 
 
 def test_xglm_keeps_every_position(tmp_path, english, padded_helper):
