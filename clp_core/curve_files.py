@@ -12,7 +12,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any, NoReturn
 
@@ -43,6 +43,12 @@ BLANKS = re.compile("[\\s'\u2019]")
 GROUPED = re.compile(r"[+-]?[1-9]\d{0,2}[.,]\d{3}")
 """A number whose only mark may be that of thousands or the decimal one."""
 MARKED = re.compile(r"[+-]?[\d.,]*[.,][\d.,]*(e[+-]?\d+)?", re.IGNORECASE)
+WHOLE = re.compile(r"[+-]?\d{4,}")
+"""A number that would have a mark between thousands if its file had any."""
+COUNTS = ("tokens", "step", "bytes")
+"""Columns of whole numbers: a mark in them is one between thousands."""
+DECIMAL_OF_SEPARATOR = {",": ".", ";": ","}
+"""Decimal mark that goes with a separator: spreadsheets separate fields by semicolons where decimals have commas."""
 NAMES_SHOWN = 12
 
 
@@ -100,7 +106,7 @@ def read_table(text: str, file_name: str) -> tuple[pd.DataFrame, str]:
     """Read a CSV file as a table of text, and find what separates its fields.
 
     Raises:
-        InputError: it is not one, or a line has more fields than the header.
+        InputError: it is not one, a line has more fields than the header, or a column of a curve is there twice.
     """
     first = SEPARATOR_LINE.match(text)
     if first:
@@ -112,10 +118,26 @@ def read_table(text: str, file_name: str) -> tuple[pd.DataFrame, str]:
         table = pd.read_csv(io.StringIO(text), sep=separator, dtype=str, skipinitialspace=True)
         if not isinstance(table.index, pd.RangeIndex):  # pandas takes what is too much for names of rows
             raise ValueError("its lines have more fields than its header")
+        columns = pd.read_csv(
+            io.StringIO(text), sep=separator, dtype=str, skipinitialspace=True, header=None, nrows=1
+        ).iloc[0]
     except (csv.Error, ValueError) as error:
         first_line = str(error).strip().splitlines()[0]
         raise InputError(f"{file_name} is not a valid CSV file with a header ({first_line})") from error
+    refuse_repeated(columns.dropna().tolist(), file_name)
     return table, separator
+
+
+def refuse_repeated(columns: Sequence[str], file_name: str) -> None:
+    """Refuse a header that names a column of a curve twice; pandas would give the second one another name.
+
+    Raises:
+        InputError: it does.
+    """
+    known = {*TENSORBOARD, *(name for names in COLUMNS.values() for name in names)}
+    repeated = [name for name in dict.fromkeys(columns) if columns.count(name) > 1 and plain_name(name) in known]
+    if repeated:
+        raise InputError(f"{file_name} has several columns named {shown(repeated)}; keep one of each")
 
 
 def rows_of_table(table: pd.DataFrame, separator: str, file_name: str) -> list[dict[str, float]]:
@@ -123,14 +145,15 @@ def rows_of_table(table: pd.DataFrame, separator: str, file_name: str) -> list[d
 
     Raises:
         InputError: none of its columns is known, several runs have the same one, or its numbers are written in two
-            ways.
+            ways, or may be read in two.
     """
     names = {plain_name(column): str(column) for column in table.columns}
     if set(TENSORBOARD) == set(names):
         table = table.rename(columns={names["value"]: tag_in(file_name)})
     chosen = chosen_columns(table.columns, file_name)
     used = table[[column for columns in chosen.values() for column in columns]]
-    decimal = decimal_mark(used.to_numpy().ravel(), separator, file_name)
+    cells = {key: list(table[columns].to_numpy().ravel()) for key, columns in chosen.items()}
+    decimal = decimal_mark(cells, separator, file_name)
     return rows_of_frame(used.apply(lambda cells: numbers_of(cells, decimal)), chosen)
 
 
@@ -186,35 +209,77 @@ def rows_of_frame(frame: pd.DataFrame, chosen: Mapping[str, list[str]]) -> list[
     return [{key: float(value) for key, value in row.items() if math.isfinite(value)} for row in rows]
 
 
-def decimal_mark(cells: Iterable[Any], separator: str, file_name: str) -> str:
+def decimal_mark(cells: Mapping[str, Iterable[Any]], separator: str, file_name: str) -> str:
     """Find the mark that all numbers of a file have before their decimals.
 
     A mark that stands twice in a number is that of thousands, and so is the first of two different ones; any other is
-    the decimal mark, unless just three digits follow: such numbers are read as the others are. If there are no others,
-    commas are decimal marks where semicolons separate fields, or tabs and no number has a point.
+    the decimal mark, unless just three digits follow: such numbers are read as the others are. See ``unsure_mark`` for
+    files without others.
+
+    Args:
+        cells: text of the cells by the names of ``COLUMNS``.
+        separator: what separates fields.
+        file_name: for messages.
 
     Raises:
-        InputError: some numbers say this, others that.
+        InputError: some numbers say this, others that, or none says it.
     """
     marks: set[str] = set()
-    unsure: set[str] = set()
-    for cell in cells:
-        number = BLANKS.sub("", cell) if isinstance(cell, str) else ""
-        if not MARKED.fullmatch(number):
-            continue
-        if GROUPED.fullmatch(number):
-            unsure |= {mark for mark in ".," if mark in number}
-            continue
-        last = max(".,", key=number.rfind)
-        other = {".": ",", ",": "."}[last]
-        marks.add(other if number.count(last) > 1 else last)
+    unsure: dict[str, list[str]] = {}
+    has_whole = False
+    for key, values in cells.items():
+        for number in (BLANKS.sub("", cell) for cell in values if isinstance(cell, str)):
+            has_whole = has_whole or WHOLE.fullmatch(number) is not None
+            if GROUPED.fullmatch(number):
+                unsure.setdefault(key, []).append(number)
+            elif MARKED.fullmatch(number):
+                last = max(".,", key=number.rfind)
+                other = {".": ",", ",": "."}[last]
+                marks.add(other if number.count(last) > 1 else last)
     if len(marks) > 1:
         raise InputError(
             f"{file_name} has numbers with decimal points and numbers with decimal commas; write them alike"
         )
-    if marks:
+    if marks or not unsure:
+        return marks.pop() if marks else "."
+    decimal = unsure_mark(unsure, separator, has_whole=has_whole)
+    if not decimal:
+        example = next(numbers[0] for key, numbers in sorted(unsure.items(), key=lambda found: found[0] in COUNTS))
+        raise InputError(
+            f"{file_name} has numbers such as {example}, whose mark may be that of decimals or of thousands; write "
+            "decimal points in a file with commas between its fields, more than three decimals, or no marks between "
+            "thousands"
+        )
+    return decimal
+
+
+def unsure_mark(unsure: Mapping[str, Sequence[str]], separator: str, *, has_whole: bool) -> str:
+    """Find the decimal mark of a file whose marks all stand before just three digits; empty where nothing decides.
+
+    A mark that only counts have is that of thousands. One that scores have is the decimal mark where the file writes
+    thousands without marks, or where it goes with the separator and counts have none.
+
+    Args:
+        unsure: numbers with such a mark, by the names of ``COLUMNS``.
+        separator: what separates fields.
+        has_whole: whether a number of four digits or more has no mark.
+    """
+    of_counts, of_others = (
+        {
+            mark
+            for key, numbers in unsure.items()
+            if (key in COUNTS) is is_count
+            for mark in ".,"
+            if mark in "".join(numbers)
+        }
+        for is_count in (True, False)
+    )
+    if len(of_counts) == 1 and not of_counts & of_others:
+        return {".": ",", ",": "."}[of_counts.pop()]
+    marks = of_counts | of_others
+    if len(marks) == 1 and (has_whole or (not of_counts and marks == {DECIMAL_OF_SEPARATOR.get(separator)})):
         return marks.pop()
-    return "," if (separator == ";" and "," in unsure) or (separator == "\t" and unsure == {","}) else "."
+    return ""
 
 
 def numbers_of(cells: pd.Series, decimal: str) -> pd.Series:

@@ -59,6 +59,10 @@ def test_what_pandas_writes_is_read_as_pandas_reads_it(separator, decimal):
         ('tokens,eval_loss\n"1,000",3\n"2,000",2\n', [(1000, 3), (2000, 2)]),
         ("tokens\teval_loss\n1000\t3,210\n", [(1000, 3.21)]),
         ("tokens;eval_loss\n1000;3.210\n", [(1000, 3.21)]),
+        ('tokens,eval_loss\n1000,"3,250"\n', [(1000, 3.25)]),
+        ("tokens,eval_loss\n10,3.250\n", [(10, 3.25)]),
+        ("tokens;eval_loss\n10;3,250\n", [(10, 3.25)]),
+        ("tokens;eval_loss\n1.000;3\n", [(1000, 3)]),
         ("tokens,eval_loss\n1e3,2.5e0\n", [(1000, 2.5)]),
         ("tokens;eval_loss\n1e3;2,5E-1\n", [(1000, 0.25)]),
         ("tokens;eval_loss\n1.234.567;3\n", [(1234567, 3)]),
@@ -69,6 +73,27 @@ def test_what_pandas_writes_is_read_as_pandas_reads_it(separator, decimal):
 )
 def test_numbers_are_read_by_the_marks_of_their_file(text, expected):
     assert pairs(text.encode()) == expected
+
+
+@pytest.mark.parametrize(
+    "lines",
+    ['10,"3,250"\n20,"3,125"', "10;3.250\n20;3.125", "10\t3,250", "10\t3.250", "1.000;3.250", "1,000;3,250"],
+)
+def test_numbers_whose_mark_may_be_that_of_thousands_are_refused(lines):
+    header = "tokens{}eval_loss\n".format(next(mark for mark in "\t;," if mark in lines))
+    with pytest.raises(InputError, match=r"numbers such as 3.250, whose mark may be .*; write decimal points"):
+        read_rows((header + lines).encode(), "x.csv")
+
+
+@pytest.mark.parametrize(
+    ("header", "name"),
+    [("step,eval_loss,eval_loss", "eval_loss"), ("Step,ppl,Step", "Step"), ("Wall time,Step,Value,Value", "Value")],
+)
+def test_columns_of_the_same_name_are_refused_by_it(header, name):
+    line = ",".join("1" * (header.count(",") + 1))
+    with pytest.raises(InputError, match=f"run-eval_loss.csv has several columns named {name}; keep one of each"):
+        read_rows(f"{header}\n{line}\n".encode(), "run-eval_loss.csv")
+    assert pairs(b"note,step,eval_loss,note\na,1,2,b\n", axis="step") == [(1, 2)]
 
 
 def test_a_file_of_windows_own_encoding_is_read():
