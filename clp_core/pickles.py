@@ -115,7 +115,9 @@ def write_tensor(writer: Any, tensor: torch.Tensor, step_bytes: int = 64 << 20) 
     flat = tensor.reshape(1, -1) if tensor.dim() < 2 else tensor
     step = max(1, step_bytes // max(flat[:1].numel() * flat.element_size(), 1))
     for start in range(0, flat.shape[0], step):
-        writer.write(flat[start : start + step].contiguous().view(torch.uint8).numpy().tobytes())
+        # A tensor with one element counts as contiguous whatever its stride, and a view of its bytes needs stride 1.
+        rows = flat[start : start + step].clone(memory_format=torch.contiguous_format)
+        writer.write(rows.view(torch.uint8).numpy().tobytes())
 
 
 def load_weights(path: Path) -> Mapping[str, Any]:

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from clp_core.checkpoint import Checkpoint
 from clp_core.errors import InputError
-from clp_core.pickles import load_weights
+from clp_core.pickles import convert, load_weights
 from clp_core.transfer import transfer
 from clp_core.transfer_options import TransferOptions
 
@@ -111,3 +111,20 @@ def test_safetensors_are_taken_where_both_are_there(tmp_path, tokenizers):
     assert Checkpoint.open(source).weights == source
     shutil.copyfile(source / "model.safetensors", tmp_path / "kept")
     assert not zipfile.is_zipfile(source / "pytorch_model.bin")
+
+
+def test_values_of_any_stride_are_converted(tmp_path):
+    whole = torch.arange(24, dtype=torch.float32)
+    tensors = {
+        "one of a step": whole[3::24],
+        "step": whole[1::2],
+        "transposed": whole.reshape(4, 6).t(),
+        "expanded": whole[5:6].expand(4),
+        "scalar": whole[7],
+        "one column": whole.reshape(4, 6)[:1, 2:3],
+        "empty": whole[:0],
+    }
+    torch.save(tensors, tmp_path / "weights.bin")
+    assert convert(tmp_path / "weights.bin", tmp_path / "weights.safetensors") == list(tensors)
+    found = load_file(tmp_path / "weights.safetensors")
+    assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
