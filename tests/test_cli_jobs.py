@@ -2,6 +2,7 @@
 
 import csv
 import json
+import unicodedata
 from datetime import datetime
 
 import pytest
@@ -122,6 +123,9 @@ def test_job_is_named_by_its_own_name_its_beginning_or_as_the_latest(workspace):
     assert shown(str(french.path)) == str(french.path)
     french.rename("Québec 1")
     assert shown("Qué") == str(french.path)
+    assert shown(unicodedata.normalize("NFD", "Québec 1")) == str(french.path)
+    french.rename(unicodedata.normalize("NFD", "Québec 1"))
+    assert shown("Qué") == shown("Québec 1") == str(french.path)
     several = refused("jobs", "show", "twice")
     assert "'twice' names several jobs" in several
     for job in (newest, older):

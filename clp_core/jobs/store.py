@@ -8,6 +8,7 @@ import re
 import secrets
 import shutil
 import subprocess
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -97,8 +98,11 @@ class JobStore:
             if not accepted:
                 raise InputError("no job can be used here; `clp jobs list` shows them")
             return accepted[0]
+        wanted = composed(text)
         for among in (accepted, jobs) if text else ():
-            named = [job for job in among if job.name == text] or [job for job in among if job.name.startswith(text)]
+            names = {job.id: composed(job.name) for job in among}
+            named = [job for job in among if names[job.id] == wanted]
+            named = named or [job for job in among if names[job.id].startswith(wanted)]
             if len(named) > 1:
                 shown = ", ".join(f"{job.id} ({job.name}, {made_at(job)})" for job in named[:MOST_LISTED])
                 more = f" and {len(named) - MOST_LISTED} more" if len(named) > MOST_LISTED else ""
@@ -203,6 +207,11 @@ def is_job_id(name: str) -> bool:
     """Say whether a name is that of a job's directory: when it was made, a slug, and what sets it apart."""
     match = JOB_ID.fullmatch(name)
     return match is not None and is_slug(match[1])
+
+
+def composed(name: str) -> str:
+    """Compose the letters of a name (NFC): terminals and file systems give the same name in either form."""
+    return unicodedata.normalize("NFC", name)
 
 
 def made_at(job: Job) -> str:
