@@ -117,11 +117,12 @@ def find_words(checkpoint: Checkpoint, options: DownstreamOptions) -> Retrieval:
         InputError: the word pairs or the source cannot be used, or no source is known.
     """
     from clp_core.checkpoint import Checkpoint
-    from clp_core.transfer_report import read_transfer_report
+    from clp_core.locate import read_json
     from clp_core.word_retrieval import read_pairs, retrieve
+    from clp_core.workspace import REPORT_FILE
 
     pairs = read_pairs(options.words)
-    source = options.source or read_transfer_report(checkpoint.folder).get("source")
-    if not source:
+    source = options.source or read_json(checkpoint.folder / REPORT_FILE).get("source")
+    if not isinstance(source, str) or not source:
         raise InputError(f"{checkpoint.folder} does not name the source it was made from; give --source MODEL")
     return retrieve(checkpoint, Checkpoint.open(source), pairs)

@@ -25,6 +25,7 @@ from clp_core.free_memory import free_memory
 from clp_core.positions import max_positions, padding_index
 from clp_core.progress import report_progress
 from clp_core.rows import RowPlan
+from clp_core.target_files import check_tying
 
 if TYPE_CHECKING:
     import torch
@@ -75,6 +76,7 @@ class Expected:
         logits: of the copied tokens after each token, float32, ``[tokens, copied]``.
         extent: how much of the model was run.
         layers: layers of the whole model; ``None`` where its configuration names none.
+        tied: whether its embeddings are one parameter.
     """
 
     fed: np.ndarray
@@ -82,6 +84,12 @@ class Expected:
     logits: torch.Tensor
     extent: Extent
     layers: int | None
+    tied: bool
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the whole model is run, so that all its weights are loaded."""
+        return self.extent.layers is None
 
     @classmethod
     def of(cls, source: Checkpoint, plan: RowPlan) -> Expected | str:
@@ -126,7 +134,7 @@ class Expected:
             where = non_finite_weight(model)
             problem = f"{where} holds NaN or infinity" if where else "its logits are NaN or infinite"
             raise NonFiniteError(f"{problem} in the source {name}: {CURE}")
-        return cls(fed, copied, kept, extent, layers)
+        return cls(fed, copied, kept, extent, layers, source.names.tied)
 
     def compare(self, target: Path) -> dict[str, Any]:
         """Run the written target on the same tokens.
@@ -138,7 +146,11 @@ class Expected:
             ClpError: it predicts otherwise than the source.
         """
         report_progress("scoring common tokens with the target")
-        model = load(target, target, self.extent)
+        try:
+            model = load(target, target, self.extent)
+        except InputError as error:
+            raise ClpError(f"transformers cannot load the written model: {error}") from error
+        check_tying(model, tied=self.tied)
         logits = scores(model, self.fed, "the written model")
         found = difference(self.logits, logits[:, self.copied])
         limit = LIMITS[self.extent.dtype]

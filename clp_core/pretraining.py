@@ -70,7 +70,7 @@ def fresh_model(
         ClpError: it does not load as it should.
     """
     from clp_core.scratch import write_random_model
-    from clp_core.target_files import SpecialIds, check_loading, check_tokenizer, write_tokenizer
+    from clp_core.target_files import SpecialIds, check_generation, check_loading, check_tokenizer, write_tokenizer
 
     ids = SpecialIds.of(vocabulary)
     config = size.config(vocabulary.n_ids, ids.as_config(), positions)
@@ -80,7 +80,8 @@ def fresh_model(
         generation = {name: value for name, value in ids.as_config().items() if value is not None}
         (part / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")
         write_tokenizer(tokenizer, part, vocabulary, config)
-        check_loading(part, ids)
+        check_loading(part)
+        check_generation(part, ids)
         warnings = check_tokenizer(part, vocabulary, vocabulary.n_ids)
         (part / REPORT_FILE).write_text(json.dumps({"seed": seed, "warnings": warnings}) + "\n")
         take_name(part, output, overwrite=False)

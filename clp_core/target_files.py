@@ -335,14 +335,7 @@ def check_config(folder: Path, n_rows: int, ids: SpecialIds) -> dict[str, Any]:
     return dict(config.to_dict())
 
 
-def verify(
-    folder: Path,
-    source: Checkpoint,
-    plan: RowPlan,
-    ids: SpecialIds,
-    written: Written | None,
-    config_ids: SpecialIds,
-) -> list[str]:
+def verify(folder: Path, source: Checkpoint, plan: RowPlan, ids: SpecialIds, written: Written | None) -> list[str]:
     """Reopen a written target and compare it with what it should be.
 
     Shapes, data type, tying, special ids, loading by transformers without missing or misshapen weights, every tensor of
@@ -355,7 +348,6 @@ def verify(
         plan: what each row should be.
         ids: the target's special ids.
         written: hashes taken while the body was copied; ``None`` where nothing of the source was.
-        config_ids: the same for config.json, whose padding index may be another one.
 
     Returns:
         Warnings for the report.
@@ -374,9 +366,7 @@ def verify(
         report_progress("checking the body")
         if tensor_digest(again.entries[name]) != digest:
             raise ClpError(f"{name} differs from the source's after writing; is the disk sound?")
-    is_tied = check_loading(folder, ids, config_ids)
-    if is_tied != source.names.tied:
-        raise ClpError(f"the written model's embeddings are {'' if is_tied else 'not '}tied; the source's are not so")
+    check_generation(folder, ids)
     return check_tokenizer(folder, plan.overlap.target, plan.n_rows)
 
 
@@ -396,22 +386,33 @@ def check_rows(new: TensorRows, old: TensorRows, plan: RowPlan, side: str) -> No
             raise ClpError(f"a copied row of the written {side} embedding differs from the source's")
 
 
-def check_loading(folder: Path, ids: SpecialIds | None = None, config_ids: SpecialIds | None = None) -> bool:
-    """Let transformers load the folder, on the meta device, and compare keys and shapes, and ids where some are given.
+def check_generation(folder: Path, ids: SpecialIds) -> None:
+    """Compare the special ids that transformers reads in a written generation_config.json.
+
+    Raises:
+        ClpError: an id differs.
+    """
+    from transformers import GenerationConfig
+
+    generation = GenerationConfig.from_pretrained(str(folder))
+    for name, value in ids.as_config().items():
+        found = getattr(generation, name, None)
+        if found != value:
+            raise ClpError(f"{name} reads {found} after writing, it should be {value}")
+
+
+def check_loading(folder: Path, *, tied: bool | None = None) -> None:
+    """Let transformers load the folder, on the meta device, and compare keys, shapes and tying.
 
     Args:
         folder: the model.
-        ids: its special ids.
-        config_ids: its special ids in config.json where they are others.
-
-    Returns:
-        Whether input and output embedding are one parameter.
+        tied: whether its embeddings should be one parameter; not looked at by default.
 
     Raises:
-        ClpError: it does not load, a weight is missing or misshapen, or an id differs. Weights that the class does not
-            know are the source's own and stay.
+        ClpError: it does not load, or a weight is missing or misshapen, or its embeddings are tied otherwise. Weights
+            that the class does not know are the source's own and stay.
     """
-    from transformers import AutoModelForCausalLM, GenerationConfig
+    from transformers import AutoModelForCausalLM
 
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
@@ -424,13 +425,16 @@ def check_loading(folder: Path, ids: SpecialIds | None = None, config_ids: Speci
             raise ClpError(
                 f"transformers finds {kind.replace('_', ' ')} in the written model: {sorted(map(str, info[kind]))[:3]}"
             )
+    if tied is not None:
+        check_tying(model, tied=tied)
+
+
+def check_tying(model: Any, *, tied: bool) -> None:
+    """Compare whether a loaded model's embeddings are one parameter.
+
+    Raises:
+        ClpError: they are and should not be, or the other way round.
+    """
     is_tied = model.get_input_embeddings().weight is model.get_output_embeddings().weight
-    if ids is None:
-        return is_tied
-    generation = GenerationConfig.from_pretrained(str(folder))
-    for config, wanted in ((model.config, config_ids or ids), (generation, ids)):
-        for name, value in wanted.as_config().items():
-            found = getattr(config, name, None)
-            if found != value:
-                raise ClpError(f"{name} reads {found} after writing, it should be {value}")
-    return is_tied
+    if is_tied != tied:
+        raise ClpError(f"the written model's embeddings are {'' if is_tied else 'not '}tied; the source's are not so")

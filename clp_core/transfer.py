@@ -37,6 +37,7 @@ from clp_core.shards import Replacement
 from clp_core.target_files import (
     SpecialIds,
     check_config,
+    check_loading,
     target_config,
     target_generation_config,
     verify,
@@ -180,7 +181,9 @@ class Transfer:
         report_progress("checking what was written")
         started = time.perf_counter()
         warnings = [*pair.warnings, *padding.warnings]
-        warnings += verify(part, pair.source, self.plan, ids, written, config_ids)
+        warnings += verify(part, pair.source, self.plan, ids, written)
+        if not isinstance(expected, Expected) or not expected.is_whole:
+            check_loading(part, tied=pair.source.names.tied)
         checked = expected.compare(part) if isinstance(expected, Expected) else {"kind": "files", "reason": expected}
         if expected in (NO_ROOM, UNCUT):
             warnings.append(f"whether the target predicts as the source does was not checked, {expected}")

@@ -50,6 +50,11 @@ def helper(tmp_path_factory):
     return make_model(tmp_path_factory.mktemp("helper") / "helper", tokenizer, "gpt2", width=16, seed=2)
 
 
+@pytest.fixture(scope="module")
+def overlap(folders, helper):
+    return Overlap.of(Vocabulary.open(folders["sentencepiece-bpe", "en"]), Vocabulary.open(helper))
+
+
 def options_for(source, helper, target):
     return TransferOptions(str(source), str(helper), str(target), "clp", provenance="light", no_heldout=True)
 
@@ -61,7 +66,7 @@ def cases():
 
 
 @pytest.mark.parametrize(("model_type", "tied"), cases())
-def test_target_predicts_common_tokens_as_the_source_does(tmp_path, tokenizers, helper, model_type, tied):
+def test_target_predicts_common_tokens_as_the_source_does(tmp_path, tokenizers, helper, overlap, model_type, tied):
     source, target = tmp_path / "source", tmp_path / "target"
     dtype, shards, kind = form_of(model_type, tied=tied)
     make_source(source, model_type, tokenizers["sentencepiece-bpe", "en"], tied, dtype, shards, kind)
@@ -73,7 +78,6 @@ def test_target_predicts_common_tokens_as_the_source_does(tmp_path, tokenizers, 
     new, info = AutoModelForCausalLM.from_pretrained(target, dtype=torch.float32, output_loading_info=True)
     assert not info["missing_keys"]
     assert not info["mismatched_keys"]
-    overlap = Overlap.of(Vocabulary.open(source), Vocabulary.open(helper))
     for get in ("get_input_embeddings", "get_output_embeddings"):
         before, after = getattr(old, get)().weight, getattr(new, get)().weight
         assert after.shape[0] == overlap.target.n_ids

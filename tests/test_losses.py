@@ -11,7 +11,7 @@ from support.small_models import COMMON, small_config
 from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
 from clp_core.blocks import IGNORED_LABEL, ShuffledBlocks, padding_of, training_row
-from clp_core.causal_models import load_causal_model, refuse_non_causal
+from clp_core.causal_models import refuse_non_causal
 from clp_core.corpus import packed_blocks
 from clp_core.demo.build import labels_of
 from clp_core.distillation import Distillation
@@ -99,15 +99,6 @@ def by_hand(model, rows, teacher=None, weight=0.0):
 
 
 @pytest.mark.parametrize("model_type", COMMON)
-def test_every_class_is_complete_and_causal_tied_and_not(tmp_path, model_type):
-    for tied in (True, False):
-        small(model_type, tied=tied).save_pretrained(tmp_path)
-        model = load_causal_model(tmp_path, torch.float32)
-        refuse_non_causal(model, model_type, LENGTH)
-        assert model.config.model_type == model_type
-
-
-@pytest.mark.parametrize("model_type", COMMON)
 def test_loss_and_gradient_of_a_step_are_those_of_plain_torch(tmp_path, model_type):
     rows = blocks()
     expected = by_hand(small(model_type), rows)
@@ -115,7 +106,7 @@ def test_loss_and_gradient_of_a_step_are_those_of_plain_torch(tmp_path, model_ty
     assert found == pytest.approx(expected, rel=2e-5)
 
 
-@pytest.mark.parametrize("model_type", COMMON)
+@pytest.mark.parametrize("model_type", COMMON[::3])
 def test_loss_and_gradient_with_a_teacher_are_those_of_plain_torch(tmp_path, model_type):
     rows = blocks(start=3)
     teacher = small("gpt2", seed=1).eval()

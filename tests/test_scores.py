@@ -603,7 +603,7 @@ def test_zero_step_of_a_model_that_overflows_is_not_called_comparable(tmp_path, 
         model.model.layers[0].mlp.down_proj.weight.mul_(1e36)
     model.save_pretrained(source)
     arguments = ["--source", source, "--helper", pair[1], "--output", tmp_path / "target", "--method", "mean"]
-    found = result_of("transfer", *arguments, "--eval-text", texts[1])["zero_step"]
+    found = result_of("transfer", *arguments, "--check", "files", "--eval-text", texts[1])["zero_step"]
     assert (found["bits_per_byte"], found["comparable"], found["sample"]) == (None, False, "")
     assert found["not_comparable"][-1]["code"] == "non_finite"
     assert "the computation overflows" in found["not_comparable"][-1]["reason"]
