@@ -124,11 +124,18 @@ def jobs_remove(
 def jobs_compare(options: CompareRunsOptions, as_json: Json = False) -> None:
     """Say how much sooner runs reach what a baseline reached."""
     from clp_core.comparison_report import UNITS, answer, as_csv, as_html, as_text, points_csv
-    from clp_core.curves import curve_named
+    from clp_core.curves import Curve, IncompleteRunError, curve_named
     from clp_core.savings import Comparison
 
     measure, level = options.measure, options.level
-    baseline, *runs = [curve_named(Workspace.current(), name) for name in options.names]
+    baseline, runs = curve_named(Workspace.current(), options.names[0]), list[Curve]()
+    for name in options.names[1:]:
+        try:
+            runs.append(curve_named(Workspace.current(), name))
+        except IncompleteRunError as error:
+            echo(f"warning: {error}", err=True)
+    if not runs:
+        raise InputError("no run is left to compare with the baseline; name another one, `clp jobs list` shows them")
     if level is None and baseline.best(measure) is None:
         raise InputError(f"{baseline.name} has no {measure} to compare with; choose another baseline or measure")
     comparison = Comparison.of(baseline, runs, measure, level)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ EVAL_TEXT, TOKENIZER, STEP_TOKENS, UNKNOWN = "evaluation text", "tokenizer", "to
 BLOCK = "block length"
 BEGIN, BYTES, NOT_COMPARABLE = "begin-of-text token", "bytes of the evaluation text", "not comparable"
 LEAK = "held-out text in the training text"
+NEEDED = ("block_length", "step_blocks")
+"""Fields of a run's plan without which it is not compared."""
 KEPT_FILE = "curves.npz"
 MAX_IMPORT_BYTES = 64 << 20
 PAPER = "Ostendorff and Rehm 2023, German 6.4B"
@@ -39,6 +42,10 @@ PAPER_CLP = ((1.1, 96.0), (5.1, 71.0), (9.9, 59.9), (11.4, 58.4), (21.3, 51.1), 
 PAPER_SCRATCH = ((5.1, 158.7), (9.9, 113.7), (11.4, 109.3), (21.3, 87.9), (26.5, 82.8), (31.6, 78.3), (36.4, 75.4),
                  (41.5, 73.2), (50.4, 69.5), (82.0, 62.9), (93.0, 61.4), (105.9, 59.2))  # fmt: skip
 """Billions of tokens and validation perplexity, read off the paper's figure: to 0.3 billion and 0.4."""
+
+
+class IncompleteRunError(InputError):
+    """A run whose plan lacks what a comparison needs."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +127,7 @@ def curve_of_metrics(key: str, name: str, told: Mapping[str, Any], metrics: RunM
     facts = {
         EVAL_TEXT: prints.get("eval_text"),
         TOKENIZER: plan.get("tokenizer"),
-        STEP_TOKENS: plan["block_length"] * plan["step_blocks"] if plan else None,
+        STEP_TOKENS: step_tokens_of(plan),
         BLOCK: plan.get("block_length"),
         UNKNOWN: metrics.latest("unknown_share"),
         BEGIN: scoring.get("begin", plan.get("begin", FIRST)),
@@ -130,6 +137,22 @@ def curve_of_metrics(key: str, name: str, told: Mapping[str, Any], metrics: RunM
     points = {measure: metrics.evaluation_points(measure) for measure in MEASURES}
     leak = next((warning for warning in told["warnings"] if STANDS_IN_IT in warning), "none found")
     return Curve(key, name, points, facts, settings_told(told) | {LEAK: leak}, origin)
+
+
+def step_tokens_of(plan: Mapping[str, Any]) -> int | None:
+    """Return the tokens of an optimiser step, or ``None`` where a plan does not give them."""
+    return plan["block_length"] * plan["step_blocks"] if all(name in plan for name in NEEDED) else None
+
+
+def incomplete(job: Job) -> str:
+    """Say in one line why a run cannot be compared; empty where it can."""
+    plan = job.plan
+    absent = [name for name in NEEDED if name not in plan]
+    if not absent:
+        return ""
+    return (
+        f"{job.name} ({job.id}) is not compared: the plan in its spec.json has no valid {' and no valid '.join(absent)}"
+    )
 
 
 def settings_of(job: Job) -> dict[str, Any]:
@@ -148,7 +171,8 @@ def settings_told(told: Mapping[str, Any]) -> dict[str, Any]:
     older = {"begin": FIRST, "control_strings": TOKENS} if told["plan"] else {}
     values = older | told.get("arguments", {}) | told["plan"]
     if "stages" in values:
-        values["stages"] = Schedule.of_json(values["stages"]).told
+        with suppress(TypeError):  # of a damaged plan, whose stages are shown as they are
+            values["stages"] = Schedule.of_json(values["stages"]).told
     versions = {f"version of {package}": found for package, found in told.get("versions", {}).items()}
     return {key: value for key, value in values.items() if key not in left_out} | versions
 
@@ -291,6 +315,7 @@ def curve_named(workspace: Workspace, key: str) -> Curve:
     A run is named as ``JobStore.find`` takes it.
 
     Raises:
+        IncompleteRunError: its plan lacks what a comparison needs.
         InputError: there is none, or the job is no training run.
     """
     if key.startswith("experiment:"):
@@ -305,4 +330,6 @@ def curve_named(workspace: Workspace, key: str) -> Curve:
     job = JobStore(workspace.jobs).find(key, lambda job: job.kind == "train")
     if job.kind != "train" or not job.spec.get("plan"):
         raise InputError(f"{job.id} is no training run; only runs are compared")
+    if why := incomplete(job):
+        raise IncompleteRunError(why)
     return curve_of_run(job, metrics_of_run(job))

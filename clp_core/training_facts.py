@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from clp_core.cluster import CLUSTER_FIELDS
-from clp_core.curves import settings_of
+from clp_core.curves import settings_of, step_tokens_of
 from clp_core.jobs.checkpoints import step_of
 from clp_core.jobs.job import Job, read_state
 from clp_core.jobs.metrics import is_evaluation
@@ -91,7 +91,7 @@ def facts_of_run(job: Job, step: int) -> dict[str, Any]:
             "eval_content": spec.get("fingerprints", {}).get("eval_text"),
         },
         "parameters": plan.get("parameters"),
-        "step_tokens": plan["block_length"] * plan["step_blocks"] if plan.get("step_blocks") else None,
+        "step_tokens": step_tokens_of(plan),
         "devices": devices_of(spec, plan),
         "versions": dict(spec.get("versions") or {}),
         "settings": {

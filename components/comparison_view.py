@@ -11,7 +11,7 @@ import pandas as pd
 import streamlit as st
 
 from clp_core.comparison_report import as_text
-from clp_core.curves import Curve, curve_of_run, import_curve, imported_curves, remove_import
+from clp_core.curves import Curve, curve_of_run, import_curve, imported_curves, incomplete, remove_import
 from clp_core.errors import ClpError
 from clp_core.figures.runs import AXES, on_axis
 from clp_core.folders import content_of
@@ -31,6 +31,12 @@ WITHOUT_TRANSFER = ("scratch", "random")
 def curve_of(job: Job) -> Curve:
     """Return a run's curve, of which only what is new is read."""
     return curve_of_run(job, metrics_of(job))
+
+
+def warn_of_incomplete(jobs: Sequence[Job]) -> None:
+    """Name the runs that are left out, one line each."""
+    for job in jobs:
+        st.warning(plain(f"{incomplete(job)}."), icon=":material/warning:")
 
 
 def names_of(curves: Iterable[Curve]) -> dict[str, str]:

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from clp_core.curves import Curve, curve_of_run, differing, metrics_of_run, settings_of
+from clp_core.curves import Curve, curve_of_run, differing, metrics_of_run, settings_of, step_tokens_of
 from clp_core.errors import ClpError
 from clp_core.figures import AXES, MEASURES, curves
 from clp_core.jobs import Job, JobStore
@@ -60,8 +60,8 @@ def duration(seconds: float | None) -> str:
 
 def headline(job: Job, metrics: RunMetrics) -> None:
     """Answer the page's question for one run."""
-    plan, evaluations = job.plan, metrics.points("bits_per_byte")
-    now = f"{number(metrics.step)} of {number(plan['steps'])} steps"
+    evaluations = metrics.points("bits_per_byte")
+    now = f"{number(metrics.step)} of {number(job.plan.get('steps'))} steps"
     if not len(evaluations):
         question("How is it going?", f"Nothing is measured on the held-out text yet; {now} done.")
         return
@@ -73,7 +73,7 @@ def headline(job: Job, metrics: RunMetrics) -> None:
 
 def state_row(job: Job, metrics: RunMetrics) -> None:
     """Show the state with its reason, how much is done, and the buttons that change it."""
-    status, plan = job.status(), job.plan
+    status, steps = job.status(), job.plan.get("steps")
     state, bar, act = st.columns([2, 4, 2], vertical_alignment="center")
     with state:
         badge(job, with_reason=status.state not in TOLD_BELOW)
@@ -83,8 +83,9 @@ def state_row(job: Job, metrics: RunMetrics) -> None:
             st.caption(f"Slurm job {slurm_job}")
     with bar:
         phase = str(job.heartbeat().get("phase") or "") if status.state in ("running", "stopping") else ""
-        told = f"{number(metrics.step)} of {number(plan['steps'])} steps"
-        st.progress(min(1.0, metrics.step / max(plan["steps"], 1)), text=plain(" · ".join(filter(None, (told, phase)))))
+        told = f"{number(metrics.step)} of {number(steps)} steps"
+        share_done = 0.0 if steps is None else min(1.0, metrics.step / max(steps, 1))
+        st.progress(share_done, text=plain(" · ".join(filter(None, (told, phase)))))
     with act:
         if not status.is_over:
             buttons_of_a_living_run(job)
@@ -146,7 +147,11 @@ def comparability(job: Job, metrics: RunMetrics) -> str:
 
 def figures_row(job: Job, metrics: RunMetrics) -> None:
     """Show the run's figures as cards."""
-    plan, tokens, seconds = job.plan, metrics.last.get("tokens") or 0, metrics.last.get("seconds") or 0
+    step_tokens, tokens, seconds = (
+        step_tokens_of(job.plan),
+        metrics.last.get("tokens") or 0,
+        metrics.last.get("seconds") or 0,
+    )
     left = seconds_left(job, metrics.step, seconds) if job.status().state == "running" else None
     cards(
         {
@@ -160,7 +165,7 @@ def figures_row(job: Job, metrics: RunMetrics) -> None:
                 f"nats a token; perplexity {number(metrics.latest('perplexity'), 1)}",
             ),
             "Training loss": (number(metrics.latest("loss"), 3), "nats a token, mean of the last steps"),
-            "Tokens seen": (number(metrics.step * plan["block_length"] * plan["step_blocks"]), ""),
+            "Tokens seen": (number(None if step_tokens is None else metrics.step * step_tokens), ""),
             "Time left": (
                 duration(left),
                 f"at {number(pace(tokens, seconds), 0, 'tokens/s')}, its pace so far, all included"

@@ -5,7 +5,7 @@ import streamlit as st
 
 from clp_core.choices import MEASURES
 from clp_core.comparison_report import RULE, answer, as_csv, as_html, points_csv
-from clp_core.curves import Curve, imported_curves, published_curves
+from clp_core.curves import Curve, imported_curves, incomplete, published_curves
 from clp_core.figures import AXES, comparison_figure
 from clp_core.figures.runs import MEASURES as TITLES
 from clp_core.jobs import JobStore
@@ -21,6 +21,8 @@ SHOWN_AT_FIRST = 8
 opened_by_app()
 space = workspace()
 jobs = [job for job in JobStore(space.jobs).jobs() if job.kind == "train" and job.spec.get("plan")]
+left_out = [job for job in jobs if incomplete(job)]
+jobs = [job for job in jobs if job not in left_out]
 with st.spinner("Reading the runs"):
     runs = [view.curve_of(job) for job in jobs]
 ready_made = experiments.saved()
@@ -28,6 +30,7 @@ others_here = [*imported_curves(space), *experiments.curves_of(ready_made), *pub
 every = {curve.key: curve for curve in [*runs, *others_here]}
 header = st.container()
 experiments.offer(ready_made)
+view.warn_of_incomplete(left_out)
 
 left, middle, right = st.columns([3, 2, 2], vertical_alignment="bottom")
 about = "bits per byte alone compares across tokenizers"

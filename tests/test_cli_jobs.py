@@ -2,15 +2,17 @@
 
 import csv
 import json
+import re
 import unicodedata
 from datetime import datetime
 
 import pytest
-from support.commands import refused, result_of
-from support.made_runs import lines_of, make_run
+from support.commands import clp, refused, result_of
+from support.made_runs import damage_plan, lines_of, make_run
 
+from clp_core.errors import JobError
 from clp_core.jobs import JobStore
-from clp_core.jobs.submit import is_resumable
+from clp_core.jobs.submit import is_resumable, resume
 
 COMPARED = {"run", "key", "tokens", "steps", "seconds", "tokens_saved", "share_saved", "verdict", "is_lower_bound"}
 
@@ -151,3 +153,33 @@ def test_commands_take_the_latest_job_that_they_can_use(workspace):
     assert "has no complete checkpoint yet" in refused("jobs", "export", "mine", "--output", workspace.models / "m")
     assert "no job can be used here" in refused("jobs", "export", "latest", "--output", workspace.models / "m")
     assert "all its steps" in refused("jobs", "resume", "mine")
+
+
+@pytest.mark.parametrize("absent", ["block_length", "step_blocks"])
+def test_run_with_an_incomplete_plan_is_left_out_of_a_comparison_by_name(runs, workspace, absent):
+    one, two = (job.id for job in runs)
+    bad = make_run(workspace, "bad", lines_of(10))
+    damage_plan(bad, absent)
+    found = result_of("jobs", "compare", one, bad.id, two)
+    assert [row["run"] for row in found["runs"]] == ["slow", "fast"]
+    why = f"bad ({bad.id}) is not compared: the plan in its spec.json has no valid {absent}"
+    assert f"warning: {why}" in clp("jobs", "compare", one, bad.id, two).stderr
+    assert why in refused("jobs", "compare", bad.id, one)
+    assert "no run is left to compare" in refused("jobs", "compare", one, bad.id)
+    assert result_of("jobs", "show", "bad")["step"] == 10
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "absent"),
+    [("plan", None, "plan.parameters, plan.device,"), ("plan", {"disk_bytes": "x"}, "plan.disk_bytes;"),
+     ("argv", None, "argv;"), ("devices", 5, "devices;"), ("devices", [1], "devices;"),
+     ("arguments", None, "arguments;")],
+)  # fmt: skip
+def test_run_with_a_damaged_spec_is_not_resumed_and_says_why(workspace, part, value, absent):
+    job = make_run(workspace, "mine", lines_of(10), state="stopped")
+    spec = json.loads((job.path / "spec.json").read_text())
+    changed = spec[part] | value if isinstance(value, dict) else value
+    (job.path / "spec.json").write_text(json.dumps({**spec, part: changed}))
+    with pytest.raises(JobError, match=re.escape(f"cannot be resumed: its spec.json has no valid {absent}")):
+        resume(workspace, JobStore(workspace.jobs).get(job.id))
+    assert job.status().state == "stopped"

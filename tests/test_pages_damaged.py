@@ -5,7 +5,7 @@ import shutil
 from dataclasses import asdict
 
 import pytest
-from support.made_runs import lines_of, make_run
+from support.made_runs import damage_plan, lines_of, make_run
 from support.pages_run import check, open_page
 
 from clp_core.demo import HELPER, SOURCE
@@ -93,6 +93,27 @@ def test_pages_of_runs_open_beside_damaged_files_of_a_run(space, target, content
         damage(file, content)
     for page in ("runs", "compare", "train", "overview"):
         assert check(open_page(page)).title, page
+
+
+@pytest.mark.usefixtures("server_that_has_run_app_once")
+def test_run_with_an_incomplete_plan_is_shown_with_dashes_and_not_compared(space):
+    for name in ("one", "two"):
+        make_run(space, name, lines_of(60))
+    bad = make_run(space, "bad", lines_of(60), state="running")
+    damage_plan(bad, "steps", "block_length", parameters="x", step_blocks=[], stages=[{"x": 1}])
+    runs = check(open_page("runs"))  # the newest run is shown first
+    assert any("60 of – steps done" in markdown.value for markdown in runs.markdown)
+    assert {"Tokens seen": "–", "Time left": "–"}.items() <= {each.label: each.value for each in runs.metric}.items()
+    compared = check(open_page("compare"))
+    told = [warning.value.replace("\\", "") for warning in compared.warning]
+    why = "the plan in its spec.json has no valid block_length and no valid step_blocks"
+    assert [line for line in told if "not compared" in line] == [f"bad ({bad.id}) is not compared: {why}."]
+    offered = str(
+        [*compared.selectbox(key="widget_baseline").options, *compared.multiselect(key="widget_runs").options]
+    )
+    assert "one" in offered
+    assert "two" in offered
+    assert "bad" not in offered
 
 
 @pytest.mark.usefixtures("server_that_has_run_app_once")

@@ -63,6 +63,12 @@ SPEC_KINDS: dict[str, type] = {
     "devices": list,
 }
 """What the parts of a spec are; a damaged or foreign one must not break the pages, which show all jobs."""
+PLAN_NUMBERS = (
+    *("parameters", "nodes", "processes", "block_length", "step_blocks", "micro_blocks", "steps"),
+    *("memory_bytes", "disk_bytes"),
+)
+"""Fields of a plan that are numbers; pages and commands calculate with them."""
+LARGEST_PLAN_NUMBER = 1e18
 LOG_TAIL_BYTES = 16_384
 ACCESS_TOKEN = re.compile(r"hf_[A-Za-z0-9]{20,}")
 
@@ -121,7 +127,7 @@ class Job:
     def plan(self) -> dict[str, Any]:
         """What was planned for a run, with what it has found out itself since; empty for other jobs."""
         planned = dict(self.spec.get("plan", {}))
-        settled = read_state(self.path / PLAN_FILE)
+        settled = usable_plan(read_state(self.path / PLAN_FILE))
         return planned | {key: value for key, value in settled.items() if is_alike(value, planned.get(key))}
 
     @property
@@ -359,10 +365,17 @@ def read_state(path: Path) -> dict[str, Any]:
 
 
 def read_spec(path: Path) -> dict[str, Any]:
-    """Return a job's spec; what should be an object or a list in it and is not counts as empty."""
+    """Return a job's spec; an object or a list that is missing in it, or is something else, counts as empty."""
     content = read_state(path)
-    wrong = [name for name, kind in SPEC_KINDS.items() if not isinstance(content.get(name, kind()), kind)]
-    return content | {name: SPEC_KINDS[name]() for name in wrong}
+    wrong = [name for name, kind in SPEC_KINDS.items() if not isinstance(content.get(name), kind)]
+    content |= {name: SPEC_KINDS[name]() for name in wrong}
+    return content | {"plan": usable_plan(content["plan"])}
+
+
+def usable_plan(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a plan without those of its ``PLAN_NUMBERS`` that are not numbers, or cannot be."""
+    wrong = [name for name in PLAN_NUMBERS if not number_in(plan, name, -1.0, LARGEST_PLAN_NUMBER) >= 0]
+    return {name: value for name, value in plan.items() if name not in wrong}
 
 
 def number_in(content: Mapping[str, Any], key: str, otherwise: float, largest: float = LARGEST_NUMBER) -> float:

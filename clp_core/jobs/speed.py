@@ -56,7 +56,7 @@ def place_in(plan: Mapping[str, Any]) -> tuple[Any, ...]:
 
 def seconds_left(job: Job, step: int, seconds: float) -> float | None:
     """Return how long a run will go on at its pace so far; ``None`` where it is not known."""
-    plan = job.plan
-    if not plan or step <= 0 or seconds <= 0:
+    steps = job.plan.get("steps")
+    if steps is None or step <= 0 or seconds <= 0:
         return None
-    return float((plan["steps"] - step) * seconds / step)
+    return float((steps - step) * seconds / step)

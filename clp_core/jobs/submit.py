@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import MISSING, asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
 from clp_core.compare_options import CompareMethodsOptions
 from clp_core.documents import absolute
-from clp_core.errors import InputError
+from clp_core.errors import InputError, JobError
 from clp_core.export_options import ExportOptions
 from clp_core.folders import check_disk, content_of, fingerprint
 from clp_core.jobs.job import Job
@@ -20,7 +20,7 @@ from clp_core.jobs.queue import DeviceQueue
 from clp_core.jobs.slurm import SCRIPT_FILE
 from clp_core.jobs.slurm_control import require
 from clp_core.jobs.slurm_script import checked_script, read_script, render
-from clp_core.jobs.store import SCHEMA_VERSION, JobStore
+from clp_core.jobs.store import MOST_LISTED, SCHEMA_VERSION, JobStore
 from clp_core.locate import is_hub_id, locate
 from clp_core.options import arguments_of
 from clp_core.project_options import ProjectOptions
@@ -95,6 +95,7 @@ def resume(workspace: Workspace, job: Job) -> Job:
     """Let a run go on from its newest complete checkpoint, or from its beginning where there is none.
 
     Raises:
+        JobError: its spec.json is damaged.
         InputError: it is no run, is under way, has done all its steps, or was made by an earlier version.
     """
     store = JobStore(workspace.jobs)
@@ -109,10 +110,32 @@ def resume(workspace: Workspace, job: Job) -> Job:
             raise InputError(f"{job.id} has done all its steps; clone it with more, or train its checkpoint on")
         if job.spec.get("schema") != SCHEMA_VERSION:
             raise InputError(f"{job.id} was made by an earlier version; clone it, or train its checkpoint on")
-        check_disk(workspace.jobs, int(job.spec["plan"]["disk_bytes"]) // 2)
+        check_spec(job)
+        check_disk(workspace.jobs, int(job.plan["disk_bytes"]) // 2)
         job.begin_attempt()
     launch(job)
     return job
+
+
+def check_spec(job: Job) -> None:
+    """Refuse to resume a run whose spec.json lacks what its process reads first.
+
+    Raises:
+        JobError: it lacks arguments, fields of the plan, or what a local supervisor starts.
+    """
+    needed = ("arguments",) if job.spec.get("launcher") == "slurm" else ("arguments", "argv", "devices")
+    absent = [
+        name for name in needed if not job.spec[name] or not all(isinstance(each, str) for each in job.spec[name])
+    ]
+    planned = job.plan
+    absent += [
+        f"plan.{field.name}" for field in fields(TrainPlan) if field.default is MISSING and field.name not in planned
+    ]
+    if absent:
+        shown = ", ".join(absent[:MOST_LISTED]) + (", ..." if len(absent) > MOST_LISTED else "")
+        raise JobError(
+            f"{job.id} cannot be resumed: its spec.json has no valid {shown}; clone it, or train its checkpoint on"
+        )
 
 
 def is_resumable(job: Job) -> bool:

@@ -76,3 +76,11 @@ def make_run(workspace, name, lines, *, state="finished", text="a" * 64, model="
     job.metrics_file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     job.write_status(state)
     return job
+
+
+def damage_plan(job, *absent, **values):
+    """Take fields out of the plan in a job's spec, and give others a value."""
+    file = job.path / "spec.json"
+    spec = json.loads(file.read_text())
+    spec["plan"] = {name: value for name, value in (spec["plan"] | values).items() if name not in absent}
+    file.write_text(json.dumps(spec))
