@@ -146,7 +146,8 @@ def without_placeholders(config: Mapping[str, Any], built: Mapping[str, Any], n_
     """Return a target's config.json in which no token stands for an image, a sound or the like.
 
     Classes have ids of their own for such placeholders where a config.json names none, and put padding in their place;
-    these ids may be those of ordinary tokens. They are set to the first id that no token has.
+    these ids may be those of ordinary tokens. They are set to the first id that no token has, and those of tokens that
+    generation would force to none.
 
     Args:
         config: content of config.json.
@@ -161,7 +162,7 @@ def without_placeholders(config: Mapping[str, Any], built: Mapping[str, Any], n_
             if isinstance(inner, Mapping):
                 changed[name] = without_placeholders(inner, value, n_rows)
         elif role not in (name, *ROLES, "decoder_start") and isinstance(value, int) and 0 <= value < n_rows:
-            changed[name] = n_rows
+            changed[name] = None if role.startswith("forced_") else n_rows
     return changed
 
 

@@ -309,11 +309,11 @@ def test_source_whose_positions_cannot_be_kept_is_refused(tmp_path, english, pad
 def test_no_token_stands_for_an_image(tmp_path, english, padded_helper):
     """Gemma 4 has ids of its own for images and sounds where config.json names none, and replaces them in a text."""
     config = {"image_token_id": None, "text_config": {"vocab_size": 9}, "pad_token_id": 3}
-    built = {"image_token_id": 7, "audio_token_index": 100, "cls_token_id": 5, "pad_token_id": 3, "hidden_size": 4,
-             "text_config": {"vocab_size": 9, "video_token_id": 2}}  # fmt: skip
-    assert without_placeholders(config, built, 9) == {
-        "image_token_id": 9, "text_config": {"vocab_size": 9, "video_token_id": 9}, "pad_token_id": 3,
-    }  # fmt: skip
+    text = {"vocab_size": 9, "video_token_id": 2}
+    built = {"image_token_id": 7, "audio_token_index": 100, "cls_token_id": 5, "pad_token_id": 3, "hidden_size": 4}
+    found = without_placeholders(config, built | {"forced_eos_token_id": 2, "text_config": text}, 9)
+    text = {"vocab_size": 9, "video_token_id": 9}
+    assert found == {"image_token_id": 9, "forced_eos_token_id": None, "text_config": text, "pad_token_id": 3}
     source = make_source(tmp_path / "source", "got_ocr2", english, tied=True)
     loaded = json.loads((source / "config.json").read_text())
     (source / "config.json").write_text(json.dumps(loaded | {"image_token_id": 70}))
