@@ -19,7 +19,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # several tests run at once; threads that wait for each other crawl
 
-from support.preloaded import keep_freed_memory, settings, start_template
+from support.preloaded import keep_freed_memory, start_template
 
 from clp_core import tokenizer_reading
 from clp_core.jobs.spawning import ENVIRONMENT, Spawner
@@ -181,11 +181,12 @@ def texts(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def environment_as_it_was():
-    """Undo what commands in this process set for libraries, such as ``CUDA_VISIBLE_DEVICES``."""
-    before = settings(os.environ)
+    """Undo what commands in this process set, such as ``CUDA_VISIBLE_DEVICES`` and places of logs."""
+    before = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     yield
-    for name in settings(os.environ).keys() - before:
-        del os.environ[name]
+    for name in os.environ.keys() - before:
+        if not name.startswith("PYTEST_"):
+            del os.environ[name]
     os.environ.update(before)
 
 

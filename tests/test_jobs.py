@@ -319,7 +319,7 @@ def test_bad_training_input_is_refused_before_a_job_is_made(workspace, pair, tex
     with pytest.raises(InputError, match="exclude each other"):
         train_options(pair, texts, max_steps=5, max_tokens=5)
     monkeypatch.setattr(driver, "list_gpus", list)
-    with pytest.raises(InputError, match="no GPU is found"):
+    with pytest.raises(InputError, match="no NVIDIA GPU is found"):
         submit_train(workspace, train_options(pair, texts, device="cuda"))
     assert not list(workspace.jobs.glob("*/spec.json"))
 
