@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import time
 from contextlib import AbstractContextManager, nullcontext
@@ -72,6 +73,16 @@ class RunTrainer(Trainer):
         if self.args.fsdp and not self.is_fsdp_enabled:
             shard_on_cpus(self.accelerator, FullyShardedDataParallelPlugin(**self.args.fsdp_plugin_args))
             self.is_fsdp_enabled = True
+
+    def release_wrapper(self) -> None:
+        """Free what wraps the model for several processes, while their group still exists.
+
+        Freed after it, as the last to hold the group, DDP's reducer waits for a thread of the group that needs the
+        interpreter's lock, which the reducer holds: the process would never end.
+        """
+        self.model_wrapped = self.model
+        self.accelerator.free_memory()
+        gc.collect()
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Write the line of loss that is due, and hand its figures to the Trainer's integrations too."""

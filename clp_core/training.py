@@ -264,6 +264,7 @@ def train(job: Job, space: Workspace) -> dict[str, Any]:
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     step = trainer.state.global_step
     trainer.evaluate()  # of a step that was scored before the attempt, which ended before it said so
+    trainer.release_wrapper()
     council.part()
     if not is_first():
         return {}
