@@ -358,16 +358,7 @@ def named(names: Sequence[str]) -> str:
 
 
 def embedding_names(folder: Path, entries: Mapping[str, TensorEntry] | None = None) -> EmbeddingNames:
-    """Find the embeddings of a causal language model, and the tensors that transformers loads into them.
-
-    Args:
-        folder: holds the configuration.
-        entries: the tensors of the weight files by name; none where only the class is of interest.
-
-    Raises:
-        InputError: transformers knows no causal language model of this type, or cannot load it, or it has no
-            embeddings.
-    """
-    from clp_core import tensor_names  # imports torch and transformers
+    """Do what ``tensor_names.embedding_names`` does, and import torch and transformers only then."""
+    from clp_core import tensor_names
 
     return tensor_names.embedding_names(folder, entries or {})
