@@ -18,12 +18,12 @@ from pathlib import Path
 import numpy as np
 
 from clp_core.explain import Explainer
+from clp_core.files.artifacts import PROVENANCE_FILE, REPORT_FILE
 from clp_core.initializers import initializer
 from clp_core.overlap import Overlap
-from clp_core.provenance import KEPT_ANCHORS, PROVENANCE_FILE, Anchors, Health, write_provenance
+from clp_core.provenance import KEPT_ANCHORS, Anchors, Health, write_provenance
 from clp_core.tensors import ArrayRows
 from clp_core.vocabulary import Vocabulary
-from clp_core.workspace import REPORT_FILE
 
 
 def make_target(folder: Path, tokens: int, anchors: int, method: str, *, keep: bool) -> None:

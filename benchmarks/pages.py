@@ -184,7 +184,7 @@ def main() -> None:
 def measure_explanation(root: Path, repeats: int) -> dict[str, float]:
     """Return how long one token's explanation takes."""
     from clp_core.explain import Explainer
-    from clp_core.folders import fingerprint
+    from clp_core.files.hashing import fingerprint
     from clp_core.prepared import Prepared
     from clp_core.workspace import Workspace
 

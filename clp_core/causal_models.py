@@ -10,8 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clp_core.environment.memory_errors import is_out_of_memory
 from clp_core.errors import InputError, first_line
-from clp_core.memory_errors import is_out_of_memory
 
 if TYPE_CHECKING:
     import torch

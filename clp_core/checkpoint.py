@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 
 from clp_core.errors import InputError
-from clp_core.folders import WEIGHT_KINDS, Weights, chosen_weights
-from clp_core.locate import locate, read_json
-from clp_core.model_formats import ADAPTER_CONFIG, check_not_distributed, refuse_incomplete
+from clp_core.files.json_files import read_json
+from clp_core.files.model_files import WEIGHT_KINDS, Weights, checkpoint_files, chosen_weights
+from clp_core.files.model_formats import ADAPTER_CONFIG, check_not_distributed, refuse_incomplete
+from clp_core.locate import locate
 from clp_core.pickles import converted
 from clp_core.progress import report_progress
 from clp_core.shards import Replacement, flush, read_ahead, write_copy
@@ -320,16 +321,6 @@ class Checkpoint:
         weight_map = {name: names[entry.path] for name, entry in sorted(self.entries.items()) if name not in spare}
         index = {"metadata": (before.get("metadata") or {}) | {"total_size": total}, "weight_map": weight_map}
         (target / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n")
-
-
-def checkpoint_files(folder: Path) -> tuple[Path, ...]:
-    """Return the safetensors files of a folder, in the order of their names; none where transformers loads none.
-
-    Raises:
-        InputError: the index is not valid, or names a file that is not there.
-    """
-    weights = chosen_weights(folder)
-    return weights.files if weights is not None and not weights.is_pickled else ()
 
 
 def written_names(files: Sequence[Path]) -> dict[Path, str]:

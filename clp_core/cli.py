@@ -315,7 +315,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         return fail(system_failure(error), 2)
     except BaseException as error:
-        from clp_core.memory_errors import explanation, is_out_of_memory  # starts psutil
+        from clp_core.environment.memory_errors import explanation, is_out_of_memory  # starts psutil
 
         if told := explanation(error) if is_out_of_memory(error) else library_failure(error):
             return fail(told, 1)

@@ -6,7 +6,7 @@ from typing import Any
 
 from clp_core.cli_output import Json, echo, emit, print_table, terminal_progress
 from clp_core.compare_options import CompareMethodsOptions
-from clp_core.whole_files import check_writable, whole_file
+from clp_core.files.atomic import check_writable, whole_file
 from clp_core.workspace import Workspace
 
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from clp_core.cli_output import Json, echo, emit, print_table, terminal_progress, written
 from clp_core.errors import InputError
 from clp_core.explore_options import AgreementOptions, NearDuplicatesOptions, NeighborsOptions
+from clp_core.files.atomic import check_writable, whole_file
 from clp_core.project_options import ProjectOptions
-from clp_core.whole_files import check_writable, whole_file
 from clp_core.workspace import Workspace
 
 if TYPE_CHECKING:

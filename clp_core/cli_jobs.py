@@ -11,8 +11,8 @@ import typer
 from clp_core.cli_output import Json, echo, emit, options_command, print_table, written
 from clp_core.curve_options import CompareRunsOptions, ImportOptions
 from clp_core.errors import InputError
+from clp_core.files.atomic import write_whole
 from clp_core.jobs import Job, JobStore
-from clp_core.whole_files import write_whole
 from clp_core.workspace import Workspace
 
 jobs_app = typer.Typer(no_args_is_help=True, help="List, show, stop, resume, compare and remove jobs.")
@@ -176,7 +176,7 @@ def bound(row: dict[str, Any]) -> str:
 def jobs_import(options: ImportOptions, as_json: Json = False) -> None:
     """Take in the curve of a run made elsewhere, to compare with."""
     from clp_core.curves import import_curve
-    from clp_core.folders import content_of
+    from clp_core.files.hashing import content_of
     from clp_core.locate import locate
     from clp_core.vocabulary import Vocabulary
 

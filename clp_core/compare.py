@@ -15,11 +15,11 @@ import numpy as np
 
 from clp_core import heldout
 from clp_core.documents import Texts
+from clp_core.environment.memory_errors import memory_explained
 from clp_core.errors import InputError
 from clp_core.finite import CURE, NonFiniteError, non_finite_weight
 from clp_core.initializers import initializer
 from clp_core.initializers.base import Initializer, parse_settings
-from clp_core.memory_errors import memory_explained
 from clp_core.method_rows import KEPT, MethodRows
 from clp_core.pair import Pair
 from clp_core.positions import max_positions

@@ -28,8 +28,8 @@ from filelock import FileLock
 
 from clp_core.documents import TextFile, Texts
 from clp_core.errors import ClpError
-from clp_core.folders import check_disk
-from clp_core.locate import read_json
+from clp_core.files.disk import check_disk
+from clp_core.files.json_files import read_json
 from clp_core.progress import report_progress
 from clp_core.text_reading import TEXT, TOKENS, as_read, end_token, tokenizer_of
 from clp_core.vocabulary import Vocabulary

@@ -17,14 +17,14 @@ from clp_core.choices import MEASURES
 from clp_core.curve_files import SCORES, read_rows
 from clp_core.errors import InputError
 from clp_core.evaluation import MAX_UNKNOWN_SHARE, UNKNOWN_TOKENS
-from clp_core.jobs.job import Job, checked_name, read_state
+from clp_core.files.json_files import read_state, write_json
+from clp_core.files.slug import slug_of
+from clp_core.jobs.job import Job, checked_name
 from clp_core.jobs.metrics import AXES
 from clp_core.jobs.run_metrics import MAX_POINTS, RunMetrics, Thinned
 from clp_core.jobs.store import JobStore
 from clp_core.leaks import STANDS_IN_IT
-from clp_core.progress import write_json
 from clp_core.schedule import Schedule
-from clp_core.slugs import slug_of
 from clp_core.text_reading import FIRST, SCORING_FILE, TOKENS
 from clp_core.workspace import Workspace
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from clp_core.choices import DEVICES
+from clp_core.environment.memory_errors import memory_explained
 from clp_core.errors import InputError
-from clp_core.memory_errors import memory_explained
 
 
 class Device:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from clp_core.choices import DEVICES
 from clp_core.documents import DEFAULT_FIELD
+from clp_core.environment.memory_errors import memory_explained
 from clp_core.errors import InputError
-from clp_core.memory_errors import memory_explained
 from clp_core.options import Options, option
 
 if TYPE_CHECKING:
@@ -117,9 +117,9 @@ def find_words(checkpoint: Checkpoint, options: DownstreamOptions) -> Retrieval:
         InputError: the word pairs or the source cannot be used, or no source is known.
     """
     from clp_core.checkpoint import Checkpoint
-    from clp_core.locate import read_json
+    from clp_core.files.artifacts import REPORT_FILE
+    from clp_core.files.json_files import read_json
     from clp_core.word_retrieval import read_pairs, retrieve
-    from clp_core.workspace import REPORT_FILE
 
     pairs = read_pairs(options.words)
     source = options.source or read_json(checkpoint.folder / REPORT_FILE).get("source")

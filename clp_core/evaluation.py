@@ -32,11 +32,12 @@ from clp_core.checkpoint import Checkpoint
 from clp_core.corpus import TextCounts, token_stream
 from clp_core.devices import device_named, weights_type
 from clp_core.documents import DEFAULT_FIELD, Texts
+from clp_core.environment.memory_errors import SMALLER, check_memory, is_out_of_memory, memory_explained
 from clp_core.errors import InputError, first_line
 from clp_core.evaluate_options import EvaluateOptions
+from clp_core.files.json_files import read_json
 from clp_core.finite import NonFiniteError, scores_error
-from clp_core.locate import locate, read_json
-from clp_core.memory_errors import SMALLER, check_memory, is_out_of_memory, memory_explained
+from clp_core.locate import locate
 from clp_core.memory_plan import Shape, embedding_rows
 from clp_core.positions import max_positions
 from clp_core.progress import report_progress

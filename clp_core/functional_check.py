@@ -19,9 +19,9 @@ import numpy as np
 
 from clp_core.causal_models import forward, load_causal_model, refuse_non_causal
 from clp_core.checkpoint import Checkpoint
+from clp_core.environment.free_memory import free_memory
 from clp_core.errors import ClpError, InputError
 from clp_core.finite import CURE, NonFiniteError, non_finite_weight
-from clp_core.free_memory import free_memory
 from clp_core.positions import max_positions, padding_index
 from clp_core.progress import report_progress
 from clp_core.rows import RowPlan

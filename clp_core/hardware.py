@@ -9,9 +9,9 @@ from pathlib import Path
 
 import psutil
 
-from clp_core import gpus as driver
+from clp_core.environment import gpus as driver
+from clp_core.environment.gpus import Gpu
 from clp_core.errors import InputError
-from clp_core.gpus import Gpu
 from clp_core.jobs.queue import DeviceQueue
 from clp_core.peaks import peak_flops
 

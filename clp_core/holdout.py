@@ -18,9 +18,9 @@ from typing import TextIO
 from clp_core.corpus import document_bytes
 from clp_core.documents import Texts
 from clp_core.errors import InputError
-from clp_core.folders import check_disk
+from clp_core.files.disk import check_disk
+from clp_core.files.slug import slug_of
 from clp_core.progress import report_progress
-from clp_core.slugs import slug_of
 from clp_core.text_forms import is_json
 
 log = logging.getLogger(__name__)

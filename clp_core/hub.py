@@ -78,8 +78,7 @@ def cached(name: HubName, *, weights: bool = True) -> Path | None:
     """Return the folder of a model that was fetched before, whole, or ``None``; the network is not asked."""
     from huggingface_hub import try_to_load_from_cache
 
-    from clp_core.checkpoint import checkpoint_files
-    from clp_core.pickles import pickled_files
+    from clp_core.files.model_files import checkpoint_files, pickled_files
 
     found = try_to_load_from_cache(name.repo_id, "config.json", revision=name.revision)
     if not isinstance(found, str):
@@ -128,7 +127,7 @@ def fetch(name: HubName, *, weights: bool = True) -> Path:
 
 def other_format(name: HubName, info: Any) -> str:
     """Name the format of a repository that holds no full checkpoint; empty where it is not a known one."""
-    from clp_core.model_formats import ADAPTER_CONFIG, explanation
+    from clp_core.files.model_formats import ADAPTER_CONFIG, explanation
 
     names = [file.rfilename for file in info.siblings or []]
     adapter = read_from_hub(name.repo_id, ADAPTER_CONFIG, str(info.sha)) if ADAPTER_CONFIG in names else {}
@@ -144,7 +143,7 @@ def read_from_hub(repo_id: str, path: str, revision: str) -> dict[str, Any]:
     """Fetch a small JSON file and return its content."""
     from huggingface_hub import hf_hub_download
 
-    from clp_core.locate import read_json
+    from clp_core.files.json_files import read_json
 
     return read_json(Path(hf_hub_download(repo_id, path, revision=revision, tqdm_class=quiet())))
 
@@ -179,7 +178,7 @@ def fetch_large(name: HubName, revision: str, sizes: dict[str, int]) -> None:
     from huggingface_hub.constants import HF_HUB_CACHE
     from huggingface_hub.file_download import repo_folder_name
 
-    from clp_core.folders import check_disk
+    from clp_core.files.disk import check_disk
 
     missing = {
         path: size

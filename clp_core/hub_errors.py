@@ -105,7 +105,7 @@ def failure(error: BaseException, name: str, doing: str) -> ClpError | None:
     """Return what an error means that may be gone the next time, or ``None`` for one that is not of the Hub."""
     from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 
-    from clp_core.jobs.reasons import is_full_disk
+    from clp_core.files.disk import is_full_disk
 
     kept = "what came is kept: run it again to go on" if doing == "fetched" else "run it again to go on"
     text = str(error)

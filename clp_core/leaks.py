@@ -13,8 +13,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from clp_core.documents import Texts
-from clp_core.locate import read_json
-from clp_core.progress import report_progress, write_json
+from clp_core.files.json_files import read_json, write_json
+from clp_core.progress import report_progress
 
 LARGEST_TEXT_AT_ONCE = 20_000_000
 """Bytes of training text that are searched while a run is planned; the run itself searches larger ones."""

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from clp_core.errors import InputError
 from clp_core.hub import HubName, fetch
-from clp_core.json_reading import read_json_file
 
 
 def locate(reference: str | Path, *, weights: bool = True) -> Path:
@@ -40,20 +38,3 @@ def locate(reference: str | Path, *, weights: bool = True) -> Path:
 def is_hub_id(text: str) -> bool:
     """Say whether a text has the form of a Hub id: ``name`` or ``org/name``, with ``@revision`` where one is meant."""
     return HubName.parse(text) is not None
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file, or an empty one where there is no such file.
-
-    Raises:
-        InputError: the file is there but is no JSON object.
-    """
-    if not path.is_file():
-        return {}
-    try:
-        data = read_json_file(path)
-    except ValueError as error:
-        raise InputError(f"{path} is not valid JSON ({error}); fetch the file again") from error
-    if not isinstance(data, dict):
-        raise InputError(f"{path} holds no JSON object; fetch the file again")
-    return data

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from clp_core.errors import InputError, first_line
-from clp_core.folders import check_disk, fingerprint
-from clp_core.locate import read_json
-from clp_core.progress import write_json
-from clp_core.whole_files import whole_file
+from clp_core.files.atomic import whole_file
+from clp_core.files.disk import check_disk
+from clp_core.files.hashing import fingerprint
+from clp_core.files.json_files import read_json, write_json
 
 KEPT = 3
 """Heaviest anchors kept of each row."""

@@ -11,9 +11,9 @@ import numpy as np
 from filelock import FileLock
 
 from clp_core.errors import InputError
-from clp_core.text_files import numbered_lines, without_surrogates
+from clp_core.files.atomic import write_whole
+from clp_core.files.text_files import numbered_lines, without_surrogates
 from clp_core.vocabulary import WORD_START, Vocabulary, id_in
-from clp_core.whole_files import write_whole
 
 TOKEN_MARKS = ("Ġ", WORD_START, "##")
 MOST_DIGITS = 12

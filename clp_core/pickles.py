@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from clp_core.errors import InputError
-from clp_core.folders import check_disk, chosen_weights, fingerprint
+from clp_core.files.disk import check_disk
+from clp_core.files.hashing import fingerprint
+from clp_core.files.model_files import pickled_files
 from clp_core.progress import report_progress
 from clp_core.shards import write_header
 
@@ -36,16 +38,6 @@ FORMAT_NAMES = {
     "torch.uint8": "U8",
     "torch.bool": "BOOL",
 }
-
-
-def pickled_files(folder: Path) -> tuple[Path, ...]:
-    """Return the pickled weight files of a folder, in the order of their names; none where transformers loads none.
-
-    Raises:
-        InputError: the index is not valid, or names a file that is not there.
-    """
-    weights = chosen_weights(folder)
-    return weights.files if weights is not None and weights.is_pickled else ()
 
 
 def converted(folder: Path, cache: Path) -> Path:

@@ -14,11 +14,12 @@ from pathlib import Path
 import psutil
 from filelock import Timeout
 
-from clp_core import gpus as driver
 from clp_core.checkpoint import Checkpoint
+from clp_core.environment import gpus as driver
+from clp_core.environment.gpus import Gpu, cuda_environment
 from clp_core.errors import InputError
-from clp_core.gpus import Gpu, cuda_environment
-from clp_core.jobs.job import Job, read_state
+from clp_core.files.json_files import read_state
+from clp_core.jobs.job import Job
 from clp_core.jobs.queue import DeviceQueue, Held, Ticket
 
 LIBRARIES_BYTES = 1 << 29

@@ -19,9 +19,10 @@ from filelock import FileLock
 from clp_core.axes import Axes
 from clp_core.checkpoint import SIDES, Checkpoint
 from clp_core.errors import InputError, first_line, system_failure
+from clp_core.files.disk import check_disk
+from clp_core.files.hashing import fingerprint
+from clp_core.files.json_files import read_json
 from clp_core.finite import CURE, rows_message
-from clp_core.folders import check_disk, fingerprint
-from clp_core.locate import read_json
 from clp_core.neighbors import RowIndex, write_index
 from clp_core.positions import max_positions
 from clp_core.progress import report_progress

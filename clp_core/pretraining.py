@@ -14,15 +14,16 @@ from filelock import FileLock
 from clp_core.corpus import estimate_tokens
 from clp_core.documents import Texts, absolute
 from clp_core.errors import InputError
-from clp_core.folders import check_disk
+from clp_core.files.disk import check_disk
+from clp_core.files.json_files import read_json
+from clp_core.files.output_folder import partial_folder, take_name
+from clp_core.files.slug import slug_of
 from clp_core.helper_sizes import FAMILY, HelperPlan, Size
 from clp_core.holdout import hold_out
 from clp_core.jobs.job import Job
 from clp_core.jobs.submit import command_of, submit, submit_train
-from clp_core.locate import locate, read_json
-from clp_core.output_folder import partial_folder, take_name
+from clp_core.locate import locate
 from clp_core.pretrain_options import PretrainOptions
-from clp_core.slugs import slug_of
 from clp_core.train_options import PRESETS
 from clp_core.vocabulary import Vocabulary
 from clp_core.workspace import Workspace

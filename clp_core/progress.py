@@ -2,43 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from clp_core.errors import FULL_DISK
+from clp_core.files.json_files import write_json
 
 log = logging.getLogger(__name__)
 
 JOB_ENVIRONMENT = "CLP_JOB_DIR"
 HEARTBEAT_FILE = "heartbeat.json"
 MIN_INTERVAL_S = 0.5
-
-
-def write_json(path: Path, content: Any, *, durable: bool = False) -> None:
-    """Write a JSON file so that a reader sees the old content or the new, never a half.
-
-    Args:
-        path: the file.
-        content: what it will hold.
-        durable: wait until the disk has it, so that a loss of power leaves no empty file.
-    """
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump(content, file, ensure_ascii=False)
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def boot_clock() -> float:

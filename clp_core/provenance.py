@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clp_core.errors import InputError, first_line
+from clp_core.files.artifacts import PROVENANCE_FILE
 from clp_core.overlap import Overlap
 
-PROVENANCE_FILE = "clp_provenance.parquet"
 KEPT_ANCHORS = 16
 ROW_GROUP = 16_384
 ANCHOR_COLUMNS = ("anchor_ids", "anchor_source_ids", "anchor_weights", "anchor_cosines")

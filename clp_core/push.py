@@ -15,23 +15,24 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from clp_core.checkpoint import INDEX_FILE, checkpoint_files
+from clp_core.checkpoint import INDEX_FILE
 from clp_core.errors import ClpError, InputError
 from clp_core.export import COMPANIONS
-from clp_core.folders import chosen_weights
+from clp_core.files.artifacts import CURVE_FILE, REPORT_FILE, TRAINING_FILE
+from clp_core.files.json_files import read_json
+from clp_core.files.model_files import checkpoint_files, chosen_weights
 from clp_core.hub_errors import explained, has_token, is_unreachable, patiently, status_of
 from clp_core.jobs.checkpoints import OPTIMISER_FILES, is_complete
 from clp_core.jobs.job import refuse_access_tokens
-from clp_core.locate import read_json
 from clp_core.model_card import Card, CardFields, kept_card
 from clp_core.origins import Licence, bare, public_report
 from clp_core.progress import report_progress
 from clp_core.push_options import PushOptions
 from clp_core.tensors import read_header
 from clp_core.tokenizer_reading import TOKENIZER_FILES
-from clp_core.training_facts import CURVE_FILE, TRAINING_FILE, curve_csv, run_of_checkpoint, runs_behind
+from clp_core.training_facts import curve_csv, run_of_checkpoint, runs_behind
 from clp_core.transfer_report import read_transfer_report
-from clp_core.workspace import REPORT_FILE, Workspace
+from clp_core.workspace import Workspace
 
 CARD_FILE = "README.md"
 ALSO_PUSHED = ("*.safetensors", "*.tiktoken", "LICENSE*", "LICENCE*", "NOTICE*")

@@ -6,14 +6,12 @@ import os
 import shutil
 from pathlib import Path
 
+from clp_core.files.artifacts import PROVENANCE_FILE, REPORT_FILE
+from clp_core.files.json_files import read_json, write_json
 from clp_core.jobs.checkpoints import remove
-from clp_core.locate import read_json
-from clp_core.progress import write_json
-from clp_core.provenance import PROVENANCE_FILE
 from clp_core.target_files import write_tokenizer
 from clp_core.tokenizer_reading import CONFIG_FILES, TEMPLATE_FILE, TOKENIZER_FILES, raw_json
 from clp_core.vocabulary import Vocabulary
-from clp_core.workspace import REPORT_FILE
 
 
 def companions_of(model: Path, kept: Path, vocabulary: Vocabulary) -> Path:

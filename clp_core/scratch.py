@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from clp_core.environment.free_memory import free_memory
 from clp_core.errors import InputError
-from clp_core.free_memory import free_memory
 from clp_core.progress import report_progress
 
 TORCH_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}

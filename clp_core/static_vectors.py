@@ -12,10 +12,10 @@ import numpy as np
 from scipy.linalg import orthogonal_procrustes
 
 from clp_core.errors import InputError
+from clp_core.files.text_files import numbered_lines, read_lines
 from clp_core.initializers.base import Vectors
 from clp_core.progress import report_progress
 from clp_core.tensors import all_finite
-from clp_core.text_files import numbered_lines, read_lines
 from clp_core.vocabulary import Vocabulary, decoded
 
 MAX_WORDS = 400_000

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 
 from clp_core.checkpoint import Checkpoint, Written, embedding_names
 from clp_core.errors import ClpError, InputError, first_line
-from clp_core.locate import read_json
+from clp_core.files.json_files import read_json
 from clp_core.positions import max_positions
 from clp_core.progress import report_progress
 from clp_core.rows import RowPlan

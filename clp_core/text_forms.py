@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from clp_core.errors import InputError
-from clp_core.text_files import (
-    COMPRESSIONS,
+from clp_core.files import text_endings
+from clp_core.files.text_endings import COMPRESSIONS, endings_of
+from clp_core.files.text_files import (
     LONGEST_DOCUMENT,
     beginning_of,
     check_format,
-    endings_of,
     lines_in,
     open_text,
     without_surrogates,
@@ -433,18 +433,17 @@ class TextForm:
         return (n_bytes or len(head.encode())) / share
 
 
-PLAIN = TextForm((".txt",), "a line", "", lines_of)
-JSON = TextForm((".json",), "an item of an array, or an object (one per line, for example)", "field", json_of)
+PLAIN = TextForm(text_endings.PLAIN, "a line", "", lines_of)
+JSON = TextForm(text_endings.JSON, "an item of an array, or an object (one per line, for example)", "field", json_of)
 FORMS = (
     PLAIN,
     JSON,
-    TextForm((".jsonl", ".ndjson"), "the object on a line", "field", json_lines_of),
-    TextForm((".csv",), "a row below the header", "column", comma_separated, newline=""),
-    TextForm((".tsv",), "a row below the header", "column", tab_separated, newline=""),
-    TextForm((".parquet",), "a row", "column", None),
+    TextForm(text_endings.JSON_LINES, "the object on a line", "field", json_lines_of),
+    TextForm(text_endings.COMMA_SEPARATED, "a row below the header", "column", comma_separated, newline=""),
+    TextForm(text_endings.TAB_SEPARATED, "a row below the header", "column", tab_separated, newline=""),
+    TextForm(text_endings.PARQUET, "a row", "column", None),
 )
 BY_ENDING = {ending: form for form in FORMS for ending in form.endings}
-ENDINGS = tuple(BY_ENDING)
 
 
 def form_of(path: Path) -> TextForm:
@@ -455,12 +454,6 @@ def form_of(path: Path) -> TextForm:
     """
     check_format(path)
     return BY_ENDING.get(endings_of(path)[0], PLAIN)
-
-
-def has_text_ending(path: Path) -> bool:
-    """Whether the ending of a file is that of a known form, so that it is read as part of a folder."""
-    form, compression = endings_of(path)
-    return form in BY_ENDING and (not compression or BY_ENDING[form].is_compressible)
 
 
 def forms_table() -> str:

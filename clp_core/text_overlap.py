@@ -12,8 +12,8 @@ import pandas as pd
 
 from clp_core.characters import NO_LETTER
 from clp_core.errors import InputError
+from clp_core.files.text_files import without_surrogates
 from clp_core.overlap import Overlap
-from clp_core.text_files import without_surrogates
 from clp_core.vocabulary import Vocabulary
 
 MIN_ANCHORS = 300

@@ -28,9 +28,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from clp_core.errors import ClpError, InputError, first_line, library_failure, panics_as_errors
-from clp_core.json_reading import MOST_BYTES
-from clp_core.locate import read_json
-from clp_core.progress import write_json
+from clp_core.files.json_files import MOST_BYTES, read_json, write_json
 from clp_core.tokenizer_json import with_unknown, without_dropout
 
 log = logging.getLogger(__name__)

@@ -26,13 +26,14 @@ from typing import TYPE_CHECKING, Any
 
 from clp_core.choices import MATCHES
 from clp_core.documents import HUB_PREFIX, Texts
+from clp_core.environment.native_code import ended_by_signals
 from clp_core.errors import ClpError, InputError
-from clp_core.folders import refuse_if_inside
+from clp_core.files.artifacts import TOKENIZER_REPORT_FILE
+from clp_core.files.disk import refuse_if_inside
+from clp_core.files.output_folder import LOCK_FILE, partial_folder, restore_replaced, take_name
 from clp_core.jobs.job import Job
 from clp_core.jobs.submit import submit_command
 from clp_core.locate import locate
-from clp_core.native_code import ended_by_signals
-from clp_core.output_folder import LOCK_FILE, partial_folder, restore_replaced, take_name
 from clp_core.overlap import Overlap
 from clp_core.pre_tokens import LONGEST_RUN, CutCounter, splitter
 from clp_core.progress import report_progress
@@ -41,7 +42,7 @@ from clp_core.text_overlap import TokenizerFigures, measure_text
 from clp_core.text_survey import Survey
 from clp_core.tokenizer_options import END_OF_TEXT, N_BYTES, TokenizerOptions
 from clp_core.vocabulary import WORD_START, Vocabulary
-from clp_core.workspace import TOKENIZER_REPORT_FILE, Workspace
+from clp_core.workspace import Workspace
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -31,7 +31,8 @@ from clp_core.distillation import Distillation
 from clp_core.documents import Texts
 from clp_core.errors import ClpError, InputError
 from clp_core.evaluation import EvaluationText, check_tokenizer_fits
-from clp_core.folders import content_of, has_changed
+from clp_core.files.hashing import content_of, has_changed
+from clp_core.files.json_files import read_json, read_state, write_json
 from clp_core.jobs.checkpoints import (
     RUN_STATE_FILE,
     is_complete,
@@ -39,17 +40,17 @@ from clp_core.jobs.checkpoints import (
     resumable_checkpoint,
     step_of,
 )
-from clp_core.jobs.job import PLAN_FILE, WARNINGS_FILE, Job, read_state
+from clp_core.jobs.job import PLAN_FILE, WARNINGS_FILE, Job
 from clp_core.jobs.reasons import reason_of
 from clp_core.leaks import find_leak
-from clp_core.locate import locate, read_json
+from clp_core.locate import locate
 from clp_core.losses import TextLoss, left_out, router_coefficient
 from clp_core.memory_plan import embedding_rows
 from clp_core.placement import FSDP
 from clp_core.positions import max_positions
 from clp_core.prepared import prepare_if_room
 from clp_core.processes import COLLECTIVE_TIMEOUT_S, Council, is_first
-from clp_core.progress import HEART, JOB_ENVIRONMENT, write_json
+from clp_core.progress import HEART, JOB_ENVIRONMENT
 from clp_core.provenance import missing_rows
 from clp_core.run_folder import companions_of
 from clp_core.run_measures import Measured

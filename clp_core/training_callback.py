@@ -14,13 +14,14 @@ from transformers import TrainerCallback, TrainingArguments
 
 from clp_core.errors import DivergedError, InputError
 from clp_core.evaluation import generate
+from clp_core.files.json_files import read_state, write_json
 from clp_core.finite import NonFiniteError
 from clp_core.jobs.checkpoints import RUN_STATE_FILE, keep_only, seal, step_of
-from clp_core.jobs.job import PLAN_FILE, read_state
+from clp_core.jobs.job import PLAN_FILE
 from clp_core.jobs.reason_codes import NO_REASON, Reason, ReasonCode
 from clp_core.placement import FSDP
 from clp_core.processes import Council, is_distributed, is_first
-from clp_core.progress import HEART, write_json
+from clp_core.progress import HEART
 from clp_core.run_folder import complete_folder
 from clp_core.run_measures import Measured, Stopwatch, steps_that_fit, system_figures
 from clp_core.train_options import TrainOptions

@@ -11,15 +11,14 @@ from typing import Any
 
 from clp_core.cluster import CLUSTER_FIELDS
 from clp_core.curves import settings_of, step_tokens_of
+from clp_core.files.artifacts import TRAINING_FILE
+from clp_core.files.json_files import read_json, read_state
 from clp_core.jobs.checkpoints import step_of
-from clp_core.jobs.job import Job, read_state
+from clp_core.jobs.job import Job
 from clp_core.jobs.metrics import is_evaluation
-from clp_core.locate import read_json
 from clp_core.origins import bare, origin_of
 from clp_core.text_reading import SCORING_FILE
 
-TRAINING_FILE = "clp_training.json"
-CURVE_FILE = "training_curve.csv"
 MAX_LOSSES = 2000
 """Lines of the training loss in the file of the curve; evaluations are all in it."""
 MAX_EARLIER_RUNS = 20

@@ -18,19 +18,20 @@ from clp_core.auto import Choice, choose
 from clp_core.checkpoint import SIDES, Written
 from clp_core.choices import AUTO
 from clp_core.errors import InputError
+from clp_core.files.artifacts import PROVENANCE_FILE, REPORT_FILE
+from clp_core.files.disk import check_disk, refuse_if_inside
+from clp_core.files.json_files import read_json
+from clp_core.files.output_folder import check_output, partial_folder, restore_replaced, take_name
 from clp_core.finite import NonFiniteError
-from clp_core.folders import check_disk, refuse_if_inside
 from clp_core.functional_check import NO_ROOM, UNCUT, Expected
 from clp_core.initializers import initializer
 from clp_core.initializers.base import Fitted
-from clp_core.locate import read_json
 from clp_core.model_card import Card
 from clp_core.origins import Origin
-from clp_core.output_folder import check_output, partial_folder, restore_replaced, take_name
 from clp_core.pair import Pair
 from clp_core.positions import Padding
 from clp_core.progress import report_progress
-from clp_core.provenance import KEPT_ANCHORS, PROVENANCE_FILE, Health, write_provenance
+from clp_core.provenance import KEPT_ANCHORS, Health, write_provenance
 from clp_core.rows import FALLBACKS, INITIALISED, STATUSES, Maker, Measured, NewRows, RowPlan, mean_length
 from clp_core.scratch import write_random_model
 from clp_core.shards import Replacement
@@ -49,7 +50,6 @@ from clp_core.target_files import (
 from clp_core.tensors import Subset, content_of
 from clp_core.transfer_options import TransferOptions, check_unused
 from clp_core.vocabulary_tensors import table_blocks
-from clp_core.workspace import REPORT_FILE
 
 log = logging.getLogger(__name__)
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from clp_core.errors import InputError
+from clp_core.files.artifacts import REPORT_FILE
+from clp_core.files.json_files import read_json
 from clp_core.jobs.results import NUMBER, NUMBER_OR_NONE, fits
-from clp_core.locate import read_json
-from clp_core.workspace import REPORT_FILE
 
 NUMBERS_BY_METHOD = {"*": {"*": NUMBER}}
 SHAPE: Mapping[str, Any] = {

@@ -9,14 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from clp_core.errors import InputError
-from clp_core.folders import chosen_weights
-from clp_core.locate import read_json
-from clp_core.text_forms import has_text_ending
+from clp_core.files.artifacts import MANIFEST_FILE, REPORT_FILE, TOKENIZER_REPORT_FILE
+from clp_core.files.json_files import read_json
+from clp_core.files.model_files import chosen_weights
+from clp_core.files.text_endings import is_text
 
 ENVIRONMENT = "CLP_WORKSPACE"
-REPORT_FILE = "clp_transfer.json"
-TOKENIZER_REPORT_FILE = "clp_tokenizer.json"
-MANIFEST_FILE = "manifest.json"
 
 
 @dataclass(frozen=True)
@@ -134,8 +132,3 @@ class Workspace:
     def contains(self, path: Path) -> bool:
         """Say whether a path lies in the workspace once links are followed."""
         return path.resolve().is_relative_to(self.root)
-
-
-def is_text(path: Path) -> bool:
-    """Say whether a file is one of documents, by its name."""
-    return path.is_file() and has_text_ending(path)

@@ -13,12 +13,13 @@ from streamlit.delta_generator import DeltaGenerator
 from clp_core.corpus import document_bytes, estimate_tokens
 from clp_core.documents import Texts
 from clp_core.errors import InputError
-from clp_core.folders import fingerprint
+from clp_core.files.artifacts import TOKENIZER_REPORT_FILE
+from clp_core.files.hashing import fingerprint
+from clp_core.files.json_files import number_in, read_state
 from clp_core.hardware import find_device
 from clp_core.helper_sizes import MOST_PASSES, SIZES, TOKENS_A_PARAMETER, HelperPlan
 from clp_core.holdout import HELD_OUT_BYTES, LEAST_EVERY
 from clp_core.jobs import Job
-from clp_core.jobs.job import number_in, read_state
 from clp_core.jobs.results import TOKENIZER, TOKENIZER_SOURCE, fits
 from clp_core.jobs.speed import Sized, measured_speeds
 from clp_core.jobs.submit import command_of
@@ -33,7 +34,7 @@ from clp_core.tokenizer_training import submit_tokenizer
 from clp_core.train_options import TrainOptions
 from clp_core.transfer_options import TransferOptions
 from clp_core.vocabulary import Vocabulary
-from clp_core.workspace import TOKENIZER_REPORT_FILE, ModelEntry, Workspace
+from clp_core.workspace import ModelEntry, Workspace
 from components.jobs import badge, follow, last_of, wait_or_offer
 from components.messages import cards, command, number, plain, share, size
 from components.models import Pair, choose_model, folder_of, is_confined, opened_vocabulary

@@ -7,8 +7,8 @@ from typing import Any
 
 import streamlit as st
 
+from clp_core.files.json_files import number_in
 from clp_core.jobs import Job, JobStore
-from clp_core.jobs.job import number_in
 from clp_core.jobs.results import fitting_result
 from clp_core.workspace import Workspace
 from components.messages import command, number, plain, size

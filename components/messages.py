@@ -12,8 +12,8 @@ import pandas as pd
 import streamlit as st
 
 from clp_core.characters import no_formula, printable
+from clp_core.environment.memory_errors import explanation, is_out_of_memory
 from clp_core.errors import ClpError, library_failure, system_failure
-from clp_core.memory_errors import explanation, is_out_of_memory
 from clp_core.options import OptionsError
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ import streamlit as st
 
 from clp_core.demo import HELPER, SOURCE
 from clp_core.errors import InputError
-from clp_core.folders import fingerprint
+from clp_core.files.hashing import fingerprint
 from clp_core.hub import HubName, cached
 from clp_core.jobs import JobStore
 from clp_core.jobs.job import refuse_access_tokens

@@ -14,11 +14,12 @@ import streamlit as st
 
 from clp_core.errors import InputError
 from clp_core.figures import Marks, scatter
+from clp_core.files.artifacts import PROVENANCE_FILE
 from clp_core.jobs.submit import command_of, submit_project
 from clp_core.prepared import Prepared
 from clp_core.project_options import ProjectOptions
 from clp_core.projection import MOST_POINTS, Movement, find_layout, inside, sampled
-from clp_core.provenance import PROVENANCE_FILE, read_columns
+from clp_core.provenance import read_columns
 from clp_core.vocabulary import Vocabulary
 from components.browser import tell_on_hover
 from components.jobs import last_of, wait_or_offer

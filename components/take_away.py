@@ -12,7 +12,8 @@ import pandas as pd
 import streamlit as st
 
 from clp_core.export_options import SOURCE, ExportOptions
-from clp_core.folders import fingerprint
+from clp_core.files.hashing import fingerprint
+from clp_core.files.slug import slug_of
 from clp_core.jobs import Job, JobStore
 from clp_core.jobs.checkpoints import best_of, read_manifest, step_of
 from clp_core.jobs.results import DRY_RUN, PUSHED
@@ -20,7 +21,6 @@ from clp_core.jobs.submit import command_of, submit_export, submit_push
 from clp_core.options import help_of
 from clp_core.push_options import PushOptions
 from clp_core.roots import confined
-from clp_core.slugs import slug_of
 from components.jobs import follow, result_or_error
 from components.messages import command, errors_as_messages, number, offer_file, plain, size
 from components.models import workspace

@@ -8,7 +8,7 @@ from typing import Any
 import streamlit as st
 
 from clp_core.explain import Explainer, read_report
-from clp_core.folders import fingerprint
+from clp_core.files.hashing import fingerprint
 from clp_core.jobs import Job, JobStore
 from clp_core.prepared import Prepared
 from clp_core.workspace import ModelEntry

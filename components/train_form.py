@@ -11,8 +11,8 @@ import streamlit as st
 
 from clp_core.cluster import CLUSTER_FIELDS
 from clp_core.documents import HUB_PREFIX
+from clp_core.environment.gpus import list_gpus
 from clp_core.errors import InputError
-from clp_core.gpus import list_gpus
 from clp_core.jobs import Job, JobStore
 from clp_core.locate import is_hub_id
 from clp_core.options import MISSING, help_of

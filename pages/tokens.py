@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from clp_core.folders import fingerprint
+from clp_core.files.hashing import fingerprint
 from components.agreement import show_agreement
 from components.browser import focus
 from components.health import show_health

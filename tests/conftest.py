@@ -298,8 +298,8 @@ def space(tmp_path, monkeypatch, prepared_demo):
 @pytest.fixture
 def target(space, prepared_demo, german_model):
     """The space with a target written by ``linear``, as if it had been made there."""
-    from clp_core.folders import fingerprint
-    from clp_core.workspace import REPORT_FILE
+    from clp_core.files.artifacts import REPORT_FILE
+    from clp_core.files.hashing import fingerprint
 
     output = shutil.copytree(german_model / "german", space.models / "german")
     prepared = fingerprint(output)

@@ -14,13 +14,13 @@ from support.made_runs import lines_of, make_run
 
 from clp_core import cli, training
 from clp_core.errors import InputError, library_failure, system_failure
-from clp_core.folders import check_disk
+from clp_core.files.atomic import check_writable, whole_file, write_whole
+from clp_core.files.disk import check_disk
+from clp_core.files.output_folder import partial_folder
 from clp_core.jobs.metrics import MetricsWriter, read_lines
-from clp_core.output_folder import partial_folder
 from clp_core.prepared import leave_prepared
 from clp_core.progress import Heart
 from clp_core.training_callback import LogLines
-from clp_core.whole_files import check_writable, whole_file, write_whole
 
 FULL = "No space left on device"
 
@@ -114,7 +114,7 @@ def test_heartbeat_that_a_full_disk_does_not_take_ends_no_work(tmp_path, monkeyp
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setenv("CLP_JOB_DIR", str(tmp_path))
-    monkeypatch.setattr("clp_core.progress.write_json", fail)
+    monkeypatch.setattr("clp_core.files.json_files.write_json", fail)
     with nullcontext() if number == errno.ENOSPC else pytest.raises(OSError, match="error"):
         Heart().beat("training", 0.5)
 

@@ -8,10 +8,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from clp_core import text_files, text_forms
+from clp_core import text_forms
 from clp_core.documents import Texts
 from clp_core.errors import InputError
-from clp_core.text_files import read_lines
+from clp_core.files import text_files
+from clp_core.files.text_files import read_lines
 
 LONGEST = 1 << 20
 

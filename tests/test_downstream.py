@@ -32,7 +32,7 @@ from clp_core.cloze import (
 from clp_core.downstream import DownstreamOptions, measure
 from clp_core.errors import InputError
 from clp_core.evaluation import load_model
-from clp_core.provenance import PROVENANCE_FILE
+from clp_core.files.artifacts import PROVENANCE_FILE
 from clp_core.shares import Share
 from clp_core.vocabulary import Vocabulary
 from clp_core.word_retrieval import Ranks, ranks_of, read_pairs, retrieve, word_tokens

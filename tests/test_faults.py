@@ -197,7 +197,7 @@ def test_killed_transfer_leaves_no_target_and_its_rest_goes_with_the_next_one(tm
 
 
 def test_part_of_a_living_transfer_is_left_alone(tmp_path, pair):
-    from clp_core.output_folder import partial_folder
+    from clp_core.files.output_folder import partial_folder
 
     with partial_folder(tmp_path / "target") as part:
         (part / "file").write_text("being written")

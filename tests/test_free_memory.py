@@ -3,8 +3,8 @@
 import psutil
 import pytest
 
-from clp_core import free_memory
-from clp_core.free_memory import free_in_groups
+from clp_core.environment import free_memory
+from clp_core.environment.free_memory import free_in_groups
 
 
 def group(folder, files):

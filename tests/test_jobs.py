@@ -14,14 +14,14 @@ import psutil
 import pytest
 from support.jobs import end_of, train_options, wait_for
 
-from clp_core import gpus as driver
+from clp_core.environment import gpus as driver
+from clp_core.environment.versions import code_version
 from clp_core.errors import InputError
+from clp_core.files.json_files import write_json
 from clp_core.jobs import JobStore, start
 from clp_core.jobs.process import boot_id, identity, is_alive
 from clp_core.jobs.reason_codes import ReasonCode
-from clp_core.jobs.store import code_version
 from clp_core.jobs.submit import submit_train, submit_transfer
-from clp_core.progress import write_json
 from clp_core.train_options import TrainOptions
 from clp_core.transfer_options import TransferOptions
 

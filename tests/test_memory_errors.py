@@ -11,15 +11,16 @@ from support.commands import refused, result_of
 from support.jobs import train_here, train_options
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
-from clp_core import devices, evaluation, memory_errors
+from clp_core import devices, evaluation
 from clp_core.checkpoint import Checkpoint
 from clp_core.cloze import Question
 from clp_core.devices import TorchDevice
 from clp_core.documents import Texts
+from clp_core.environment import memory_errors
+from clp_core.environment.memory_errors import OutOfMemoryError, check_memory, memory_explained
 from clp_core.evaluation import EvaluationText, evaluate, load_model, load_speaker, score
 from clp_core.jobs.reason_codes import ReasonCode
 from clp_core.jobs.reasons import reason_of, reason_of_exit
-from clp_core.memory_errors import OutOfMemoryError, check_memory, memory_explained
 from clp_core.memory_plan import Shape
 from clp_core.vocabulary import Vocabulary
 

@@ -9,7 +9,7 @@ import pytest
 
 from clp_core.checkpoint import Checkpoint
 from clp_core.errors import InputError
-from clp_core.folders import has_changed
+from clp_core.files.hashing import has_changed
 from clp_core.graph import Agreement, Graph, find_agreement, make_agreement, make_graph
 from clp_core.neighbors import RowIndex, nearest, unit, write_index
 from clp_core.prepared import Prepared, fingerprint, prepare

@@ -11,7 +11,7 @@ from filelock import FileLock
 from clp_core import curves, demo
 from clp_core.curves import import_curve
 from clp_core.errors import InputError
-from clp_core.output_folder import LOCK_FILE, partial_folder, restore_replaced, take_name
+from clp_core.files.output_folder import LOCK_FILE, partial_folder, restore_replaced, take_name
 from clp_core.overrides import OverrideList
 
 

@@ -12,13 +12,13 @@ from support.pages_run import check, cut_texts, open_page, text_of
 
 from clp_core.comparison_report import answer
 from clp_core.curves import curve_named, published_curves
+from clp_core.files.json_files import write_json
 from clp_core.jobs import JobStore
 from clp_core.jobs.alerts import alerts_of
 from clp_core.jobs.job import Status
 from clp_core.jobs.reason_codes import Reason, ReasonCode
 from clp_core.jobs.run_metrics import MAX_POINTS, RunMetrics
 from clp_core.jobs.submit import submit_train
-from clp_core.progress import write_json
 from clp_core.savings import Comparison
 from clp_core.text_reading import SCORING_FILE
 

@@ -14,19 +14,19 @@ from support.jobs import end_of, wait_for
 from support.slow_sessions import slow_down
 from typer.testing import CliRunner
 
-from clp_core import gpus as driver
 from clp_core.answers import Answer, GenerateOptions, generate_command_of
 from clp_core.characters import UNREADABLE, printable
 from clp_core.cli import app
+from clp_core.environment import gpus as driver
+from clp_core.environment.gpus import Gpu
 from clp_core.errors import InputError
-from clp_core.gpus import Gpu
+from clp_core.files.json_files import write_json
 from clp_core.jobs import JobStore
 from clp_core.jobs.queue import DeviceQueue
 from clp_core.jobs.reason_codes import ReasonCode
 from clp_core.playground import ask, session_for, start_session
 from clp_core.playground_options import PlaygroundOptions
 from clp_core.playground_place import Needs, check_room, take_place
-from clp_core.progress import write_json
 from clp_core.text_stream import TextStream
 from clp_core.vocabulary import Vocabulary
 

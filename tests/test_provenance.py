@@ -12,9 +12,10 @@ from safetensors.torch import load_file
 
 from clp_core.errors import InputError
 from clp_core.explain import Explainer
+from clp_core.files.artifacts import PROVENANCE_FILE
 from clp_core.initializers import INITIALIZERS
 from clp_core.overlap import Overlap
-from clp_core.provenance import KEPT_ANCHORS, PROVENANCE_FILE, Anchors, Health, write_provenance
+from clp_core.provenance import KEPT_ANCHORS, Anchors, Health, write_provenance
 from clp_core.transfer import transfer
 from clp_core.transfer_options import TransferOptions
 from clp_core.vocabulary import Vocabulary

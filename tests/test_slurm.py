@@ -16,6 +16,7 @@ from support.pages_run import check, open_page, text_of
 
 from clp_core.cluster import seconds_of
 from clp_core.errors import InputError
+from clp_core.files.json_files import write_json
 from clp_core.jobs import JobStore, slurm_control
 from clp_core.jobs.reason_codes import ReasonCode
 from clp_core.jobs.slurm import SCRIPT_FILE, TICKET_FILE
@@ -24,7 +25,6 @@ from clp_core.jobs.slurm_script import checked_script, render
 from clp_core.jobs.submit import resume, script_of, submit_train, train_command, training_argv
 from clp_core.jobs.supervisor import SAVED as STOPPED_SAVED
 from clp_core.placement import place_of
-from clp_core.progress import write_json
 from clp_core.training_plan import TrainPlan, plan
 from clp_core.workspace import Workspace
 

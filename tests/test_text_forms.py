@@ -22,20 +22,25 @@ from clp_core import text_forms
 from clp_core.corpus import stream_fingerprint
 from clp_core.documents import Texts
 from clp_core.errors import InputError
+from clp_core.files.text_endings import ENDINGS, has_text_ending
+from clp_core.files.text_files import OTHER_FORMATS, SURROGATES, read_lines
 from clp_core.holdout import hold_out
 from clp_core.jobs.store import JobStore
 from clp_core.leaks import find_leak
 from clp_core.overlap import Overlap
 from clp_core.overrides import read_overrides
 from clp_core.static_vectors import MIN_PAIRS, WordVectors, read_dictionary
-from clp_core.text_files import OTHER_FORMATS, SURROGATES, read_lines
-from clp_core.text_forms import FORMS, JsonStream, forms_table, has_text_ending, json_values
+from clp_core.text_forms import FORMS, JsonStream, forms_table, json_values
 from clp_core.text_overlap import measure_text
 from clp_core.vocabulary import Vocabulary
 from components.overlap_views import MOST_CHARACTERS, uploaded_text
 
 DOCS = Path(__file__).parent.parent / "docs" / "training.md"
 BEGIN, END = "<!-- forms: written by tests/test_text_forms.py -->\n", "<!-- /forms -->\n"
+
+
+def test_every_ending_of_a_text_has_one_form():
+    assert sorted(ending for form in FORMS for ending in form.endings) == sorted(ENDINGS)
 
 
 @pytest.mark.parametrize("documents", [LINES, PARAGRAPHS], ids=["lines", "paragraphs"])

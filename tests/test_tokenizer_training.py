@@ -14,8 +14,8 @@ from support.commands import refused, result_of
 
 from clp_core import tokenizer_training
 from clp_core.documents import Texts
+from clp_core.environment.native_code import ended_by_signals
 from clp_core.errors import ClpError, InputError
-from clp_core.native_code import ended_by_signals
 from clp_core.overlap import Overlap
 from clp_core.pre_tokens import LONGEST_RUN
 from clp_core.tokenizer_options import TokenizerOptions

@@ -8,8 +8,8 @@ import pytest
 from conftest import GERMAN, make_model
 from support.jobs import train_options
 
-from clp_core import gpus as driver
 from clp_core import hardware, placement
+from clp_core.environment import gpus as driver
 from clp_core.errors import InputError
 from clp_core.hardware import Device
 from clp_core.memory_plan import Shape

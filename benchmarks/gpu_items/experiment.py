@@ -19,7 +19,7 @@ from clp_core.experiment.records import Records
 from clp_core.experiment.runner import Runner
 from clp_core.experiment.summary import summarise
 from clp_core.experiment.tables import tables_of
-from clp_core.jobs.job import read_state
+from clp_core.files.json_files import read_state
 from clp_core.jobs.store import JobStore
 from clp_core.workspace import Workspace
 from gpu_items.findings import Findings, read_json, write_json

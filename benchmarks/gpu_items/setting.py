@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from clp_core.gpus import list_gpus
+from clp_core.environment.gpus import list_gpus
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 RESERVE_S = 5.0

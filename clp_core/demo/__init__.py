@@ -11,8 +11,8 @@ from pathlib import Path
 from filelock import FileLock
 
 from clp_core.errors import InputError
+from clp_core.files.atomic import whole_file
 from clp_core.prepared import prepare
-from clp_core.whole_files import whole_file
 from clp_core.workspace import Workspace
 
 DATA = Path(__file__).parent / "data"

@@ -9,7 +9,7 @@ from clp_core.curves import published_curves
 from clp_core.errors import InputError
 from clp_core.experiment.records import Records
 from clp_core.figures.experiment import paper_figure
-from clp_core.whole_files import whole_file
+from clp_core.files.atomic import whole_file
 
 WIDTH, HEIGHT = 1100, 480
 TALKATIVE = ("kaleido", "choreographer")

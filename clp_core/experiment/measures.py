@@ -17,7 +17,7 @@ from clp_core.experiment.asked import measure_differs
 from clp_core.experiment.design import Design
 from clp_core.experiment.records import DOWNSTREAM, Records
 from clp_core.experiment.runner import Runner
-from clp_core.jobs.job import read_state
+from clp_core.files.json_files import read_state
 from clp_core.jobs.store import JobStore
 from clp_core.workspace import Workspace
 

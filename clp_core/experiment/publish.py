@@ -23,7 +23,7 @@ from clp_core.experiment.drawing import draw
 from clp_core.experiment.records import Records, experiments_here
 from clp_core.experiment.tables import Table, tables_of
 from clp_core.experiment.trials import trial_tables
-from clp_core.whole_files import write_whole
+from clp_core.files.atomic import write_whole
 
 MARKED = re.compile(
     r"<!-- result (?P<experiment>\S+) (?P<table>\S+)(?: (?P<row>[^>]+?): (?P<column>[^>]+?))? -->"

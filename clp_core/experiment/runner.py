@@ -18,16 +18,18 @@ from pathlib import Path
 from clp_core.errors import ClpError, InputError
 from clp_core.experiment.design import Design, Run
 from clp_core.experiment.records import Records
-from clp_core.folders import content_of, fingerprint
-from clp_core.jobs.job import Job, read_state
+from clp_core.files.artifacts import REPORT_FILE
+from clp_core.files.hashing import content_of, fingerprint
+from clp_core.files.json_files import read_state, write_json
+from clp_core.jobs.job import Job
 from clp_core.jobs.store import JobStore
 from clp_core.jobs.submit import resume, submit_train, submit_transfer
 from clp_core.locate import locate
-from clp_core.progress import report_progress, write_json
+from clp_core.progress import report_progress
 from clp_core.teacher import HELPER
 from clp_core.train_options import TrainOptions
 from clp_core.transfer_options import TransferOptions
-from clp_core.workspace import REPORT_FILE, Workspace
+from clp_core.workspace import Workspace
 
 log = logging.getLogger(__name__)
 

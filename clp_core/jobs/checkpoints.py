@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from clp_core.json_reading import read_json_file
-from clp_core.progress import write_json
-from clp_core.workspace import MANIFEST_FILE
+from clp_core.files.artifacts import MANIFEST_FILE
+from clp_core.files.json_files import read_json_file, write_json
 
 RUN_STATE_FILE = "clp_run.json"
 OPTIMISER_FILES = ("optimizer.pt", "optimizer-*.pt", "scheduler.pt", "scaler.pt", "rng_state*.pth")

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clp_core.errors import InputError
+from clp_core.files.json_files import number_in, read_state, write_json
 from clp_core.jobs.checkpoints import complete_checkpoints
 from clp_core.jobs.metrics import read_lines, read_tail
 from clp_core.jobs.process import boot_id, is_alive
 from clp_core.jobs.reason_codes import NO_REASON, Reason, ReasonCode, known_code
-from clp_core.json_reading import read_json_file
-from clp_core.progress import HEARTBEAT_FILE, boot_clock, write_json
+from clp_core.progress import HEARTBEAT_FILE, boot_clock
 
 if TYPE_CHECKING:
     from clp_core.jobs.launchers import Launcher
@@ -52,8 +52,6 @@ YIELDING = Reason(
 )
 NO_SIGN = "no sign"
 MAX_NAME = 120
-LARGEST_NUMBER = 1e11
-"""No time in seconds and no number of attempts in a job's files is larger."""
 SPEC_KINDS: dict[str, type] = {
     "arguments": dict,
     "plan": dict,
@@ -355,15 +353,6 @@ class Job:
         return figures | self.launcher.facts(self)
 
 
-def read_state(path: Path) -> dict[str, Any]:
-    """Return the object in a job's file; an empty one where a crash has left none. One bad job hides no other."""
-    try:
-        content = read_json_file(path)
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
 def read_spec(path: Path) -> dict[str, Any]:
     """Return a job's spec; an object or a list that is missing in it, or is something else, counts as empty."""
     content = read_state(path)
@@ -376,14 +365,6 @@ def usable_plan(plan: Mapping[str, Any]) -> dict[str, Any]:
     """Return a plan without those of its ``PLAN_NUMBERS`` that are not numbers, or cannot be."""
     wrong = [name for name in PLAN_NUMBERS if not number_in(plan, name, -1.0, LARGEST_PLAN_NUMBER) >= 0]
     return {name: value for name, value in plan.items() if name not in wrong}
-
-
-def number_in(content: Mapping[str, Any], key: str, otherwise: float, largest: float = LARGEST_NUMBER) -> float:
-    """Return a number of a file, or another one where the file holds none there that is finite and of a sane size."""
-    value = content.get(key)
-    if not isinstance(value, int | float) or not abs(value) <= largest:  # not true of NaN either
-        return otherwise
-    return float(value)
 
 
 def is_alike(value: Any, planned: Any) -> bool:

@@ -17,11 +17,12 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from clp_core.jobs.job import LOCK_FILE, LOG_FILE, Job, Status, number_in
+from clp_core.files.json_files import number_in, write_json
+from clp_core.jobs.job import LOCK_FILE, LOG_FILE, Job, Status
 from clp_core.jobs.process import boot_id, identity
 from clp_core.jobs.reason_codes import Reason, ReasonCode
 from clp_core.jobs.spawning import spawner
-from clp_core.progress import boot_clock, write_json
+from clp_core.progress import boot_clock
 
 START_GRACE_S = 20.0
 SILENCE_ELSEWHERE_S = 600.0

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from clp_core.errors import FULL_DISK
-from clp_core.json_reading import parsed_json
+from clp_core.files.json_files import parsed_json
 
 log = logging.getLogger(__name__)
 

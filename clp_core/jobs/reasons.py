@@ -7,9 +7,10 @@ import shutil
 import signal
 from pathlib import Path
 
-from clp_core.errors import FULL_DISK, ClpError, DivergedError, InputError
+from clp_core.environment.memory_errors import OutOfMemoryError, is_out_of_memory
+from clp_core.errors import ClpError, DivergedError, InputError
+from clp_core.files.disk import is_full_disk
 from clp_core.jobs.reason_codes import Reason, ReasonCode
-from clp_core.memory_errors import OutOfMemoryError, is_out_of_memory
 
 RANK_EXIT = re.compile(r"exitcode\s*:\s*(-?\d+)")
 OOM_COUNTERS = (Path("/sys/fs/cgroup/memory.events"), Path("/proc/vmstat"))
@@ -42,15 +43,6 @@ def reason_of(error: BaseException, folder: Path | None = None, memory_cure: str
 def short(code: ReasonCode, text: str) -> Reason:
     """Return a reason whose text fits on a page."""
     return Reason(code, text[:MAX_REASON])
-
-
-def is_full_disk(error: BaseException, text: str) -> bool:
-    """Say whether an error is that of a disk without room, in whatever class it comes."""
-    if isinstance(error, OSError) and error.errno in FULL_DISK:
-        return True
-    # safetensors and torch tell of the operating system's error in their own classes.
-    spoken = ("No space left on device", "os error 28", "os error 27", "Disk quota exceeded", "File too large")
-    return any(words in text for words in (*spoken, "PytorchStreamWriter failed writing file"))
 
 
 def oom_kills() -> int:

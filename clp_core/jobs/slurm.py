@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from clp_core.errors import InputError
+from clp_core.files.json_files import read_state, write_json
 from clp_core.jobs import slurm_control
 from clp_core.jobs.checkpoints import step_of
-from clp_core.jobs.job import NO_SIGN, SLURM_END_FILE, Job, Status, read_state
+from clp_core.jobs.job import NO_SIGN, SLURM_END_FILE, Job, Status
 from clp_core.jobs.launchers import TOLD_SILENCE_S, Launcher, silence_of
 from clp_core.jobs.reason_codes import BEFORE_START, Reason, ReasonCode
 from clp_core.jobs.slurm_control import FORGOTTEN, REGISTRY, NoAnswerError, Word
-from clp_core.progress import write_json
 
 log = logging.getLogger(__name__)
 

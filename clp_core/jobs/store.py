@@ -7,22 +7,21 @@ import os
 import re
 import secrets
 import shutil
-import subprocess
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
 from clp_core.arguments import named_values, refuse_undecodable
+from clp_core.environment.versions import code_version, versions
 from clp_core.errors import InputError, JobError
+from clp_core.files.json_files import write_json
+from clp_core.files.slug import is_slug, slug_of
 from clp_core.jobs.job import Job, checked_name, refuse_access_tokens
-from clp_core.progress import write_json
-from clp_core.slugs import is_slug, slug_of
 
 SCHEMA_VERSION = 3
 KINDS = (
@@ -44,7 +43,6 @@ JOB_ID = re.compile(r"[0-9]{8}-[0-9]{6}-(.+)-[0-9a-f]{4}")
 LATEST = "latest"
 """Stands for the newest job that a command can use."""
 MOST_LISTED = 8
-PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "datasets", "numpy")
 
 
 @dataclass(frozen=True)
@@ -217,29 +215,3 @@ def composed(name: str) -> str:
 def made_at(job: Job) -> str:
     """Return when a job was made, in local time."""
     return datetime.fromtimestamp(job.created).astimezone().strftime("%Y-%m-%d %H:%M")
-
-
-def code_version() -> str | None:
-    """Return the commit of this code, with ``-dirty`` where it was changed since; ``None`` without its repository."""
-    here = Path(__file__)
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(here.parent), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-
-    try:
-        git("ls-files", "--error-unmatch", here.name)  # installed below another project's repository it is not of that
-        return git("describe", "--always", "--dirty", "--exclude=*") or None
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of the packages that decide a job's result."""
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found

@@ -13,7 +13,8 @@ from clp_core.compare_options import CompareMethodsOptions
 from clp_core.documents import absolute
 from clp_core.errors import InputError, JobError
 from clp_core.export_options import ExportOptions
-from clp_core.folders import check_disk, content_of, fingerprint
+from clp_core.files.disk import check_disk
+from clp_core.files.hashing import content_of, fingerprint
 from clp_core.jobs.job import Job
 from clp_core.jobs.launchers import start
 from clp_core.jobs.queue import DeviceQueue

@@ -1,60 +1,18 @@
-"""Folders on disk: what is in one, whether one may be written, whether there is room."""
+"""The weight files of a model folder: those that transformers loads, in its order."""
 
 from __future__ import annotations
 
-import hashlib
 import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from clp_core.errors import InputError
-from clp_core.locate import read_json
+from clp_core.files.json_files import read_json
 
-MODEL_SUFFIXES = {".safetensors", ".bin", ".json", ".model", ".txt", ".jinja"}
 CONFIG_FILE = "config.json"
 WEIGHT_KINDS = (("model.safetensors", "model.safetensors.index.json"),
                 ("pytorch_model.bin", "pytorch_model.bin.index.json"))  # fmt: skip
 """Names of single weight files and of indices, in the order in which transformers looks for them."""
-SAMPLES, SAMPLE_BYTES = 8, 4096
-"""Blocks of a file that a fingerprint reads, and their size; a file of that size or less is read whole."""
-FINGERPRINT_BYTES = 16
-
-
-def fingerprint(folder: Path) -> str:
-    """Name the present content of a model folder, wherever it lies: a moved workspace keeps its cache.
-
-    The name is a hash of the files' names, sizes, modification times and a few blocks of each; times alone would not
-    do, as images and archives set them all alike.
-    """
-    digest = hashlib.blake2b(digest_size=FINGERPRINT_BYTES)
-    for path in sorted(folder.glob("*")):
-        if path.suffix in MODEL_SUFFIXES and path.is_file():
-            status = path.stat()
-            digest.update(f"\n{path.name}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
-            last = max(0, status.st_size - SAMPLE_BYTES)
-            with open(path, "rb", buffering=0) as file:
-                for start in sorted({i * last // (SAMPLES - 1) for i in range(SAMPLES)}):
-                    file.seek(start)
-                    digest.update(file.read(SAMPLE_BYTES))
-    return digest.hexdigest()
-
-
-def has_changed(folder: Path, before: str) -> bool:
-    """Say whether a folder differs from what its earlier fingerprint named.
-
-    One of another form, which an earlier version wrote, cannot be compared and counts as unchanged.
-    """
-    return len(before) == 2 * FINGERPRINT_BYTES and fingerprint(folder) != before
-
-
-def content_of(path: Path) -> str:
-    """Return a hash of a file's bytes: scores on texts of the same content can be compared."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -139,34 +97,21 @@ def inside_folder(folder: Path, name: str, where: str) -> Path:
     return path
 
 
-def refuse_if_inside(output: Path, *inputs: Path) -> None:
-    """Refuse an output that is one of the inputs or a folder above one.
+def checkpoint_files(folder: Path) -> tuple[Path, ...]:
+    """Return the safetensors files of a folder, in the order of their names; none where transformers loads none.
 
     Raises:
-        InputError: it is.
+        InputError: the index is not valid, or names a file that is not there.
     """
-    wanted = output.expanduser().resolve()
-    for folder in inputs:
-        resolved = folder.resolve()
-        if wanted == resolved or wanted in resolved.parents:
-            raise InputError(f"{output} holds {folder}, which is read here; choose another output folder")
+    weights = chosen_weights(folder)
+    return weights.files if weights is not None and not weights.is_pickled else ()
 
 
-def check_disk(folder: Path, needed: int) -> None:
-    """Refuse to start writing what the disk cannot hold.
-
-    Args:
-        folder: where it goes; its nearest existing parent is asked.
-        needed: bytes.
+def pickled_files(folder: Path) -> tuple[Path, ...]:
+    """Return the pickled weight files of a folder, in the order of their names; none where transformers loads none.
 
     Raises:
-        InputError: fewer bytes are free.
+        InputError: the index is not valid, or names a file that is not there.
     """
-    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    free = shutil.disk_usage(existing).free
-    if needed > free:
-        scale, unit = (1e9, "GB") if needed >= 1e9 else (1e6, "MB")
-        raise InputError(
-            f"{folder} needs {needed / scale:.1f} {unit}, {free / scale:.1f} {unit} free; make room or choose another "
-            "folder"
-        )
+    weights = chosen_weights(folder)
+    return weights.files if weights is not None and weights.is_pickled else ()

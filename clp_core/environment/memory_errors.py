@@ -8,8 +8,8 @@ from typing import Any
 
 import psutil
 
+from clp_core.environment.free_memory import free_memory
 from clp_core.errors import ClpError, first_line
-from clp_core.free_memory import free_memory
 
 TO_THE_CPU = "use --device cpu, which takes longer, or a smaller model"
 SMALLER = "end what else takes memory, or use a smaller model"

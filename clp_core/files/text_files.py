@@ -1,7 +1,7 @@
 """Text files that users supply: compression, encoding and line ends, in one place for all commands.
 
 Texts, word vectors, dictionaries and lists of overrides are all opened here. They are UTF-8, with or without a byte
-order mark, plain or compressed by one of ``COMPRESSIONS``. No string that leaves this module or ``text_forms`` holds a
+order mark, plain or compressed by one of ``DECOMPRESSORS``. No string that leaves this module or ``text_forms`` holds a
 surrogate, which could not be encoded later.
 """
 
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TextIO, cast
 
 from clp_core.errors import InputError
+from clp_core.files.text_endings import endings_of
 
 LONGEST_DOCUMENT = 1 << 28
 """Bytes of the longest line, and characters of the longest field or JSON value, that are read.
@@ -164,22 +165,13 @@ class LinesReader(io.RawIOBase):
         return len(data)
 
 
-COMPRESSIONS: dict[str, Callable[[BinaryIO], Any]] = {
+DECOMPRESSORS: dict[str, Callable[[BinaryIO], Any]] = {
     ".gz": lambda file: gzip.GzipFile(fileobj=file),
     ".xz": lambda file: io.BufferedReader(StreamsReader(file, lzma.LZMADecompressor)),
     ".zst": open_zstandard,
     ".bz2": lambda file: io.BufferedReader(StreamsReader(file, bz2.BZ2Decompressor)),
 }
-"""How files with these endings are decompressed, regardless of case."""
-
-
-def endings_of(path: Path) -> tuple[str, str]:
-    """Split the ending of a file into that of the form and that of the compression, in lower case, each may be empty.
-
-    ``a.JSONL.gz`` has the endings ``.jsonl`` and ``.gz``.
-    """
-    outer = path.suffix.lower()
-    return (Path(path.stem).suffix.lower(), outer) if outer in COMPRESSIONS else (outer, "")
+"""How files with each of the endings ``COMPRESSIONS`` are decompressed."""
 
 
 def check_format(path: Path) -> None:
@@ -242,7 +234,7 @@ def open_bytes(path: Path) -> Iterator[tuple[BinaryIO, Any]]:
     with explained_reading(path), open(path, "rb") as raw, contextlib.ExitStack() as stack:
         file: Any = raw
         if compression:
-            file = stack.enter_context(COMPRESSIONS[compression](raw))
+            file = stack.enter_context(DECOMPRESSORS[compression](raw))
         check_encoding(path, file.peek(LONGEST_MARK)[:LONGEST_MARK])
         yield raw, file
 

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from clp_core.errors import InputError
-from clp_core.locate import read_json
+from clp_core.files.json_files import read_json
 
 ADAPTER_CONFIG = "adapter_config.json"
 DISTRIBUTED_SHARD = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")

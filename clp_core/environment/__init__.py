@@ -1,0 +1,1 @@
+"""What the process runs on: versions of code and packages, memory, GPUs, signals."""
