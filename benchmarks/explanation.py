@@ -17,12 +17,12 @@ from pathlib import Path
 
 import numpy as np
 
+from clp_core.embeddings.row_source import ArrayRows
 from clp_core.explain import Explainer
 from clp_core.files.artifacts import PROVENANCE_FILE, REPORT_FILE
 from clp_core.initializers import initializer
 from clp_core.overlap import Overlap
 from clp_core.provenance import KEPT_ANCHORS, Anchors, Health, write_provenance
-from clp_core.tensors import ArrayRows
 from clp_core.vocabulary import Vocabulary
 
 

@@ -15,9 +15,9 @@ import time
 
 import numpy as np
 
+from clp_core.embeddings.row_source import ArrayRows
 from clp_core.initializers import initializer
 from clp_core.initializers.base import Context
-from clp_core.tensors import ArrayRows
 
 
 def published_row(helper: np.ndarray, anchors: np.ndarray, source: np.ndarray, token: int) -> np.ndarray:

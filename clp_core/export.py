@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from clp_core.checkpoint import Checkpoint
+from clp_core.embeddings.row_source import block_ranges
 from clp_core.errors import ClpError, InputError
 from clp_core.export_options import BEST, DTYPE_NAMES, LAST, SOURCE, ExportOptions
 from clp_core.files.artifacts import CURVE_FILE, PROVENANCE_FILE, REPORT_FILE, TRAINING_FILE
@@ -31,7 +32,7 @@ from clp_core.model_card import Card
 from clp_core.progress import report_progress
 from clp_core.shards import Replacement
 from clp_core.target_files import check_loading
-from clp_core.tensors import DTYPES, TensorEntry, TensorRows, all_finite, block_ranges, tensor_digest
+from clp_core.tensors import DTYPES, TensorEntry, TensorRows, all_finite, tensor_digest
 from clp_core.tokenizer_reading import CONFIG_FILES, TEMPLATE_FILE, TOKENIZER_FILES
 from clp_core.training_facts import curve_csv, first_model, runs_behind
 from clp_core.transfer_report import read_transfer_report

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from clp_core.embeddings.row_source import RowSource, non_finite_rows
 from clp_core.errors import InputError
-from clp_core.tensors import RowSource, non_finite_rows
 
 if TYPE_CHECKING:
     import torch

@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 from filelock import FileLock
 
+from clp_core.embeddings.nearest import nearest_unit, unit
 from clp_core.errors import InputError
 from clp_core.files.atomic import whole_file
-from clp_core.neighbors import nearest_unit, unit
 from clp_core.prepared import Prepared
 from clp_core.progress import report_progress
 from clp_core.vocabulary import Vocabulary

@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
+from clp_core.embeddings.row_source import Subset, block_ranges, mean_row, non_finite_rows
 from clp_core.finite import CURE, NonFiniteError
 from clp_core.initializers.base import Context, Initializer
-from clp_core.tensors import Subset, block_ranges, mean_row, non_finite_rows
 
 HIDDEN_SHARE = 0.1
 

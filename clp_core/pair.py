@@ -12,7 +12,8 @@ import numpy as np
 
 from clp_core.architectures import check_architecture
 from clp_core.checkpoint import Checkpoint
-from clp_core.devices import Device, device_named
+from clp_core.embeddings.matmul_backend import Device, device_named
+from clp_core.embeddings.row_source import JoinedRows, RowSource, Subset
 from clp_core.errors import InputError
 from clp_core.finite import check_rows
 from clp_core.initializers import INITIALIZERS
@@ -24,7 +25,7 @@ from clp_core.positions import padding_index
 from clp_core.rows import RowPlan
 from clp_core.shards import read_ahead
 from clp_core.static_vectors import read_vectors
-from clp_core.tensors import JoinedRows, RowSource, Subset, TensorRows
+from clp_core.tensors import TensorRows
 from clp_core.vocabulary import Vocabulary
 from clp_core.vocabulary_tensors import VocabularyTensors, tables_by_token_id
 

@@ -13,14 +13,14 @@ import numpy as np
 import pandas as pd
 from filelock import FileLock
 
+from clp_core.embeddings.nearest import nearest_unit, unit
+from clp_core.embeddings.row_source import block_ranges
 from clp_core.errors import InputError
 from clp_core.files.atomic import whole_file
 from clp_core.graph import check_same_tokens
-from clp_core.neighbors import nearest_unit, unit
 from clp_core.prepared import Prepared
 from clp_core.progress import report_progress
 from clp_core.project_options import UmapSettings
-from clp_core.tensors import block_ranges
 
 REDUCED_WIDTH = 50
 NEGATIVE_SAMPLES = 1

@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -32,115 +32,6 @@ INTEGERS: dict[str, np.dtype[Any]] = {"I64": np.dtype(np.int64), "I32": np.dtype
 LFS_POINTER = b"version https://git-lfs"
 COPY_BYTES = 8 << 20
 READ_BYTES = 1 << 30  # Linux reads less than 2 GiB at once
-BLOCK_BYTES = 64 << 20
-
-
-class RowSource(Protocol):
-    """Rows that are read in blocks: of a file, or of an array."""
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Number of rows and their width."""
-
-    def take(self, ids: np.ndarray) -> np.ndarray:
-        """Return the rows with these indices as float32 ``[len(ids), width]``."""
-
-
-@dataclass(frozen=True)
-class ArrayRows:
-    """Rows that lie in memory (or in a memory-mapped array)."""
-
-    array: np.ndarray
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Number of rows and their width."""
-        return self.array.shape[0], self.array.shape[1]
-
-    def take(self, ids: np.ndarray) -> np.ndarray:
-        """Return the rows with these indices as float32."""
-        is_run = len(ids) > 0 and ids[-1] - ids[0] == len(ids) - 1 and bool((np.diff(ids) == 1).all())
-        rows = self.array[ids[0] : ids[-1] + 1] if is_run else self.array[ids]
-        return np.asarray(rows).astype(np.float32, copy=False)
-
-
-@dataclass(frozen=True)
-class Subset:
-    """Some rows of a row source, numbered from 0 in the order of ``ids``."""
-
-    rows: RowSource
-    ids: np.ndarray
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Number of rows and their width."""
-        return len(self.ids), self.rows.shape[1]
-
-    def take(self, ids: np.ndarray) -> np.ndarray:
-        """Return the rows with these indices as float32."""
-        return self.rows.take(self.ids[ids])
-
-
-@dataclass(frozen=True)
-class JoinedRows:
-    """Two row sources side by side, such as an output matrix and its bias as one more column."""
-
-    left: RowSource
-    right: RowSource
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Number of rows and their width."""
-        return self.left.shape[0], self.left.shape[1] + self.right.shape[1]
-
-    def take(self, ids: np.ndarray) -> np.ndarray:
-        """Return the rows with these indices as float32."""
-        return np.concatenate([self.left.take(ids), self.right.take(ids)], axis=1)
-
-
-def block_ranges(n_rows: int, width: int, block_bytes: int = BLOCK_BYTES) -> Iterator[slice]:
-    """Cut ``n_rows`` float32 rows into slices of at most ``block_bytes`` (at least one row each)."""
-    step = max(1, block_bytes // (4 * max(width, 1)))
-    for start in range(0, n_rows, step):
-        yield slice(start, min(start + step, n_rows))
-
-
-def row_blocks(rows: RowSource, block_bytes: int = BLOCK_BYTES) -> Iterator[tuple[slice, np.ndarray]]:
-    """Read all rows in order, in blocks of at most ``block_bytes`` of float32."""
-    n_rows, width = rows.shape
-    for part in block_ranges(n_rows, width, block_bytes):
-        yield part, rows.take(np.arange(part.start, part.stop))
-
-
-def non_finite_rows(rows: RowSource, ids: np.ndarray | None = None, block_bytes: int = BLOCK_BYTES) -> np.ndarray:
-    """Find the rows that hold NaN or infinity, or whose squared length overflows float32.
-
-    The rows are read block by block, so memory does not grow with the matrix.
-
-    Args:
-        rows: ``[n_rows, d]``.
-        ids: the rows to check, ascending, ``[n]``; all of them by default.
-        block_bytes: size of a block of float32.
-
-    Returns:
-        The indices among ``ids``, ascending, int64.
-    """
-    checked = np.arange(rows.shape[0]) if ids is None else np.asarray(ids, dtype=np.int64)
-    found = [np.zeros(0, dtype=np.int64)]
-    for part in block_ranges(len(checked), rows.shape[1], block_bytes):
-        with np.errstate(over="ignore", invalid="ignore"):  # float64 rows may overflow when they are read as float32
-            block = rows.take(checked[part])
-            squares = np.einsum("nd,nd->n", block, block)
-        found.append(checked[part][~np.isfinite(squares)])
-    return np.concatenate(found)
-
-
-def mean_row(rows: RowSource) -> np.ndarray:
-    """Return the mean of all rows, float64 ``[width]``, summed block by block; zeros where there are none."""
-    total = np.zeros(rows.shape[1])
-    for _, block in row_blocks(rows):
-        total += block.sum(axis=0, dtype=np.float64)
-    return total / max(rows.shape[0], 1)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from clp_core import __version__, heldout
 from clp_core.auto import Choice, choose
 from clp_core.checkpoint import SIDES, Written
 from clp_core.choices import AUTO
+from clp_core.embeddings.row_source import Subset
 from clp_core.errors import InputError
 from clp_core.files.artifacts import PROVENANCE_FILE, REPORT_FILE
 from clp_core.files.disk import check_disk, refuse_if_inside
@@ -47,7 +48,7 @@ from clp_core.target_files import (
     write_config,
     write_tokenizer,
 )
-from clp_core.tensors import Subset, content_of
+from clp_core.tensors import content_of
 from clp_core.transfer_options import TransferOptions, check_unused
 from clp_core.vocabulary_tensors import table_blocks
 

@@ -24,6 +24,7 @@ from clp_core.cli_output import print_table, sane, written
 from clp_core.cloze import make_questions
 from clp_core.compare import compare_methods
 from clp_core.downstream import DownstreamOptions, measure
+from clp_core.embeddings.row_source import ArrayRows, non_finite_rows
 from clp_core.errors import InputError
 from clp_core.evaluation import load_model
 from clp_core.explain import Explainer
@@ -36,7 +37,6 @@ from clp_core.initializers.base import Context
 from clp_core.prepared import prepare
 from clp_core.projection import Movement, project
 from clp_core.static_vectors import WordVectors
-from clp_core.tensors import ArrayRows, non_finite_rows
 from clp_core.transfer import transfer
 from clp_core.transfer_options import TransferOptions
 from clp_core.vocabulary import Vocabulary

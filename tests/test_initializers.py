@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from clp_core import heldout
-from clp_core.devices import Device, TorchDevice
+from clp_core.embeddings.matmul_backend import Device, TorchDevice
+from clp_core.embeddings.row_source import ArrayRows
 from clp_core.errors import InputError
 from clp_core.initializers import INITIALIZERS, initializer
 from clp_core.initializers.base import Context, Vectors, parse_settings
 from clp_core.initializers.linear import LAMBDA_STEPS, leave_one_out_errors
 from clp_core.initializers.sparsemax import sparsemax
-from clp_core.tensors import ArrayRows
 
 SMOOTHERS = [name for name in INITIALIZERS if name not in ("random", "scratch")]
 

@@ -11,11 +11,12 @@ from support.commands import refused, result_of
 from support.jobs import train_here, train_options
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
-from clp_core import devices, evaluation
+from clp_core import evaluation
 from clp_core.checkpoint import Checkpoint
 from clp_core.cloze import Question
-from clp_core.devices import TorchDevice
 from clp_core.documents import Texts
+from clp_core.embeddings import matmul_backend
+from clp_core.embeddings.matmul_backend import TorchDevice
 from clp_core.environment import memory_errors
 from clp_core.environment.memory_errors import OutOfMemoryError, check_memory, memory_explained
 from clp_core.evaluation import EvaluationText, evaluate, load_model, load_speaker, score
@@ -213,7 +214,7 @@ def test_models_are_scored_in_float32_on_a_gpu_too(half_pair, monkeypatch):
     assert moved == ["cuda", "cuda"]
     assert load_model(half_pair[0], "cpu").dtype == torch.float32
     assert moved[2:] == ["cpu"]
-    assert devices.weights_type("cuda") == "auto"
+    assert matmul_backend.weights_type("cuda") == "auto"
 
 
 def test_scores_are_not_those_of_an_autocast_around_them(pair, texts):

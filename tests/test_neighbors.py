@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from clp_core.checkpoint import Checkpoint
+from clp_core.embeddings.nearest import RowIndex, nearest, unit, write_index
+from clp_core.embeddings.row_source import ArrayRows
 from clp_core.errors import InputError
 from clp_core.files.hashing import has_changed
 from clp_core.graph import Agreement, Graph, find_agreement, make_agreement, make_graph
-from clp_core.neighbors import RowIndex, nearest, unit, write_index
 from clp_core.prepared import Prepared, fingerprint, prepare
-from clp_core.tensors import ArrayRows
 
 
 def test_neighbours_are_exact_and_best_first():

@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clp_core.axes import Axes
+from clp_core.embeddings.pca import Axes
+from clp_core.embeddings.row_source import ArrayRows
 from clp_core.errors import InputError
 from clp_core.figures import Marks, scatter
 from clp_core.prepared import prepare
 from clp_core.project_options import ProjectOptions, UmapSettings
 from clp_core.projection import Movement, inside, project, sampled
-from clp_core.tensors import ArrayRows
 
 
 def test_axes_are_the_directions_of_most_spread():

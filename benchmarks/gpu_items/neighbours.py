@@ -10,8 +10,8 @@ from unittest import mock
 import faiss
 import numpy as np
 
+from clp_core.embeddings.nearest import largest_products, unit
 from clp_core.graph import Graph
-from clp_core.neighbors import largest_products, unit
 from gpu_items.findings import NEEDS_GPU, Findings
 from gpu_items.setting import Setting
 

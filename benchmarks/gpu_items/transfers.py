@@ -14,7 +14,7 @@ import numpy as np
 
 from clp_core.checkpoint import Checkpoint
 from clp_core.demo import DATA
-from clp_core.devices import TorchDevice
+from clp_core.embeddings.matmul_backend import TorchDevice
 from clp_core.transfer import transfer
 from clp_core.transfer_options import TransferOptions
 from gpu_items import made

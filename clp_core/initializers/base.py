@@ -15,9 +15,9 @@ from typing import ClassVar, Protocol
 import numpy as np
 from scipy import sparse
 
-from clp_core.devices import Device
+from clp_core.embeddings.matmul_backend import Device
+from clp_core.embeddings.row_source import RowSource
 from clp_core.errors import InputError
-from clp_core.tensors import RowSource
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from clp_core.embeddings.row_source import Subset
 from clp_core.initializers.base import Context, Initializer, Mix
 from clp_core.initializers.smoother import Smoother
-from clp_core.tensors import Subset
 
 
 def lengths(rows: np.ndarray) -> np.ndarray:

@@ -7,10 +7,10 @@ from functools import cached_property
 import numpy as np
 from scipy import sparse
 
+from clp_core.embeddings.row_source import RowSource, Subset, block_ranges, mean_row, row_blocks
 from clp_core.initializers.base import Context, Initializer, Mix, Setting
 from clp_core.initializers.smoother import Smoother
 from clp_core.initializers.topk import Nearest, softmax
-from clp_core.tensors import RowSource, Subset, block_ranges, mean_row, row_blocks
 
 LAMBDA_STEPS = np.logspace(-6, 3, 55)
 """Candidates for lambda, as multiples of the mean variance that the anchors' features have per direction."""

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
+from clp_core.embeddings.row_source import Subset, block_ranges
 from clp_core.errors import InputError
 from clp_core.initializers.base import Context, Initializer, Mix, Setting
 from clp_core.initializers.smoother import Smoother
 from clp_core.initializers.sparsemax import stacked
-from clp_core.tensors import Subset, block_ranges
 
 
 class Omp(Initializer):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from clp_core.embeddings.row_source import RowSource, mean_row, row_blocks
 from clp_core.initializers.base import Context, Fitted, Initializer, Mix, Top
-from clp_core.tensors import RowSource, mean_row, row_blocks
 
 
 class Random(Initializer):

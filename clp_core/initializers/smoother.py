@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
+from clp_core.embeddings.nearest import largest_products
+from clp_core.embeddings.row_source import BLOCK_BYTES, RowSource, block_ranges
 from clp_core.initializers.base import Context, Fitted, Mix, Top
-from clp_core.neighbors import largest_products
-from clp_core.tensors import BLOCK_BYTES, RowSource, block_ranges
 
 CACHE_BYTES = 1 << 30
 """Points are kept in memory up to this size, and read again block by block beyond it."""

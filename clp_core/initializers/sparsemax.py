@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
+from clp_core.embeddings.nearest import unit
+from clp_core.embeddings.row_source import Subset
 from clp_core.initializers.base import Context, Initializer, Mix
 from clp_core.initializers.smoother import Smoother, blocks_of_products
-from clp_core.neighbors import unit
-from clp_core.tensors import Subset
 
 
 class ClpSparse(Initializer):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import sparse
 
+from clp_core.embeddings.nearest import largest_products, unit
 from clp_core.errors import InputError
 from clp_core.initializers.base import Context, Initializer, Mix, Setting
 from clp_core.initializers.random import drawn_rows, mean_and_spread
@@ -12,7 +13,6 @@ from clp_core.initializers.smoother import Smoother, blocks_of_products
 from clp_core.initializers.sparsemax import sparsemax, stacked
 from clp_core.initializers.subword_mean import pieceless
 from clp_core.initializers.topk import softmax
-from clp_core.neighbors import largest_products, unit
 
 
 class StaticVectors(Initializer):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from scipy import sparse
 
+from clp_core.embeddings.row_source import mean_row
 from clp_core.initializers.base import Context, Initializer, Mix
 from clp_core.initializers.smoother import Smoother
-from clp_core.tensors import mean_row
 
 
 class SubwordMean(Initializer):

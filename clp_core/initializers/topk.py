@@ -7,10 +7,10 @@ from functools import cached_property
 import numpy as np
 from scipy import sparse
 
+from clp_core.embeddings.nearest import largest_products, unit
+from clp_core.embeddings.row_source import RowSource, Subset, block_ranges, mean_row
 from clp_core.initializers.base import Context, Initializer, Mix, Setting
 from clp_core.initializers.smoother import Smoother
-from clp_core.neighbors import largest_products, unit
-from clp_core.tensors import RowSource, Subset, block_ranges, mean_row
 
 
 class ClpTopk(Initializer):

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from clp_core.embeddings.row_source import RowSource, Subset, block_ranges, mean_row, row_blocks
 from clp_core.initializers.base import Context, Initializer, Pieces, Setting
 from clp_core.initializers.linear import RESIDUAL_SETTINGS, FittedLinear
 from clp_core.initializers.smoother import sparse_product
-from clp_core.tensors import RowSource, Subset, block_ranges, mean_row, row_blocks
 
 
 class TwoView(Initializer):

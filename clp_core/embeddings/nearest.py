@@ -10,7 +10,7 @@ from typing import Any
 import faiss
 import numpy as np
 
-from clp_core.tensors import ArrayRows, RowSource, block_ranges, non_finite_rows
+from clp_core.embeddings.row_source import ArrayRows, RowSource, block_ranges, non_finite_rows
 
 MOST_ON_GPU = 2048
 """Neighbours that FAISS finds on a GPU at the most; more are found on the CPU."""

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from clp_core.neighbors import unit
-from clp_core.tensors import RowSource
+from clp_core.embeddings.nearest import unit
+from clp_core.embeddings.row_source import RowSource
 
 MOST_FITTED = 20_000
 WIDEST_EXACT = 1_024

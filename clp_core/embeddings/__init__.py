@@ -1,0 +1,1 @@
+"""Arrays of embeddings: rows from anywhere, nearest rows, principal components, large products."""
