@@ -161,3 +161,17 @@ def forward(model: PreTrainedModel, ids: torch.Tensor, name: str) -> torch.Tenso
     if not isinstance(logits, torch.Tensor) or logits.dim() != 3 or logits.shape[:2] != ids.shape:
         raise InputError(f"{type(model).__name__} of {name} gives no logits for every token; use another model")
     return logits
+
+
+def weights_type(device: str) -> Any:
+    """Choose the data type in which a model is loaded to generate or to teach: ``auto`` is the checkpoint's own.
+
+    On a CPU, and on GPUs that only emulate bfloat16, it is float32.
+
+    Args:
+        device: ``cpu`` or ``cuda``.
+    """
+    import torch
+
+    is_fast = device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "auto" if is_fast else torch.float32

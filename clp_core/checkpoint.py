@@ -21,7 +21,7 @@ from clp_core.errors import InputError
 from clp_core.files.json_files import read_json
 from clp_core.files.model_files import WEIGHT_KINDS, Weights, checkpoint_files, chosen_weights
 from clp_core.files.model_formats import ADAPTER_CONFIG, check_not_distributed, refuse_incomplete
-from clp_core.locate import locate
+from clp_core.hub.resolve import locate
 from clp_core.pickles import converted
 from clp_core.progress import report_progress
 from clp_core.shards import Replacement, flush, read_ahead, write_copy

@@ -95,7 +95,7 @@ options_command(app, PretrainOptions, "pretrain")(pretrain_command)
 def overlap_command(options: OverlapOptions, as_json: Json = False) -> None:
     """Compare vocabularies: tokens in common, as shares of source and of target."""
     from clp_core.documents import Texts
-    from clp_core.locate import locate
+    from clp_core.hub.resolve import locate
     from clp_core.overlap import overlap_pairs
     from clp_core.text_overlap import measure_text
     from clp_core.vocabulary import Vocabulary
@@ -165,7 +165,7 @@ def transfer_command(options: TransferOptions, as_json: Json = False) -> None:
 def inspect_command(options: InspectOptions, as_json: Json = False) -> None:
     """Say for tokens of a target model where their rows come from."""
     from clp_core.explain import Explainer
-    from clp_core.locate import locate
+    from clp_core.hub.resolve import locate
 
     explainer = Explainer.open(locate(str(options.folder)))
     found = [explainer.explain(explainer.vocabulary.find(token), options.k) for token in options.tokens]
@@ -187,7 +187,7 @@ def inspect_command(options: InspectOptions, as_json: Json = False) -> None:
 @options_command(app, PrepareOptions, "prepare", positional=("model",))
 def prepare_command(options: PrepareOptions, as_json: Json = False) -> None:
     """Make what the pages need of a model: its tokenizer and its embedding rows, in the workspace's cache."""
-    from clp_core.locate import locate
+    from clp_core.hub.resolve import locate
     from clp_core.prepared import prepare
 
     prepared = prepare(locate(options.model), Workspace.current().cache)
@@ -217,7 +217,7 @@ def train_command(
 def evaluate_command(options: EvaluateOptions, as_json: Json = False) -> None:
     """Score a model on a text: loss, perplexity and bits per byte."""
     from clp_core.evaluation import evaluate, sample
-    from clp_core.locate import locate
+    from clp_core.hub.resolve import locate
 
     reading = (options.text_field, options.begin, options.control_strings)
     found = evaluate(options.model, options.text, *reading, both=True, device=options.device)

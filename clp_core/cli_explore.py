@@ -70,7 +70,7 @@ def warn(*prepared: Prepared) -> list[int]:
 
 def project_command(options: ProjectOptions, as_json: Json = False) -> None:
     """Lay out a model's input embeddings in two dimensions."""
-    from clp_core.locate import locate
+    from clp_core.hub.resolve import locate
     from clp_core.prepared import Prepared, prepare
     from clp_core.projection import project
 
@@ -101,7 +101,7 @@ def project_command(options: ProjectOptions, as_json: Json = False) -> None:
 def agreement_command(options: AgreementOptions, as_json: Json = False) -> None:
     """Say how far two models of one tokenizer agree on every token's nearest neighbours (the paper's Figure 1)."""
     from clp_core.graph import make_agreement
-    from clp_core.locate import locate
+    from clp_core.hub.resolve import locate
     from clp_core.prepared import prepare
 
     cache = Workspace.current().cache
@@ -124,7 +124,7 @@ def agreement_command(options: AgreementOptions, as_json: Json = False) -> None:
 def near_duplicates_command(options: NearDuplicatesOptions, as_json: Json = False) -> None:
     """List the tokens whose row is nearly that of another token; the pages show them among the rows at risk."""
     from clp_core.graph import make_graph
-    from clp_core.locate import locate
+    from clp_core.hub.resolve import locate
     from clp_core.prepared import prepare
 
     cache = Workspace.current().cache

@@ -177,7 +177,7 @@ def jobs_import(options: ImportOptions, as_json: Json = False) -> None:
     """Take in the curve of a run made elsewhere, to compare with."""
     from clp_core.curves import import_curve
     from clp_core.files.hashing import content_of
-    from clp_core.locate import locate
+    from clp_core.hub.resolve import locate
     from clp_core.vocabulary import Vocabulary
 
     file, tokenizer = options.file, options.tokenizer

@@ -10,7 +10,7 @@ from typing import Any
 from clp_core.answers import FAILED, Answer, GenerateOptions
 from clp_core.cli_output import Json, echo, emit
 from clp_core.errors import ClpError
-from clp_core.jobs.job import refuse_access_tokens
+from clp_core.hub.access_tokens import refuse_access_tokens
 from clp_core.playground_options import PlaygroundOptions
 
 WAIT_POLICY = ("OMP_WAIT_POLICY", "PASSIVE")

@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from clp_core.choices import MEASURES
 from clp_core.options import Options, option
+
+MEASURES = ("bits_per_byte", "eval_loss")
+"""Scores by which runs are compared: bits per byte, and under one tokenizer also the held-out loss, nats per token."""
 
 
 @dataclass(frozen=True)

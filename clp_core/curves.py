@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
-from clp_core.choices import MEASURES
 from clp_core.curve_files import SCORES, read_rows
+from clp_core.curve_options import MEASURES
 from clp_core.errors import InputError
 from clp_core.evaluation import MAX_UNKNOWN_SHARE, UNKNOWN_TOKENS
 from clp_core.files.json_files import read_state, write_json

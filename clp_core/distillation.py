@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from clp_core.blocks import IGNORED_LABEL, padding_of
-from clp_core.causal_models import load_causal_model, refuse_non_causal
-from clp_core.embeddings.matmul_backend import weights_type
+from clp_core.causal_models import load_causal_model, refuse_non_causal, weights_type
 from clp_core.evaluation import check_tokenizer_fits
 from clp_core.losses import TextLoss
 from clp_core.positions import max_positions

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from clp_core.choices import DEVICES
 from clp_core.documents import DEFAULT_FIELD
+from clp_core.environment.devices import DEVICES
 from clp_core.environment.memory_errors import memory_explained
 from clp_core.errors import InputError
 from clp_core.options import Options, option

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from clp_core.choices import DEVICES
+from clp_core.environment.devices import DEVICES
 from clp_core.options import Options, like, option
 from clp_core.train_options import TrainOptions
 

@@ -27,17 +27,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clp_core.causal_models import forward, has_cache, load_causal_model, refuse_non_causal
+from clp_core.causal_models import forward, has_cache, load_causal_model, refuse_non_causal, weights_type
 from clp_core.checkpoint import Checkpoint
 from clp_core.corpus import TextCounts, token_stream
 from clp_core.documents import DEFAULT_FIELD, Texts
-from clp_core.embeddings.matmul_backend import device_named, weights_type
+from clp_core.embeddings.matmul_backend import device_named
 from clp_core.environment.memory_errors import SMALLER, check_memory, is_out_of_memory, memory_explained
 from clp_core.errors import InputError, first_line
 from clp_core.evaluate_options import EvaluateOptions
 from clp_core.files.json_files import read_json
 from clp_core.finite import NonFiniteError, scores_error
-from clp_core.locate import locate
+from clp_core.hub.resolve import locate
 from clp_core.memory_plan import Shape, embedding_rows
 from clp_core.positions import max_positions
 from clp_core.progress import report_progress

@@ -24,7 +24,8 @@ from clp_core.files.artifacts import CURVE_FILE, PROVENANCE_FILE, REPORT_FILE, T
 from clp_core.files.disk import check_disk, refuse_if_inside
 from clp_core.files.output_folder import check_output, partial_folder, restore_replaced, take_name
 from clp_core.finite import NonFiniteError
-from clp_core.hub import HubName, cached
+from clp_core.hub.download import cached
+from clp_core.hub.repo_id import HubName
 from clp_core.jobs.checkpoints import best_of, read_manifest, step_of
 from clp_core.jobs.job import Job
 from clp_core.jobs.store import JobStore

@@ -25,8 +25,8 @@ from clp_core.errors import InputError
 from clp_core.evaluation import load_speaker
 from clp_core.files.json_files import read_json
 from clp_core.finite import NonFiniteError, scores_error
+from clp_core.hub.resolve import locate
 from clp_core.jobs.reasons import reason_of
-from clp_core.locate import locate
 from clp_core.positions import max_positions
 from clp_core.text_stream import TextStream
 from clp_core.vocabulary import Vocabulary

@@ -393,6 +393,6 @@ def written(value: Any) -> str:
 
 def is_dataset_id(name: str) -> bool:
     """Say whether a name has the form of a dataset on the Hub, ``org/name``."""
-    from clp_core.hub import HubName
+    from clp_core.hub.repo_id import HubName
 
     return "/" in name and " " not in name and HubName.parse(name) is not None

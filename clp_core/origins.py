@@ -7,8 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from clp_core.hub import HubName
-from clp_core.locate import is_hub_id
+from clp_core.hub.repo_id import HubName, is_hub_id
 from clp_core.workspace import Workspace
 
 NOT_STATED = "not stated"

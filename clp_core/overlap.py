@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from clp_core.choices import MATCHES, SPECIAL_RULES
 from clp_core.errors import InputError
+from clp_core.match_choices import MATCHES, SPECIAL_RULES
 from clp_core.progress import report_progress
 from clp_core.tokenizer_reading import ROLES
 from clp_core.vocabulary import CATEGORIES, Vocabulary

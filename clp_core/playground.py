@@ -27,7 +27,8 @@ from clp_core.answers import Answer, AnswersReader, GenerateOptions
 from clp_core.errors import ClpError, InputError
 from clp_core.files.hashing import fingerprint
 from clp_core.files.json_files import read_json_file, read_state, write_json
-from clp_core.jobs.job import Job, refuse_access_tokens
+from clp_core.hub.access_tokens import refuse_access_tokens
+from clp_core.jobs.job import Job
 from clp_core.jobs.store import JobStore
 from clp_core.jobs.submit import submit
 from clp_core.playground_options import IDLE_SECONDS, PlaygroundOptions

@@ -20,9 +20,9 @@ from clp_core.files.output_folder import partial_folder, take_name
 from clp_core.files.slug import slug_of
 from clp_core.helper_sizes import FAMILY, HelperPlan, Size
 from clp_core.holdout import hold_out
+from clp_core.hub.resolve import locate
 from clp_core.jobs.job import Job
 from clp_core.jobs.submit import command_of, submit, submit_train
-from clp_core.locate import locate
 from clp_core.pretrain_options import PretrainOptions
 from clp_core.train_options import PRESETS
 from clp_core.vocabulary import Vocabulary

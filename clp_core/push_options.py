@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from clp_core.errors import InputError
-from clp_core.hub import HubName
-from clp_core.jobs.job import refuse_access_tokens
+from clp_core.hub.access_tokens import refuse_access_tokens
+from clp_core.hub.repo_id import HubName
 from clp_core.options import Options, option
 
 LICENCE_ID = re.compile(r"[a-z0-9][a-z0-9.+-]{1,60}")

@@ -9,7 +9,8 @@ from clp_core.checkpoint import Checkpoint
 from clp_core.errors import InputError
 from clp_core.files.artifacts import REPORT_FILE
 from clp_core.files.json_files import read_json
-from clp_core.locate import is_hub_id, locate
+from clp_core.hub.repo_id import is_hub_id
+from clp_core.hub.resolve import locate
 from clp_core.memory_plan import Shape, embedding_rows
 from clp_core.positions import max_positions
 from clp_core.vocabulary import Vocabulary

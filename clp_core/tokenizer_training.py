@@ -24,16 +24,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clp_core.choices import MATCHES
 from clp_core.documents import HUB_PREFIX, Texts
 from clp_core.environment.native_code import ended_by_signals
 from clp_core.errors import ClpError, InputError
 from clp_core.files.artifacts import TOKENIZER_REPORT_FILE
 from clp_core.files.disk import refuse_if_inside
 from clp_core.files.output_folder import LOCK_FILE, partial_folder, restore_replaced, take_name
+from clp_core.hub.resolve import locate
 from clp_core.jobs.job import Job
 from clp_core.jobs.submit import submit_command
-from clp_core.locate import locate
+from clp_core.match_choices import MATCHES
 from clp_core.overlap import Overlap
 from clp_core.pre_tokens import LONGEST_RUN, CutCounter, splitter
 from clp_core.progress import report_progress

@@ -33,6 +33,7 @@ from clp_core.errors import ClpError, InputError
 from clp_core.evaluation import EvaluationText, check_tokenizer_fits
 from clp_core.files.hashing import content_of, has_changed
 from clp_core.files.json_files import read_json, read_state, write_json
+from clp_core.hub.resolve import locate
 from clp_core.jobs.checkpoints import (
     RUN_STATE_FILE,
     is_complete,
@@ -43,7 +44,6 @@ from clp_core.jobs.checkpoints import (
 from clp_core.jobs.job import PLAN_FILE, WARNINGS_FILE, Job
 from clp_core.jobs.reasons import reason_of
 from clp_core.leaks import find_leak
-from clp_core.locate import locate
 from clp_core.losses import TextLoss, left_out, router_coefficient
 from clp_core.memory_plan import embedding_rows
 from clp_core.placement import FSDP

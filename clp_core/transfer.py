@@ -16,7 +16,6 @@ import numpy as np
 from clp_core import __version__, heldout
 from clp_core.auto import Choice, choose
 from clp_core.checkpoint import SIDES, Written
-from clp_core.choices import AUTO
 from clp_core.embeddings.row_source import Subset
 from clp_core.errors import InputError
 from clp_core.files.artifacts import PROVENANCE_FILE, REPORT_FILE
@@ -49,7 +48,7 @@ from clp_core.target_files import (
     write_tokenizer,
 )
 from clp_core.tensors import content_of
-from clp_core.transfer_options import TransferOptions, check_unused
+from clp_core.transfer_options import AUTO, TransferOptions, check_unused
 from clp_core.vocabulary_tensors import table_blocks
 
 log = logging.getLogger(__name__)

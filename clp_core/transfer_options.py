@@ -5,11 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from clp_core.choices import AUTO, DEVICES, GUARDS, MATCHES, SPECIAL_RULES
 from clp_core.documents import DEFAULT_FIELD
+from clp_core.environment.devices import DEVICES
 from clp_core.errors import InputError
 from clp_core.initializers import INITIALIZERS, initializer
+from clp_core.match_choices import MATCHES, SPECIAL_RULES
 from clp_core.options import Options, option
+
+AUTO = "auto"
+"""The method that chooses among the others by held-out anchors; see ``auto``."""
+GUARDS = ("none", "warn", "fallback")
+"""What is done about rows at risk: nothing, a warning, or a row by another method."""
 
 PROVENANCE_KINDS = ("full", "light")
 CHECKS = ("logits", "files")

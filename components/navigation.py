@@ -8,7 +8,7 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 from streamlit.runtime.pages_manager import PagesManager
 
-from clp_core.jobs.job import refuse_access_tokens
+from clp_core.hub.access_tokens import refuse_access_tokens
 from components.messages import plain
 
 

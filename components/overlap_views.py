@@ -12,11 +12,11 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from clp_core.choices import MATCHES
 from clp_core.documents import TextFile, Texts
 from clp_core.errors import InputError
 from clp_core.figures import COLOURS, matrix_heatmap, overlap_bars
 from clp_core.files.text_endings import COMPRESSIONS, ENDINGS
+from clp_core.match_choices import MATCHES
 from clp_core.match_rules import RULES, RuleChanges, rule_changes
 from clp_core.overlap import FIELDS, Overlap, OverlapMatrix
 from clp_core.text_overlap import TextOverlap, TokenizerFigures, measure_text, segments

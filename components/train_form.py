@@ -13,8 +13,8 @@ from clp_core.cluster import CLUSTER_FIELDS
 from clp_core.documents import HUB_PREFIX
 from clp_core.environment.gpus import list_gpus
 from clp_core.errors import InputError
+from clp_core.hub.repo_id import is_hub_id
 from clp_core.jobs import Job, JobStore
-from clp_core.locate import is_hub_id
 from clp_core.options import MISSING, help_of
 from clp_core.roots import confined
 from clp_core.teacher import HELPER, teacher_of

@@ -3,8 +3,8 @@
 import pandas as pd
 import streamlit as st
 
-from clp_core.choices import MEASURES
 from clp_core.comparison_report import RULE, answer, as_csv, as_html, points_csv
+from clp_core.curve_options import MEASURES
 from clp_core.curves import Curve, imported_curves, incomplete, published_curves
 from clp_core.figures import AXES, comparison_figure
 from clp_core.figures.runs import MEASURES as TITLES

@@ -3,7 +3,7 @@
 import streamlit as st
 
 from clp_core.characters import NO_LETTER
-from clp_core.choices import MATCHES
+from clp_core.match_choices import MATCHES
 from clp_core.text_overlap import fitness
 from components.messages import cards, number, plain, question, share
 from components.models import overlap_key, pair_bar, pair_overlap

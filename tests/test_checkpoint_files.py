@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from clp_core.checkpoint import Checkpoint
 from clp_core.errors import InputError
 from clp_core.files.model_files import chosen_weights
-from clp_core.hub import weight_names
+from clp_core.hub.download import weight_names
 from clp_core.push import reason_left_out, refuse_no_model
 from clp_core.transfer import transfer
 from clp_core.transfer_options import TransferOptions

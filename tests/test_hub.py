@@ -23,23 +23,24 @@ from support.made_runs import lines_of, make_run
 from test_export import add_checkpoint, made_target
 from transformers import AutoModelForCausalLM
 
-from clp_core import hub_errors
 from clp_core.checkpoint import Checkpoint
 from clp_core.errors import ClpError, InputError
 from clp_core.export import export
 from clp_core.export_options import ExportOptions
-from clp_core.hub import PART_ENDING, HubName
-from clp_core.hub_errors import explained
+from clp_core.hub import errors
+from clp_core.hub.download import PART_ENDING
+from clp_core.hub.errors import explained
+from clp_core.hub.repo_id import HubName
+from clp_core.hub.resolve import locate
 from clp_core.jobs import JobStore
 from clp_core.jobs.submit import submit_prepare, submit_push
-from clp_core.locate import locate
 from clp_core.push import push
 from clp_core.push_options import PushOptions
 
 BIG = 12 << 20
 STEP = 10 << 20
 """The client writes in parts of this size."""
-LOCATE = (sys.executable, "-c", "import sys; from clp_core.locate import locate; print(locate(sys.argv[1]))")
+LOCATE = (sys.executable, "-c", "import sys; from clp_core.hub.resolve import locate; print(locate(sys.argv[1]))")
 
 
 @pytest.fixture
@@ -70,7 +71,7 @@ def online(hub, tmp_path, monkeypatch):
 @pytest.fixture
 def hasty(monkeypatch):
     """In this process nobody waits long before the Hub is asked again."""
-    monkeypatch.setattr(hub_errors, "WAITS_S", (0.01,) * len(hub_errors.WAITS_S))
+    monkeypatch.setattr(errors, "WAITS_S", (0.01,) * len(errors.WAITS_S))
     clock = SimpleNamespace(**vars(time) | {"sleep": lambda seconds: time.sleep(seconds / 100)})
     for module in ("huggingface_hub.file_download", "huggingface_hub.utils._http"):
         monkeypatch.setattr(f"{module}.time", clock)

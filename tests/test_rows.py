@@ -8,10 +8,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from clp_core.choices import SPECIAL_RULES
 from clp_core.embeddings.row_source import ArrayRows, Subset
 from clp_core.initializers import initializer
 from clp_core.initializers.base import Context
+from clp_core.match_choices import SPECIAL_RULES
 from clp_core.overlap import Overlap
 from clp_core.pieces import SourcePieces
 from clp_core.rows import STATUSES, Maker, Measured, NewRows, RowPlan

@@ -13,7 +13,7 @@ from support.made_runs import lines_of, make_run
 from support.pages_run import ROOT, check, open_page, text_of
 
 from clp_core.errors import InputError
-from clp_core.hub import HubName
+from clp_core.hub.repo_id import HubName
 from clp_core.jobs import JobStore
 from clp_core.jobs.submit import submit_train
 from clp_core.roots import confined

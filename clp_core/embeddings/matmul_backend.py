@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from clp_core.choices import DEVICES
+from clp_core.environment.devices import DEVICES
 from clp_core.environment.memory_errors import memory_explained
 from clp_core.errors import InputError
 
@@ -48,20 +48,6 @@ class TorchDevice(Device):
         """Return ``left @ right``, computed on the device."""
         with memory_explained("multiplying rows", self.name):
             return np.asarray((self.hold(left) @ right).cpu().numpy())
-
-
-def weights_type(device: str) -> Any:
-    """Choose the data type in which a model is loaded to generate or to teach: ``auto`` is the checkpoint's own.
-
-    On a CPU, and on GPUs that only emulate bfloat16, it is float32.
-
-    Args:
-        device: ``cpu`` or ``cuda``.
-    """
-    import torch
-
-    is_fast = device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return "auto" if is_fast else torch.float32
 
 
 def device_named(name: str) -> Device:

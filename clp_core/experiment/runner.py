@@ -21,10 +21,10 @@ from clp_core.experiment.records import Records
 from clp_core.files.artifacts import REPORT_FILE
 from clp_core.files.hashing import content_of, fingerprint
 from clp_core.files.json_files import read_state, write_json
+from clp_core.hub.resolve import locate
 from clp_core.jobs.job import Job
 from clp_core.jobs.store import JobStore
 from clp_core.jobs.submit import resume, submit_train, submit_transfer
-from clp_core.locate import locate
 from clp_core.progress import report_progress
 from clp_core.teacher import HELPER
 from clp_core.train_options import TrainOptions

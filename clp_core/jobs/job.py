@@ -9,9 +9,8 @@ import json
 import logging
 import math
 import os
-import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from clp_core.errors import InputError
 from clp_core.files.json_files import number_in, read_state, write_json
+from clp_core.hub.access_tokens import refuse_access_tokens
 from clp_core.jobs.checkpoints import complete_checkpoints
 from clp_core.jobs.metrics import read_lines, read_tail
 from clp_core.jobs.process import boot_id, is_alive
@@ -68,7 +68,6 @@ PLAN_NUMBERS = (
 """Fields of a plan that are numbers; pages and commands calculate with them."""
 LARGEST_PLAN_NUMBER = 1e18
 LOG_TAIL_BYTES = 16_384
-ACCESS_TOKEN = re.compile(r"hf_[A-Za-z0-9]{20,}")
 
 
 @dataclass(frozen=True)
@@ -389,14 +388,3 @@ def checked_name(name: str) -> str:
     if not name or len(name) > MAX_NAME or not name.isprintable():
         raise InputError(f"a name has 1 to {MAX_NAME} characters that can be shown")
     return name
-
-
-def refuse_access_tokens(texts: Sequence[str]) -> None:
-    """Refuse what holds an access token for the Hub: it would stand in files, logs and pages.
-
-    Raises:
-        InputError: it does.
-    """
-    own = os.environ.get("HF_TOKEN", "")
-    if any(ACCESS_TOKEN.search(text) or (own and own in text) for text in texts):
-        raise InputError("that holds an access token for the Hub; run `hf auth login` instead of naming it here")

@@ -21,7 +21,8 @@ from clp_core.environment.versions import code_version, versions
 from clp_core.errors import InputError, JobError
 from clp_core.files.json_files import write_json
 from clp_core.files.slug import is_slug, slug_of
-from clp_core.jobs.job import Job, checked_name, refuse_access_tokens
+from clp_core.hub.access_tokens import refuse_access_tokens
+from clp_core.jobs.job import Job, checked_name
 
 SCHEMA_VERSION = 3
 KINDS = (

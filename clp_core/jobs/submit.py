@@ -15,6 +15,8 @@ from clp_core.errors import InputError, JobError
 from clp_core.export_options import ExportOptions
 from clp_core.files.disk import check_disk
 from clp_core.files.hashing import content_of, fingerprint
+from clp_core.hub.repo_id import is_hub_id
+from clp_core.hub.resolve import locate
 from clp_core.jobs.job import Job
 from clp_core.jobs.launchers import start
 from clp_core.jobs.queue import DeviceQueue
@@ -22,7 +24,6 @@ from clp_core.jobs.slurm import SCRIPT_FILE
 from clp_core.jobs.slurm_control import require
 from clp_core.jobs.slurm_script import checked_script, read_script, render
 from clp_core.jobs.store import MOST_LISTED, SCHEMA_VERSION, JobStore
-from clp_core.locate import is_hub_id, locate
 from clp_core.options import arguments_of
 from clp_core.project_options import ProjectOptions
 from clp_core.push_options import PushOptions

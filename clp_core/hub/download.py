@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import logging
 import os
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -22,7 +21,8 @@ from urllib.parse import urlsplit
 from filelock import FileLock, Timeout
 
 from clp_core.errors import ClpError, InputError
-from clp_core.hub_errors import explained, is_unreachable, patiently
+from clp_core.hub.errors import explained, is_unreachable, patiently
+from clp_core.hub.repo_id import HubName
 from clp_core.progress import HEART, JOB_ENVIRONMENT, report_progress
 
 log = logging.getLogger(__name__)
@@ -35,43 +35,6 @@ RESUMED_FROM_BYTES = 1 << 20
 """Smaller files are fetched by the client whole."""
 SHA256_LENGTH = 64
 PART_ENDING = ".clp.incomplete"
-REVISION = re.compile(r"[\w.][\w./-]*")
-SNAPSHOT = re.compile(r"/models--(?P<repo>[^/]+)/snapshots/(?P<revision>[^/]+)$")
-
-
-@dataclass(frozen=True)
-class HubName:
-    """A model of the Hub: its id, and the revision that is meant, if one is named."""
-
-    repo_id: str
-    revision: str | None = None
-
-    @classmethod
-    def parse(cls, text: str) -> HubName | None:
-        """Read ``name``, ``org/name`` or ``org/name@revision``; ``None`` where a text is none of them."""
-        from huggingface_hub.errors import HFValidationError
-        from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
-
-        if text.startswith((".", "/", "~")):
-            return None
-        repo_id, at, revision = text.partition("@")
-        try:
-            validate_repo_id(repo_id)
-        except HFValidationError:
-            return None
-        if at and (not REVISION.fullmatch(revision) or ".." in revision):  # git allows no two dots either
-            return None
-        return cls(repo_id, revision or None)
-
-    @classmethod
-    def of_snapshot(cls, folder: Path) -> HubName | None:
-        """Return which model of the Hub a folder is, or ``None`` where it does not lie in a Hub's cache."""
-        found = SNAPSHOT.search(folder.as_posix())
-        return cls(found["repo"].replace("--", "/"), found["revision"]) if found else None
-
-    def __str__(self) -> str:
-        """Return the text that names it."""
-        return f"{self.repo_id}@{self.revision}" if self.revision else self.repo_id
 
 
 def cached(name: HubName, *, weights: bool = True) -> Path | None:

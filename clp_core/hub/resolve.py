@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from clp_core.errors import InputError
-from clp_core.hub import HubName, fetch
+from clp_core.hub.download import fetch
+from clp_core.hub.repo_id import HubName
 
 
 def locate(reference: str | Path, *, weights: bool = True) -> Path:
@@ -33,8 +34,3 @@ def locate(reference: str | Path, *, weights: bool = True) -> Path:
     if name is None:
         raise InputError(f"there is no folder {text}; check the path, or give a Hub id such as org/name")
     return fetch(name, weights=weights)
-
-
-def is_hub_id(text: str) -> bool:
-    """Say whether a text has the form of a Hub id: ``name`` or ``org/name``, with ``@revision`` where one is meant."""
-    return HubName.parse(text) is not None
