@@ -14,9 +14,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from clp_core import tokenizer_reading
+from clp_core.tokenization import tokenizer_reading
+from clp_core.tokenization.tokenizer_reading import read_tokenizer
 from clp_core.tokenizer_options import TokenizerOptions
-from clp_core.tokenizer_reading import read_tokenizer
 from clp_core.tokenizer_training import train_tokenizer
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"

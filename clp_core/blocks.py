@@ -15,8 +15,8 @@ import numpy as np
 from clp_core.corpus import TextCounts, Tokenised, pack, stored_length
 from clp_core.documents import Texts
 from clp_core.errors import InputError
-from clp_core.text_reading import TOKENS, as_read
-from clp_core.vocabulary import Vocabulary
+from clp_core.tokenization.text_reading import TOKENS, as_read
+from clp_core.tokenization.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -96,9 +96,9 @@ def overlap_command(options: OverlapOptions, as_json: Json = False) -> None:
     """Compare vocabularies: tokens in common, as shares of source and of target."""
     from clp_core.documents import Texts
     from clp_core.hub.resolve import locate
-    from clp_core.overlap import overlap_pairs
-    from clp_core.text_overlap import measure_text
-    from clp_core.vocabulary import Vocabulary
+    from clp_core.tokenization.overlap_matrix import overlap_pairs
+    from clp_core.tokenization.text_coverage import measure_text
+    from clp_core.tokenization.vocabulary import Vocabulary
 
     documents = Texts.open([options.text], options.text_field) if options.text is not None else None
     vocabularies = [Vocabulary.open(locate(name, weights=False), name) for name in options.tokenizers]

@@ -178,7 +178,7 @@ def jobs_import(options: ImportOptions, as_json: Json = False) -> None:
     from clp_core.curves import import_curve
     from clp_core.files.hashing import content_of
     from clp_core.hub.resolve import locate
-    from clp_core.vocabulary import Vocabulary
+    from clp_core.tokenization.vocabulary import Vocabulary
 
     file, tokenizer = options.file, options.tokenizer
     scored_on = content_of(options.eval_text) if options.eval_text is not None else ""

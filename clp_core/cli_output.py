@@ -15,11 +15,11 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from clp_core.characters import BIDI_CONTROLS, printable
 from clp_core.errors import InputError
 from clp_core.files.json_files import write_json
 from clp_core.options import MISSING, OptionsError, flag_of
 from clp_core.progress import HEART, JOB_ENVIRONMENT
+from clp_core.tokenization.scripts import BIDI_CONTROLS, printable
 
 ESCAPED = {code: f"\\u{code:04x}" for code in (*range(0x7F, 0xA0), *map(ord, BIDI_CONTROLS))}
 """Control characters that JSON may hold as they are, and terminals obey."""

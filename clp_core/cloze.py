@@ -29,8 +29,8 @@ from clp_core.evaluation import LOGITS_BYTES
 from clp_core.finite import scores_error
 from clp_core.progress import report_progress
 from clp_core.shares import Share
-from clp_core.text_reading import start_token
-from clp_core.vocabulary import Vocabulary
+from clp_core.tokenization.text_reading import start_token
+from clp_core.tokenization.vocabulary import Vocabulary
 from clp_core.words import casing, encode_words, sentences_of, words_of
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import Any
 
-from clp_core.characters import no_formula
 from clp_core.curves import Curve
 from clp_core.figures.runs import comparison_figure
 from clp_core.savings import Comparison, short
+from clp_core.tokenization.scripts import no_formula
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2rem auto; padding: 0 1rem; color: #1c232b; }

@@ -31,8 +31,8 @@ from clp_core.errors import ClpError
 from clp_core.files.disk import check_disk
 from clp_core.files.json_files import read_json
 from clp_core.progress import report_progress
-from clp_core.text_reading import TEXT, TOKENS, as_read, end_token, tokenizer_of
-from clp_core.vocabulary import Vocabulary
+from clp_core.tokenization.text_reading import TEXT, TOKENS, as_read, end_token, tokenizer_of
+from clp_core.tokenization.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -25,7 +25,7 @@ from clp_core.jobs.run_metrics import MAX_POINTS, RunMetrics, Thinned
 from clp_core.jobs.store import JobStore
 from clp_core.leaks import STANDS_IN_IT
 from clp_core.schedule import Schedule
-from clp_core.text_reading import FIRST, SCORING_FILE, TOKENS
+from clp_core.tokenization.text_reading import FIRST, SCORING_FILE, TOKENS
 from clp_core.workspace import Workspace
 
 EVAL_TEXT, TOKENIZER, STEP_TOKENS, UNKNOWN = "evaluation text", "tokenizer", "tokens a step", "unknown share"

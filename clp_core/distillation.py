@@ -22,8 +22,8 @@ from clp_core.causal_models import load_causal_model, refuse_non_causal, weights
 from clp_core.evaluation import check_tokenizer_fits
 from clp_core.losses import TextLoss
 from clp_core.positions import max_positions
+from clp_core.tokenization.vocabulary import Vocabulary
 from clp_core.training_stages import refuse_non_finite
-from clp_core.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

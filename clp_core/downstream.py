@@ -100,7 +100,7 @@ def ask(checkpoint: Checkpoint, questions: Sequence[Question], device: str = "au
     from clp_core.cloze import answer_questions
     from clp_core.evaluation import load_model
     from clp_core.positions import max_positions
-    from clp_core.vocabulary import Vocabulary
+    from clp_core.tokenization.vocabulary import Vocabulary
 
     model = load_model(checkpoint.folder, device)
     vocabulary = Vocabulary.open(checkpoint.folder, rows=model.get_input_embeddings().weight.shape[0])

@@ -41,16 +41,8 @@ from clp_core.hub.resolve import locate
 from clp_core.memory_plan import Shape, embedding_rows
 from clp_core.positions import max_positions
 from clp_core.progress import report_progress
-from clp_core.text_reading import (
-    AUTO,
-    EVERY,
-    FIRST,
-    TOKENS,
-    end_token,
-    resolved_begin,
-    start_token,
-)
-from clp_core.vocabulary import Vocabulary
+from clp_core.tokenization.text_reading import AUTO, EVERY, FIRST, TOKENS, end_token, resolved_begin, start_token
+from clp_core.tokenization.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     import torch

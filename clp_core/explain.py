@@ -22,8 +22,8 @@ from clp_core.initializers import initializer
 from clp_core.initializers.base import Context, Fitted
 from clp_core.provenance import ANCHOR_COLUMNS, KEPT_ANCHORS, ROW_GROUP, explained_provenance, read_columns
 from clp_core.tensors import TensorRows, content_of
+from clp_core.tokenization.vocabulary import Vocabulary
 from clp_core.transfer_report import read_transfer_report
-from clp_core.vocabulary import Vocabulary
 
 WRITTEN_OUT = 3
 """Anchors that a formula with its numbers writes out."""

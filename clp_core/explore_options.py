@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clp_core.documents import DEFAULT_FIELD
-from clp_core.match_choices import MATCHES
 from clp_core.options import Options, help_of, option
+from clp_core.tokenization.match_choices import MATCHES
 from clp_core.train_options import TrainOptions
 
 MAX_NEIGHBORS = 1000

@@ -34,7 +34,7 @@ from clp_core.progress import report_progress
 from clp_core.shards import Replacement
 from clp_core.target_files import check_loading
 from clp_core.tensors import DTYPES, TensorEntry, TensorRows, all_finite, tensor_digest
-from clp_core.tokenizer_reading import CONFIG_FILES, TEMPLATE_FILE, TOKENIZER_FILES
+from clp_core.tokenization.tokenizer_reading import CONFIG_FILES, TEMPLATE_FILE, TOKENIZER_FILES
 from clp_core.training_facts import curve_csv, first_model, runs_behind
 from clp_core.transfer_report import read_transfer_report
 from clp_core.workspace import Workspace

@@ -17,7 +17,7 @@ from clp_core.errors import InputError
 if TYPE_CHECKING:
     import torch
 
-    from clp_core.vocabulary import Vocabulary
+    from clp_core.tokenization.vocabulary import Vocabulary
 
 ROWS_NAMED = 3
 VALUES_AT_ONCE = 1 << 24

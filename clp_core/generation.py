@@ -28,8 +28,8 @@ from clp_core.finite import NonFiniteError, scores_error
 from clp_core.hub.resolve import locate
 from clp_core.jobs.reasons import reason_of
 from clp_core.positions import max_positions
-from clp_core.text_stream import TextStream
-from clp_core.vocabulary import Vocabulary
+from clp_core.tokenization.text_stream import TextStream
+from clp_core.tokenization.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -18,7 +18,7 @@ from clp_core.errors import InputError
 from clp_core.files.atomic import whole_file
 from clp_core.prepared import Prepared
 from clp_core.progress import report_progress
-from clp_core.vocabulary import Vocabulary
+from clp_core.tokenization.vocabulary import Vocabulary
 
 K = 10
 DAMAGED = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile)

@@ -13,7 +13,8 @@ from filelock import FileLock
 from clp_core.errors import InputError
 from clp_core.files.atomic import write_whole
 from clp_core.files.text_files import numbered_lines, without_surrogates
-from clp_core.vocabulary import WORD_START, Vocabulary, id_in
+from clp_core.tokenization.token_bytes import WORD_START
+from clp_core.tokenization.vocabulary import Vocabulary, id_in
 
 TOKEN_MARKS = ("Ġ", WORD_START, "##")
 MOST_DIGITS = 12

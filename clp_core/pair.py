@@ -18,15 +18,15 @@ from clp_core.errors import InputError
 from clp_core.finite import check_rows
 from clp_core.initializers import INITIALIZERS
 from clp_core.initializers.base import Context, Vectors
-from clp_core.overlap import Overlap
 from clp_core.overrides import read_overrides, resolve_overrides
-from clp_core.pieces import SourcePieces
 from clp_core.positions import padding_index
 from clp_core.rows import RowPlan
 from clp_core.shards import read_ahead
 from clp_core.static_vectors import read_vectors
 from clp_core.tensors import TensorRows
-from clp_core.vocabulary import Vocabulary
+from clp_core.tokenization.overlap import Overlap
+from clp_core.tokenization.source_segmentation import SourcePieces
+from clp_core.tokenization.vocabulary import Vocabulary
 from clp_core.vocabulary_tensors import VocabularyTensors, tables_by_token_id
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ import numpy as np
 from clp_core.checkpoint import Checkpoint
 from clp_core.errors import InputError
 from clp_core.tensors import TensorEntry, TensorRows
-from clp_core.vocabulary import Vocabulary
+from clp_core.tokenization.vocabulary import Vocabulary
 
 COUNTED_FROM_PADDING = {
     "camembert": 1,

@@ -28,7 +28,7 @@ from clp_core.finite import CURE, rows_message
 from clp_core.positions import max_positions
 from clp_core.progress import report_progress
 from clp_core.tensors import DTYPES, TensorRows, content_of
-from clp_core.vocabulary import Vocabulary
+from clp_core.tokenization.vocabulary import Vocabulary
 from clp_core.workspace import Workspace
 
 log = logging.getLogger(__name__)

@@ -24,8 +24,8 @@ from clp_core.hub.resolve import locate
 from clp_core.jobs.job import Job
 from clp_core.jobs.submit import command_of, submit, submit_train
 from clp_core.pretrain_options import PretrainOptions
+from clp_core.tokenization.vocabulary import Vocabulary
 from clp_core.train_options import PRESETS
-from clp_core.vocabulary import Vocabulary
 from clp_core.workspace import Workspace
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from clp_core.errors import InputError, first_line
 from clp_core.files.artifacts import PROVENANCE_FILE
-from clp_core.overlap import Overlap
+from clp_core.tokenization.overlap import Overlap
 
 KEPT_ANCHORS = 16
 ROW_GROUP = 16_384

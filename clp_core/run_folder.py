@@ -10,8 +10,8 @@ from clp_core.files.artifacts import PROVENANCE_FILE, REPORT_FILE
 from clp_core.files.json_files import read_json, write_json
 from clp_core.jobs.checkpoints import remove
 from clp_core.target_files import write_tokenizer
-from clp_core.tokenizer_reading import CONFIG_FILES, TEMPLATE_FILE, TOKENIZER_FILES, raw_json
-from clp_core.vocabulary import Vocabulary
+from clp_core.tokenization.tokenizer_reading import CONFIG_FILES, TEMPLATE_FILE, TOKENIZER_FILES, raw_json
+from clp_core.tokenization.vocabulary import Vocabulary
 
 
 def companions_of(model: Path, kept: Path, vocabulary: Vocabulary) -> Path:

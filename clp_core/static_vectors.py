@@ -16,7 +16,8 @@ from clp_core.files.text_files import numbered_lines, read_lines
 from clp_core.initializers.base import Vectors
 from clp_core.progress import report_progress
 from clp_core.tensors import all_finite
-from clp_core.vocabulary import Vocabulary, decoded
+from clp_core.tokenization.token_bytes import decoded
+from clp_core.tokenization.vocabulary import Vocabulary
 
 MAX_WORDS = 400_000
 MIN_PAIRS = 50

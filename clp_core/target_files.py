@@ -21,14 +21,8 @@ from clp_core.positions import max_positions
 from clp_core.progress import report_progress
 from clp_core.rows import RowPlan
 from clp_core.tensors import TensorRows, all_finite, tensor_digest
-from clp_core.tokenizer_reading import (
-    ROLES,
-    TEMPLATE_FILE,
-    TOKENIZER_FILES,
-    Differences,
-    shown,
-)
-from clp_core.vocabulary import Vocabulary
+from clp_core.tokenization.tokenizer_reading import ROLES, TEMPLATE_FILE, TOKENIZER_FILES, Differences, shown
+from clp_core.tokenization.vocabulary import Vocabulary
 
 OTHER_IDS = ("suppress_tokens", "begin_suppress_tokens", "bad_words_ids", "force_words_ids", "sequence_bias",
              "forced_decoder_ids")  # fmt: skip

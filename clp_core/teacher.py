@@ -13,7 +13,7 @@ from clp_core.hub.repo_id import is_hub_id
 from clp_core.hub.resolve import locate
 from clp_core.memory_plan import Shape, embedding_rows
 from clp_core.positions import max_positions
-from clp_core.vocabulary import Vocabulary
+from clp_core.tokenization.vocabulary import Vocabulary
 
 HELPER = "helper"
 

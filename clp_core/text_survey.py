@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from clp_core.corpus import document_bytes
 from clp_core.documents import Texts
 from clp_core.progress import HEART, report_progress
-from clp_core.vocabulary import WORD_START
+from clp_core.tokenization.token_bytes import WORD_START
 
 HELD_OUT_EVERY = 50
 HELD_OUT_BYTES = 1_000_000

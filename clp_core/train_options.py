@@ -12,7 +12,7 @@ from clp_core.cluster import LAUNCHERS, LEAST_SIGNAL_S, MOST_SIGNAL_S, NAME, clu
 from clp_core.documents import DEFAULT_FIELD
 from clp_core.options import MISSING, Options, flag_of, option
 from clp_core.schedule import SCHEDULES
-from clp_core.text_reading import AUTO, BEGIN_HELP, BEGINS, CONTROL_HELP, CONTROL_STRINGS, TOKENS
+from clp_core.tokenization.text_reading import AUTO, BEGIN_HELP, BEGINS, CONTROL_HELP, CONTROL_STRINGS, TOKENS
 
 PRECISIONS = ("auto", "float32", "bf16")
 SWITCHES = ("auto", "on", "off")

@@ -55,12 +55,12 @@ from clp_core.provenance import missing_rows
 from clp_core.run_folder import companions_of
 from clp_core.run_measures import Measured
 from clp_core.run_trainer import RunTrainer
-from clp_core.text_reading import SCORING_FILE, block_start
+from clp_core.tokenization.text_reading import SCORING_FILE, block_start
+from clp_core.tokenization.vocabulary import Vocabulary
 from clp_core.train_options import TrainOptions
 from clp_core.training_callback import FIRST_STEPS_EXPECT_S, JobCallback, LogLines
 from clp_core.training_plan import TrainPlan, counts_warnings, emulated_warning
 from clp_core.training_stages import refuse_non_finite, refuse_untied
-from clp_core.vocabulary import Vocabulary
 from clp_core.workspace import Workspace
 
 if TYPE_CHECKING:

@@ -24,10 +24,10 @@ from clp_core.processes import Council, is_distributed, is_first
 from clp_core.progress import HEART
 from clp_core.run_folder import complete_folder
 from clp_core.run_measures import Measured, Stopwatch, steps_that_fit, system_figures
+from clp_core.tokenization.vocabulary import Vocabulary
 from clp_core.train_options import TrainOptions
 from clp_core.training_plan import early_steps
 from clp_core.training_stages import refuse_unsharded, refuse_untied
-from clp_core.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, TrainerControl, TrainerState

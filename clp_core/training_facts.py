@@ -17,7 +17,7 @@ from clp_core.jobs.checkpoints import step_of
 from clp_core.jobs.job import Job
 from clp_core.jobs.metrics import is_evaluation
 from clp_core.origins import bare, origin_of
-from clp_core.text_reading import SCORING_FILE
+from clp_core.tokenization.text_reading import SCORING_FILE
 
 MAX_LOSSES = 2000
 """Lines of the training loss in the file of the curve; evaluations are all in it."""

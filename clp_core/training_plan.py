@@ -26,9 +26,9 @@ from clp_core.positions import max_positions
 from clp_core.provenance import missing_rows
 from clp_core.schedule import Schedule
 from clp_core.teacher import check_teacher, teacher_of
-from clp_core.text_reading import FIRST, block_start, end_token, resolved_begin
+from clp_core.tokenization.text_reading import FIRST, block_start, end_token, resolved_begin
+from clp_core.tokenization.vocabulary import Vocabulary
 from clp_core.train_options import TrainOptions
-from clp_core.vocabulary import Vocabulary
 
 MAX_BLOCK = 1024
 EPOCHS_OF_SMALL_TEXT = 4

@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from clp_core.errors import ClpError
 from clp_core.finite import CURE, NonFiniteError, non_finite_weight
 from clp_core.schedule import MISSING_ROWS, Schedule, Stage
-from clp_core.vocabulary import Vocabulary
+from clp_core.tokenization.vocabulary import Vocabulary
 
 BODY, EMBEDDINGS = "body", "embeddings"
 

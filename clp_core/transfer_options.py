@@ -9,8 +9,8 @@ from clp_core.documents import DEFAULT_FIELD
 from clp_core.environment.devices import DEVICES
 from clp_core.errors import InputError
 from clp_core.initializers import INITIALIZERS, initializer
-from clp_core.match_choices import MATCHES, SPECIAL_RULES
 from clp_core.options import Options, option
+from clp_core.tokenization.match_choices import MATCHES, SPECIAL_RULES
 
 AUTO = "auto"
 """The method that chooses among the others by held-out anchors; see ``auto``."""

@@ -30,7 +30,7 @@ from clp_core.finite import check_rows
 from clp_core.prepared import token_ids
 from clp_core.provenance import missing_rows, read_columns
 from clp_core.shares import Share
-from clp_core.vocabulary import Vocabulary
+from clp_core.tokenization.vocabulary import Vocabulary
 from clp_core.words import encode_words
 
 NEAREST = 100

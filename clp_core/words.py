@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from clp_core.vocabulary import Vocabulary
+from clp_core.tokenization.vocabulary import Vocabulary
 
 SENTENCE_END = re.compile(
     r"(?<=[^\W\d_]{3}\.)\s+|(?<=[^\W\d_]{3}\.[\"'”“»«)])\s+|(?<=[!?…।؟۔።])\s+|(?<=[!?…।؟۔።][\"'”“»«)])\s+"

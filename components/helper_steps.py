@@ -29,11 +29,11 @@ from clp_core.options import help_of
 from clp_core.pretrain_options import PretrainOptions
 from clp_core.pretraining import command_detached, submit_helper
 from clp_core.roots import OutsideError
+from clp_core.tokenization.vocabulary import Vocabulary
 from clp_core.tokenizer_options import STYLES, TokenizerOptions
 from clp_core.tokenizer_training import submit_tokenizer
 from clp_core.train_options import TrainOptions
 from clp_core.transfer_options import TransferOptions
-from clp_core.vocabulary import Vocabulary
 from clp_core.workspace import ModelEntry, Workspace
 from components.jobs import badge, follow, last_of, wait_or_offer
 from components.messages import cards, command, number, plain, share, size

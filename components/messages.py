@@ -11,10 +11,10 @@ from contextlib import contextmanager
 import pandas as pd
 import streamlit as st
 
-from clp_core.characters import no_formula, printable
 from clp_core.environment.memory_errors import explanation, is_out_of_memory
 from clp_core.errors import ClpError, library_failure, system_failure
 from clp_core.options import OptionsError
+from clp_core.tokenization.scripts import no_formula, printable
 
 log = logging.getLogger(__name__)
 

@@ -16,11 +16,12 @@ from clp_core.documents import TextFile, Texts
 from clp_core.errors import InputError
 from clp_core.figures import COLOURS, matrix_heatmap, overlap_bars
 from clp_core.files.text_endings import COMPRESSIONS, ENDINGS
-from clp_core.match_choices import MATCHES
-from clp_core.match_rules import RULES, RuleChanges, rule_changes
-from clp_core.overlap import FIELDS, Overlap, OverlapMatrix
-from clp_core.text_overlap import TextOverlap, TokenizerFigures, measure_text, segments
-from clp_core.vocabulary import Vocabulary
+from clp_core.tokenization.canonical_rules import RULES, RuleChanges, rule_changes
+from clp_core.tokenization.match_choices import MATCHES
+from clp_core.tokenization.overlap import FIELDS, Overlap
+from clp_core.tokenization.overlap_matrix import OverlapMatrix
+from clp_core.tokenization.text_coverage import TextOverlap, TokenizerFigures, measure_text, segments
+from clp_core.tokenization.vocabulary import Vocabulary
 from components.browser import cut_paste
 from components.messages import number, offer_csv, plain
 from components.models import Pair, models, overlap_key, pair_overlap, vocabulary_of

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 import streamlit as st
 
 from clp_core.figures import COLOURS, MARK
-from clp_core.overlap import Overlap
-from clp_core.text_overlap import Segment
+from clp_core.tokenization.overlap import Overlap
+from clp_core.tokenization.text_coverage import Segment
 from components.messages import escaped, number, plain
 
 STYLE = f"""

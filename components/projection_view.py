@@ -20,7 +20,7 @@ from clp_core.prepared import Prepared
 from clp_core.project_options import ProjectOptions
 from clp_core.projection import MOST_POINTS, Movement, find_layout, inside, sampled
 from clp_core.provenance import read_columns
-from clp_core.vocabulary import Vocabulary
+from clp_core.tokenization.vocabulary import Vocabulary
 from components.browser import tell_on_hover
 from components.jobs import last_of, wait_or_offer
 from components.messages import number, offer_csv, offer_file, plain

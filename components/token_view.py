@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 import streamlit as st
 
-from clp_core.characters import script_of
 from clp_core.errors import InputError
 from clp_core.explain import Explainer, Explanation
 from clp_core.figures import anchor_bars
-from clp_core.overlap import Overlap
 from clp_core.prepared import Prepared
-from clp_core.vocabulary import Vocabulary, id_in
+from clp_core.tokenization.overlap import Overlap
+from clp_core.tokenization.scripts import script_of
+from clp_core.tokenization.vocabulary import Vocabulary, id_in
 from components.messages import number, plain, share
 from components.navigation import put
 from components.pills import show_pill

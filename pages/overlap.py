@@ -2,9 +2,9 @@
 
 import streamlit as st
 
-from clp_core.characters import NO_LETTER
-from clp_core.match_choices import MATCHES
-from clp_core.text_overlap import fitness
+from clp_core.tokenization.match_choices import MATCHES
+from clp_core.tokenization.scripts import NO_LETTER
+from clp_core.tokenization.text_coverage import fitness
 from components.messages import cards, number, plain, question, share
 from components.models import overlap_key, pair_bar, pair_overlap
 from components.navigation import kept, opened_by_app, remember

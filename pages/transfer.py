@@ -8,9 +8,9 @@ from clp_core.initializers import INITIALIZERS
 from clp_core.jobs import JobStore
 from clp_core.jobs.results import COMPARISON
 from clp_core.jobs.submit import command_of, submit_compare, submit_transfer
-from clp_core.match_choices import MATCHES
 from clp_core.options import help_of
 from clp_core.overrides import OverrideList
+from clp_core.tokenization.match_choices import MATCHES
 from clp_core.transfer_options import AUTO, GUARDS, TransferOptions
 from components.jobs import follow, result_or_error
 from components.messages import command, plain, question

@@ -21,8 +21,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # several tests run at once; thre
 
 from support.preloaded import keep_freed_memory, start_template
 
-from clp_core import tokenizer_reading
 from clp_core.jobs.spawning import ENVIRONMENT, Spawner
+from clp_core.tokenization import tokenizer_reading
 
 keep_freed_memory()
 

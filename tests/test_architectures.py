@@ -20,11 +20,11 @@ from transformers import AutoModelForCausalLM
 from clp_core.architectures import REFUSED
 from clp_core.checkpoint import Checkpoint
 from clp_core.errors import InputError
-from clp_core.overlap import Overlap
 from clp_core.positions import max_positions
+from clp_core.tokenization.overlap import Overlap
+from clp_core.tokenization.vocabulary import Vocabulary
 from clp_core.transfer import transfer
 from clp_core.transfer_options import TransferOptions
-from clp_core.vocabulary import Vocabulary
 
 TABLE = Path(__file__).parent.parent / "docs" / "architectures.md"
 PER_LAYER = "has a table by token id for every layer, whose rows no method makes"

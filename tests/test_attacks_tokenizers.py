@@ -8,8 +8,8 @@ from support.commands import refused
 
 from clp_core.errors import InputError, is_panic, library_failure
 from clp_core.files.json_files import MOST_BYTES
-from clp_core.tokenizer_reading import content_key, read
-from clp_core.vocabulary import MOST_IDS, Vocabulary
+from clp_core.tokenization.tokenizer_reading import content_key, read
+from clp_core.tokenization.vocabulary import MOST_IDS, Vocabulary
 
 CATASTROPHE = {
     "type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False

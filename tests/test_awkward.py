@@ -12,11 +12,11 @@ from support.pages_run import check, open_page
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from clp_core.evaluation import evaluate, sample
-from clp_core.overlap import Overlap
 from clp_core.prepared import prepare
+from clp_core.tokenization.overlap import Overlap
+from clp_core.tokenization.vocabulary import Vocabulary
 from clp_core.transfer import transfer
 from clp_core.transfer_options import TransferOptions
-from clp_core.vocabulary import Vocabulary
 
 DOCUMENTS = ["Das Haus ist größer.", "Der alte Fuchs läuft.", "naïve Café 🦊"]
 """Short: all of them fit into one window of the small models."""

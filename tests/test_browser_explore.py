@@ -9,8 +9,8 @@ import pytest
 from conftest import FAMILIES
 from support.browser import browser_path, context, go_to, listen, server, settle, shoot, space, written  # noqa: F401
 
-from clp_core.overlap import Overlap
-from clp_core.vocabulary import Vocabulary
+from clp_core.tokenization.overlap import Overlap
+from clp_core.tokenization.vocabulary import Vocabulary
 
 pytestmark = pytest.mark.browser
 if browser_path is None and not os.environ.get("CLP_REQUIRE_BROWSER"):

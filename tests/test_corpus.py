@@ -9,7 +9,7 @@ from clp_core.blocks import IGNORED_LABEL, ShuffledBlocks, StreamedBlocks, paddi
 from clp_core.corpus import Tokenised, content_key, estimate_tokens, open_packed, pack, packed_blocks
 from clp_core.documents import Texts
 from clp_core.errors import ClpError, InputError
-from clp_core.vocabulary import Vocabulary
+from clp_core.tokenization.vocabulary import Vocabulary
 
 
 @pytest.fixture

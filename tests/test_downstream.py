@@ -34,7 +34,7 @@ from clp_core.errors import InputError
 from clp_core.evaluation import load_model
 from clp_core.files.artifacts import PROVENANCE_FILE
 from clp_core.shares import Share
-from clp_core.vocabulary import Vocabulary
+from clp_core.tokenization.vocabulary import Vocabulary
 from clp_core.word_retrieval import Ranks, ranks_of, read_pairs, retrieve, word_tokens
 from clp_core.words import encode_words, sentences_of, words_of
 

@@ -10,7 +10,7 @@ from clp_core.corpus import TextCounts
 from clp_core.documents import Texts
 from clp_core.errors import InputError
 from clp_core.evaluation import Evaluation, EvaluationText, evaluate, generate, load_model, sample, score
-from clp_core.vocabulary import Vocabulary
+from clp_core.tokenization.vocabulary import Vocabulary
 
 
 def test_bits_per_byte_equals_its_definition_token_by_token(pair, texts):

@@ -37,9 +37,9 @@ from clp_core.initializers.base import Context
 from clp_core.prepared import prepare
 from clp_core.projection import Movement, project
 from clp_core.static_vectors import WordVectors
+from clp_core.tokenization.vocabulary import Vocabulary
 from clp_core.transfer import transfer
 from clp_core.transfer_options import TransferOptions
-from clp_core.vocabulary import Vocabulary
 from clp_core.workspace import Workspace
 from components.messages import csv_of, number
 

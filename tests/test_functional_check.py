@@ -21,9 +21,9 @@ from clp_core.functional_check import NO_ROOM, UNCUT, Expected, extent_of, n_par
 from clp_core.pair import Pair
 from clp_core.positions import Padding, max_positions
 from clp_core.target_files import SpecialIds, target_config, without_placeholders
+from clp_core.tokenization.vocabulary import Vocabulary
 from clp_core.transfer import transfer
 from clp_core.transfer_options import TransferOptions
-from clp_core.vocabulary import Vocabulary
 from clp_core.vocabulary_tensors import VocabularyTensors
 
 

@@ -23,7 +23,7 @@ from clp_core.evaluation import EvaluationText, evaluate, load_model, load_speak
 from clp_core.jobs.reason_codes import ReasonCode
 from clp_core.jobs.reasons import reason_of, reason_of_exit
 from clp_core.memory_plan import Shape
-from clp_core.vocabulary import Vocabulary
+from clp_core.tokenization.vocabulary import Vocabulary
 
 SHORT = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has more lines"),
@@ -102,7 +102,9 @@ def test_sample_without_memory_ends_in_one_line(pair, texts, monkeypatch):
 
 
 def test_error_of_memory_from_anywhere_ends_a_command_in_one_line(pair, monkeypatch):
-    monkeypatch.setattr("clp_core.overlap.overlap_pairs", raising(MemoryError("3 GiB could not be had")))
+    monkeypatch.setattr(
+        "clp_core.tokenization.overlap_matrix.overlap_pairs", raising(MemoryError("3 GiB could not be had"))
+    )
     line = refused("overlap", *pair, code=1)
     assert line.startswith("clp: out of memory: 3 GiB could not be had; this machine has ")
 

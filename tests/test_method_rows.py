@@ -12,9 +12,9 @@ from clp_core.explain import Explainer
 from clp_core.initializers import INITIALIZERS
 from clp_core.method_rows import MethodRows
 from clp_core.overrides import OverrideList, name_for_override, read_overrides, resolve_overrides
+from clp_core.tokenization.vocabulary import Vocabulary
 from clp_core.transfer import transfer
 from clp_core.transfer_options import TransferOptions
-from clp_core.vocabulary import Vocabulary
 
 METHODS = ("clp", "linear", "clp-topk:k=4", "subword-mean", "two-view", "random")
 

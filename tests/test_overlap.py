@@ -9,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clp_core.errors import InputError
-from clp_core.match_rules import ALPHABET, MARKS, RAW_BYTES, ROLES, STRING, rule_changes
-from clp_core.overlap import FIELDS, Overlap, OverlapMatrix
-from clp_core.text_overlap import PART_CHARACTERS, Reading, fitness, measure_text, parts_of, segments
-from clp_core.vocabulary import Vocabulary
+from clp_core.tokenization.canonical_rules import ALPHABET, MARKS, RAW_BYTES, ROLES, STRING, rule_changes
+from clp_core.tokenization.overlap import FIELDS, Overlap
+from clp_core.tokenization.overlap_matrix import OverlapMatrix
+from clp_core.tokenization.text_coverage import PART_CHARACTERS, Reading, fitness, measure_text, parts_of, segments
+from clp_core.tokenization.vocabulary import Vocabulary
 
 PAIRS = list(itertools.permutations(("byte-level", "sentencepiece-bpe", "unigram", "wordpiece"), 2))
 STRANGE = [
@@ -230,7 +231,7 @@ def test_search_finds_tokens_by_what_is_shown(vocabularies):
 
 
 def test_combining_mark_stands_on_something():
-    from clp_core.characters import visible
+    from clp_core.tokenization.scripts import visible
 
     assert visible("\u0301") == "\u25cc\u0301"
     assert visible("e\u0301") == "e\u0301"

@@ -6,7 +6,7 @@ from transformers import AutoTokenizer
 
 from clp_core.errors import InputError
 from clp_core.overrides import name_for_override, resolve_overrides
-from clp_core.vocabulary import LARGEST_ID, Vocabulary, id_in
+from clp_core.tokenization.vocabulary import LARGEST_ID, Vocabulary, id_in
 
 FAR = "#" + "9" * 5000
 

@@ -9,11 +9,11 @@ from support.pages_run import check, cut_texts, open_page, text_of
 
 from clp_core.demo import SOURCE, TRAIN_TEXT
 from clp_core.jobs import JobStore
+from clp_core.tokenization.vocabulary import Vocabulary
 from clp_core.tokenizer_options import TokenizerOptions
 from clp_core.tokenizer_training import train_tokenizer
 from clp_core.transfer import transfer as write_target
 from clp_core.transfer_options import TransferOptions
-from clp_core.vocabulary import Vocabulary
 
 pytestmark = pytest.mark.usefixtures("server_that_has_run_app_once")
 

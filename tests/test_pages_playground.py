@@ -14,11 +14,11 @@ from support.slow_sessions import slow_down
 from test_playground import process_of
 
 from clp_core.answers import GenerateOptions
-from clp_core.characters import printable
 from clp_core.files.json_files import write_json
 from clp_core.jobs import JobStore
 from clp_core.jobs.reason_codes import Reason, ReasonCode
 from clp_core.playground import Session, sessions
+from clp_core.tokenization.scripts import printable
 from components.messages import escaped
 
 pytestmark = pytest.mark.usefixtures("server_that_has_run_app_once")

@@ -20,7 +20,7 @@ from clp_core.jobs.reason_codes import Reason, ReasonCode
 from clp_core.jobs.run_metrics import MAX_POINTS, RunMetrics
 from clp_core.jobs.submit import submit_train
 from clp_core.savings import Comparison
-from clp_core.text_reading import SCORING_FILE
+from clp_core.tokenization.text_reading import SCORING_FILE
 
 pytestmark = pytest.mark.usefixtures("server_that_has_run_app_once")
 

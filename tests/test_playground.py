@@ -15,7 +15,6 @@ from support.slow_sessions import slow_down
 from typer.testing import CliRunner
 
 from clp_core.answers import Answer, GenerateOptions, generate_command_of
-from clp_core.characters import UNREADABLE, printable
 from clp_core.cli import app
 from clp_core.environment import gpus as driver
 from clp_core.environment.gpus import Gpu
@@ -27,8 +26,9 @@ from clp_core.jobs.reason_codes import ReasonCode
 from clp_core.playground import ask, session_for, start_session
 from clp_core.playground_options import PlaygroundOptions
 from clp_core.playground_place import Needs, check_room, take_place
-from clp_core.text_stream import TextStream
-from clp_core.vocabulary import Vocabulary
+from clp_core.tokenization.scripts import UNREADABLE, printable
+from clp_core.tokenization.text_stream import TextStream
+from clp_core.tokenization.vocabulary import Vocabulary
 
 MIXED = "größer, 東京 und Ελλάδα – 🙂 naïve Mühle."
 

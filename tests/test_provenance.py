@@ -14,11 +14,11 @@ from clp_core.errors import InputError
 from clp_core.explain import Explainer
 from clp_core.files.artifacts import PROVENANCE_FILE
 from clp_core.initializers import INITIALIZERS
-from clp_core.overlap import Overlap
 from clp_core.provenance import KEPT_ANCHORS, Anchors, Health, write_provenance
+from clp_core.tokenization.overlap import Overlap
+from clp_core.tokenization.vocabulary import Vocabulary
 from clp_core.transfer import transfer
 from clp_core.transfer_options import TransferOptions
-from clp_core.vocabulary import Vocabulary
 
 METHODS = [name for name in INITIALIZERS if name not in ("random", "scratch", "static-vectors")]
 

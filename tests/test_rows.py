@@ -11,12 +11,13 @@ from safetensors.numpy import save_file
 from clp_core.embeddings.row_source import ArrayRows, Subset
 from clp_core.initializers import initializer
 from clp_core.initializers.base import Context
-from clp_core.match_choices import SPECIAL_RULES
-from clp_core.overlap import Overlap
-from clp_core.pieces import SourcePieces
 from clp_core.rows import STATUSES, Maker, Measured, NewRows, RowPlan
 from clp_core.tensors import TensorRows, read_header
-from clp_core.vocabulary import Vocabulary, byte_of_character
+from clp_core.tokenization.match_choices import SPECIAL_RULES
+from clp_core.tokenization.overlap import Overlap
+from clp_core.tokenization.source_segmentation import SourcePieces
+from clp_core.tokenization.token_bytes import byte_of_character
+from clp_core.tokenization.vocabulary import Vocabulary
 
 ALPHABET = sorted(byte_of_character())
 

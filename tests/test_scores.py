@@ -49,14 +49,14 @@ from clp_core.evaluation import Evaluation, EvaluationText, evaluate, load_model
 from clp_core.model_card import Card
 from clp_core.options import arguments_of
 from clp_core.savings import Comparison
-from clp_core.text_overlap import TokenizerFigures
-from clp_core.text_reading import EVERY, FIRST, as_read, resolved_begin
+from clp_core.tokenization.text_coverage import TokenizerFigures
+from clp_core.tokenization.text_reading import EVERY, FIRST, as_read, resolved_begin
+from clp_core.tokenization.vocabulary import Vocabulary
 from clp_core.training import load_for_training
 from clp_core.training_callback import JobCallback
 from clp_core.training_facts import facts_of_run
 from clp_core.training_plan import plan
 from clp_core.training_stages import refuse_non_finite
-from clp_core.vocabulary import Vocabulary
 
 END = "<|end|>"
 

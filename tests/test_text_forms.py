@@ -27,12 +27,12 @@ from clp_core.files.text_files import OTHER_FORMATS, SURROGATES, read_lines
 from clp_core.holdout import hold_out
 from clp_core.jobs.store import JobStore
 from clp_core.leaks import find_leak
-from clp_core.overlap import Overlap
 from clp_core.overrides import read_overrides
 from clp_core.static_vectors import MIN_PAIRS, WordVectors, read_dictionary
 from clp_core.text_forms import FORMS, JsonStream, forms_table, json_values
-from clp_core.text_overlap import measure_text
-from clp_core.vocabulary import Vocabulary
+from clp_core.tokenization.overlap import Overlap
+from clp_core.tokenization.text_coverage import measure_text
+from clp_core.tokenization.vocabulary import Vocabulary
 from components.overlap_views import MOST_CHARACTERS, uploaded_text
 
 DOCS = Path(__file__).parent.parent / "docs" / "training.md"

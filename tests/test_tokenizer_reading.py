@@ -21,16 +21,16 @@ from support.awkward_tokenizers import (
 )
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from clp_core import tokenizer_reading
 from clp_core.corpus import token_stream
 from clp_core.documents import Texts
 from clp_core.errors import InputError
 from clp_core.evaluation import EvaluationText
 from clp_core.run_folder import companions_of
-from clp_core.tokenizer_reading import ROLES, SENTENCEPIECE_FILES, read_tokenizer
+from clp_core.tokenization import tokenizer_reading
+from clp_core.tokenization.tokenizer_reading import ROLES, SENTENCEPIECE_FILES, read_tokenizer
+from clp_core.tokenization.vocabulary import Vocabulary
 from clp_core.transfer import transfer
 from clp_core.transfer_options import TransferOptions
-from clp_core.vocabulary import Vocabulary
 
 LINES = [*GERMAN[:3], "tab\tund  zwei Leerzeichen", "日本語 🦊", "ein <|end|> im Text", "<eot>[PAD]<a><image>"]
 
@@ -168,7 +168,7 @@ def test_second_reading_needs_no_transformers(tmp_path, folders, monkeypatch):
 def test_reading_apart_leaves_torch_out_of_this_process(tmp_path, folders, workspace):
     folder = tokenizer_folder(tmp_path / "tokenizer", "pad in the config", folders["byte-level", "de"])
     code = (
-        "import sys; from pathlib import Path; from clp_core.vocabulary import Vocabulary; "
+        "import sys; from pathlib import Path; from clp_core.tokenization.vocabulary import Vocabulary; "
         f"found = Vocabulary.open(Path({str(folder)!r}), apart=True); "
         "print(found.tokens[-1], 'torch' in sys.modules, 'transformers' in sys.modules)"
     )

@@ -16,11 +16,11 @@ from clp_core import tokenizer_training
 from clp_core.documents import Texts
 from clp_core.environment.native_code import ended_by_signals
 from clp_core.errors import ClpError, InputError
-from clp_core.overlap import Overlap
-from clp_core.pre_tokens import LONGEST_RUN
+from clp_core.tokenization.overlap import Overlap
+from clp_core.tokenization.pre_tokens import LONGEST_RUN
+from clp_core.tokenization.vocabulary import Vocabulary
 from clp_core.tokenizer_options import TokenizerOptions
 from clp_core.tokenizer_training import train_tokenizer
-from clp_core.vocabulary import Vocabulary
 
 HINDI = "नमस्ते दुनिया, यह हिन्दी में एक छोटा वाक्य है।"
 

@@ -18,9 +18,9 @@ from clp_core.jobs.reason_codes import ReasonCode
 from clp_core.jobs.spawning import ENVIRONMENT
 from clp_core.jobs.submit import resume, submit_train
 from clp_core.provenance import missing_rows
+from clp_core.tokenization.vocabulary import Vocabulary
 from clp_core.transfer import transfer
 from clp_core.transfer_options import TransferOptions
-from clp_core.vocabulary import Vocabulary
 
 pytestmark = pytest.mark.process
 

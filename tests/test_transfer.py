@@ -16,10 +16,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from clp_core.errors import InputError
 from clp_core.explain import Explainer
 from clp_core.initializers import INITIALIZERS, MODULES, Registry
-from clp_core.overlap import Overlap
+from clp_core.tokenization.overlap import Overlap
+from clp_core.tokenization.vocabulary import Vocabulary
 from clp_core.transfer import transfer
 from clp_core.transfer_options import TransferOptions
-from clp_core.vocabulary import Vocabulary
 
 
 def run(source, helper, output, **options):

@@ -17,11 +17,11 @@ from support.transformers4 import make_environment, read_with
 
 from clp_core.export import export
 from clp_core.export_options import ExportOptions
+from clp_core.tokenization.vocabulary import Vocabulary
 from clp_core.tokenizer_options import TokenizerOptions
 from clp_core.tokenizer_training import train_tokenizer
 from clp_core.transfer import transfer
 from clp_core.transfer_options import TransferOptions
-from clp_core.vocabulary import Vocabulary
 from clp_core.workspace import Workspace
 
 pytestmark = [pytest.mark.nightly, pytest.mark.timeout(1200)]

@@ -5,10 +5,11 @@ from conftest import FAMILIES
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clp_core.characters import visible
 from clp_core.errors import InputError
-from clp_core.overlap import Overlap
-from clp_core.vocabulary import CATEGORIES, Vocabulary, byte_of_character
+from clp_core.tokenization.overlap import Overlap
+from clp_core.tokenization.scripts import visible
+from clp_core.tokenization.token_bytes import byte_of_character
+from clp_core.tokenization.vocabulary import CATEGORIES, Vocabulary
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -6,7 +6,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from clp_core.figures.style import COLOURS, literal, titled
-from clp_core.overlap import OverlapMatrix
+from clp_core.tokenization.overlap_matrix import OverlapMatrix
 
 UNITS = {"length": "length in bytes", "rank": "rank (id)"}
 

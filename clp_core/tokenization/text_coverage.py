@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from clp_core.characters import NO_LETTER
 from clp_core.errors import InputError
 from clp_core.files.text_files import without_surrogates
-from clp_core.overlap import Overlap
-from clp_core.vocabulary import Vocabulary
+from clp_core.tokenization.overlap import Overlap
+from clp_core.tokenization.scripts import NO_LETTER
+from clp_core.tokenization.vocabulary import Vocabulary
 
 MIN_ANCHORS = 300
 MIN_COVERAGE = 0.3

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
     from clp_core.documents import Texts
-    from clp_core.vocabulary import Vocabulary
+    from clp_core.tokenization.vocabulary import Vocabulary
 
 AUTO, EVERY, FIRST = "auto", "every", "first"
 BEGINS = (AUTO, EVERY, FIRST)

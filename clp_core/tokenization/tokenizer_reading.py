@@ -29,7 +29,7 @@ from tokenizers import Tokenizer
 
 from clp_core.errors import ClpError, InputError, first_line, library_failure, panics_as_errors
 from clp_core.files.json_files import MOST_BYTES, read_json, write_json
-from clp_core.tokenizer_json import with_unknown, without_dropout
+from clp_core.tokenization.tokenizer_json import with_unknown, without_dropout
 
 log = logging.getLogger(__name__)
 
@@ -171,7 +171,7 @@ def read_apart(folder: Path) -> None:
     Raises:
         InputError: it cannot be read.
     """
-    argv = [sys.executable, "-m", "clp_core.tokenizer_reading", str(folder)]
+    argv = [sys.executable, "-m", "clp_core.tokenization.tokenizer_reading", str(folder)]
     try:
         done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=READ_SECONDS)
     except subprocess.TimeoutExpired as error:

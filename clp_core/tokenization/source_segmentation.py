@@ -8,8 +8,9 @@ from functools import cached_property
 import numpy as np
 from scipy import sparse
 
-from clp_core.overlap import Overlap
-from clp_core.vocabulary import WORD_START, Vocabulary, byte_of_character, decoded
+from clp_core.tokenization.overlap import Overlap
+from clp_core.tokenization.token_bytes import WORD_START, byte_of_character, decoded
+from clp_core.tokenization.vocabulary import Vocabulary
 
 MOST_SPLITS = 64
 

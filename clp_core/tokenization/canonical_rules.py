@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from clp_core.overlap import Overlap
-from clp_core.vocabulary import WORD_START, Vocabulary
+from clp_core.tokenization.overlap import Overlap
+from clp_core.tokenization.token_bytes import WORD_START
+from clp_core.tokenization.vocabulary import Vocabulary
 
 STRING = "same string"
 MARKS = "word marks"

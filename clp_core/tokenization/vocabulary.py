@@ -6,20 +6,19 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
 
-from clp_core.characters import script_of, visible
 from clp_core.errors import InputError
-from clp_core.tokenizer_json import literal, without_tokens
-from clp_core.tokenizer_reading import NAME, NAMES_SHOWN, ROLES, count_of, read_tokenizer
+from clp_core.tokenization.scripts import script_of, visible
+from clp_core.tokenization.token_bytes import WORD_START, Family, byte_fallback, byte_of_character, decoded, family_of
+from clp_core.tokenization.tokenizer_json import literal, without_tokens
+from clp_core.tokenization.tokenizer_reading import NAME, NAMES_SHOWN, ROLES, count_of, read_tokenizer
 from clp_core.workspace import Workspace
-
-Family = Literal["byte-level", "sentencepiece", "wordpiece", "plain"]
 
 DEFAULT_ROLES = {
     "byte-level": {"eos": "<|endoftext|>", "bos": "<|endoftext|>", "unk": "<|endoftext|>"},
@@ -36,15 +35,6 @@ LARGEST_ID = (1 << 63) - 1
 LONGEST_SHOWN = 20
 MOST_IDS = 1 << 24
 """Ids are places in lists here: a single one of four billion would fill all memory."""
-WORD_START = "\N{LOWER ONE EIGHTH BLOCK}"
-
-
-@lru_cache(1)
-def byte_of_character() -> dict[str, int]:
-    """Return the alphabet of byte-level BPE: the byte that each of its 256 printable characters stands for."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
 
 
 @dataclass(frozen=True)
@@ -428,34 +418,3 @@ def id_in(text: str) -> int | None:
         return None
     digits = match[1].lstrip("0") or "0"
     return int(digits) if len(digits) < len(str(LARGEST_ID)) else LARGEST_ID
-
-
-def family_of(description: dict[str, Any]) -> Family:
-    """Return the family of a tokenizer.json by its model, pre-tokenizer, normalizer and decoder."""
-    model = description.get("model") or {}
-    if model.get("type") == "WordPiece":
-        return "wordpiece"
-    parts = json.dumps([description.get(key) for key in ("pre_tokenizer", "decoder", "normalizer")], ensure_ascii=False)
-    if '"ByteLevel"' in parts:
-        return "byte-level"
-    if model.get("type") == "Unigram" or '"Metaspace"' in parts or WORD_START in parts:
-        return "sentencepiece"
-    return "plain"
-
-
-def byte_fallback(token: str) -> int | None:
-    """Return the byte of a SentencePiece byte token such as ``<0x0A>``, else ``None``."""
-    if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
-        try:
-            return int(token[3:5], 16)
-        except ValueError:
-            return None
-    return None
-
-
-def decoded(data: bytes) -> str | None:
-    """Return bytes as text, or ``None`` where they are no UTF-8 by themselves."""
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError:
-        return None

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from clp_core.characters import UNREADABLE
-from clp_core.vocabulary import Vocabulary
+from clp_core.tokenization.scripts import UNREADABLE
+from clp_core.tokenization.vocabulary import Vocabulary
 
 LONGEST_TAIL = 64
 
