@@ -38,7 +38,7 @@ def drawn_rows(points: int, width: int, seed: int = 0) -> np.ndarray:
 
 def model_rows(folder: Path, points: int) -> np.ndarray:
     """Return the first input rows of a model."""
-    from clp_core.checkpoint import Checkpoint
+    from clp_core.checkpoints.checkpoint import Checkpoint
 
     rows = Checkpoint.open(folder).rows("input")
     return np.asarray(rows.take(np.arange(min(points, rows.shape[0]))), dtype=np.float32)

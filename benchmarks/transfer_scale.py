@@ -27,7 +27,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from clp_core.shards import write_header
+from clp_core.checkpoints.safetensors_writer import write_header
 
 VOCABULARY, WIDTH = 250_880, 4096
 TARGET, HELPER_WIDTH = 50_257, 768

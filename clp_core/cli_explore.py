@@ -21,10 +21,10 @@ def neighbors_command(options: NeighborsOptions, as_json: Json = False) -> None:
     """Show the nearest tokens of tokens by the cosine of their input embeddings."""
     import numpy as np
 
-    from clp_core.checkpoint import Checkpoint
+    from clp_core.checkpoints.checkpoint import Checkpoint
+    from clp_core.checkpoints.finite import CURE, check_rows, rows_message
     from clp_core.embeddings.nearest import nearest
     from clp_core.embeddings.row_source import non_finite_rows
-    from clp_core.finite import CURE, check_rows, rows_message
     from clp_core.prepared import token_ids
     from clp_core.tokenization.vocabulary import Vocabulary
 

@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from clp_core.checkpoints.finite import scores_error
 from clp_core.errors import InputError
 from clp_core.evaluation import LOGITS_BYTES
-from clp_core.finite import scores_error
 from clp_core.progress import report_progress
 from clp_core.shares import Share
 from clp_core.tokenization.text_reading import start_token

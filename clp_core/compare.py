@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clp_core import heldout
+from clp_core.checkpoints.finite import CURE, NonFiniteError, non_finite_weight
+from clp_core.checkpoints.model_config import max_positions
 from clp_core.documents import Texts
 from clp_core.environment.memory_errors import memory_explained
 from clp_core.errors import InputError
-from clp_core.finite import CURE, NonFiniteError, non_finite_weight
 from clp_core.initializers import initializer
 from clp_core.initializers.base import Initializer, parse_settings
 from clp_core.method_rows import KEPT, MethodRows
 from clp_core.pair import Pair
-from clp_core.positions import max_positions
 from clp_core.progress import report_progress
 from clp_core.transfer import Transfer, peak_rss_bytes, transfer
 from clp_core.transfer_options import TransferOptions
@@ -213,7 +213,7 @@ class Bench:
         Raises:
             InputError: the text cannot be used, the model does not fit in memory, is not causal or not finite.
         """
-        from clp_core.causal_models import refuse_non_causal
+        from clp_core.checkpoints.loading import refuse_non_causal
         from clp_core.evaluation import EvaluationText, load_model
 
         report_progress("loading the source")

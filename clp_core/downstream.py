@@ -14,7 +14,7 @@ from clp_core.errors import InputError
 from clp_core.options import Options, option
 
 if TYPE_CHECKING:
-    from clp_core.checkpoint import Checkpoint
+    from clp_core.checkpoints.checkpoint import Checkpoint
     from clp_core.cloze import ClozeScore, Question
     from clp_core.word_retrieval import Retrieval
 
@@ -72,7 +72,7 @@ def measure(options: DownstreamOptions) -> Downstream:
     Raises:
         InputError: a model, the text or the word pairs cannot be used.
     """
-    from clp_core.checkpoint import Checkpoint
+    from clp_core.checkpoints.checkpoint import Checkpoint
     from clp_core.cloze import make_questions
     from clp_core.documents import Texts
     from clp_core.progress import report_progress
@@ -97,9 +97,9 @@ def ask(checkpoint: Checkpoint, questions: Sequence[Question], device: str = "au
     Raises:
         InputError: it cannot be loaded, does not fit its tokenizer, or can take none of the questions.
     """
+    from clp_core.checkpoints.model_config import max_positions
     from clp_core.cloze import answer_questions
     from clp_core.evaluation import load_model
-    from clp_core.positions import max_positions
     from clp_core.tokenization.vocabulary import Vocabulary
 
     model = load_model(checkpoint.folder, device)
@@ -116,7 +116,7 @@ def find_words(checkpoint: Checkpoint, options: DownstreamOptions) -> Retrieval:
     Raises:
         InputError: the word pairs or the source cannot be used, or no source is known.
     """
-    from clp_core.checkpoint import Checkpoint
+    from clp_core.checkpoints.checkpoint import Checkpoint
     from clp_core.files.artifacts import REPORT_FILE
     from clp_core.files.json_files import read_json
     from clp_core.word_retrieval import read_pairs, retrieve

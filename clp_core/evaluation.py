@@ -27,8 +27,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clp_core.causal_models import forward, has_cache, load_causal_model, refuse_non_causal, weights_type
-from clp_core.checkpoint import Checkpoint
+from clp_core.checkpoints.checkpoint import Checkpoint
+from clp_core.checkpoints.finite import NonFiniteError, scores_error
+from clp_core.checkpoints.loading import forward, has_cache, load_causal_model, refuse_non_causal, weights_type
+from clp_core.checkpoints.model_config import Shape, embedding_rows, max_positions
 from clp_core.corpus import TextCounts, token_stream
 from clp_core.documents import DEFAULT_FIELD, Texts
 from clp_core.embeddings.matmul_backend import device_named
@@ -36,10 +38,7 @@ from clp_core.environment.memory_errors import SMALLER, check_memory, is_out_of_
 from clp_core.errors import InputError, first_line
 from clp_core.evaluate_options import EvaluateOptions
 from clp_core.files.json_files import read_json
-from clp_core.finite import NonFiniteError, scores_error
 from clp_core.hub.resolve import locate
-from clp_core.memory_plan import Shape, embedding_rows
-from clp_core.positions import max_positions
 from clp_core.progress import report_progress
 from clp_core.tokenization.text_reading import AUTO, EVERY, FIRST, TOKENS, end_token, resolved_begin, start_token
 from clp_core.tokenization.vocabulary import Vocabulary

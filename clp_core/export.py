@@ -16,14 +16,16 @@ from typing import Any
 
 import numpy as np
 
-from clp_core.checkpoint import Checkpoint
+from clp_core.checkpoints.checkpoint import Checkpoint
+from clp_core.checkpoints.finite import NonFiniteError
+from clp_core.checkpoints.safetensors_reader import DTYPES, TensorEntry, TensorRows, all_finite, tensor_digest
+from clp_core.checkpoints.safetensors_writer import Replacement
 from clp_core.embeddings.row_source import block_ranges
 from clp_core.errors import ClpError, InputError
 from clp_core.export_options import BEST, DTYPE_NAMES, LAST, SOURCE, ExportOptions
 from clp_core.files.artifacts import CURVE_FILE, PROVENANCE_FILE, REPORT_FILE, TRAINING_FILE
 from clp_core.files.disk import check_disk, refuse_if_inside
 from clp_core.files.output_folder import check_output, partial_folder, restore_replaced, take_name
-from clp_core.finite import NonFiniteError
 from clp_core.hub.download import cached
 from clp_core.hub.repo_id import HubName
 from clp_core.jobs.checkpoints import best_of, read_manifest, step_of
@@ -31,9 +33,7 @@ from clp_core.jobs.job import Job
 from clp_core.jobs.store import JobStore
 from clp_core.model_card import Card
 from clp_core.progress import report_progress
-from clp_core.shards import Replacement
 from clp_core.target_files import check_loading
-from clp_core.tensors import DTYPES, TensorEntry, TensorRows, all_finite, tensor_digest
 from clp_core.tokenization.tokenizer_reading import CONFIG_FILES, TEMPLATE_FILE, TOKENIZER_FILES
 from clp_core.training_facts import curve_csv, first_model, runs_behind
 from clp_core.transfer_report import read_transfer_report

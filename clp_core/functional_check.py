@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clp_core.causal_models import forward, load_causal_model, refuse_non_causal
-from clp_core.checkpoint import Checkpoint
+from clp_core.checkpoints.checkpoint import Checkpoint
+from clp_core.checkpoints.finite import CURE, NonFiniteError, non_finite_weight
+from clp_core.checkpoints.loading import forward, load_causal_model, refuse_non_causal
+from clp_core.checkpoints.model_config import max_positions
+from clp_core.checkpoints.positions import padding_index
 from clp_core.environment.free_memory import free_memory
 from clp_core.errors import ClpError, InputError
-from clp_core.finite import CURE, NonFiniteError, non_finite_weight
-from clp_core.positions import max_positions, padding_index
 from clp_core.progress import report_progress
 from clp_core.rows import RowPlan
 from clp_core.target_files import check_tying

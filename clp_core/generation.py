@@ -19,15 +19,15 @@ import torch
 from transformers import GenerationConfig, LogitsProcessorList, RepetitionPenaltyLogitsProcessor
 
 from clp_core.answers import END_OF_TEXT, FAILED, LENGTH, REFUSED, STOPPED, GenerateOptions
-from clp_core.causal_models import has_cache
+from clp_core.checkpoints.finite import NonFiniteError, scores_error
+from clp_core.checkpoints.loading import has_cache
+from clp_core.checkpoints.model_config import max_positions
 from clp_core.environment.memory_errors import SMALLER, OutOfMemoryError, memory_explained
 from clp_core.errors import InputError
 from clp_core.evaluation import load_speaker
 from clp_core.files.json_files import read_json
-from clp_core.finite import NonFiniteError, scores_error
 from clp_core.hub.resolve import locate
 from clp_core.jobs.reasons import reason_of
-from clp_core.positions import max_positions
 from clp_core.tokenization.text_stream import TextStream
 from clp_core.tokenization.vocabulary import Vocabulary
 

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
+from clp_core.checkpoints.finite import CURE, NonFiniteError
 from clp_core.embeddings.row_source import Subset, block_ranges, mean_row, non_finite_rows
-from clp_core.finite import CURE, NonFiniteError
 from clp_core.initializers.base import Context, Initializer
 
 HIDDEN_SHARE = 0.1

@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from clp_core.architectures import check_architecture
-from clp_core.checkpoint import Checkpoint
+from clp_core.checkpoints.architectures import check_architecture
+from clp_core.checkpoints.checkpoint import Checkpoint
+from clp_core.checkpoints.finite import check_rows
+from clp_core.checkpoints.positions import padding_index
+from clp_core.checkpoints.safetensors_reader import TensorRows
+from clp_core.checkpoints.safetensors_writer import read_ahead
 from clp_core.embeddings.matmul_backend import Device, device_named
 from clp_core.embeddings.row_source import JoinedRows, RowSource, Subset
 from clp_core.errors import InputError
-from clp_core.finite import check_rows
 from clp_core.initializers import INITIALIZERS
 from clp_core.initializers.base import Context, Vectors
 from clp_core.overrides import read_overrides, resolve_overrides
-from clp_core.positions import padding_index
 from clp_core.rows import RowPlan
-from clp_core.shards import read_ahead
 from clp_core.static_vectors import read_vectors
-from clp_core.tensors import TensorRows
 from clp_core.tokenization.overlap import Overlap
 from clp_core.tokenization.source_segmentation import SourcePieces
 from clp_core.tokenization.vocabulary import Vocabulary

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from clp_core.checkpoints.model_config import Shape
 from clp_core.errors import InputError
 from clp_core.evaluation import LOGITS_BYTES
 from clp_core.hardware import Device, find_device
-from clp_core.memory_plan import COPIES_OF_LOGITS, Shape
+from clp_core.memory_plan import COPIES_OF_LOGITS
 from clp_core.train_options import TrainOptions
 
 FSDP = "fsdp"

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 from filelock import Timeout
 
-from clp_core.checkpoint import Checkpoint
+from clp_core.checkpoints.checkpoint import Checkpoint
 from clp_core.environment import gpus as driver
 from clp_core.environment.gpus import Gpu, cuda_environment
 from clp_core.errors import InputError

@@ -16,7 +16,10 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
-from clp_core.checkpoint import SIDES, Checkpoint
+from clp_core.checkpoints.checkpoint import SIDES, Checkpoint
+from clp_core.checkpoints.finite import CURE, rows_message
+from clp_core.checkpoints.model_config import max_positions
+from clp_core.checkpoints.safetensors_reader import DTYPES, TensorRows, content_of
 from clp_core.embeddings.nearest import RowIndex, write_index
 from clp_core.embeddings.pca import Axes
 from clp_core.embeddings.row_source import ArrayRows, block_ranges, non_finite_rows
@@ -24,10 +27,7 @@ from clp_core.errors import InputError, first_line, system_failure
 from clp_core.files.disk import check_disk
 from clp_core.files.hashing import fingerprint
 from clp_core.files.json_files import read_json
-from clp_core.finite import CURE, rows_message
-from clp_core.positions import max_positions
 from clp_core.progress import report_progress
-from clp_core.tensors import DTYPES, TensorRows, content_of
 from clp_core.tokenization.vocabulary import Vocabulary
 from clp_core.workspace import Workspace
 

@@ -70,7 +70,7 @@ def fresh_model(
         InputError: the model does not fit in memory.
         ClpError: it does not load as it should.
     """
-    from clp_core.scratch import write_random_model
+    from clp_core.checkpoints.random_weights import write_random_model
     from clp_core.target_files import SpecialIds, check_generation, check_loading, check_tokenizer, write_tokenizer
 
     ids = SpecialIds.of(vocabulary)

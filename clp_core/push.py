@@ -15,7 +15,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from clp_core.checkpoint import INDEX_FILE
+from clp_core.checkpoints.checkpoint import INDEX_FILE
+from clp_core.checkpoints.safetensors_reader import read_header
 from clp_core.errors import ClpError, InputError
 from clp_core.export import COMPANIONS
 from clp_core.files.artifacts import CURVE_FILE, REPORT_FILE, TRAINING_FILE
@@ -28,7 +29,6 @@ from clp_core.model_card import Card, CardFields, kept_card
 from clp_core.origins import Licence, bare, public_report
 from clp_core.progress import report_progress
 from clp_core.push_options import PushOptions
-from clp_core.tensors import read_header
 from clp_core.tokenization.tokenizer_reading import TOKENIZER_FILES
 from clp_core.training_facts import curve_csv, run_of_checkpoint, runs_behind
 from clp_core.transfer_report import read_transfer_report

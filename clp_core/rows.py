@@ -8,13 +8,13 @@ from functools import cached_property
 
 import numpy as np
 
+from clp_core.checkpoints.safetensors_reader import TensorRows
 from clp_core.embeddings.nearest import unit
 from clp_core.embeddings.row_source import RowSource, block_ranges
 from clp_core.initializers import initializer
 from clp_core.initializers.base import Fitted, Mix
 from clp_core.progress import report_progress
 from clp_core.provenance import Anchors, at_risk
-from clp_core.tensors import TensorRows
 from clp_core.tokenization.overlap import Overlap
 
 STATUSES = ("copied", "initialised", "override", "special", "padding")

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 from scipy.linalg import orthogonal_procrustes
 
+from clp_core.checkpoints.safetensors_reader import all_finite
 from clp_core.errors import InputError
 from clp_core.files.text_files import numbered_lines, read_lines
 from clp_core.initializers.base import Vectors
 from clp_core.progress import report_progress
-from clp_core.tensors import all_finite
 from clp_core.tokenization.token_bytes import decoded
 from clp_core.tokenization.vocabulary import Vocabulary
 

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from clp_core.checkpoint import Checkpoint, Written, embedding_names
+from clp_core.checkpoints.checkpoint import Checkpoint, Written, embedding_names
+from clp_core.checkpoints.model_config import max_positions
+from clp_core.checkpoints.safetensors_reader import TensorRows, all_finite, tensor_digest
 from clp_core.embeddings.row_source import block_ranges
 from clp_core.errors import ClpError, InputError, first_line
 from clp_core.files.json_files import read_json
-from clp_core.positions import max_positions
 from clp_core.progress import report_progress
 from clp_core.rows import RowPlan
-from clp_core.tensors import TensorRows, all_finite, tensor_digest
 from clp_core.tokenization.tokenizer_reading import ROLES, TEMPLATE_FILE, TOKENIZER_FILES, Differences, shown
 from clp_core.tokenization.vocabulary import Vocabulary
 

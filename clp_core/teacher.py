@@ -5,14 +5,13 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from clp_core.checkpoint import Checkpoint
+from clp_core.checkpoints.checkpoint import Checkpoint
+from clp_core.checkpoints.model_config import Shape, embedding_rows, max_positions
 from clp_core.errors import InputError
 from clp_core.files.artifacts import REPORT_FILE
 from clp_core.files.json_files import read_json
 from clp_core.hub.repo_id import is_hub_id
 from clp_core.hub.resolve import locate
-from clp_core.memory_plan import Shape, embedding_rows
-from clp_core.positions import max_positions
 from clp_core.tokenization.vocabulary import Vocabulary
 
 HELPER = "helper"

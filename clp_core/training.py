@@ -23,8 +23,9 @@ from filelock import FileLock
 from transformers import PrinterCallback, TrainingArguments, set_seed
 
 from clp_core.blocks import Blocks, ShuffledBlocks, StreamedBlocks, padding_of
-from clp_core.causal_models import load_causal_model, refuse_non_causal
-from clp_core.checkpoint import Checkpoint
+from clp_core.checkpoints.checkpoint import Checkpoint
+from clp_core.checkpoints.loading import load_causal_model, refuse_non_causal
+from clp_core.checkpoints.model_config import embedding_rows, max_positions
 from clp_core.corpus import TextCounts, content_key, open_packed, packed_blocks, stream_fingerprint
 from clp_core.curves import metrics_of_run
 from clp_core.distillation import Distillation
@@ -45,9 +46,7 @@ from clp_core.jobs.job import PLAN_FILE, WARNINGS_FILE, Job
 from clp_core.jobs.reasons import reason_of
 from clp_core.leaks import find_leak
 from clp_core.losses import TextLoss, left_out, router_coefficient
-from clp_core.memory_plan import embedding_rows
 from clp_core.placement import FSDP
-from clp_core.positions import max_positions
 from clp_core.prepared import prepare_if_room
 from clp_core.processes import COLLECTIVE_TIMEOUT_S, Council, is_first
 from clp_core.progress import HEART, JOB_ENVIRONMENT

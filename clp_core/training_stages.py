@@ -11,8 +11,8 @@ import torch
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim.lr_scheduler import LambdaLR
 
+from clp_core.checkpoints.finite import CURE, NonFiniteError, non_finite_weight
 from clp_core.errors import ClpError
-from clp_core.finite import CURE, NonFiniteError, non_finite_weight
 from clp_core.schedule import MISSING_ROWS, Schedule, Stage
 from clp_core.tokenization.vocabulary import Vocabulary
 

@@ -15,26 +15,27 @@ import numpy as np
 
 from clp_core import __version__, heldout
 from clp_core.auto import Choice, choose
-from clp_core.checkpoint import SIDES, Written
+from clp_core.checkpoints.checkpoint import SIDES, Written
+from clp_core.checkpoints.finite import NonFiniteError
+from clp_core.checkpoints.positions import Padding
+from clp_core.checkpoints.random_weights import write_random_model
+from clp_core.checkpoints.safetensors_reader import content_of
+from clp_core.checkpoints.safetensors_writer import Replacement
 from clp_core.embeddings.row_source import Subset
 from clp_core.errors import InputError
 from clp_core.files.artifacts import PROVENANCE_FILE, REPORT_FILE
 from clp_core.files.disk import check_disk, refuse_if_inside
 from clp_core.files.json_files import read_json
 from clp_core.files.output_folder import check_output, partial_folder, restore_replaced, take_name
-from clp_core.finite import NonFiniteError
 from clp_core.functional_check import NO_ROOM, UNCUT, Expected
 from clp_core.initializers import initializer
 from clp_core.initializers.base import Fitted
 from clp_core.model_card import Card
 from clp_core.origins import Origin
 from clp_core.pair import Pair
-from clp_core.positions import Padding
 from clp_core.progress import report_progress
 from clp_core.provenance import KEPT_ANCHORS, Health, write_provenance
 from clp_core.rows import FALLBACKS, INITIALISED, STATUSES, Maker, Measured, NewRows, RowPlan, mean_length
-from clp_core.scratch import write_random_model
-from clp_core.shards import Replacement
 from clp_core.target_files import (
     SpecialIds,
     check_config,
@@ -47,7 +48,6 @@ from clp_core.target_files import (
     write_config,
     write_tokenizer,
 )
-from clp_core.tensors import content_of
 from clp_core.transfer_options import AUTO, TransferOptions, check_unused
 from clp_core.vocabulary_tensors import table_blocks
 

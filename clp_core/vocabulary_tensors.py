@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from clp_core.checkpoint import Checkpoint
+from clp_core.checkpoints.checkpoint import Checkpoint
+from clp_core.checkpoints.positions import LENGTHS
+from clp_core.checkpoints.safetensors_reader import DTYPES, INTEGERS, TensorEntry, TensorRows
 from clp_core.embeddings.nearest import nearest_unit, unit
 from clp_core.embeddings.row_source import RowSource, block_ranges
 from clp_core.errors import InputError
-from clp_core.positions import LENGTHS
 from clp_core.rows import RowPlan
-from clp_core.tensors import DTYPES, INTEGERS, TensorEntry, TensorRows
 
 MORE_ROWS = 64
 """By which a vocabulary is made longer to see which shapes follow it."""

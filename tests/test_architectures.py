@@ -17,10 +17,10 @@ from support.small_models import NOT_SMALL, TYPES, small_config
 from support.sources import form_of, make_source, tied_by_turns
 from transformers import AutoModelForCausalLM
 
-from clp_core.architectures import REFUSED
-from clp_core.checkpoint import Checkpoint
+from clp_core.checkpoints.architectures import REFUSED
+from clp_core.checkpoints.checkpoint import Checkpoint
+from clp_core.checkpoints.model_config import max_positions
 from clp_core.errors import InputError
-from clp_core.positions import max_positions
 from clp_core.tokenization.overlap import Overlap
 from clp_core.tokenization.vocabulary import Vocabulary
 from clp_core.transfer import transfer

@@ -9,7 +9,7 @@ import pytest
 from support.made_runs import lines_of, make_run
 from support.pages_run import check, open_page
 
-from clp_core.causal_models import load_causal_model
+from clp_core.checkpoints.loading import load_causal_model
 from clp_core.errors import InputError
 from clp_core.explain import Explainer
 from clp_core.files.artifacts import PROVENANCE_FILE

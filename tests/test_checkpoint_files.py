@@ -11,7 +11,7 @@ from support.awkward_models import LAYOUTS, model_in_layout
 from support.commands import refused, result_of
 from transformers import AutoModelForCausalLM
 
-from clp_core.checkpoint import Checkpoint
+from clp_core.checkpoints.checkpoint import Checkpoint
 from clp_core.errors import InputError
 from clp_core.files.model_files import chosen_weights
 from clp_core.hub.download import weight_names

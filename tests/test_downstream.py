@@ -19,7 +19,7 @@ from support import commands
 from transformers import AutoModelForCausalLM
 
 from clp_core import cloze, word_retrieval
-from clp_core.checkpoint import Checkpoint
+from clp_core.checkpoints.checkpoint import Checkpoint
 from clp_core.cloze import (
     Question,
     answer_questions,

@@ -14,7 +14,7 @@ from conftest import make_model
 from support.commands import refused
 from support.made_runs import lines_of, make_run
 
-from clp_core.checkpoint import Checkpoint
+from clp_core.checkpoints.checkpoint import Checkpoint
 from clp_core.errors import ClpError, InputError
 from clp_core.export import export
 from clp_core.export_options import ExportOptions
@@ -162,16 +162,16 @@ def test_value_beyond_a_dtype_is_refused_and_leaves_nothing(workspace, bf16_targ
 
 
 def test_export_that_differs_from_its_checkpoint_is_not_kept(run, workspace, monkeypatch):
-    import clp_core.shards
+    import clp_core.checkpoints.safetensors_writer
 
-    write = clp_core.shards.write_blocks
+    write = clp_core.checkpoints.safetensors_writer.write_blocks
 
     def spoil(writer, name, new):
         write(writer, name, new)
         writer.seek(-2, 1)
         writer.write(b"\x01\x02")
 
-    monkeypatch.setattr(clp_core.shards, "write_blocks", spoil)
+    monkeypatch.setattr(clp_core.checkpoints.safetensors_writer, "write_blocks", spoil)
     with pytest.raises(ClpError, match="differs from the checkpoint"):
         exported(run, workspace)
     assert not list((workspace.root / "models").iterdir())

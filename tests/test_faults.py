@@ -267,7 +267,7 @@ def test_memory_does_not_grow_with_the_checkpoint(tmp_path, tokenizers, pair):
 
 def write_zeros(path, shapes):
     """A sparse file of bfloat16 zeros with ones in the embedding: no disk is used for the holes."""
-    from clp_core.shards import write_header
+    from clp_core.checkpoints.safetensors_writer import write_header
 
     header, offset = {}, 0
     for name, shape in shapes.items():

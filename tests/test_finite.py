@@ -19,7 +19,8 @@ from transformers import AutoModelForCausalLM
 
 from clp_core import heldout
 from clp_core.answers import Answer, GenerateOptions
-from clp_core.checkpoint import Checkpoint
+from clp_core.checkpoints.checkpoint import Checkpoint
+from clp_core.checkpoints.finite import non_finite_weight
 from clp_core.cli_output import print_table, sane, written
 from clp_core.cloze import make_questions
 from clp_core.compare import compare_methods
@@ -29,7 +30,6 @@ from clp_core.errors import InputError
 from clp_core.evaluation import load_model
 from clp_core.explain import Explainer
 from clp_core.export import cast
-from clp_core.finite import non_finite_weight
 from clp_core.generation import Reader, answer
 from clp_core.graph import Graph, make_agreement, make_graph
 from clp_core.initializers import initializer

@@ -13,13 +13,14 @@ from support.sources import make_source
 from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 
 from clp_core import functional_check
-from clp_core.checkpoint import Checkpoint
+from clp_core.checkpoints.checkpoint import Checkpoint
+from clp_core.checkpoints.model_config import max_positions
+from clp_core.checkpoints.positions import Padding
 from clp_core.compare import compare_methods
 from clp_core.errors import ClpError, InputError
 from clp_core.evaluation import evaluate
 from clp_core.functional_check import NO_ROOM, UNCUT, Expected, extent_of, n_parameters
 from clp_core.pair import Pair
-from clp_core.positions import Padding, max_positions
 from clp_core.target_files import SpecialIds, target_config, without_placeholders
 from clp_core.tokenization.vocabulary import Vocabulary
 from clp_core.transfer import transfer

@@ -11,7 +11,7 @@ import torch
 from support.jobs import train_options
 
 from clp_core import hardware, training_plan
-from clp_core.causal_models import weights_type
+from clp_core.checkpoints.loading import weights_type
 from clp_core.environment.gpus import Gpu, cuda_environment, list_gpus
 from clp_core.errors import InputError
 from clp_core.hardware import Device, find_device, has_fast_bf16, mean_peak

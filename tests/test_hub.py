@@ -23,7 +23,7 @@ from support.made_runs import lines_of, make_run
 from test_export import add_checkpoint, made_target
 from transformers import AutoModelForCausalLM
 
-from clp_core.checkpoint import Checkpoint
+from clp_core.checkpoints.checkpoint import Checkpoint
 from clp_core.errors import ClpError, InputError
 from clp_core.export import export
 from clp_core.export_options import ExportOptions

@@ -11,7 +11,7 @@ from support.small_models import COMMON, small_config
 from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
 from clp_core.blocks import IGNORED_LABEL, ShuffledBlocks, padding_of, training_row
-from clp_core.causal_models import refuse_non_causal
+from clp_core.checkpoints.loading import refuse_non_causal
 from clp_core.corpus import packed_blocks
 from clp_core.demo.build import labels_of
 from clp_core.distillation import Distillation

@@ -12,7 +12,8 @@ from support.jobs import train_here, train_options
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from clp_core import evaluation
-from clp_core.checkpoint import Checkpoint
+from clp_core.checkpoints.checkpoint import Checkpoint
+from clp_core.checkpoints.model_config import Shape
 from clp_core.cloze import Question
 from clp_core.documents import Texts
 from clp_core.embeddings import matmul_backend
@@ -22,7 +23,6 @@ from clp_core.environment.memory_errors import OutOfMemoryError, check_memory, m
 from clp_core.evaluation import EvaluationText, evaluate, load_model, load_speaker, score
 from clp_core.jobs.reason_codes import ReasonCode
 from clp_core.jobs.reasons import reason_of, reason_of_exit
-from clp_core.memory_plan import Shape
 from clp_core.tokenization.vocabulary import Vocabulary
 
 SHORT = [

@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 
-from clp_core.checkpoint import Checkpoint
+from clp_core.checkpoints.checkpoint import Checkpoint
 from clp_core.compare import compare_methods
 from clp_core.errors import InputError
 from clp_core.explain import Explainer

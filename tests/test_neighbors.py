@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from clp_core.checkpoint import Checkpoint
+from clp_core.checkpoints.checkpoint import Checkpoint
 from clp_core.embeddings.nearest import RowIndex, nearest, unit, write_index
 from clp_core.embeddings.row_source import ArrayRows
 from clp_core.errors import InputError

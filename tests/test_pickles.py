@@ -10,9 +10,9 @@ from conftest import make_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from clp_core.checkpoint import Checkpoint
+from clp_core.checkpoints.checkpoint import Checkpoint
+from clp_core.checkpoints.pickle_conversion import convert, load_weights
 from clp_core.errors import InputError
-from clp_core.pickles import convert, load_weights
 from clp_core.transfer import transfer
 from clp_core.transfer_options import TransferOptions
 

@@ -12,7 +12,7 @@ from support.commands import clp, refused, result_of
 from support.jobs import end_of, wait_for
 from support.pages_run import ROOT
 
-from clp_core.checkpoint import Checkpoint
+from clp_core.checkpoints.checkpoint import Checkpoint
 from clp_core.documents import Texts
 from clp_core.errors import InputError
 from clp_core.helper_sizes import MOST_PASSES, SIZES, HelperPlan

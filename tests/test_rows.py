@@ -8,11 +8,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
+from clp_core.checkpoints.safetensors_reader import TensorRows, read_header
 from clp_core.embeddings.row_source import ArrayRows, Subset
 from clp_core.initializers import initializer
 from clp_core.initializers.base import Context
 from clp_core.rows import STATUSES, Maker, Measured, NewRows, RowPlan
-from clp_core.tensors import TensorRows, read_header
 from clp_core.tokenization.match_choices import SPECIAL_RULES
 from clp_core.tokenization.overlap import Overlap
 from clp_core.tokenization.source_segmentation import SourcePieces

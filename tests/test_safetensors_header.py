@@ -9,9 +9,9 @@ import pytest
 from safetensors import SafetensorError, deserialize, safe_open
 from safetensors.numpy import save_file
 
+from clp_core.checkpoints.safetensors_header import BITS
+from clp_core.checkpoints.safetensors_reader import read_header
 from clp_core.errors import InputError
-from clp_core.safetensors_header import BITS
-from clp_core.tensors import read_header
 
 MATRIX = {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}
 VECTOR = {"dtype": "BF16", "shape": [4], "data_offsets": [24, 32]}

@@ -30,7 +30,7 @@ from transformers import (
 )
 
 from clp_core.blocks import ShuffledBlocks, StreamedBlocks, padding_of
-from clp_core.causal_models import refuse_non_causal
+from clp_core.checkpoints.loading import refuse_non_causal
 from clp_core.corpus import TextCounts, content_key, packed_blocks, token_stream
 from clp_core.curves import (
     BEGIN,

@@ -10,9 +10,9 @@ from support.small_models import small_config, small_model
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText, GPT2Model, LlamaForCausalLM
 from transformers.utils import logging as transformers_logging
 
-from clp_core.checkpoint import Checkpoint, embedding_names
+from clp_core.checkpoints.checkpoint import Checkpoint, embedding_names
+from clp_core.checkpoints.tensor_names import TracedTensor
 from clp_core.errors import InputError
-from clp_core.tensor_names import TracedTensor
 
 INDEX = "model.safetensors.index.json"
 ROWS = 301
@@ -22,8 +22,8 @@ SMALL_ENCODER = {
     "projector_output_dim": 32, "num_position_embeddings": 16,
 }  # fmt: skip
 CONTRACT = (
-    "transformers or torch have changed what clp_core/tensor_names.py relies on: from_pretrained(None, config=..., "
-    "state_dict=..., device_map='meta') loads the tensors it is given, renames and converts them as it does files, "
+    "transformers or torch have changed what clp_core/checkpoints/tensor_names.py relies on: "
+    "from_pretrained(None, config=..., state_dict=..., device_map='meta') loads the tensors it is given, renames and converts them as it does files, "
     "and keeps their subclass; rewrite TracedTensor or Loading.load"
 )
 KNOWN = (

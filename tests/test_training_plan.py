@@ -9,10 +9,10 @@ from conftest import GERMAN, make_model
 from support.jobs import train_options
 
 from clp_core import hardware, placement
+from clp_core.checkpoints.model_config import Shape
 from clp_core.environment import gpus as driver
 from clp_core.errors import InputError
 from clp_core.hardware import Device
-from clp_core.memory_plan import Shape
 from clp_core.options import arguments_of
 from clp_core.placement import fit
 from clp_core.schedule import Schedule, plain, staged

@@ -550,18 +550,20 @@ def test_output_matrix_with_values_of_its_own_is_kept_though_the_config_says_tie
     from safetensors.torch import save_file
 
     source = make_model(tmp_path / "source", tokenizers["byte-level", "en"], "llama", tied=True)
-    tensors = load_file(source / "model.safetensors")
-    tensors["lm_head.weight"] = torch.randn_like(tensors["model.embed_tokens.weight"])
-    save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
+    safetensors_reader = load_file(source / "model.safetensors")
+    safetensors_reader["lm_head.weight"] = torch.randn_like(safetensors_reader["model.embed_tokens.weight"])
+    save_file(safetensors_reader, source / "model.safetensors", metadata={"format": "pt"})
     report = run(source, pair[1], tmp_path / "target", method="mean")
     assert report["tied"] is False
     overlap = Overlap.of(Vocabulary.open(source), Vocabulary.open(pair[1]))
     new = AutoModelForCausalLM.from_pretrained(tmp_path / "target")
-    expected = tensors["lm_head.weight"][overlap.source_ids[overlap.ids]]
+    expected = safetensors_reader["lm_head.weight"][overlap.source_ids[overlap.ids]]
     assert torch.equal(new.get_output_embeddings().weight[overlap.ids], expected)
     assert new.config.tie_word_embeddings is False
-    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()  # a second copy is a copy
-    save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
+    safetensors_reader["lm_head.weight"] = safetensors_reader[
+        "model.embed_tokens.weight"
+    ].clone()  # a second copy is a copy
+    save_file(safetensors_reader, source / "model.safetensors", metadata={"format": "pt"})
     assert run(source, pair[1], tmp_path / "again", method="mean")["tied"] is True
     assert "lm_head.weight" not in load_file(tmp_path / "again" / "model.safetensors")
 
@@ -636,10 +638,10 @@ def test_health_of_untied_output_rows_is_reported_too(tmp_path, tokenizers, pair
 
 
 def test_large_matrices_are_read_in_several_reads(tmp_path, pair, monkeypatch):
-    from clp_core import tensors
+    from clp_core.checkpoints import safetensors_reader
 
     run(*pair, tmp_path / "once", method="linear")
-    monkeypatch.setattr(tensors, "READ_BYTES", 1000)
+    monkeypatch.setattr(safetensors_reader, "READ_BYTES", 1000)
     run(*pair, tmp_path / "often", method="linear")
     files = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("once", "often")]
     assert files[0] == files[1]

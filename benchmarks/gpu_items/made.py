@@ -10,7 +10,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from clp_core.shards import write_header
+from clp_core.checkpoints.safetensors_writer import write_header
 
 END = "<end>"
 NOISE_VALUES = (8 << 20) + 7

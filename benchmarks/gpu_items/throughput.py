@@ -13,8 +13,8 @@ from typing import Any
 
 import training
 
-from clp_core.checkpoint import Checkpoint
-from clp_core.memory_plan import Shape
+from clp_core.checkpoints.checkpoint import Checkpoint
+from clp_core.checkpoints.model_config import Shape
 from clp_core.peaks import peak_flops
 from gpu_items import made
 from gpu_items.findings import NEEDS_GPU, Findings

@@ -12,7 +12,7 @@ from unittest import mock
 
 import numpy as np
 
-from clp_core.checkpoint import Checkpoint
+from clp_core.checkpoints.checkpoint import Checkpoint
 from clp_core.demo import DATA
 from clp_core.embeddings.matmul_backend import TorchDevice
 from clp_core.transfer import transfer

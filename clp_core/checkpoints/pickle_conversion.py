@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
+from clp_core.checkpoints.safetensors_writer import write_header
 from clp_core.errors import InputError
 from clp_core.files.disk import check_disk
 from clp_core.files.hashing import fingerprint
 from clp_core.files.model_files import pickled_files
 from clp_core.progress import report_progress
-from clp_core.shards import write_header
 
 if TYPE_CHECKING:
     import torch

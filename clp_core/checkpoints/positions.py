@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from clp_core.checkpoint import Checkpoint
+from clp_core.checkpoints.checkpoint import Checkpoint
+from clp_core.checkpoints.safetensors_reader import TensorEntry, TensorRows
 from clp_core.errors import InputError
-from clp_core.tensors import TensorEntry, TensorRows
 from clp_core.tokenization.vocabulary import Vocabulary
 
 COUNTED_FROM_PADDING = {
@@ -40,22 +40,6 @@ NEED_PADDING = frozenset({"emu3", "gemma4", "gemma4_unified", "modernbert-decode
 """Types that cannot be built, or fail, without a padding index; they put it in place of images, or ignore it."""
 POSITION_TABLE = ".position_embeddings.weight"
 LENGTHS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_target_positions")
-
-
-def max_positions(config: Mapping[str, Any]) -> int | None:
-    """Return the longest input of a model by its configuration, or ``None`` where it states none.
-
-    Args:
-        config: content of config.json.
-    """
-    for key in LENGTHS:
-        value = config.get(key)
-        if isinstance(value, int):
-            padding = padding_index(config)
-            unused = 0 if padding is None else padding + 1 + LOOK_AHEAD.get(str(config.get("model_type")), 0)
-            return value - unused
-    inner = config.get("text_config")
-    return max_positions(inner) if isinstance(inner, dict) else None
 
 
 def padding_index(config: Mapping[str, Any]) -> int | None:

@@ -17,15 +17,15 @@ from typing import Any
 
 import numpy as np
 
+from clp_core.checkpoints.pickle_conversion import converted
+from clp_core.checkpoints.safetensors_reader import DTYPES, TensorEntry, TensorRows, read_header
+from clp_core.checkpoints.safetensors_writer import Replacement, flush, read_ahead, write_copy
 from clp_core.errors import InputError
 from clp_core.files.json_files import read_json
 from clp_core.files.model_files import WEIGHT_KINDS, Weights, checkpoint_files, chosen_weights
 from clp_core.files.model_formats import ADAPTER_CONFIG, check_not_distributed, refuse_incomplete
 from clp_core.hub.resolve import locate
-from clp_core.pickles import converted
 from clp_core.progress import report_progress
-from clp_core.shards import Replacement, flush, read_ahead, write_copy
-from clp_core.tensors import DTYPES, TensorEntry, TensorRows, read_header
 from clp_core.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -350,6 +350,6 @@ def named(names: Sequence[str]) -> str:
 
 def embedding_names(folder: Path, entries: Mapping[str, TensorEntry] | None = None) -> EmbeddingNames:
     """Do what ``tensor_names.embedding_names`` does, and import torch and transformers only then."""
-    from clp_core import tensor_names
+    from clp_core.checkpoints import tensor_names
 
     return tensor_names.embedding_names(folder, entries or {})

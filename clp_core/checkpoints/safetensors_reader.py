@@ -18,8 +18,8 @@ import ml_dtypes
 import numpy as np
 import xxhash
 
+from clp_core.checkpoints.safetensors_header import LENGTH_BYTES, header_length, parse_header
 from clp_core.errors import InputError
-from clp_core.safetensors_header import LENGTH_BYTES, header_length, parse_header
 
 DTYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype(np.float64),

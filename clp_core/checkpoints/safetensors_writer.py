@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import xxhash
 
+from clp_core.checkpoints.finite import CURE, NonFiniteError
+from clp_core.checkpoints.safetensors_reader import DTYPES, INTEGERS, TensorEntry, all_finite, chunks, read_header
 from clp_core.errors import InputError
-from clp_core.finite import CURE, NonFiniteError
-from clp_core.tensors import DTYPES, INTEGERS, TensorEntry, all_finite, chunks, read_header
 
 CLONE_REQUEST = 0x40049409  # FICLONE of Linux
 

@@ -22,9 +22,9 @@ from torch.nn import Embedding, Module
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from clp_core.checkpoint import EmbeddingNames, Source
+from clp_core.checkpoints.checkpoint import EmbeddingNames, Source
+from clp_core.checkpoints.safetensors_reader import TensorEntry, tensor_digest
 from clp_core.errors import InputError, first_line
-from clp_core.tensors import TensorEntry, tensor_digest
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,1 @@
+"""Model folders of Hugging Face: read and written by rows, their names, formats and configurations."""
