@@ -94,7 +94,7 @@ options_command(app, PretrainOptions, "pretrain")(pretrain_command)
 @options_command(app, OverlapOptions, "overlap", positional=("tokenizers",))
 def overlap_command(options: OverlapOptions, as_json: Json = False) -> None:
     """Compare vocabularies: tokens in common, as shares of source and of target."""
-    from clp_core.documents import Texts
+    from clp_core.data.text_sources import Texts
     from clp_core.hub.resolve import locate
     from clp_core.tokenization.overlap_matrix import overlap_pairs
     from clp_core.tokenization.text_coverage import measure_text

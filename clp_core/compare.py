@@ -16,7 +16,7 @@ import numpy as np
 from clp_core import heldout
 from clp_core.checkpoints.finite import CURE, NonFiniteError, non_finite_weight
 from clp_core.checkpoints.model_config import max_positions
-from clp_core.documents import Texts
+from clp_core.data.text_sources import Texts
 from clp_core.environment.memory_errors import memory_explained
 from clp_core.errors import InputError
 from clp_core.initializers import initializer

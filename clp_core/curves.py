@@ -15,6 +15,7 @@ from filelock import FileLock
 
 from clp_core.curve_files import SCORES, read_rows
 from clp_core.curve_options import MEASURES
+from clp_core.data.contamination import STANDS_IN_IT
 from clp_core.errors import InputError
 from clp_core.evaluation import MAX_UNKNOWN_SHARE, UNKNOWN_TOKENS
 from clp_core.files.json_files import read_state, write_json
@@ -23,7 +24,6 @@ from clp_core.jobs.job import Job, checked_name
 from clp_core.jobs.metrics import AXES
 from clp_core.jobs.run_metrics import MAX_POINTS, RunMetrics, Thinned
 from clp_core.jobs.store import JobStore
-from clp_core.leaks import STANDS_IN_IT
 from clp_core.schedule import Schedule
 from clp_core.tokenization.text_reading import FIRST, SCORING_FILE, TOKENS
 from clp_core.workspace import Workspace

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from clp_core.documents import DEFAULT_FIELD
+from clp_core.data.text_sources import DEFAULT_FIELD
 from clp_core.environment.devices import DEVICES
 from clp_core.environment.memory_errors import memory_explained
 from clp_core.errors import InputError
@@ -74,7 +74,7 @@ def measure(options: DownstreamOptions) -> Downstream:
     """
     from clp_core.checkpoints.checkpoint import Checkpoint
     from clp_core.cloze import make_questions
-    from clp_core.documents import Texts
+    from clp_core.data.text_sources import Texts
     from clp_core.progress import report_progress
 
     checkpoint = Checkpoint.open(options.model)

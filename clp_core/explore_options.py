@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from clp_core.documents import DEFAULT_FIELD
+from clp_core.data.text_sources import DEFAULT_FIELD
 from clp_core.options import Options, help_of, option
 from clp_core.tokenization.match_choices import MATCHES
 from clp_core.train_options import TrainOptions

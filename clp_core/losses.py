@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from clp_core.blocks import IGNORED_LABEL
+from clp_core.data.block_datasets import IGNORED_LABEL
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -11,15 +11,15 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from clp_core.corpus import estimate_tokens
-from clp_core.documents import Texts, absolute
+from clp_core.data.packing import estimate_tokens
+from clp_core.data.text_sources import Texts, absolute
+from clp_core.data.train_valid_split import hold_out
 from clp_core.errors import InputError
 from clp_core.files.disk import check_disk
 from clp_core.files.json_files import read_json
 from clp_core.files.output_folder import partial_folder, take_name
 from clp_core.files.slug import slug_of
 from clp_core.helper_sizes import FAMILY, HelperPlan, Size
-from clp_core.holdout import hold_out
 from clp_core.hub.resolve import locate
 from clp_core.jobs.job import Job
 from clp_core.jobs.submit import command_of, submit, submit_train

@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 import torch
 
-from clp_core.blocks import Blocks
+from clp_core.data.block_datasets import Blocks
 from clp_core.jobs.job import PLAN_FILE, Job
 from clp_core.jobs.metrics import MetricsWriter
 from clp_core.peaks import peak_flops

@@ -25,8 +25,8 @@ from clp_core.curves import (
     Curve,
     differing,
 )
+from clp_core.data.contamination import STANDS_IN_IT
 from clp_core.evaluation import NON_FINITE, UNKNOWN_TOKENS
-from clp_core.leaks import STANDS_IN_IT
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from clp_core.corpus import document_bytes
-from clp_core.documents import Texts
+from clp_core.data.packing import document_bytes
+from clp_core.data.text_sources import Texts
 from clp_core.progress import HEART, report_progress
 from clp_core.tokenization.token_bytes import WORD_START
 

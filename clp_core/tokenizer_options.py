@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from clp_core.documents import DEFAULT_FIELD
+from clp_core.data.text_sources import DEFAULT_FIELD
 from clp_core.options import Options, help_of, option
 from clp_core.train_options import TrainOptions
 

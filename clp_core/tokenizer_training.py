@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clp_core.documents import HUB_PREFIX, Texts
+from clp_core.data.text_sources import HUB_PREFIX, Texts
 from clp_core.environment.native_code import ended_by_signals
 from clp_core.errors import ClpError, InputError
 from clp_core.files.artifacts import TOKENIZER_REPORT_FILE

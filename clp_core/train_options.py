@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from clp_core.cluster import LAUNCHERS, LEAST_SIGNAL_S, MOST_SIGNAL_S, NAME, cluster_problems
-from clp_core.documents import DEFAULT_FIELD
+from clp_core.data.text_sources import DEFAULT_FIELD
 from clp_core.options import MISSING, Options, flag_of, option
 from clp_core.schedule import SCHEDULES
 from clp_core.tokenization.text_reading import AUTO, BEGIN_HELP, BEGINS, CONTROL_HELP, CONTROL_STRINGS, TOKENS

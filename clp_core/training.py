@@ -22,14 +22,15 @@ import torch
 from filelock import FileLock
 from transformers import PrinterCallback, TrainingArguments, set_seed
 
-from clp_core.blocks import Blocks, ShuffledBlocks, StreamedBlocks, padding_of
 from clp_core.checkpoints.checkpoint import Checkpoint
 from clp_core.checkpoints.loading import load_causal_model, refuse_non_causal
 from clp_core.checkpoints.model_config import embedding_rows, max_positions
-from clp_core.corpus import TextCounts, content_key, open_packed, packed_blocks, stream_fingerprint
 from clp_core.curves import metrics_of_run
+from clp_core.data.block_datasets import Blocks, ShuffledBlocks, StreamedBlocks, padding_of
+from clp_core.data.contamination import find_leak
+from clp_core.data.packing import TextCounts, content_key, open_packed, packed_blocks, stream_fingerprint
+from clp_core.data.text_sources import Texts
 from clp_core.distillation import Distillation
-from clp_core.documents import Texts
 from clp_core.errors import ClpError, InputError
 from clp_core.evaluation import EvaluationText, check_tokenizer_fits
 from clp_core.files.hashing import content_of, has_changed
@@ -44,7 +45,6 @@ from clp_core.jobs.checkpoints import (
 )
 from clp_core.jobs.job import PLAN_FILE, WARNINGS_FILE, Job
 from clp_core.jobs.reasons import reason_of
-from clp_core.leaks import find_leak
 from clp_core.losses import TextLoss, left_out, router_coefficient
 from clp_core.placement import FSDP
 from clp_core.prepared import prepare_if_room

@@ -398,7 +398,7 @@ def read_evaluation_text(path: str, field: str) -> bool:
     """Say whether a text is to be scored, and refuse one that is not there before any work is done."""
     if not path:
         return False
-    from clp_core.documents import Texts
+    from clp_core.data.text_sources import Texts
 
     Texts.open([path], field)
     return True

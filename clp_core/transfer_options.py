@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from clp_core.documents import DEFAULT_FIELD
+from clp_core.data.text_sources import DEFAULT_FIELD
 from clp_core.environment.devices import DEVICES
 from clp_core.errors import InputError
 from clp_core.initializers import INITIALIZERS, initializer

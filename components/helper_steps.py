@@ -10,21 +10,21 @@ import pandas as pd
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from clp_core.corpus import document_bytes, estimate_tokens
-from clp_core.documents import Texts
+from clp_core.data.contamination import STANDS_IN_IT
+from clp_core.data.packing import document_bytes, estimate_tokens
+from clp_core.data.text_sources import Texts
+from clp_core.data.train_valid_split import HELD_OUT_BYTES, LEAST_EVERY
 from clp_core.errors import InputError
 from clp_core.files.artifacts import TOKENIZER_REPORT_FILE
 from clp_core.files.hashing import fingerprint
 from clp_core.files.json_files import number_in, read_state
 from clp_core.hardware import find_device
 from clp_core.helper_sizes import MOST_PASSES, SIZES, TOKENS_A_PARAMETER, HelperPlan
-from clp_core.holdout import HELD_OUT_BYTES, LEAST_EVERY
 from clp_core.hub.repo_id import is_hub_id
 from clp_core.jobs import Job
 from clp_core.jobs.results import TOKENIZER, TOKENIZER_SOURCE, fits
 from clp_core.jobs.speed import Sized, measured_speeds
 from clp_core.jobs.submit import command_of
-from clp_core.leaks import STANDS_IN_IT
 from clp_core.options import help_of
 from clp_core.pretrain_options import PretrainOptions
 from clp_core.pretraining import command_detached, submit_helper

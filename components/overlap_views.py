@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from clp_core.documents import TextFile, Texts
+from clp_core.data.text_sources import TextFile, Texts
 from clp_core.errors import InputError
 from clp_core.figures import COLOURS, matrix_heatmap, overlap_bars
 from clp_core.files.text_endings import COMPRESSIONS, ENDINGS

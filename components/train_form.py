@@ -10,7 +10,7 @@ from typing import Any
 import streamlit as st
 
 from clp_core.cluster import CLUSTER_FIELDS
-from clp_core.documents import HUB_PREFIX
+from clp_core.data.text_sources import HUB_PREFIX
 from clp_core.environment.gpus import list_gpus
 from clp_core.errors import InputError
 from clp_core.hub.repo_id import is_hub_id

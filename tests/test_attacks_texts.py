@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from clp_core import text_forms
-from clp_core.documents import Texts
+from clp_core.data import text_forms
+from clp_core.data.text_sources import Texts
 from clp_core.errors import InputError
 from clp_core.files import text_files
 from clp_core.files.text_files import read_lines

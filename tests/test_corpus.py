@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from conftest import FAMILIES, GERMAN
 
-from clp_core import corpus, documents
-from clp_core.blocks import IGNORED_LABEL, ShuffledBlocks, StreamedBlocks, padding_of
-from clp_core.corpus import Tokenised, content_key, estimate_tokens, open_packed, pack, packed_blocks
-from clp_core.documents import Texts
+from clp_core.data import packing, text_sources
+from clp_core.data.block_datasets import IGNORED_LABEL, ShuffledBlocks, StreamedBlocks, padding_of
+from clp_core.data.packing import Tokenised, content_key, estimate_tokens, open_packed, pack, packed_blocks
+from clp_core.data.text_sources import Texts
 from clp_core.errors import ClpError, InputError
 from clp_core.tokenization.vocabulary import Vocabulary
 
@@ -98,8 +98,8 @@ def test_estimate_of_a_large_text_is_near_its_tokens(tmp_path, vocabulary):
 
 def test_text_is_hashed_once_for_its_blocks(texts, folders, tmp_path, monkeypatch):
     read = []
-    content_of = documents.content_of
-    monkeypatch.setattr(documents, "content_of", lambda path: (read.append(path), content_of(path))[1])
+    content_of = text_sources.content_of
+    monkeypatch.setattr(text_sources, "content_of", lambda path: (read.append(path), content_of(path))[1])
     vocabulary, opened = Vocabulary.open(folders["byte-level", "de"]), Texts.open([texts[0]])
     key = content_key(opened, vocabulary, 32)
     made, counts = packed_blocks(opened, vocabulary, 32, tmp_path, key=key)
@@ -110,6 +110,6 @@ def test_text_is_hashed_once_for_its_blocks(texts, folders, tmp_path, monkeypatc
 
 
 def test_blocks_that_another_machine_cannot_see_are_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(corpus, "POLL_S", 0.01)
+    monkeypatch.setattr(packing, "POLL_S", 0.01)
     with pytest.raises(ClpError, match="on a disk that all machines share"):
         open_packed(tmp_path, "no such text", wait_s=0.05)

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from clp_core.documents import HubDataset, Texts
+from clp_core.data.text_sources import HubDataset, Texts
 from clp_core.errors import InputError
 
 DOCUMENTS = ["Der Fuchs läuft.", "Ein zweites Dokument, größer.", "Drittes."]

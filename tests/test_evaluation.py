@@ -6,8 +6,8 @@ import torch
 from conftest import make_model
 from transformers import AutoModelForCausalLM
 
-from clp_core.corpus import TextCounts
-from clp_core.documents import Texts
+from clp_core.data.packing import TextCounts
+from clp_core.data.text_sources import Texts
 from clp_core.errors import InputError
 from clp_core.evaluation import Evaluation, EvaluationText, evaluate, generate, load_model, sample, score
 from clp_core.tokenization.vocabulary import Vocabulary

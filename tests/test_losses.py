@@ -10,12 +10,12 @@ from support.jobs import end_of, train_here, train_options
 from support.small_models import COMMON, small_config
 from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
-from clp_core.blocks import IGNORED_LABEL, ShuffledBlocks, padding_of, training_row
 from clp_core.checkpoints.loading import refuse_non_causal
-from clp_core.corpus import packed_blocks
+from clp_core.data.block_datasets import IGNORED_LABEL, ShuffledBlocks, padding_of, training_row
+from clp_core.data.packing import packed_blocks
+from clp_core.data.text_sources import Texts
 from clp_core.demo.build import labels_of
 from clp_core.distillation import Distillation
-from clp_core.documents import Texts
 from clp_core.errors import InputError
 from clp_core.jobs.submit import submit_train
 from clp_core.losses import TextLoss, left_out, router_coefficient

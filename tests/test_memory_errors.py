@@ -15,7 +15,7 @@ from clp_core import evaluation
 from clp_core.checkpoints.checkpoint import Checkpoint
 from clp_core.checkpoints.model_config import Shape
 from clp_core.cloze import Question
-from clp_core.documents import Texts
+from clp_core.data.text_sources import Texts
 from clp_core.embeddings import matmul_backend
 from clp_core.embeddings.matmul_backend import TorchDevice
 from clp_core.environment import memory_errors

@@ -13,10 +13,10 @@ from support.jobs import end_of, wait_for
 from support.pages_run import ROOT
 
 from clp_core.checkpoints.checkpoint import Checkpoint
-from clp_core.documents import Texts
+from clp_core.data.text_sources import Texts
+from clp_core.data.train_valid_split import Rule, hold_out, normalise
 from clp_core.errors import InputError
 from clp_core.helper_sizes import MOST_PASSES, SIZES, HelperPlan
-from clp_core.holdout import Rule, hold_out, normalise
 from clp_core.jobs.submit import resume
 from clp_core.pretrain_options import PretrainOptions
 from clp_core.pretraining import fresh_folder, fresh_model, is_helper_run, start_helper, submit_helper

@@ -29,9 +29,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from clp_core.blocks import ShuffledBlocks, StreamedBlocks, padding_of
 from clp_core.checkpoints.loading import refuse_non_causal
-from clp_core.corpus import TextCounts, content_key, packed_blocks, token_stream
 from clp_core.curves import (
     BEGIN,
     BYTES,
@@ -42,8 +40,10 @@ from clp_core.curves import (
     metrics_of_run,
     settings_told,
 )
+from clp_core.data.block_datasets import ShuffledBlocks, StreamedBlocks, padding_of
+from clp_core.data.packing import TextCounts, content_key, packed_blocks, token_stream
+from clp_core.data.text_sources import Texts
 from clp_core.distillation import Distillation
-from clp_core.documents import Texts
 from clp_core.errors import DivergedError, InputError
 from clp_core.evaluation import Evaluation, EvaluationText, evaluate, load_model, sample, score
 from clp_core.model_card import Card

@@ -18,18 +18,18 @@ from support import awkward_texts
 from support.awkward_texts import BLANK, COMPRESSORS, LINES, MARK, PARAGRAPHS, WRITERS, write_every_form
 from support.commands import refused, result_of
 
-from clp_core import text_forms
-from clp_core.corpus import stream_fingerprint
-from clp_core.documents import Texts
+from clp_core.data import text_forms
+from clp_core.data.contamination import find_leak
+from clp_core.data.packing import stream_fingerprint
+from clp_core.data.text_forms import FORMS, JsonStream, forms_table, json_values
+from clp_core.data.text_sources import Texts
+from clp_core.data.train_valid_split import hold_out
 from clp_core.errors import InputError
 from clp_core.files.text_endings import ENDINGS, has_text_ending
 from clp_core.files.text_files import OTHER_FORMATS, SURROGATES, read_lines
-from clp_core.holdout import hold_out
 from clp_core.jobs.store import JobStore
-from clp_core.leaks import find_leak
 from clp_core.overrides import read_overrides
 from clp_core.static_vectors import MIN_PAIRS, WordVectors, read_dictionary
-from clp_core.text_forms import FORMS, JsonStream, forms_table, json_values
 from clp_core.tokenization.overlap import Overlap
 from clp_core.tokenization.text_coverage import measure_text
 from clp_core.tokenization.vocabulary import Vocabulary

@@ -21,8 +21,8 @@ from support.awkward_tokenizers import (
 )
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from clp_core.corpus import token_stream
-from clp_core.documents import Texts
+from clp_core.data.packing import token_stream
+from clp_core.data.text_sources import Texts
 from clp_core.errors import InputError
 from clp_core.evaluation import EvaluationText
 from clp_core.run_folder import companions_of

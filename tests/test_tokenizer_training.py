@@ -13,7 +13,7 @@ import pytest
 from support.commands import refused, result_of
 
 from clp_core import tokenizer_training
-from clp_core.documents import Texts
+from clp_core.data.text_sources import Texts
 from clp_core.environment.native_code import ended_by_signals
 from clp_core.errors import ClpError, InputError
 from clp_core.tokenization.overlap import Overlap

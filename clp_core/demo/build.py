@@ -33,8 +33,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clp_core.blocks import IGNORED_LABEL
-from clp_core.holdout import normalise
+from clp_core.data.block_datasets import IGNORED_LABEL
+from clp_core.data.train_valid_split import normalise
 from clp_core.target_files import portable_tokenizer_config
 
 if TYPE_CHECKING:

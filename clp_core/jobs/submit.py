@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from clp_core.compare_options import CompareMethodsOptions
-from clp_core.documents import absolute
+from clp_core.data.text_sources import absolute
 from clp_core.errors import InputError, JobError
 from clp_core.export_options import ExportOptions
 from clp_core.files.disk import check_disk

@@ -17,7 +17,7 @@ from clp_core.errors import InputError
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-    from clp_core.documents import Texts
+    from clp_core.data.text_sources import Texts
     from clp_core.tokenization.vocabulary import Vocabulary
 
 AUTO, EVERY, FIRST = "auto", "every", "first"

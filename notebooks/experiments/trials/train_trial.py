@@ -20,10 +20,10 @@ import torch
 from trial_data import BLOCK, Data
 from trials import CANDIDATES, STEPS
 
-from clp_core.blocks import IGNORED_LABEL
-from clp_core.corpus import token_stream
+from clp_core.data.block_datasets import IGNORED_LABEL
+from clp_core.data.packing import token_stream
+from clp_core.data.text_sources import Texts
 from clp_core.distillation import Distillation
-from clp_core.documents import Texts
 from clp_core.evaluation import EvaluationText, load_model, score
 from clp_core.pair import Pair
 from clp_core.prepared import max_positions

@@ -41,8 +41,8 @@ from trial_rows import (
 )
 
 from clp_core import heldout
-from clp_core.corpus import token_stream
-from clp_core.documents import Texts
+from clp_core.data.packing import token_stream
+from clp_core.data.text_sources import Texts
 from clp_core.evaluation import EvaluationText, load_model, score
 from clp_core.initializers.base import Context, Fitted, Initializer
 from clp_core.pair import Pair

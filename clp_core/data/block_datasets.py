@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from clp_core.corpus import TextCounts, Tokenised, pack, stored_length
-from clp_core.documents import Texts
+from clp_core.data.packing import TextCounts, Tokenised, pack, stored_length
+from clp_core.data.text_sources import Texts
 from clp_core.errors import InputError
 from clp_core.tokenization.text_reading import TOKENS, as_read
 from clp_core.tokenization.vocabulary import Vocabulary

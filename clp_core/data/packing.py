@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from filelock import FileLock
 
-from clp_core.documents import TextFile, Texts
+from clp_core.data.text_sources import TextFile, Texts
 from clp_core.errors import ClpError
 from clp_core.files.disk import check_disk
 from clp_core.files.json_files import read_json

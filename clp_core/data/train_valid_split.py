@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from clp_core.corpus import document_bytes
-from clp_core.documents import Texts
+from clp_core.data.packing import document_bytes
+from clp_core.data.text_forms import is_json
+from clp_core.data.text_sources import Texts
 from clp_core.errors import InputError
 from clp_core.files.disk import check_disk
 from clp_core.files.slug import slug_of
 from clp_core.progress import report_progress
-from clp_core.text_forms import is_json
 
 log = logging.getLogger(__name__)
 

@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from clp_core.data.text_forms import PLAIN, TextForm, form_of, text_in
 from clp_core.errors import ClpError, InputError, first_line
 from clp_core.files.hashing import content_of
 from clp_core.files.text_endings import COMPRESSIONS, ENDINGS, has_text_ending
 from clp_core.hub.errors import explained
-from clp_core.text_forms import PLAIN, TextForm, form_of, text_in
 
 DEFAULT_FIELD = "text"
 HUB_PREFIX = "hub:"

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from clp_core.documents import Texts
+from clp_core.data.text_sources import Texts
 from clp_core.files.json_files import read_json, write_json
 from clp_core.progress import report_progress
 

@@ -1,0 +1,1 @@
+"""Texts: files in every form, documents, tokenised blocks, held-out parts and contamination."""
