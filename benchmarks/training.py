@@ -114,7 +114,7 @@ def wait_for(device: Any) -> None:
 
 def bare_in_its_own_process(folder: Path, plan: dict[str, Any]) -> float:
     """Run the bare loop under the allocator settings that a run has."""
-    from clp_core.jobs.launchers import ALLOCATOR
+    from clp_core.jobs.allocator import ALLOCATOR
 
     (folder / "plan.json").write_text(json.dumps(plan))
     command = [sys.executable, __file__, "--bare", str(folder)]

@@ -22,7 +22,6 @@ import typer
 
 from clp_core.answers import GenerateOptions
 from clp_core.app_options import AppOptions
-from clp_core.arguments import named_words, refuse_undecodable
 from clp_core.cli_compare import compare_command
 from clp_core.cli_downstream import downstream_command
 from clp_core.cli_experiment import experiment_command
@@ -56,6 +55,7 @@ from clp_core.explore_options import (
     PrepareOptions,
 )
 from clp_core.export_options import ExportOptions
+from clp_core.jobs.arguments import named_words, refuse_undecodable
 from clp_core.options import shown
 from clp_core.playground_options import PlaygroundOptions
 from clp_core.pretrain_options import PretrainOptions
@@ -204,7 +204,7 @@ def train_command(
     as_json: Json = False,
 ) -> None:
     """Train a model on, as a job that outlives this terminal when detached."""
-    from clp_core.jobs.submit import preview_script, submit_train
+    from clp_core.training_submit import preview_script, submit_train
 
     if show_script:
         script = preview_script(Workspace.current(), options)

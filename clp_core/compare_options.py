@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from clp_core.initializers import INITIALIZERS
 from clp_core.options import Options, OptionsError, like, option
@@ -18,6 +19,8 @@ NO_OUTPUT = "(none)"
 @dataclass(frozen=True)
 class CompareMethodsOptions(Options):
     """A pair, and the methods that are scored on it."""
+
+    COMMAND: ClassVar[tuple[str, ...]] = ("compare-methods",)
 
     source: str = like(TransferOptions, "source")
     helper: str = like(TransferOptions, "helper")

@@ -28,9 +28,9 @@ from clp_core.files.disk import check_disk, refuse_if_inside
 from clp_core.files.output_folder import check_output, partial_folder, restore_replaced, take_name
 from clp_core.hub.download import cached
 from clp_core.hub.repo_id import HubName
-from clp_core.jobs.checkpoints import best_of, read_manifest, step_of
 from clp_core.jobs.job import Job
 from clp_core.jobs.store import JobStore
+from clp_core.jobs.training_checkpoints import best_of, read_manifest, step_of
 from clp_core.model_card import Card
 from clp_core.progress import report_progress
 from clp_core.target_files import check_loading

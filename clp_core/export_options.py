@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import ClassVar
 
 from clp_core.options import Options, option
 
@@ -15,6 +16,9 @@ DTYPE_NAMES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 @dataclass(frozen=True)
 class ExportOptions(Options):
     """What is exported, and how."""
+
+    COMMAND: ClassVar[tuple[str, ...]] = ("jobs", "export")
+    PLACED: ClassVar[tuple[str, ...]] = ("job",)
 
     job: str = option(help="run whose checkpoint is exported: its directory, its name, or latest")
     output: str = option(help="folder to write the model to")

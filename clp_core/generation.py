@@ -27,7 +27,7 @@ from clp_core.errors import InputError
 from clp_core.evaluation import load_speaker
 from clp_core.files.json_files import read_json
 from clp_core.hub.resolve import locate
-from clp_core.jobs.reasons import reason_of
+from clp_core.jobs.failure_reason import reason_of
 from clp_core.tokenization.text_stream import TextStream
 from clp_core.tokenization.vocabulary import Vocabulary
 

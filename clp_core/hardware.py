@@ -12,7 +12,7 @@ import psutil
 from clp_core.environment import gpus as driver
 from clp_core.environment.gpus import Gpu
 from clp_core.errors import InputError
-from clp_core.jobs.queue import DeviceQueue
+from clp_core.jobs.device_queue import DeviceQueue
 from clp_core.peaks import peak_flops
 
 AMD_DRIVER = Path("/dev/kfd")

@@ -12,10 +12,11 @@ import functools
 import math
 import re
 import reprlib
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from clp_core.errors import InputError
 
@@ -150,7 +151,15 @@ O = TypeVar("O", bound="Options")  # noqa: E741
 
 @dataclass(frozen=True)
 class Options:
-    """Base of the option classes."""
+    """Base of the option classes.
+
+    Attributes:
+        COMMAND: words of the ``clp`` command that takes them.
+        PLACED: fields that the command takes by their place, in their order.
+    """
+
+    COMMAND: ClassVar[tuple[str, ...]] = ()
+    PLACED: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         """Validate the values.
@@ -409,3 +418,14 @@ def arguments_of(options: Any) -> list[str]:
         else:
             arguments += [flag, str(value)]
     return arguments
+
+
+def command_of(options: Options) -> str:
+    """Return the command line that does what these options say; arguments by place come first."""
+    arguments = arguments_of(options)
+    placed = []
+    for name in options.PLACED:
+        position = arguments.index(flag_of(name))
+        placed.append(arguments[position + 1])
+        del arguments[position : position + 2]
+    return shlex.join(["clp", *options.COMMAND, *placed, *arguments])

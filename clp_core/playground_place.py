@@ -19,8 +19,8 @@ from clp_core.environment import gpus as driver
 from clp_core.environment.gpus import Gpu, cuda_environment
 from clp_core.errors import InputError
 from clp_core.files.json_files import read_state
+from clp_core.jobs.device_queue import DeviceQueue, Held, Ticket
 from clp_core.jobs.job import Job
-from clp_core.jobs.queue import DeviceQueue, Held, Ticket
 
 LIBRARIES_BYTES = 1 << 29
 """What torch itself, its context on a device and the keys and values of a text take, beside the weights."""

@@ -19,8 +19,8 @@ from clp_core.answers import REFUSED, STOPPED, GenerateOptions
 from clp_core.errors import InputError
 from clp_core.files.json_files import write_json
 from clp_core.generation import Event, Reader, Speaker, answer
+from clp_core.jobs.device_queue import DeviceQueue
 from clp_core.jobs.job import Job
-from clp_core.jobs.queue import DeviceQueue
 from clp_core.jobs.reason_codes import ReasonCode
 from clp_core.playground import ANSWERING, IDLE, READY, Session
 from clp_core.playground_options import PlaygroundOptions

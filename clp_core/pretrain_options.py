@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, ClassVar
 
 from clp_core.helper_sizes import SIZES, Size
 from clp_core.options import option
@@ -17,6 +17,8 @@ MIN_POSITIONS, MAX_POSITIONS = 16, 1 << 17
 @dataclass(frozen=True, kw_only=True)
 class PretrainOptions(TrainOptions):
     """Options of a run that makes a helper: those of any run but the model, which is made here."""
+
+    COMMAND: ClassVar[tuple[str, ...]] = ("pretrain",)
 
     model: str = field(default="", init=False)
     tokenizer: str = option(help="folder or Hub id of the tokenizer, such as one that `clp tokenizer` made")

@@ -22,10 +22,12 @@ from clp_core.files.slug import slug_of
 from clp_core.helper_sizes import FAMILY, HelperPlan, Size
 from clp_core.hub.resolve import locate
 from clp_core.jobs.job import Job
-from clp_core.jobs.submit import command_of, submit, submit_train
+from clp_core.jobs.submit import submit
+from clp_core.options import command_of
 from clp_core.pretrain_options import PretrainOptions
 from clp_core.tokenization.vocabulary import Vocabulary
 from clp_core.train_options import PRESETS
+from clp_core.training_submit import submit_train
 from clp_core.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -153,7 +155,7 @@ def start_helper(workspace: Workspace, options: PretrainOptions) -> Started:
 
 def command_detached(options: PretrainOptions) -> str:
     """Return the command that starts a helper's run and returns."""
-    return f"{command_of('pretrain', options)} --detach"
+    return f"{command_of(options)} --detach"
 
 
 def submit_helper(workspace: Workspace, options: PretrainOptions) -> Job:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import ClassVar
 
 from clp_core.options import Options, option
 
@@ -28,6 +29,9 @@ class UmapSettings:
 @dataclass(frozen=True)
 class ProjectOptions(Options):
     """The layout of a model's embeddings, and where it is written."""
+
+    COMMAND: ClassVar[tuple[str, ...]] = ("project",)
+    PLACED: ClassVar[tuple[str, ...]] = ("model",)
 
     model: str = option(help="model: a folder or a Hub id")
     output: str = option(

@@ -24,7 +24,7 @@ from clp_core.files.json_files import read_json
 from clp_core.files.model_files import checkpoint_files, chosen_weights
 from clp_core.hub.access_tokens import refuse_access_tokens
 from clp_core.hub.errors import explained, has_token, is_unreachable, patiently, status_of
-from clp_core.jobs.checkpoints import OPTIMISER_FILES, is_complete
+from clp_core.jobs.training_checkpoints import OPTIMISER_FILES, is_complete
 from clp_core.model_card import Card, CardFields, kept_card
 from clp_core.origins import Licence, bare, public_report
 from clp_core.progress import report_progress

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 from clp_core.errors import InputError
 from clp_core.hub.access_tokens import refuse_access_tokens
@@ -18,6 +19,9 @@ LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*|multilingual|code")
 @dataclass(frozen=True)
 class PushOptions(Options):
     """What is pushed to the Hub, and its card's facts."""
+
+    COMMAND: ClassVar[tuple[str, ...]] = ("push",)
+    PLACED: ClassVar[tuple[str, ...]] = ("model", "repo")
 
     model: str = option(help="folder of the model: one that was exported, a checkpoint, or a target")
     repo: str = option(help="repository on the Hub: owner/name")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 from clp_core.data.text_sources import DEFAULT_FIELD
 from clp_core.options import Options, help_of, option
@@ -23,6 +24,8 @@ TEXT_HELP = help_of(TrainOptions, "text").replace("training text", "text of the 
 @dataclass(frozen=True)
 class TokenizerOptions(Options):
     """How a tokenizer is trained, and where it is written."""
+
+    COMMAND: ClassVar[tuple[str, ...]] = ("tokenizer",)
 
     text: tuple[str, ...] = option(help=TEXT_HELP)
     output: str = option(help="folder to write the tokenizer to")

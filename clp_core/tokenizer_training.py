@@ -212,7 +212,7 @@ def train_tokenizer(options: TokenizerOptions) -> dict[str, Any]:
 
 def submit_tokenizer(workspace: Workspace, options: TokenizerOptions) -> Job:
     """Start training a tokenizer as a job."""
-    return submit_command(workspace, "tokenizer", options, [], Path(options.output).name)
+    return submit_command(workspace, options, [], Path(options.output).name)
 
 
 def check_place(output: Path, overwrite: bool) -> None:

@@ -6,7 +6,7 @@ import importlib.util
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from clp_core.cluster import LAUNCHERS, LEAST_SIGNAL_S, MOST_SIGNAL_S, NAME, cluster_problems
 from clp_core.data.text_sources import DEFAULT_FIELD
@@ -105,6 +105,8 @@ PRESETS = {
 @dataclass(frozen=True)
 class TrainOptions(Options):
     """Options of a training run; 0 means: choose what suits the model and the device."""
+
+    COMMAND: ClassVar[tuple[str, ...]] = ("train",)
 
     model: str = option(help="model to go on with: a folder or a Hub id")
     text: tuple[str, ...] = option(

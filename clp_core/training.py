@@ -5,7 +5,7 @@ Under torchrun several processes train together.
 
 from __future__ import annotations
 
-from clp_core.jobs.process import die_with_launcher
+from clp_core.jobs.process_identity import die_with_launcher
 
 if __name__ == "__main__":
     die_with_launcher()  # before torch is imported, which takes seconds in which the launcher may die
@@ -36,15 +36,15 @@ from clp_core.evaluation import EvaluationText, check_tokenizer_fits
 from clp_core.files.hashing import content_of, has_changed
 from clp_core.files.json_files import read_json, read_state, write_json
 from clp_core.hub.resolve import locate
-from clp_core.jobs.checkpoints import (
+from clp_core.jobs.failure_reason import reason_of
+from clp_core.jobs.job import PLAN_FILE, WARNINGS_FILE, Job
+from clp_core.jobs.training_checkpoints import (
     RUN_STATE_FILE,
     is_complete,
     remove_incomplete,
     resumable_checkpoint,
     step_of,
 )
-from clp_core.jobs.job import PLAN_FILE, WARNINGS_FILE, Job
-from clp_core.jobs.reasons import reason_of
 from clp_core.losses import TextLoss, left_out, router_coefficient
 from clp_core.placement import FSDP
 from clp_core.prepared import prepare_if_room

@@ -16,9 +16,9 @@ from clp_core.checkpoints.finite import NonFiniteError
 from clp_core.errors import DivergedError, InputError
 from clp_core.evaluation import generate
 from clp_core.files.json_files import read_state, write_json
-from clp_core.jobs.checkpoints import RUN_STATE_FILE, keep_only, seal, step_of
 from clp_core.jobs.job import PLAN_FILE
 from clp_core.jobs.reason_codes import NO_REASON, Reason, ReasonCode
+from clp_core.jobs.training_checkpoints import RUN_STATE_FILE, keep_only, seal, step_of
 from clp_core.placement import FSDP
 from clp_core.processes import Council, is_distributed, is_first
 from clp_core.progress import HEART

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from clp_core.data.text_sources import DEFAULT_FIELD
 from clp_core.environment.devices import DEVICES
@@ -25,6 +26,8 @@ MAX_MULTIPLE = 1 << 16
 @dataclass(frozen=True)
 class TransferOptions(Options):
     """How a target model is made from a source and a helper."""
+
+    COMMAND: ClassVar[tuple[str, ...]] = ("transfer",)
 
     source: str = option(help="source model: a folder or a Hub id")
     helper: str = option(help="helper model in the target language: a folder or a Hub id")

@@ -10,8 +10,8 @@ import streamlit as st
 from clp_core.errors import InputError
 from clp_core.figures import agreement_bars
 from clp_core.graph import Agreement, find_agreement, graph_file
-from clp_core.jobs.submit import submit_agreement
 from clp_core.prepared import Prepared
+from clp_core.submission import submit_agreement
 from components.jobs import last_job, wait_or_offer
 from components.messages import cards, number, offer_csv, plain, share
 from components.models import choose_model, folder_of, models, prepared_or_stop, workspace

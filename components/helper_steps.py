@@ -23,12 +23,11 @@ from clp_core.helper_sizes import MOST_PASSES, SIZES, TOKENS_A_PARAMETER, Helper
 from clp_core.hub.repo_id import is_hub_id
 from clp_core.jobs import Job
 from clp_core.jobs.results import TOKENIZER, TOKENIZER_SOURCE, fits
-from clp_core.jobs.speed import Sized, measured_speeds
-from clp_core.jobs.submit import command_of
-from clp_core.options import help_of
+from clp_core.options import command_of, help_of
 from clp_core.pretrain_options import PretrainOptions
 from clp_core.pretraining import command_detached, submit_helper
 from clp_core.roots import OutsideError
+from clp_core.throughput import Sized, measured_speeds
 from clp_core.tokenization.vocabulary import Vocabulary
 from clp_core.tokenizer_options import STYLES, TokenizerOptions
 from clp_core.tokenizer_training import submit_tokenizer
@@ -214,10 +213,10 @@ def tokenizer_form(space: Workspace, paths: Sequence[Path], names: Sequence[str]
     job = last_of("tokenizer", "output", options.output)
     is_running = job is not None and not job.status().is_over
     if Path(options.output).exists() and not overwrite and not is_running:
-        command(command_of("tokenizer", options))
+        command(command_of(options))
         told = f"{plain(name.strip())} exists and is kept. Choose another name, or tick the box above."
         st.info(told, icon=":material/info:")
-    elif wait_or_offer(job, "Train the tokenizer", command_of("tokenizer", options)):
+    elif wait_or_offer(job, "Train the tokenizer", command_of(options)):
         submit_tokenizer(space, options)
         st.session_state["tokenizer_asked_for"] = name.strip()
         st.rerun()
@@ -366,7 +365,7 @@ def progressive(space: Workspace, source: str, helper: str, run: Job) -> None:
     transfer = TransferOptions(located(source) or "SMALL_SOURCE", str(folder_of(helper)), output, "auto")
     given = {"text": [], "eval_text": ""} | run.spec["arguments"]
     train = TrainOptions(output, tuple(given["text"]), given["eval_text"])
-    st.code(f"{command_of('transfer', transfer)}\n{command_of('train', train)}", language="bash", wrap_lines=True)
+    st.code(f"{command_of(transfer)}\n{command_of(train)}", language="bash", wrap_lines=True)
 
 
 def targets_made(source: str, helper: str) -> list[ModelEntry]:

@@ -16,9 +16,9 @@ from clp_core.hub.access_tokens import refuse_access_tokens
 from clp_core.hub.download import cached
 from clp_core.hub.repo_id import HubName, is_hub_id
 from clp_core.jobs import JobStore
-from clp_core.jobs.submit import submit_prepare
 from clp_core.prepared import Prepared
 from clp_core.roots import OutsideError, confined
+from clp_core.submission import submit_prepare
 from clp_core.tokenization.overlap import Overlap
 from clp_core.tokenization.tokenizer_reading import TOKENIZER_FILES
 from clp_core.tokenization.vocabulary import Vocabulary

@@ -15,11 +15,12 @@ import streamlit as st
 from clp_core.errors import InputError
 from clp_core.figures import Marks, scatter
 from clp_core.files.artifacts import PROVENANCE_FILE
-from clp_core.jobs.submit import command_of, submit_project
+from clp_core.options import command_of
 from clp_core.prepared import Prepared
 from clp_core.project_options import ProjectOptions
 from clp_core.projection import MOST_POINTS, Movement, find_layout, inside, sampled
 from clp_core.provenance import read_columns
+from clp_core.submission import submit_project
 from clp_core.tokenization.vocabulary import Vocabulary
 from components.browser import tell_on_hover
 from components.jobs import last_of, wait_or_offer
@@ -94,7 +95,7 @@ def offer_umap(prepared: Prepared) -> None:
     output = workspace().cache / "projections" / f"{prepared.path.name}-umap.parquet"
     options = ProjectOptions(model, str(output))
     st.info("UMAP takes a minute or two the first time; then the layout is kept.", icon=":material/info:")
-    if wait_or_offer(last_of("project", "model", model), "Lay out by UMAP", command_of("project", options)):
+    if wait_or_offer(last_of("project", "model", model), "Lay out by UMAP", command_of(options)):
         output.parent.mkdir(parents=True, exist_ok=True)
         submit_project(workspace(), options)
         st.rerun()

@@ -15,12 +15,12 @@ from clp_core.export_options import SOURCE, ExportOptions
 from clp_core.files.hashing import fingerprint
 from clp_core.files.slug import slug_of
 from clp_core.jobs import Job, JobStore
-from clp_core.jobs.checkpoints import best_of, read_manifest, step_of
 from clp_core.jobs.results import DRY_RUN, PUSHED
-from clp_core.jobs.submit import command_of, submit_export, submit_push
-from clp_core.options import help_of
+from clp_core.jobs.training_checkpoints import best_of, read_manifest, step_of
+from clp_core.options import command_of, help_of
 from clp_core.push_options import PushOptions
 from clp_core.roots import confined
+from clp_core.submission import submit_export, submit_push
 from components.jobs import follow, result_or_error
 from components.messages import command, errors_as_messages, number, offer_file, plain, size
 from components.models import workspace
@@ -102,7 +102,7 @@ def offer_export(run: Job, checkpoint: Path) -> None:
         return
     if job is not None and job.status().state == "failed":
         st.error(plain(f"The last try failed: {job.status().reason}"), icon=":material/error:")
-    command(command_of("export", options))
+    command(command_of(options))
     exists = Path(options.output).exists()
     if exists:
         made = job is not None and job.status().state == "finished" and job.result().get("output") == options.output
@@ -189,11 +189,11 @@ def offer_push(folder: Path) -> None:
     if dry is None or dry.status().state != "finished" or not is_of_now(dry, folder):
         if dry is not None and dry.status().state != "finished":
             st.error(plain(f"The dry run {dry.status().state}: {dry.status().reason}"), icon=":material/error:")
-        command(command_of("push", replace(asked, dry_run=True)))
+        command(command_of(replace(asked, dry_run=True)))
         label = "Dry run"
     else:
         if not is_pushed and show_dry_run(dry):
-            command(command_of("push", asked))
+            command(command_of(asked))
             if st.button(
                 f"Push to {plain(asked.repo)}", type="primary", icon=":material/upload:", key=f"push_{folder.name}"
             ):

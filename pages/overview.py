@@ -8,7 +8,7 @@ import streamlit as st
 from clp_core.demo import SOURCE
 from clp_core.figures import spark
 from clp_core.jobs import JobStore
-from clp_core.jobs.submit import submit_demo
+from clp_core.submission import submit_demo
 from components import saved_experiments
 from components.jobs import follow
 from components.messages import number, question, size

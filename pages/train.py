@@ -5,12 +5,12 @@ from pathlib import Path
 import streamlit as st
 
 from clp_core.jobs import Job, JobStore
-from clp_core.jobs.queue import DeviceQueue
-from clp_core.jobs.speed import measured_speeds
-from clp_core.jobs.submit import submit_train, train_command
+from clp_core.jobs.device_queue import DeviceQueue
 from clp_core.placement import place_of
+from clp_core.throughput import measured_speeds
 from clp_core.train_options import TrainOptions
 from clp_core.training_plan import TrainPlan, plan
+from clp_core.training_submit import submit_train, train_command
 from components import slurm_form, train_form, train_plan
 from components.messages import command, plain, question
 from components.models import models, training_texts, workspace

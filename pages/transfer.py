@@ -7,9 +7,9 @@ from clp_core.figures import methods_chart
 from clp_core.initializers import INITIALIZERS
 from clp_core.jobs import JobStore
 from clp_core.jobs.results import COMPARISON
-from clp_core.jobs.submit import command_of, submit_compare, submit_transfer
-from clp_core.options import help_of
+from clp_core.options import command_of, help_of
 from clp_core.overrides import OverrideList
+from clp_core.submission import submit_compare, submit_transfer
 from clp_core.tokenization.match_choices import MATCHES
 from clp_core.transfer_options import AUTO, GUARDS, TransferOptions
 from components.jobs import follow, result_or_error
@@ -116,7 +116,7 @@ with form:
             match_norms=match_norms,
             overwrite=overwrite,
         )
-        command(command_of("transfer", options))
+        command(command_of(options))
         exists = (space.models / name.strip()).exists() and not overwrite
         if exists:
             st.info(

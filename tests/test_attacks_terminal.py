@@ -64,7 +64,7 @@ def test_name_of_a_run_that_looks_like_markup_is_followed(monkeypatch, capsys):
         looks = iter([False, False, True, True])
 
         def status(self):
-            from clp_core.jobs.job import Status
+            from clp_core.jobs.status import Status
 
             return Status("finished" if next(self.looks, True) else "running", EVIL)
 

@@ -19,7 +19,7 @@ from clp_core.errors import ClpError, InputError
 from clp_core.export import export
 from clp_core.export_options import ExportOptions
 from clp_core.files.json_files import write_json
-from clp_core.jobs.checkpoints import seal
+from clp_core.jobs.training_checkpoints import seal
 from clp_core.model_card import Card
 from clp_core.training_facts import runs_behind, shown_points
 from clp_core.transfer import transfer

@@ -16,7 +16,7 @@ from clp_core.environment.gpus import Gpu, cuda_environment, list_gpus
 from clp_core.errors import InputError
 from clp_core.hardware import Device, find_device, has_fast_bf16, mean_peak
 from clp_core.jobs import JobStore
-from clp_core.jobs.queue import DeviceQueue
+from clp_core.jobs.device_queue import DeviceQueue
 from clp_core.peaks import peak_flops
 from clp_core.playground_place import Needs, Place
 from clp_core.training import note_precision, settled_precision

@@ -33,9 +33,9 @@ from clp_core.hub.errors import explained
 from clp_core.hub.repo_id import HubName
 from clp_core.hub.resolve import locate
 from clp_core.jobs import JobStore
-from clp_core.jobs.submit import submit_prepare, submit_push
 from clp_core.push import push
 from clp_core.push_options import PushOptions
+from clp_core.submission import submit_prepare, submit_push
 
 BIG = 12 << 20
 STEP = 10 << 20

@@ -19,10 +19,11 @@ from clp_core.environment.versions import code_version
 from clp_core.errors import InputError
 from clp_core.files.json_files import write_json
 from clp_core.jobs import JobStore, start
-from clp_core.jobs.process import boot_id, identity, is_alive
+from clp_core.jobs.process_identity import boot_id, identity, is_alive
 from clp_core.jobs.reason_codes import ReasonCode
-from clp_core.jobs.submit import submit_train, submit_transfer
+from clp_core.submission import submit_transfer
 from clp_core.train_options import TrainOptions
+from clp_core.training_submit import submit_train
 from clp_core.transfer_options import TransferOptions
 
 
@@ -163,7 +164,7 @@ def test_zombie_is_not_alive():
 
 def lives_under(launcher, **environment):
     """Start what a training process does first below a process with that name; say whether it goes on."""
-    code = "from clp_core.jobs.process import die_with_launcher; die_with_launcher(); print('lives')"
+    code = "from clp_core.jobs.process_identity import die_with_launcher; die_with_launcher(); print('lives')"
     parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {code!r}])"
     command = [sys.executable, "-c", parent, launcher]
     done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True)
@@ -180,7 +181,7 @@ def test_training_process_lives_where_its_launcher_does():
 
 
 def test_training_process_lives_below_a_wrapper_under_its_launcher():
-    code = "from clp_core.jobs.process import die_with_launcher; die_with_launcher(); print('lives')"
+    code = "from clp_core.jobs.process_identity import die_with_launcher; die_with_launcher(); print('lives')"
     shell = f"{sys.executable} -c {shlex.quote(code)}; true"  # with a command to follow, so that it stays
     parent = f"import subprocess; subprocess.run(['bash', '-c', {shell!r}])"
     launched = os.environ | {"TORCHELASTIC_RUN_ID": "a run", "CLP_JOB_DIR": "/a/job"}
@@ -216,7 +217,7 @@ time.sleep(60)
 
 
 def test_child_whose_parent_has_died_before_it_could_ask_ends():
-    code = "from clp_core.jobs.process import die_with_parent; die_with_parent({parent}); print('lives')"
+    code = "from clp_core.jobs.process_identity import die_with_parent; die_with_parent({parent}); print('lives')"
     own = [sys.executable, "-c", code.format(parent=os.getpid())]
     assert subprocess.run(own, capture_output=True, text=True).stdout.strip() == "lives"
     other = [sys.executable, "-c", code.format(parent=1)]

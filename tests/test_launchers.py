@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from clp_core.jobs.launchers import ALLOCATOR, allocator_settings
+from clp_core.jobs.allocator import ALLOCATOR, allocator_settings
 
 MAPPED = """
 import ctypes

@@ -21,8 +21,8 @@ from clp_core.embeddings.matmul_backend import TorchDevice
 from clp_core.environment import memory_errors
 from clp_core.environment.memory_errors import OutOfMemoryError, check_memory, memory_explained
 from clp_core.evaluation import EvaluationText, evaluate, load_model, load_speaker, score
+from clp_core.jobs.failure_reason import reason_of, reason_of_exit
 from clp_core.jobs.reason_codes import ReasonCode
-from clp_core.jobs.reasons import reason_of, reason_of_exit
 from clp_core.tokenization.vocabulary import Vocabulary
 
 SHORT = [

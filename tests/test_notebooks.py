@@ -5,7 +5,7 @@ import pytest
 from conftest import put_short_text
 from nbclient import NotebookClient
 
-from clp_core.jobs.launchers import ALLOCATOR
+from clp_core.jobs.allocator import ALLOCATOR
 
 ROOT = Path(__file__).resolve().parent.parent
 EXPECTED = {  # what each notebook says on the way, and how many figures it draws

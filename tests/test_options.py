@@ -34,12 +34,12 @@ from clp_core.explore_options import (
 )
 from clp_core.export_options import ExportOptions
 from clp_core.jobs import JobStore
-from clp_core.jobs.submit import submit_compare
 from clp_core.options import MISSING, OptionsError, arguments_of, flag_of, like, option
 from clp_core.playground_options import PlaygroundOptions
 from clp_core.pretrain_options import PretrainOptions
 from clp_core.project_options import ProjectOptions
 from clp_core.push_options import PushOptions
+from clp_core.submission import submit_compare
 from clp_core.tokenizer_options import TokenizerOptions
 from clp_core.train_options import TrainOptions
 from clp_core.transfer_options import TransferOptions

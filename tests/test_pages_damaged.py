@@ -11,8 +11,8 @@ from support.pages_run import check, open_page
 from clp_core.demo import HELPER, SOURCE
 from clp_core.files.artifacts import REPORT_FILE, TOKENIZER_REPORT_FILE
 from clp_core.jobs import JobStore
-from clp_core.jobs.checkpoints import seal
 from clp_core.jobs.results import COMPARISON, DRY_RUN, PUSHED, TOKENIZER, TRANSFER, fits, fitting_result
+from clp_core.jobs.training_checkpoints import seal
 from clp_core.push_options import PushOptions
 from clp_core.transfer_options import TransferOptions
 from components import jobs, take_away

@@ -215,7 +215,7 @@ def test_access_token_in_a_prompt_is_refused(workspace, models):
 def test_checkpoint_of_a_run_is_asked_from_the_page_of_the_run(space):
     from support.made_runs import lines_of, make_run
 
-    from clp_core.jobs.checkpoints import seal
+    from clp_core.jobs.training_checkpoints import seal
 
     run = make_run(space, "my run", lines_of(200))
     folder = run.path / "checkpoints" / "checkpoint-200"

@@ -10,17 +10,17 @@ from support.jobs import end_of, train_options, wait_for
 from support.made_runs import PLAN, lines_of, make_run
 from support.pages_run import check, cut_texts, open_page, text_of
 
+from clp_core.alerts import alerts_of
 from clp_core.comparison_report import answer
 from clp_core.curves import curve_named, published_curves
 from clp_core.files.json_files import write_json
 from clp_core.jobs import JobStore
-from clp_core.jobs.alerts import alerts_of
-from clp_core.jobs.job import Status
 from clp_core.jobs.reason_codes import Reason, ReasonCode
 from clp_core.jobs.run_metrics import MAX_POINTS, RunMetrics
-from clp_core.jobs.submit import submit_train
+from clp_core.jobs.status import Status
 from clp_core.savings import Comparison
 from clp_core.tokenization.text_reading import SCORING_FILE
+from clp_core.training_submit import submit_train
 
 pytestmark = pytest.mark.usefixtures("server_that_has_run_app_once")
 

@@ -21,7 +21,7 @@ from clp_core.environment.gpus import Gpu
 from clp_core.errors import InputError
 from clp_core.files.json_files import write_json
 from clp_core.jobs import JobStore
-from clp_core.jobs.queue import DeviceQueue
+from clp_core.jobs.device_queue import DeviceQueue
 from clp_core.jobs.reason_codes import ReasonCode
 from clp_core.playground import ask, session_for, start_session
 from clp_core.playground_options import PlaygroundOptions

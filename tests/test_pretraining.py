@@ -17,13 +17,13 @@ from clp_core.data.text_sources import Texts
 from clp_core.data.train_valid_split import Rule, hold_out, normalise
 from clp_core.errors import InputError
 from clp_core.helper_sizes import MOST_PASSES, SIZES, HelperPlan
-from clp_core.jobs.submit import resume
 from clp_core.pretrain_options import PretrainOptions
 from clp_core.pretraining import fresh_folder, fresh_model, is_helper_run, start_helper, submit_helper
 from clp_core.tokenization.vocabulary import Vocabulary
 from clp_core.tokenizer_options import TokenizerOptions
 from clp_core.tokenizer_training import train_tokenizer
 from clp_core.train_options import TrainOptions
+from clp_core.training_submit import resume
 
 TINY_RUN = {"max_steps": 20, "block_length": 32, "batch_tokens": 256, "eval_every": 10}
 

@@ -9,8 +9,8 @@ import pytest
 from support.jobs import end_of, wait_for
 
 from clp_core.jobs import JobStore, start
+from clp_core.jobs.device_queue import DeviceQueue, Ticket
 from clp_core.jobs.job import job_is_over
-from clp_core.jobs.queue import DeviceQueue, Ticket
 from clp_core.jobs.reason_codes import ReasonCode
 from clp_core.jobs.submit import launch
 

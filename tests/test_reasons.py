@@ -11,8 +11,8 @@ import torch
 from support.made_runs import lines_of, make_run
 
 from clp_core.errors import ClpError, DivergedError, InputError
+from clp_core.jobs.failure_reason import MAX_REASON, oom_kills, reason_of, reason_of_exit
 from clp_core.jobs.reason_codes import NO_REASON, Reason, ReasonCode, known_code, reason_in
-from clp_core.jobs.reasons import MAX_REASON, oom_kills, reason_of, reason_of_exit
 
 TORCHRUN = """Traceback (most recent call last):
 torch.distributed.elastic.multiprocessing.errors.ChildFailedError:

@@ -21,9 +21,9 @@ from support.jobs import end_of, train_here, train_options, wait_for
 from clp_core.curves import metrics_of_run
 from clp_core.errors import InputError
 from clp_core.jobs import JobStore
-from clp_core.jobs.checkpoints import is_complete, read_manifest, resumable_checkpoint
 from clp_core.jobs.reason_codes import ReasonCode
-from clp_core.jobs.submit import resume, submit_train
+from clp_core.jobs.training_checkpoints import is_complete, read_manifest, resumable_checkpoint
+from clp_core.training_submit import resume, submit_train
 from clp_core.workspace import Workspace
 
 pytestmark = pytest.mark.process

@@ -17,15 +17,16 @@ from support.pages_run import check, open_page, text_of
 from clp_core.cluster import seconds_of
 from clp_core.errors import InputError
 from clp_core.files.json_files import write_json
-from clp_core.jobs import JobStore, slurm_control
+from clp_core.jobs import JobStore
 from clp_core.jobs.reason_codes import ReasonCode
-from clp_core.jobs.slurm import SCRIPT_FILE, TICKET_FILE
-from clp_core.jobs.slurm_control import REGISTRY, Word, parse_queue
-from clp_core.jobs.slurm_script import checked_script, render
-from clp_core.jobs.submit import resume, script_of, submit_train, train_command, training_argv
+from clp_core.jobs.slurm import control
+from clp_core.jobs.slurm.control import REGISTRY, Word, parse_queue
+from clp_core.jobs.slurm.launcher import SCRIPT_FILE, TICKET_FILE
 from clp_core.jobs.supervisor import SAVED as STOPPED_SAVED
 from clp_core.placement import place_of
+from clp_core.slurm_script import checked_script, render
 from clp_core.training_plan import TrainPlan, plan
+from clp_core.training_submit import resume, script_of, submit_train, train_command, training_argv
 from clp_core.workspace import Workspace
 
 CLUSTER = {"launcher": "slurm", "nodes": 2, "gpus_per_node": 0, "processes_per_node": 3, "cpus_per_process": 2}
@@ -267,19 +268,19 @@ def test_slurms_number_is_told_on_the_command_line_and_the_page(slurm, job, serv
 def test_run_that_slurm_never_got_is_lost_after_a_while(slurm, job, monkeypatch):
     (job.path / TICKET_FILE).unlink()
     assert stands(job) == ("queued", ReasonCode.SLURM_SUBMITTING)
-    monkeypatch.setattr("clp_core.jobs.slurm.SUBMIT_GRACE_S", -1.0)
+    monkeypatch.setattr("clp_core.jobs.slurm.launcher.SUBMIT_GRACE_S", -1.0)
     assert stands(job) == ("lost", ReasonCode.SLURM_NOT_SUBMITTED)
 
 
 def test_log_file_with_a_percent_sign_is_not_filled_in(slurm, tmp_path):
-    slurm_control.submit(tmp_path / "s", tmp_path / "100%j")
+    control.submit(tmp_path / "s", tmp_path / "100%j")
     assert f"--output={tmp_path}/100%%j/output.log" in slurm.calls("sbatch")[0]
 
 
 def test_allocation_around_the_app_is_not_handed_on(monkeypatch):
     for name in ("SLURM_JOB_ID", "SLURM_MEM_PER_NODE", "SLURM_CONF", "SBATCH_ACCOUNT", "CLP_JOB_DIR"):
         monkeypatch.setenv(name, "x")
-    given = slurm_control.environment()
+    given = control.environment()
     assert {"SLURM_CONF", "SBATCH_ACCOUNT"} <= set(given)
     assert not {"SLURM_JOB_ID", "SLURM_MEM_PER_NODE", "CLP_JOB_DIR"} & set(given)
 
@@ -369,10 +370,10 @@ def test_silent_slurm_changes_no_state_and_is_not_asked_again_at_once(slurm, job
 
 
 def test_slurm_that_hangs_is_given_up(slurm, job, monkeypatch):
-    monkeypatch.setattr(slurm_control, "ASK_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(control, "ASK_TIMEOUT_S", 0.5)
     (slurm.folder / "squeue").write_text("#!/bin/sh\nexec sleep 60\n")
-    with pytest.raises(slurm_control.NoAnswerError, match="squeue gave no answer"):
-        slurm_control.call(["squeue"], 0.5)
+    with pytest.raises(control.NoAnswerError, match="squeue gave no answer"):
+        control.call(["squeue"], 0.5)
 
 
 def test_many_runs_are_asked_for_in_one_call(slurm, workspace, pair, texts):
@@ -588,7 +589,7 @@ def test_command_line_shows_the_script_and_starts_nothing(pair, texts, workspace
 @pytest.mark.usefixtures("server_that_has_run_app_once")
 def test_train_page_offers_slurm_only_where_it_is(target, slurm, monkeypatch):
     assert "Where" in [radio.label for radio in check(open_page("train")).radio]
-    monkeypatch.setattr(slurm_control.shutil, "which", lambda name: None)
+    monkeypatch.setattr(control.shutil, "which", lambda name: None)
     assert "Where" not in [radio.label for radio in check(open_page("train")).radio]
 
 

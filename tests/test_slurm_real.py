@@ -11,12 +11,13 @@ from support.slurm_cluster import cluster, missing, running_cluster
 from test_runs import assert_same_curve, is_gone
 
 from clp_core.errors import InputError
-from clp_core.jobs import JobStore, process, slurm_control
-from clp_core.jobs.checkpoints import step_of
+from clp_core.jobs import JobStore, process_identity
 from clp_core.jobs.reason_codes import ReasonCode
-from clp_core.jobs.slurm import ticket_of
-from clp_core.jobs.slurm_control import REGISTRY
-from clp_core.jobs.submit import resume, submit_train
+from clp_core.jobs.slurm import control
+from clp_core.jobs.slurm.control import REGISTRY
+from clp_core.jobs.slurm.launcher import ticket_of
+from clp_core.jobs.training_checkpoints import step_of
+from clp_core.training_submit import resume, submit_train
 from clp_core.workspace import Workspace
 
 pytestmark = pytest.mark.slurm
@@ -94,7 +95,7 @@ def test_run_on_two_machines_ends_as_one_job(cluster, undisturbed):
     assert undisturbed.spec["plan"]["processes"] == 2
     assert undisturbed.summary()["slurm_job"] == ticket_of(undisturbed)[0]
     slurm_id = ticket_of(undisturbed)[0]
-    wait_for(lambda: slurm_control.show(slurm_id).state == "COMPLETED", 30)
+    wait_for(lambda: control.show(slurm_id).state == "COMPLETED", 30)
     (checkpoint,) = [path for path in undisturbed.checkpoints() if path.name == f"checkpoint-{STEPS}"]
     assert {path.name for path in checkpoint.glob("rng_state*")} == {"rng_state_0.pth", "rng_state_1.pth"}
 
@@ -178,7 +179,7 @@ def test_run_that_is_cancelled_in_slurm_says_what_is_left(cluster, workspace, pa
     job = submit_train(workspace, on_one(pair, texts))
     reach(job, lambda: job.checkpoints())
     with monkeypatch.context() as elsewhere:  # as a login node sees it
-        elsewhere.setattr(process.socket, "gethostname", lambda: "login")
+        elsewhere.setattr(process_identity.socket, "gethostname", lambda: "login")
         status = job.status()
     assert (status.state, status.reason_code) == ("running", ReasonCode.ON_OTHER_HOST)
     ranks = ranks_of(job)

@@ -23,8 +23,8 @@ SMALL_ENCODER = {
 }  # fmt: skip
 CONTRACT = (
     "transformers or torch have changed what clp_core/checkpoints/tensor_names.py relies on: "
-    "from_pretrained(None, config=..., state_dict=..., device_map='meta') loads the tensors it is given, renames and converts them as it does files, "
-    "and keeps their subclass; rewrite TracedTensor or Loading.load"
+    "from_pretrained(None, config=..., state_dict=..., device_map='meta') loads the tensors it is given, renames and "
+    "converts them as it does files, and keeps their subclass; rewrite TracedTensor or Loading.load"
 )
 KNOWN = (
     "bloom", "codegen", "falcon", "gemma3_text", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gpt_oss", "gptj",

@@ -24,10 +24,11 @@ from clp_core.files.json_files import read_state, write_json
 from clp_core.hub.resolve import locate
 from clp_core.jobs.job import Job
 from clp_core.jobs.store import JobStore
-from clp_core.jobs.submit import resume, submit_train, submit_transfer
 from clp_core.progress import report_progress
+from clp_core.submission import submit_transfer
 from clp_core.teacher import HELPER
 from clp_core.train_options import TrainOptions
+from clp_core.training_submit import resume, submit_train
 from clp_core.transfer_options import TransferOptions
 from clp_core.workspace import Workspace
 

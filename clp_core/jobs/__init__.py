@@ -1,7 +1,9 @@
-"""Jobs: every long action is one directory and one supervised process."""
+"""Jobs: every long action is one directory and one supervised process, here or through Slurm."""
 
+from clp_core.jobs import local_launcher
 from clp_core.jobs.job import Job
-from clp_core.jobs.launchers import start
+from clp_core.jobs.launcher import start
+from clp_core.jobs.slurm import launcher as slurm_launcher
 from clp_core.jobs.store import JobStore
 
-__all__ = ["Job", "JobStore", "start"]
+__all__ = ["Job", "JobStore", "local_launcher", "slurm_launcher", "start"]

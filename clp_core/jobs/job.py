@@ -11,27 +11,24 @@ import math
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from clp_core.errors import InputError
 from clp_core.files.json_files import number_in, read_state, write_json
 from clp_core.hub.access_tokens import refuse_access_tokens
-from clp_core.jobs.checkpoints import complete_checkpoints
+from clp_core.jobs.launcher import Launcher, launcher_of
 from clp_core.jobs.metrics import read_lines, read_tail
-from clp_core.jobs.process import boot_id, is_alive
+from clp_core.jobs.process_identity import boot_id, is_alive
 from clp_core.jobs.reason_codes import NO_REASON, Reason, ReasonCode, known_code
+from clp_core.jobs.status import STATES, Status
+from clp_core.jobs.training_checkpoints import complete_checkpoints
 from clp_core.progress import HEARTBEAT_FILE, boot_clock
-
-if TYPE_CHECKING:
-    from clp_core.jobs.launchers import Launcher
 
 log = logging.getLogger(__name__)
 
-TERMINAL = ("finished", "stopped", "failed", "lost")
-STATES = ("queued", "starting", "running", "stopping", *TERMINAL)
 FIRST_SIGN_S = 120.0
 LOCK_FILE = "supervisor.lock"
 LOG_FILE = "output.log"
@@ -71,40 +68,6 @@ LOG_TAIL_BYTES = 16_384
 
 
 @dataclass(frozen=True)
-class Status:
-    """How a job stands.
-
-    Attributes:
-        state: queued, starting, running, stopping, finished, stopped, failed or lost.
-        reason: one plain line; empty where the state says it all.
-        reason_code: the same for programs.
-        time: when that was written, seconds since 1970.
-        exit_code: of the job's process, once it has ended.
-        attempt: how often the job was started, from 1.
-        boot_clock: when that was written, seconds since boot; a set clock does not move it.
-        boot_id: of which boot.
-    """
-
-    state: str
-    reason: str = ""
-    time: float = 0.0
-    exit_code: int | None = None
-    attempt: int = 1
-    boot_clock: float = math.nan
-    boot_id: str = ""
-    reason_code: ReasonCode = ReasonCode.NONE
-
-    def because(self, code: ReasonCode, text: str, *, state: str = "") -> Status:
-        """Return this status with another reason, and another state where one is given."""
-        return replace(self, state=state or self.state, reason=text, reason_code=code)
-
-    @property
-    def is_over(self) -> bool:
-        """Whether nothing more will happen."""
-        return self.state in TERMINAL
-
-
-@dataclass(frozen=True)
 class Job:
     """One job by its directory."""
 
@@ -135,7 +98,7 @@ class Job:
 
     @property
     def kind(self) -> str:
-        """What it does: one of ``KINDS``."""
+        """What it does, such as ``train``."""
         return str(self.spec.get("kind", ""))
 
     @property
@@ -146,8 +109,6 @@ class Job:
     @property
     def launcher(self) -> Launcher:
         """What starts its supervisor, and is asked of it what the directory cannot say."""
-        from clp_core.jobs.launchers import launcher_of  # launchers know jobs
-
         return launcher_of(self)
 
     @property

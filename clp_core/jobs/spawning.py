@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol, cast
 
-from clp_core.jobs.process import die_with_parent
+from clp_core.jobs.process_identity import die_with_parent
 
 ENVIRONMENT = "CLP_SPAWNER"
 """Names a module that starts processes in place of ``Spawner``. The tests set it, to fork them from one process that

@@ -16,30 +16,15 @@ from typing import Any
 
 from filelock import FileLock
 
-from clp_core.arguments import named_values, refuse_undecodable
 from clp_core.environment.versions import code_version, versions
-from clp_core.errors import InputError, JobError
+from clp_core.errors import InputError
 from clp_core.files.json_files import write_json
 from clp_core.files.slug import is_slug, slug_of
 from clp_core.hub.access_tokens import refuse_access_tokens
+from clp_core.jobs.arguments import named_values, refuse_undecodable
 from clp_core.jobs.job import Job, checked_name
 
 SCHEMA_VERSION = 3
-KINDS = (
-    "demo",
-    "prepare",
-    "tokenizer",
-    "pretrain",
-    "transfer",
-    "compare-methods",
-    "train",
-    "project",
-    "agreement",
-    "near-duplicates",
-    "export",
-    "push",
-    "playground",
-)
 JOB_ID = re.compile(r"[0-9]{8}-[0-9]{6}-(.+)-[0-9a-f]{4}")
 LATEST = "latest"
 """Stands for the newest job that a command can use."""
@@ -126,7 +111,7 @@ class JobStore:
         """Make the directory of a job, unless one with the same kind and arguments is under way.
 
         Args:
-            kind: one of ``KINDS``.
+            kind: what it does, such as ``train``.
             arguments: the options of the job.
             argv: what the supervisor runs; ``{job}`` stands for the directory.
             command: the command that a user would type.
@@ -142,8 +127,6 @@ class JobStore:
         Raises:
             InputError: the name is not a valid one, or an argument holds an access token or is not valid UTF-8.
         """
-        if kind not in KINDS:
-            raise JobError(f"there are no jobs of kind {kind!r}")
         frozen = json.loads(json.dumps(dict(arguments)))
         refuse_undecodable(named_values({**arguments, "name": name, "command": command, "argv": list(argv)}))
         refuse_access_tokens([json.dumps(frozen), command, name, *argv])

@@ -15,13 +15,13 @@ from filelock import FileLock, Timeout
 
 from clp_core.environment.gpus import cuda_environment
 from clp_core.files.json_files import read_state, write_json
-from clp_core.jobs.checkpoints import step_of
+from clp_core.jobs.device_queue import DeviceQueue, Held, Ticket
+from clp_core.jobs.failure_reason import oom_kills, reason_of_exit
 from clp_core.jobs.job import LOCK_FILE, LOG_FILE, Job
-from clp_core.jobs.process import identity
-from clp_core.jobs.queue import DeviceQueue, Held, Ticket
+from clp_core.jobs.process_identity import identity
 from clp_core.jobs.reason_codes import BEFORE_START, NO_REASON, Reason, ReasonCode, reason_in
-from clp_core.jobs.reasons import oom_kills, reason_of_exit
 from clp_core.jobs.spawning import Child, spawner
+from clp_core.jobs.training_checkpoints import step_of
 from clp_core.progress import JOB_ENVIRONMENT
 
 log = logging.getLogger(__name__)

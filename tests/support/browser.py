@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from clp_core.jobs import JobStore
-from clp_core.jobs.process import die_with_parent
+from clp_core.jobs.process_identity import die_with_parent
 from clp_core.prepared import prepare
 from clp_core.transfer import transfer
 from clp_core.transfer_options import TransferOptions

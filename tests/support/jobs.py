@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 
-from clp_core.jobs import launchers
+from clp_core.jobs import local_launcher
 from clp_core.jobs.reason_codes import NO_REASON, reason_in
-from clp_core.jobs.submit import resume, submit_train
 from clp_core.train_options import TrainOptions
+from clp_core.training_submit import resume, submit_train
 
 
 def wait_for(condition, seconds=60.0):
@@ -30,7 +30,7 @@ def train_options(pair, texts, **more):
     return TrainOptions(model=str(pair[0]), text=(str(texts[0]),), eval_text=str(texts[1]), **settings)
 
 
-class HereLauncher(launchers.LocalLauncher):
+class HereLauncher(local_launcher.LocalLauncher):
     """Trains in this process: for tests of what is computed, not of how processes live and die."""
 
     def start(self, job):
@@ -53,9 +53,9 @@ def resume_here(workspace, job):
 
 
 def _here(act):
-    launcher_of = launchers.launcher_of
-    launchers.launcher_of = lambda job: HereLauncher()
+    launcher_of = local_launcher.launcher_of
+    local_launcher.launcher_of = lambda job: HereLauncher()
     try:
         return act()
     finally:
-        launchers.launcher_of = launcher_of
+        local_launcher.launcher_of = launcher_of

@@ -31,8 +31,8 @@ import weakref
 from pathlib import Path
 from typing import NoReturn
 
-from clp_core.jobs.launchers import ALLOCATOR
-from clp_core.jobs.process import die_with_parent
+from clp_core.jobs.allocator import ALLOCATOR
+from clp_core.jobs.process_identity import die_with_parent
 from clp_core.jobs.spawning import ENVIRONMENT, Spawner
 
 SOCKET = "CLP_TEST_TEMPLATE"

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from clp_core.jobs import slurm_control
-from clp_core.jobs.slurm_control import REGISTRY
+from clp_core.jobs.slurm import control
+from clp_core.jobs.slurm.control import REGISTRY
 from support.jobs import wait_for
 
 BINARIES = ("munged", "mungekey", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol", "scancel", "sinfo")
@@ -163,7 +163,7 @@ def running_cluster():
 def cluster(running_cluster, monkeypatch):
     """The cluster without any job, as this process and its children find it."""
     monkeypatch.setenv("SLURM_CONF", running_cluster.environment["SLURM_CONF"])
-    monkeypatch.setattr(slurm_control, "KEPT_S", 0.5)  # an answer of Slurm is news for 5 s, which tests would wait
+    monkeypatch.setattr(control, "KEPT_S", 0.5)  # an answer of Slurm is news for 5 s, which tests would wait
     REGISTRY.forget()
     yield running_cluster
     running_cluster.clear()

@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 
 from clp_core.files.json_files import read_json_file, write_json
 from clp_core.jobs.job import job_is_over
-from clp_core.jobs.process import boot_id
+from clp_core.jobs.process_identity import boot_id
 
 ENVIRONMENT = "CLP_QUEUE"
 TICKET = re.compile(r"(\d{10})\.json")

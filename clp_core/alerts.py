@@ -6,9 +6,10 @@ import shutil
 
 import numpy as np
 
-from clp_core.jobs.job import Job, Status
+from clp_core.jobs.job import Job
 from clp_core.jobs.reason_codes import ReasonCode
 from clp_core.jobs.run_metrics import RunMetrics
+from clp_core.jobs.status import Status
 from clp_core.training_plan import CHECKPOINT_BYTES_PER_PARAMETER
 
 EXPLODING_FACTOR, EXPLODING_NATS = 1.3, 0.5

@@ -10,18 +10,19 @@ from typing import Any
 
 from clp_core.errors import InputError
 from clp_core.files.json_files import read_state, write_json
-from clp_core.jobs import slurm_control
-from clp_core.jobs.checkpoints import step_of
-from clp_core.jobs.job import NO_SIGN, SLURM_END_FILE, Job, Status
-from clp_core.jobs.launchers import TOLD_SILENCE_S, Launcher, silence_of
+from clp_core.jobs.job import NO_SIGN, SLURM_END_FILE, Job
+from clp_core.jobs.launcher import TOLD_SILENCE_S, Launcher, register, silence_of
 from clp_core.jobs.reason_codes import BEFORE_START, Reason, ReasonCode
-from clp_core.jobs.slurm_control import FORGOTTEN, REGISTRY, NoAnswerError, Word
+from clp_core.jobs.slurm import control
+from clp_core.jobs.slurm.control import FORGOTTEN, REGISTRY, NoAnswerError, Word
+from clp_core.jobs.status import Status
+from clp_core.jobs.training_checkpoints import step_of
 
 log = logging.getLogger(__name__)
 
 SCRIPT_FILE = "slurm.sbatch"
 TICKET_FILE = "slurm.json"
-SUBMIT_GRACE_S = slurm_control.SUBMIT_TIMEOUT_S + 10
+SUBMIT_GRACE_S = control.SUBMIT_TIMEOUT_S + 10
 NO_ANSWER = "Slurm does not answer"
 STARTS = ("RUNNING", "CONFIGURING")
 
@@ -37,7 +38,7 @@ class SlurmLauncher(Launcher):
         """
         (job.path / TICKET_FILE).unlink(missing_ok=True)
         try:
-            job_id, cluster = slurm_control.submit(job.path / SCRIPT_FILE, job.path)
+            job_id, cluster = control.submit(job.path / SCRIPT_FILE, job.path)
         except InputError as error:
             job.write_status("failed", Reason(ReasonCode.SLURM_REFUSED, str(error)))
             raise
@@ -86,10 +87,10 @@ class SlurmLauncher(Launcher):
         if not job_id:
             return
         try:
-            word = slurm_control.show(job_id, cluster).of(job.id)
+            word = control.show(job_id, cluster).of(job.id)
             if word.waits or word.runs:
-                slurm_control.cancel(job_id, cluster, pending_only=not kill)
-                word = slurm_control.show(job_id, cluster)
+                control.cancel(job_id, cluster, pending_only=not kill)
+                word = control.show(job_id, cluster)
             REGISTRY.forget()
         except NoAnswerError as error:
             log.warning("%s could not be cancelled: %s", job.id, error)
@@ -162,3 +163,6 @@ def goes_on_from(job: Job) -> str:
 def joined(*parts: str) -> str:
     """Return what there is to say in one line."""
     return "; ".join(part for part in parts if part)
+
+
+register("slurm", SlurmLauncher())

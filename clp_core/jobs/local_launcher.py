@@ -1,85 +1,30 @@
-"""Where a job's supervisor runs: here, or where Slurm chooses. Each launcher starts its own jobs and judges them.
-
-The job's directory says how the job stands. A launcher is asked only what the directory cannot say: whether a
-supervisor that has not begun, cannot be seen from here or left no last word is still to be expected.
-"""
+"""Jobs on this machine: their supervisors are started here, and judged by its processes."""
 
 from __future__ import annotations
 
 import os
-import platform
-import re
 import socket
-import time
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from clp_core.files.json_files import number_in, write_json
-from clp_core.jobs.job import LOCK_FILE, LOG_FILE, Job, Status
-from clp_core.jobs.process import boot_id, identity
+from clp_core.files.json_files import write_json
+from clp_core.jobs.allocator import ALLOCATOR
+from clp_core.jobs.job import LOCK_FILE, LOG_FILE, Job
+from clp_core.jobs.launcher import LOCAL, TOLD_SILENCE_S, Launcher, register, silence_of
+from clp_core.jobs.process_identity import boot_id, identity
 from clp_core.jobs.reason_codes import Reason, ReasonCode
 from clp_core.jobs.spawning import spawner
+from clp_core.jobs.status import Status
 from clp_core.progress import boot_clock
 
 START_GRACE_S = 20.0
 SILENCE_ELSEWHERE_S = 600.0
-TOLD_SILENCE_S = 120.0
 RESTARTED = Reason(ReasonCode.MACHINE_RESTARTED, "the machine went down or was restarted")
 RESTARTED_BEFORE_START = Reason(ReasonCode.MACHINE_RESTARTED, "the machine was restarted before it started")
 SUPERVISOR_KILLED = Reason(ReasonCode.SUPERVISOR_KILLED, "its supervisor was killed before it could say why")
 NEVER_STARTED = Reason(ReasonCode.NEVER_STARTED, "its supervisor never started")
-
-
-def allocator_settings(library: str, version: str) -> dict[str, str]:
-    """Choose the bounds up to which glibc keeps the memory of freed tensors.
-
-    By itself it gives every large tensor back to the kernel and takes its pages anew in the next step, which costs a
-    training step on a CPU up to half its time. Before 2.35 it ignores a bound above 32 MiB, and, as the other is set,
-    would stay at 128 KiB.
-
-    Args:
-        library: the C library, as ``platform.libc_ver`` names it.
-        version: its version, such as ``2.36``.
-    """
-    numbers = tuple(int(number) for number in re.findall("[0-9]+", version)[:2])
-    is_bounded = library != "glibc" or numbers < (2, 35)
-    return {"MALLOC_MMAP_THRESHOLD_": str(32 << 20 if is_bounded else 1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 34)}
-
-
-ALLOCATOR = allocator_settings(*platform.libc_ver())
-"""Variables of the environment of jobs."""
-
-
-class Launcher(ABC):
-    """Starts supervisors, and says of a job what its files cannot."""
-
-    @abstractmethod
-    def start(self, job: Job) -> None:
-        """Start the supervisor of a job, or have it started.
-
-        Raises:
-            InputError: it is refused.
-        """
-
-    @abstractmethod
-    def judge(self, job: Job, status: Status, who: Mapping[str, Any]) -> Status:
-        """Say how a job stands whose supervisor is not seen to live on this machine.
-
-        Args:
-            job: the job; it is not over by its files.
-            status: how it stands by them.
-            who: its supervisor by process.json; empty where none has begun.
-        """
-
-    def stop(self, job: Job, *, kill: bool) -> None:  # noqa: B027 (most supervisors see the request themselves)
-        """Carry a request to stop to where no supervisor sees it yet."""
-
-    def facts(self, job: Job) -> dict[str, Any]:  # noqa: ARG002
-        """Return what else ``clp jobs show`` says of a job."""
-        return {}
 
 
 class LocalLauncher(Launcher):
@@ -137,26 +82,4 @@ def judged_by_signs(job: Job, status: Status, who: Mapping[str, Any]) -> Status:
     return status.because(code, f"on {who.get('host')}{silent}")
 
 
-def silence_of(job: Job, status: Status) -> tuple[float, float]:
-    """Return how long a job of another machine has given no sign, and how long it had said; by the wall clock."""
-    heartbeat = job.heartbeat()
-    age = max(0.0, time.time() - number_in(heartbeat, "time", status.time))
-    return age, number_in(heartbeat, "expect_next_s", 0.0)
-
-
-def launcher_of(job: Job) -> Launcher:
-    """Return the launcher that a job's spec names; jobs of earlier versions ran on their own machine."""
-    if job.spec.get("launcher", "local") == "slurm":
-        from clp_core.jobs.slurm import SlurmLauncher  # it builds on this module
-
-        return SlurmLauncher()
-    return LocalLauncher()
-
-
-def start(job: Job) -> None:
-    """Start a job's supervisor where its spec says.
-
-    Raises:
-        InputError: it is refused there.
-    """
-    launcher_of(job).start(job)
+register(LOCAL, LocalLauncher())
