@@ -25,8 +25,7 @@ def neighbors_command(options: NeighborsOptions, as_json: Json = False) -> None:
     from clp_core.checkpoints.finite import CURE, check_rows, rows_message
     from clp_core.embeddings.nearest import nearest
     from clp_core.embeddings.row_source import non_finite_rows
-    from clp_core.prepared import token_ids
-    from clp_core.tokenization.vocabulary import Vocabulary
+    from clp_core.tokenization.vocabulary import Vocabulary, token_ids
 
     checkpoint = Checkpoint.open(options.model)
     vocabulary = Vocabulary.open(checkpoint.folder)

@@ -124,7 +124,8 @@ def jobs_remove(
 def jobs_compare(options: CompareRunsOptions, as_json: Json = False) -> None:
     """Say how much sooner runs reach what a baseline reached."""
     from clp_core.comparison_report import UNITS, answer, as_csv, as_html, as_text, points_csv
-    from clp_core.curves import Curve, IncompleteRunError, curve_named
+    from clp_core.curves import Curve, IncompleteRunError
+    from clp_core.experiment.curve_lookup import curve_named
     from clp_core.savings import Comparison
 
     measure, level = options.measure, options.level

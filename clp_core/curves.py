@@ -23,7 +23,6 @@ from clp_core.files.slug import slug_of
 from clp_core.jobs.job import Job, checked_name
 from clp_core.jobs.metrics import AXES
 from clp_core.jobs.run_metrics import MAX_POINTS, RunMetrics, Thinned
-from clp_core.jobs.store import JobStore
 from clp_core.schedule import Schedule
 from clp_core.tokenization.text_reading import FIRST, SCORING_FILE, TOKENS
 from clp_core.workspace import Workspace
@@ -34,7 +33,6 @@ BEGIN, BYTES, NOT_COMPARABLE = "begin-of-text token", "bytes of the evaluation t
 LEAK = "held-out text in the training text"
 NEEDED = ("block_length", "step_blocks")
 """Fields of a run's plan without which it is not compared."""
-KEPT_FILE = "curves.npz"
 MAX_IMPORT_BYTES = 64 << 20
 PAPER = "Ostendorff and Rehm 2023, German 6.4B"
 PAPER_CLP = ((1.1, 96.0), (5.1, 71.0), (9.9, 59.9), (11.4, 58.4), (21.3, 51.1), (26.5, 48.8), (31.6, 47.4),
@@ -99,11 +97,6 @@ class Curve:
         """Tokens at the last point."""
         last = [points[-1, 1] for points in self.points.values() if len(points)]
         return float(max(last)) if last else None
-
-
-def metrics_of_run(job: Job) -> RunMetrics:
-    """Return the reader of a run's metrics, which keeps what it read in the run's directory."""
-    return RunMetrics(job.metrics_file, job.path / KEPT_FILE).read()
 
 
 def curve_of_run(job: Job, metrics: RunMetrics) -> Curve:
@@ -307,29 +300,3 @@ def points_of(rows: Sequence[Mapping[str, float]], file_name: str, step_tokens: 
             f"{file_name} holds no curve: no row has both its tokens, or its step, and a score that is not negative"
         )
     return points
-
-
-def curve_named(workspace: Workspace, key: str) -> Curve:
-    """Return a curve by its key: ``import:NAME``, ``published:clp|scratch``, ``experiment:NAME/ARM``, or a run.
-
-    A run is named as ``JobStore.find`` takes it.
-
-    Raises:
-        IncompleteRunError: its plan lacks what a comparison needs.
-        InputError: there is none, or the job is no training run.
-    """
-    if key.startswith("experiment:"):
-        from clp_core.experiment.records import saved_curve  # which knows curves
-
-        return saved_curve(key)
-    if key.startswith(("import:", "published:")):
-        found = {curve.key: curve for curve in [*imported_curves(workspace), *published_curves()]}
-        if key not in found:
-            raise InputError(f"there is no curve {key}; there are {', '.join(found)}")
-        return found[key]
-    job = JobStore(workspace.jobs).find(key, lambda job: job.kind == "train")
-    if job.kind != "train" or not job.spec.get("plan"):
-        raise InputError(f"{job.id} is no training run; only runs are compared")
-    if why := incomplete(job):
-        raise IncompleteRunError(why)
-    return curve_of_run(job, metrics_of_run(job))

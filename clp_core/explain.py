@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from clp_core.checkpoints.checkpoint import Checkpoint
 from clp_core.checkpoints.finite import check_rows
+from clp_core.checkpoints.provenance_file import ANCHOR_COLUMNS, explained_provenance, read_columns
 from clp_core.checkpoints.safetensors_reader import TensorRows, content_of
 from clp_core.embeddings.nearest import unit
 from clp_core.embeddings.row_source import RowSource, block_ranges
@@ -21,7 +22,7 @@ from clp_core.errors import InputError
 from clp_core.files.artifacts import PROVENANCE_FILE, REPORT_FILE
 from clp_core.initializers import initializer
 from clp_core.initializers.base import Context, Fitted
-from clp_core.provenance import ANCHOR_COLUMNS, KEPT_ANCHORS, ROW_GROUP, explained_provenance, read_columns
+from clp_core.provenance import KEPT_ANCHORS, ROW_GROUP
 from clp_core.tokenization.vocabulary import Vocabulary
 from clp_core.transfer_report import read_transfer_report
 

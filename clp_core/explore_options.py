@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clp_core.data.text_sources import DEFAULT_FIELD
+from clp_core.evaluate_options import EvaluateOptions
 from clp_core.options import Options, help_of, option
 from clp_core.tokenization.match_choices import MATCHES
-from clp_core.train_options import TrainOptions
 
 MAX_NEIGHBORS = 1000
 MAX_GRAPH_NEIGHBORS = 100
@@ -26,7 +26,7 @@ class OverlapOptions(Options):
         "raw", help="how tokens are compared: their strings, or the bytes they stand for", choices=MATCHES
     )
     text: Path | None = option(None, help="text on which to measure coverage and fertility")
-    text_field: str = option(DEFAULT_FIELD, help=help_of(TrainOptions, "text_field"))
+    text_field: str = option(DEFAULT_FIELD, help=help_of(EvaluateOptions, "text_field"))
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yield whether there is nothing to compare."""

@@ -28,7 +28,7 @@ from clp_core.files.disk import check_disk
 from clp_core.files.hashing import fingerprint
 from clp_core.files.json_files import read_json
 from clp_core.progress import report_progress
-from clp_core.tokenization.vocabulary import Vocabulary
+from clp_core.tokenization.vocabulary import Vocabulary, token_ids
 from clp_core.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -145,11 +145,6 @@ def array_in(path: Path, *, is_mapped: bool = False) -> np.ndarray:
         raise InputError(
             f"{path} of the cache is damaged ({first_line(error)}); delete {path.parent} and open the model again"
         ) from error
-
-
-def token_ids(vocabulary: Vocabulary, n_rows: int) -> np.ndarray:
-    """Return the ids that hold a token and have a row, finite or not, ascending."""
-    return np.array([i for i, token in enumerate(vocabulary.tokens[:n_rows]) if token is not None], dtype=np.int64)
 
 
 def prepare(folder: Path, cache: Path) -> Prepared:

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from clp_core.errors import InputError, first_line
-from clp_core.files.artifacts import PROVENANCE_FILE
+from clp_core.checkpoints.provenance_file import ANCHOR_COLUMNS
 from clp_core.tokenization.overlap import Overlap
 
 KEPT_ANCHORS = 16
 ROW_GROUP = 16_384
-ANCHOR_COLUMNS = ("anchor_ids", "anchor_source_ids", "anchor_weights", "anchor_cosines")
 
 MAX_NORM_RATIO = 3.0
 MIN_N_EFF = 1.0 - 1e-6  # one anchor alone is exactly 1 but for rounding
@@ -238,48 +233,3 @@ def anchor_columns(anchors: Anchors | None, part: slice) -> dict[str, pa.Array]:
     for name, value in zip(ANCHOR_COLUMNS, values, strict=True):
         columns[name] = pa.ListArray.from_arrays(offsets, pa.array(value[kept]))
     return columns
-
-
-@contextmanager
-def explained_provenance(path: Path) -> Iterator[None]:
-    """Turn what reading a damaged or foreign file raises into one line.
-
-    Raises:
-        InputError: it is not the parquet file that a transfer writes.
-    """
-    try:
-        yield
-    except pa.ArrowException as error:
-        raise InputError(
-            f"{path} cannot be read as a transfer's provenance ({first_line(error)}); write the target again"
-        ) from error
-
-
-def read_columns(folder: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
-    """Read columns of a target's provenance, one row per target row.
-
-    Args:
-        folder: the target.
-        columns: their names; by default all but the anchors and the bytes.
-
-    Raises:
-        FileNotFoundError: the folder holds no provenance.
-        InputError: it is damaged, or lacks such a column.
-    """
-    path = folder / PROVENANCE_FILE
-    with explained_provenance(path), pq.ParquetFile(path) as file:
-        found = file.schema_arrow.names
-        wanted = [name for name in found if name not in (*ANCHOR_COLUMNS, "bytes")] if columns is None else columns
-        if lacking := [name for name in {*wanted, "status"} if name not in found]:
-            raise pa.ArrowInvalid(f"it has no column {lacking[0]}")
-        return file.read(list(wanted)).to_pandas()
-
-
-def missing_rows(folder: Path) -> np.ndarray:
-    """Return which rows of a target were made by its transfer, initialised or overridden, ``[n_rows]`` of bool.
-
-    Raises:
-        FileNotFoundError: the folder holds no provenance.
-        InputError: it is damaged.
-    """
-    return np.isin(read_columns(folder, ["status"])["status"].to_numpy(), ["initialised", "override"])

@@ -9,10 +9,9 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
 from clp_core.cluster import LAUNCHERS, LEAST_SIGNAL_S, MOST_SIGNAL_S, NAME, cluster_problems
-from clp_core.data.text_sources import DEFAULT_FIELD
-from clp_core.options import MISSING, Options, flag_of, option
+from clp_core.evaluate_options import EvaluateOptions
+from clp_core.options import MISSING, Options, flag_of, like, option
 from clp_core.schedule import SCHEDULES
-from clp_core.tokenization.text_reading import AUTO, BEGIN_HELP, BEGINS, CONTROL_HELP, CONTROL_STRINGS, TOKENS
 
 PRECISIONS = ("auto", "float32", "bf16")
 SWITCHES = ("auto", "on", "off")
@@ -171,9 +170,9 @@ class TrainOptions(Options):
     block_length: int = option(0, help="tokens a block; 0: the model's positions, at most 1,024", minimum=0)
     batch_tokens: int = option(0, help="tokens a step; 0: by the model's size", minimum=0)
     micro_blocks: int = option(0, help="blocks at once on a device; 0: what its memory holds", minimum=0)
-    text_field: str = option(DEFAULT_FIELD, help="field of JSON objects, or column of tables, that holds the text")
-    begin: str = option(AUTO, help=BEGIN_HELP, choices=BEGINS)
-    control_strings: str = option(TOKENS, help=CONTROL_HELP, choices=CONTROL_STRINGS)
+    text_field: str = like(EvaluateOptions, "text_field")
+    begin: str = like(EvaluateOptions, "begin")
+    control_strings: str = like(EvaluateOptions, "control_strings")
     streaming: bool = option(
         False, help="tokenise while training, in the order of the text, and keep nothing on disk; for texts beyond it"
     )

@@ -25,7 +25,7 @@ from transformers import PrinterCallback, TrainingArguments, set_seed
 from clp_core.checkpoints.checkpoint import Checkpoint
 from clp_core.checkpoints.loading import load_causal_model, refuse_non_causal
 from clp_core.checkpoints.model_config import embedding_rows, max_positions
-from clp_core.curves import metrics_of_run
+from clp_core.checkpoints.provenance_file import missing_rows
 from clp_core.data.block_datasets import Blocks, ShuffledBlocks, StreamedBlocks, padding_of
 from clp_core.data.contamination import find_leak
 from clp_core.data.packing import TextCounts, content_key, open_packed, packed_blocks, stream_fingerprint
@@ -38,6 +38,7 @@ from clp_core.files.json_files import read_json, read_state, write_json
 from clp_core.hub.resolve import locate
 from clp_core.jobs.failure_reason import reason_of
 from clp_core.jobs.job import PLAN_FILE, WARNINGS_FILE, Job
+from clp_core.jobs.run_metrics import metrics_of_run
 from clp_core.jobs.training_checkpoints import (
     RUN_STATE_FILE,
     is_complete,
@@ -50,7 +51,6 @@ from clp_core.placement import FSDP
 from clp_core.prepared import prepare_if_room
 from clp_core.processes import COLLECTIVE_TIMEOUT_S, Council, is_first
 from clp_core.progress import HEART, JOB_ENVIRONMENT
-from clp_core.provenance import missing_rows
 from clp_core.run_folder import companions_of
 from clp_core.run_measures import Measured
 from clp_core.run_trainer import RunTrainer

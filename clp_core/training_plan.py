@@ -15,6 +15,7 @@ import psutil
 from clp_core import schedule as schedules
 from clp_core.checkpoints.checkpoint import Checkpoint
 from clp_core.checkpoints.model_config import Shape, decoder_config, embedding_rows, max_positions
+from clp_core.checkpoints.provenance_file import missing_rows
 from clp_core.data.contamination import LARGEST_TEXT_AT_ONCE, find_leak
 from clp_core.data.packing import TextCounts, counts_of_beginning, estimated_tokens, stored_length
 from clp_core.data.text_sources import Texts
@@ -22,7 +23,6 @@ from clp_core.errors import InputError
 from clp_core.files.artifacts import PROVENANCE_FILE
 from clp_core.hardware import Device, has_fast_bf16, mean_peak
 from clp_core.placement import fit, place_of, processes_of
-from clp_core.provenance import missing_rows
 from clp_core.schedule import Schedule
 from clp_core.teacher import check_teacher, teacher_of
 from clp_core.tokenization.text_reading import FIRST, block_start, end_token, resolved_begin

@@ -22,15 +22,14 @@ import numpy as np
 
 from clp_core.checkpoints.checkpoint import Checkpoint
 from clp_core.checkpoints.finite import check_rows
+from clp_core.checkpoints.provenance_file import missing_rows, read_columns
 from clp_core.embeddings.nearest import nearest
 from clp_core.embeddings.row_source import RowSource, Subset, mean_row
 from clp_core.errors import InputError
 from clp_core.files.artifacts import PROVENANCE_FILE
 from clp_core.files.text_files import read_lines
-from clp_core.prepared import token_ids
-from clp_core.provenance import missing_rows, read_columns
 from clp_core.shares import Share
-from clp_core.tokenization.vocabulary import Vocabulary
+from clp_core.tokenization.vocabulary import Vocabulary, token_ids
 from clp_core.words import encode_words
 
 NEAREST = 100

@@ -12,6 +12,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
+from clp_core.checkpoints.provenance_file import read_columns
 from clp_core.errors import InputError
 from clp_core.figures import Marks, scatter
 from clp_core.files.artifacts import PROVENANCE_FILE
@@ -19,7 +20,6 @@ from clp_core.options import command_of
 from clp_core.prepared import Prepared
 from clp_core.project_options import ProjectOptions
 from clp_core.projection import MOST_POINTS, Movement, find_layout, inside, sampled
-from clp_core.provenance import read_columns
 from clp_core.submission import submit_project
 from clp_core.tokenization.vocabulary import Vocabulary
 from components.browser import tell_on_hover

@@ -10,6 +10,7 @@ from support.made_runs import lines_of, make_run
 from support.pages_run import check, open_page
 
 from clp_core.checkpoints.loading import load_causal_model
+from clp_core.checkpoints.provenance_file import missing_rows
 from clp_core.errors import InputError
 from clp_core.explain import Explainer
 from clp_core.files.artifacts import PROVENANCE_FILE
@@ -22,7 +23,6 @@ from clp_core.jobs.training_checkpoints import complete_checkpoints
 from clp_core.method_rows import MethodRows
 from clp_core.prepared import Prepared, prepare
 from clp_core.projection import UmapSettings, find_layout, layout_file
-from clp_core.provenance import missing_rows
 from clp_core.transfer import transfer
 from clp_core.transfer_options import TransferOptions
 from clp_core.workspace import Workspace

@@ -12,7 +12,8 @@ from support.pages_run import check, cut_texts, open_page, text_of
 
 from clp_core.alerts import alerts_of
 from clp_core.comparison_report import answer
-from clp_core.curves import curve_named, published_curves
+from clp_core.curves import published_curves
+from clp_core.experiment.curve_lookup import curve_named
 from clp_core.files.json_files import write_json
 from clp_core.jobs import JobStore
 from clp_core.jobs.reason_codes import Reason, ReasonCode

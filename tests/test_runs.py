@@ -18,10 +18,10 @@ from conftest import make_model
 from filelock import FileLock
 from support.jobs import end_of, train_here, train_options, wait_for
 
-from clp_core.curves import metrics_of_run
 from clp_core.errors import InputError
 from clp_core.jobs import JobStore
 from clp_core.jobs.reason_codes import ReasonCode
+from clp_core.jobs.run_metrics import metrics_of_run
 from clp_core.jobs.training_checkpoints import is_complete, read_manifest, resumable_checkpoint
 from clp_core.training_submit import resume, submit_train
 from clp_core.workspace import Workspace

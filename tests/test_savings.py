@@ -18,13 +18,13 @@ from clp_core.curves import (
     TOKENIZER,
     UNKNOWN,
     Curve,
-    curve_named,
     import_curve,
     imported_curves,
     published_curves,
     remove_import,
 )
 from clp_core.errors import InputError
+from clp_core.experiment.curve_lookup import curve_named
 from clp_core.figures import comparison_figure
 from clp_core.savings import Comparison, crossing
 

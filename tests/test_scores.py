@@ -30,22 +30,14 @@ from transformers import (
 )
 
 from clp_core.checkpoints.loading import refuse_non_causal
-from clp_core.curves import (
-    BEGIN,
-    BYTES,
-    NOT_COMPARABLE,
-    TOKENIZER,
-    Curve,
-    curve_of_run,
-    metrics_of_run,
-    settings_told,
-)
+from clp_core.curves import BEGIN, BYTES, NOT_COMPARABLE, TOKENIZER, Curve, curve_of_run, settings_told
 from clp_core.data.block_datasets import ShuffledBlocks, StreamedBlocks, padding_of
 from clp_core.data.packing import TextCounts, content_key, packed_blocks, token_stream
 from clp_core.data.text_sources import Texts
 from clp_core.distillation import Distillation
 from clp_core.errors import DivergedError, InputError
 from clp_core.evaluation import Evaluation, EvaluationText, evaluate, load_model, sample, score
+from clp_core.jobs.run_metrics import metrics_of_run
 from clp_core.model_card import Card
 from clp_core.options import arguments_of
 from clp_core.savings import Comparison

@@ -11,12 +11,12 @@ from conftest import make_model
 from safetensors.torch import load_file
 from support.jobs import end_of, resume_here, train_here, train_options, wait_for
 
+from clp_core.checkpoints.provenance_file import missing_rows
 from clp_core.distillation import Distillation
 from clp_core.errors import InputError
 from clp_core.jobs.reason_codes import ReasonCode
 from clp_core.jobs.spawning import ENVIRONMENT
 from clp_core.jobs.training_checkpoints import read_manifest
-from clp_core.provenance import missing_rows
 from clp_core.tokenization.vocabulary import Vocabulary
 from clp_core.training_submit import resume, submit_train
 from clp_core.transfer import transfer

@@ -13,10 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
+from clp_core.jobs.job import Job
 from clp_core.jobs.metrics import AXES, EVALUATED, FIGURES, Line, deduplicated, is_evaluation, parsed, whole_lines
 
 log = logging.getLogger(__name__)
 
+KEPT_FILE = "curves.npz"
 MAX_POINTS = 2000
 """A curve is never drawn with more points."""
 KEEP_AFTER_BYTES = 200_000
@@ -269,3 +271,8 @@ def float_of(value: object) -> float:
         return float(value) if isinstance(value, int | float) and type(value) is not bool else math.nan
     except OverflowError:
         return math.nan
+
+
+def metrics_of_run(job: Job) -> RunMetrics:
+    """Return the reader of a run's metrics, which keeps what it read in the run's directory."""
+    return RunMetrics(job.metrics_file, job.path / KEPT_FILE).read()

@@ -418,3 +418,8 @@ def id_in(text: str) -> int | None:
         return None
     digits = match[1].lstrip("0") or "0"
     return int(digits) if len(digits) < len(str(LARGEST_ID)) else LARGEST_ID
+
+
+def token_ids(vocabulary: Vocabulary, n_rows: int) -> np.ndarray:
+    """Return the ids that hold a token and have a row, finite or not, ascending."""
+    return np.array([i for i, token in enumerate(vocabulary.tokens[:n_rows]) if token is not None], dtype=np.int64)
