@@ -139,9 +139,9 @@ def overlap_command(options: OverlapOptions, as_json: Json = False) -> None:
 @options_command(app, TransferOptions, "transfer")
 def transfer_command(options: TransferOptions, as_json: Json = False) -> None:
     """Write a target model: the source's body, the helper's tokenizer, new embedding rows."""
-    from clp_core.functional_check import described
     from clp_core.prepared import leave_prepared
     from clp_core.transfer import transfer
+    from clp_core.transfer_report import described
 
     with terminal_progress():
         report = transfer(options)

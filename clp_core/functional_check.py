@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -172,20 +172,6 @@ class Expected:
             "largest_difference": float(f"{found:.3g}"),
             "limit": limit,
         }
-
-
-def described(check: Mapping[str, Any] | None) -> str:
-    """Say what was checked after writing, by the entry of a report; empty for a report older than the check."""
-    if not check:
-        return ""
-    if check["kind"] == "files":
-        return f"the files alone, {check['reason']}"
-    is_whole = check["layers"] == check["of_layers"]
-    layers = "all layers" if is_whole else f"the first {check['layers']} of {check['of_layers']} layers"
-    return (
-        f"the files, and logits of {check['tokens_compared']:,} common tokens against the source's ({layers}, "
-        f"{check['dtype']}; largest difference {check['largest_difference']:g} standard deviations)"
-    )
 
 
 def chosen(plan: RowPlan, copied: np.ndarray, positions: int | None, padding: int | None) -> np.ndarray:

@@ -14,11 +14,11 @@ from typing import Any
 
 from clp_core import __version__
 from clp_core.files.artifacts import CURVE_FILE, TRAINING_FILE
-from clp_core.functional_check import described
 from clp_core.initializers import initializer
 from clp_core.origins import NOT_STATED, Licence, Origin, origins_of
 from clp_core.tokenization.scripts import printable
-from clp_core.training_facts import shown_points
+from clp_core.training_facts import SHOWN_ROWS
+from clp_core.transfer_report import described
 
 HASH_SHOWN = 16
 MADE_WITH = "clp-transfer"
@@ -396,3 +396,10 @@ def is_dataset_id(name: str) -> bool:
     from clp_core.hub.repo_id import HubName
 
     return "/" in name and " " not in name and HubName.parse(name) is not None
+
+
+def shown_points(curve: Sequence[Mapping[str, Any]], n: int = SHOWN_ROWS) -> list[Mapping[str, Any]]:
+    """Return at most ``n`` evaluations for a table, the first and the last among them."""
+    if len(curve) <= n:
+        return list(curve)
+    return [curve[round(i * (len(curve) - 1) / (n - 1))] for i in range(n)]

@@ -128,13 +128,6 @@ def thinned(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [{key: line.get(key) for key in ("step", "tokens", "seconds", "loss")} for line in lines[::stride]]
 
 
-def shown_points(curve: Sequence[Mapping[str, Any]], n: int = SHOWN_ROWS) -> list[Mapping[str, Any]]:
-    """Return at most ``n`` evaluations for a table, the first and the last among them."""
-    if len(curve) <= n:
-        return list(curve)
-    return [curve[round(i * (len(curve) - 1) / (n - 1))] for i in range(n)]
-
-
 def curve_csv(runs: Sequence[Mapping[str, Any]]) -> str:
     """Return the curves of all runs as CSV, evaluations and training losses by step."""
     text = io.StringIO()

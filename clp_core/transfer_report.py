@@ -105,3 +105,17 @@ def misfits(content: Any, shape: Mapping[str, Any], place: str = "") -> Iterator
             yield from misfits(value, kind, where)
         elif not fits(value, kind):
             yield where
+
+
+def described(check: Mapping[str, Any] | None) -> str:
+    """Say what was checked after writing, by the entry of a report; empty for a report older than the check."""
+    if not check:
+        return ""
+    if check["kind"] == "files":
+        return f"the files alone, {check['reason']}"
+    is_whole = check["layers"] == check["of_layers"]
+    layers = "all layers" if is_whole else f"the first {check['layers']} of {check['of_layers']} layers"
+    return (
+        f"the files, and logits of {check['tokens_compared']:,} common tokens against the source's ({layers}, "
+        f"{check['dtype']}; largest difference {check['largest_difference']:g} standard deviations)"
+    )
