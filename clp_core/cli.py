@@ -42,9 +42,9 @@ from clp_core.cli_output import (
 from clp_core.cli_playground import generate_command, playground_command
 from clp_core.cli_train import tell_run
 from clp_core.compare_options import CompareMethodsOptions
-from clp_core.downstream import DownstreamOptions
 from clp_core.errors import ClpError, InputError, library_failure, system_failure
-from clp_core.evaluate_options import EvaluateOptions
+from clp_core.evaluation.downstream import DownstreamOptions
+from clp_core.evaluation.options import EvaluateOptions
 from clp_core.experiment.options import ExperimentOptions
 from clp_core.explore_options import (
     AgreementOptions,
@@ -216,7 +216,7 @@ def train_command(
 @options_command(app, EvaluateOptions, "evaluate", positional=("model",))
 def evaluate_command(options: EvaluateOptions, as_json: Json = False) -> None:
     """Score a model on a text: loss, perplexity and bits per byte."""
-    from clp_core.evaluation import evaluate, sample
+    from clp_core.evaluation.bits_per_byte import evaluate, sample
     from clp_core.hub.resolve import locate
 
     reading = (options.text_field, options.begin, options.control_strings)

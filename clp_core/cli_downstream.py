@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from clp_core.cli_output import Json, echo, emit, print_table, terminal_progress
-from clp_core.downstream import DownstreamOptions
+from clp_core.evaluation.downstream import DownstreamOptions
 
 
 def downstream_command(options: DownstreamOptions, as_json: Json = False) -> None:
     """Measure what a model can do: cloze questions on a held-out text, word pairs found in its embeddings."""
-    from clp_core.downstream import measure
+    from clp_core.evaluation.downstream import measure
 
     with terminal_progress():
         found = measure(options)

@@ -30,7 +30,7 @@ from clp_core.transfer_options import TransferOptions
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from clp_core.evaluation import EvaluationText
+    from clp_core.evaluation.bits_per_byte import EvaluationText
 
 log = logging.getLogger(__name__)
 
@@ -214,7 +214,7 @@ class Bench:
             InputError: the text cannot be used, the model does not fit in memory, is not causal or not finite.
         """
         from clp_core.checkpoints.loading import refuse_non_causal
-        from clp_core.evaluation import EvaluationText, load_model
+        from clp_core.evaluation.bits_per_byte import EvaluationText, load_model
 
         report_progress("loading the source")
         texts, positions = Texts.open([options.eval_text], options.text_field), max_positions(pair.source.config)
@@ -235,7 +235,7 @@ class Bench:
         """
         import torch
 
-        from clp_core.evaluation import score
+        from clp_core.evaluation.bits_per_byte import score
 
         def parameter(values: np.ndarray) -> torch.nn.Parameter:
             old = self.model.get_input_embeddings().weight
@@ -256,7 +256,7 @@ class Bench:
         Raises:
             InputError: they are not finite.
         """
-        from clp_core.evaluation import load_model, score
+        from clp_core.evaluation.bits_per_byte import load_model, score
 
         with tempfile.TemporaryDirectory() as folder:
             output = Path(folder) / "target"

@@ -17,7 +17,7 @@ from clp_core.curve_files import SCORES, read_rows
 from clp_core.curve_options import MEASURES
 from clp_core.data.contamination import STANDS_IN_IT
 from clp_core.errors import InputError
-from clp_core.evaluation import MAX_UNKNOWN_SHARE, UNKNOWN_TOKENS
+from clp_core.evaluation.bits_per_byte import MAX_UNKNOWN_SHARE, UNKNOWN_TOKENS
 from clp_core.files.json_files import read_state, write_json
 from clp_core.files.slug import slug_of
 from clp_core.jobs.job import Job, checked_name

@@ -20,8 +20,8 @@ import torch
 from clp_core.checkpoints.loading import load_causal_model, refuse_non_causal, weights_type
 from clp_core.checkpoints.model_config import max_positions
 from clp_core.data.block_datasets import IGNORED_LABEL, padding_of
-from clp_core.evaluation import check_tokenizer_fits
-from clp_core.losses import TextLoss
+from clp_core.evaluation.bits_per_byte import check_tokenizer_fits
+from clp_core.evaluation.losses import TextLoss
 from clp_core.tokenization.vocabulary import Vocabulary
 from clp_core.training_stages import refuse_non_finite
 

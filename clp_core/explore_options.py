@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clp_core.data.text_sources import DEFAULT_FIELD
-from clp_core.evaluate_options import EvaluateOptions
+from clp_core.evaluation.options import EvaluateOptions
 from clp_core.options import Options, help_of, option
 from clp_core.tokenization.match_choices import MATCHES
 

@@ -24,7 +24,7 @@ from clp_core.checkpoints.loading import has_cache
 from clp_core.checkpoints.model_config import max_positions
 from clp_core.environment.memory_errors import SMALLER, OutOfMemoryError, memory_explained
 from clp_core.errors import InputError
-from clp_core.evaluation import load_speaker
+from clp_core.evaluation.bits_per_byte import load_speaker
 from clp_core.files.json_files import read_json
 from clp_core.hub.resolve import locate
 from clp_core.jobs.failure_reason import reason_of

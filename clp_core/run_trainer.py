@@ -17,9 +17,9 @@ from transformers import Trainer
 
 from clp_core.distillation import Distillation
 from clp_core.errors import ClpError
-from clp_core.evaluation import EvaluationText, score
+from clp_core.evaluation.bits_per_byte import EvaluationText, score
+from clp_core.evaluation.losses import TextLoss
 from clp_core.jobs.training_checkpoints import is_complete
-from clp_core.losses import TextLoss
 from clp_core.placement import FSDP
 from clp_core.processes import is_distributed
 from clp_core.run_folder import remove_half_written

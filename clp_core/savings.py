@@ -26,7 +26,7 @@ from clp_core.curves import (
     differing,
 )
 from clp_core.data.contamination import STANDS_IN_IT
-from clp_core.evaluation import NON_FINITE, UNKNOWN_TOKENS
+from clp_core.evaluation.bits_per_byte import NON_FINITE, UNKNOWN_TOKENS
 
 
 @dataclass(frozen=True)

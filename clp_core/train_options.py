@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
 from clp_core.cluster import LAUNCHERS, LEAST_SIGNAL_S, MOST_SIGNAL_S, NAME, cluster_problems
-from clp_core.evaluate_options import EvaluateOptions
+from clp_core.evaluation.options import EvaluateOptions
 from clp_core.options import MISSING, Options, flag_of, like, option
 from clp_core.schedule import SCHEDULES
 

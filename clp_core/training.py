@@ -32,7 +32,8 @@ from clp_core.data.packing import TextCounts, content_key, open_packed, packed_b
 from clp_core.data.text_sources import Texts
 from clp_core.distillation import Distillation
 from clp_core.errors import ClpError, InputError
-from clp_core.evaluation import EvaluationText, check_tokenizer_fits
+from clp_core.evaluation.bits_per_byte import EvaluationText, check_tokenizer_fits
+from clp_core.evaluation.losses import TextLoss, left_out, router_coefficient
 from clp_core.files.hashing import content_of, has_changed
 from clp_core.files.json_files import read_json, read_state, write_json
 from clp_core.hub.resolve import locate
@@ -46,7 +47,6 @@ from clp_core.jobs.training_checkpoints import (
     resumable_checkpoint,
     step_of,
 )
-from clp_core.losses import TextLoss, left_out, router_coefficient
 from clp_core.placement import FSDP
 from clp_core.prepared import prepare_if_room
 from clp_core.processes import COLLECTIVE_TIMEOUT_S, Council, is_first

@@ -14,7 +14,7 @@ from transformers import TrainerCallback, TrainingArguments
 
 from clp_core.checkpoints.finite import NonFiniteError
 from clp_core.errors import DivergedError, InputError
-from clp_core.evaluation import generate
+from clp_core.evaluation.bits_per_byte import generate
 from clp_core.files.json_files import read_state, write_json
 from clp_core.jobs.job import PLAN_FILE
 from clp_core.jobs.reason_codes import NO_REASON, Reason, ReasonCode

@@ -380,7 +380,7 @@ class Transfer:
 
 def zero_step(folder: Path, text: str, field: str, device: str) -> dict[str, Any]:
     """Score a target model on a text before any training, with a sample of what it says where it can generate."""
-    from clp_core.evaluation import evaluate, sample
+    from clp_core.evaluation.bits_per_byte import evaluate, sample
 
     result = evaluate(folder, [text], field, device=device)
     said, warnings = "", list(result.warnings)

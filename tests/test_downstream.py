@@ -18,9 +18,11 @@ from conftest import FAMILIES, GERMAN, make_model
 from support import commands
 from transformers import AutoModelForCausalLM
 
-from clp_core import cloze, word_retrieval
 from clp_core.checkpoints.checkpoint import Checkpoint
-from clp_core.cloze import (
+from clp_core.errors import InputError
+from clp_core.evaluation import cloze, word_translation
+from clp_core.evaluation.bits_per_byte import load_model
+from clp_core.evaluation.cloze import (
     Question,
     answer_questions,
     count_ties,
@@ -29,14 +31,12 @@ from clp_core.cloze import (
     make_questions,
     share_of_right,
 )
-from clp_core.downstream import DownstreamOptions, measure
-from clp_core.errors import InputError
-from clp_core.evaluation import load_model
+from clp_core.evaluation.downstream import DownstreamOptions, measure
+from clp_core.evaluation.shares import Share
+from clp_core.evaluation.word_translation import Ranks, ranks_of, read_pairs, retrieve, word_tokens
+from clp_core.evaluation.words import encode_words, sentences_of, words_of
 from clp_core.files.artifacts import PROVENANCE_FILE
-from clp_core.shares import Share
 from clp_core.tokenization.vocabulary import Vocabulary
-from clp_core.word_retrieval import Ranks, ranks_of, read_pairs, retrieve, word_tokens
-from clp_core.words import encode_words, sentences_of, words_of
 
 
 def made_text(seed=0, n=300):
@@ -264,7 +264,7 @@ def test_all_models_are_asked_the_same_questions(tmp_path, tokenizers, pair):
 
 
 def test_ranks_are_those_of_a_full_sort(monkeypatch):
-    monkeypatch.setattr(word_retrieval, "NEAREST", 10)
+    monkeypatch.setattr(word_translation, "NEAREST", 10)
     rng = np.random.default_rng(1)
     queries, candidates = rng.standard_normal((40, 6)), rng.standard_normal((30, 6))
     answers = [np.sort(rng.choice(30, rng.integers(1, 4), replace=False)) for _ in range(40)]
@@ -282,7 +282,7 @@ def test_ranks_are_those_of_a_full_sort(monkeypatch):
 
 @pytest.mark.parametrize(("n", "nearest"), [(6, 100), (6, 5), (3, 100)])
 def test_chance_is_the_mean_over_all_orders(monkeypatch, n, nearest):
-    monkeypatch.setattr(word_retrieval, "NEAREST", nearest)
+    monkeypatch.setattr(word_translation, "NEAREST", nearest)
     right = np.array([1, 2, n])
     expected = []
     for m in right:

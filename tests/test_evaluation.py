@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 from clp_core.data.packing import TextCounts
 from clp_core.data.text_sources import Texts
 from clp_core.errors import InputError
-from clp_core.evaluation import Evaluation, EvaluationText, evaluate, generate, load_model, sample, score
+from clp_core.evaluation.bits_per_byte import Evaluation, EvaluationText, evaluate, generate, load_model, sample, score
 from clp_core.tokenization.vocabulary import Vocabulary
 
 

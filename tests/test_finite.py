@@ -22,12 +22,12 @@ from clp_core.answers import Answer, GenerateOptions
 from clp_core.checkpoints.checkpoint import Checkpoint
 from clp_core.checkpoints.finite import non_finite_weight
 from clp_core.cli_output import print_table, sane, written
-from clp_core.cloze import make_questions
 from clp_core.compare import compare_methods
-from clp_core.downstream import DownstreamOptions, measure
 from clp_core.embeddings.row_source import ArrayRows, non_finite_rows
 from clp_core.errors import InputError
-from clp_core.evaluation import load_model
+from clp_core.evaluation.bits_per_byte import load_model
+from clp_core.evaluation.cloze import make_questions
+from clp_core.evaluation.downstream import DownstreamOptions, measure
 from clp_core.explain import Explainer
 from clp_core.export import cast
 from clp_core.generation import Reader, answer
@@ -312,7 +312,9 @@ def test_comparison_of_methods_refuses_a_source_with_a_row_that_is_not_finite(tm
 @pytest.mark.parametrize("bits", [float("nan"), float("inf")])
 def test_method_whose_model_has_no_finite_score_is_not_ranked(pair, texts, monkeypatch, bits):
     options = TransferOptions(*map(str, pair), "(none)", eval_text=str(texts[1]))
-    monkeypatch.setattr("clp_core.evaluation.score", lambda model, text: SimpleNamespace(bits_per_byte=bits))
+    monkeypatch.setattr(
+        "clp_core.evaluation.bits_per_byte.score", lambda model, text: SimpleNamespace(bits_per_byte=bits)
+    )
     scores, advice = compare_methods(options, ("mean", "linear"))
     assert [score.zero_step_bits_per_byte for score in scores] == [None, None]
     assert all("not finite" in score.note for score in scores)

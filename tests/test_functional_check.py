@@ -18,7 +18,7 @@ from clp_core.checkpoints.model_config import max_positions
 from clp_core.checkpoints.positions import Padding
 from clp_core.compare import compare_methods
 from clp_core.errors import ClpError, InputError
-from clp_core.evaluation import evaluate
+from clp_core.evaluation.bits_per_byte import evaluate
 from clp_core.functional_check import NO_ROOM, UNCUT, Expected, extent_of, n_parameters
 from clp_core.pair import Pair
 from clp_core.target_files import SpecialIds, target_config, without_placeholders

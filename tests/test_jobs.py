@@ -268,7 +268,7 @@ def test_running_job_is_not_removed(store):
 def test_training_writes_metrics_and_a_checkpoint_that_opens(workspace, pair, texts):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from clp_core.evaluation import evaluate
+    from clp_core.evaluation.bits_per_byte import evaluate
 
     job = submit_train(workspace, train_options(pair, texts, max_steps=30, learning_rate=5e-3))
     status = end_of(job, 240)

@@ -17,7 +17,7 @@ from clp_core.data.text_sources import Texts
 from clp_core.demo.build import labels_of
 from clp_core.distillation import Distillation
 from clp_core.errors import InputError
-from clp_core.losses import TextLoss, left_out, router_coefficient
+from clp_core.evaluation.losses import TextLoss, left_out, router_coefficient
 from clp_core.run_trainer import RunTrainer
 from clp_core.tokenization.vocabulary import Vocabulary
 from clp_core.training_submit import submit_train

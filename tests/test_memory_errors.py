@@ -11,16 +11,16 @@ from support.commands import refused, result_of
 from support.jobs import train_here, train_options
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
-from clp_core import evaluation
 from clp_core.checkpoints.checkpoint import Checkpoint
 from clp_core.checkpoints.model_config import Shape
-from clp_core.cloze import Question
 from clp_core.data.text_sources import Texts
 from clp_core.embeddings import matmul_backend
 from clp_core.embeddings.matmul_backend import TorchDevice
 from clp_core.environment import memory_errors
 from clp_core.environment.memory_errors import OutOfMemoryError, check_memory, memory_explained
-from clp_core.evaluation import EvaluationText, evaluate, load_model, load_speaker, score
+from clp_core.evaluation import bits_per_byte
+from clp_core.evaluation.bits_per_byte import EvaluationText, evaluate, load_model, load_speaker, score
+from clp_core.evaluation.cloze import Question
 from clp_core.jobs.failure_reason import reason_of, reason_of_exit
 from clp_core.jobs.reason_codes import ReasonCode
 from clp_core.tokenization.vocabulary import Vocabulary
@@ -45,7 +45,7 @@ def raising(error):
 def one_question(monkeypatch):
     """The short text gives no question of its own."""
     question = Question("Der ", " läuft.", ("Fuchs", "Hund", "Wald", "Tag"), 0)
-    monkeypatch.setattr("clp_core.cloze.make_questions", lambda *args: [question] * 2)
+    monkeypatch.setattr("clp_core.evaluation.cloze.make_questions", lambda *args: [question] * 2)
 
 
 def commands(pair, texts, tmp_path):
@@ -118,7 +118,7 @@ def test_other_errors_pass_as_they_are():
 
 def test_model_that_cannot_fit_is_refused_before_it_is_loaded(pair, texts, monkeypatch):
     monkeypatch.setattr(memory_errors, "free_and_total", lambda device: (10**6, 24 * 10**9))
-    monkeypatch.setattr(evaluation, "load_causal_model", raising(AssertionError("it was loaded")))
+    monkeypatch.setattr(bits_per_byte, "load_causal_model", raising(AssertionError("it was loaded")))
     line = refused("evaluate", pair[0], "--text", texts[1], code=1)
     assert "scoring with source in float32 takes " in line
     assert "this machine has 0.0 GB of 24.0 GB free" in line
@@ -209,7 +209,7 @@ def test_models_are_scored_in_float32_on_a_gpu_too(half_pair, monkeypatch):
     moved = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
-    monkeypatch.setattr(evaluation, "check_memory", lambda *args: None)
+    monkeypatch.setattr(bits_per_byte, "check_memory", lambda *args: None)
     monkeypatch.setattr(LlamaForCausalLM, "to", lambda self, device: (moved.append(device), self)[1])
     assert load_model(half_pair[0]).dtype == torch.float32
     assert load_speaker(half_pair[0]).dtype == torch.bfloat16  # text is generated in the checkpoint's type

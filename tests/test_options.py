@@ -20,9 +20,9 @@ from clp_core.cli import app, jobs_app
 from clp_core.cli_output import options_command
 from clp_core.compare_options import CompareMethodsOptions
 from clp_core.curve_options import CompareRunsOptions, ImportOptions
-from clp_core.downstream import DownstreamOptions
 from clp_core.errors import InputError
-from clp_core.evaluate_options import EvaluateOptions
+from clp_core.evaluation.downstream import DownstreamOptions
+from clp_core.evaluation.options import EvaluateOptions
 from clp_core.experiment.options import ExperimentOptions
 from clp_core.explore_options import (
     AgreementOptions,

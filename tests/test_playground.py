@@ -174,7 +174,7 @@ def test_same_seed_gives_the_same_text_alone_or_beside_others(pair, other):
 
 
 def test_sample_of_a_run_is_what_the_playground_writes(pair):
-    from clp_core.evaluation import SAMPLE_TOKENS, sample
+    from clp_core.evaluation.bits_per_byte import SAMPLE_TOKENS, sample
 
     (answer,), _ = answers_of(options_for(pair[1], prompt="Der", max_tokens=SAMPLE_TOKENS))
     assert "Der" + answer.text == sample(pair[1], "Der")

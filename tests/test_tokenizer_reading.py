@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from clp_core.data.packing import token_stream
 from clp_core.data.text_sources import Texts
 from clp_core.errors import InputError
-from clp_core.evaluation import EvaluationText
+from clp_core.evaluation.bits_per_byte import EvaluationText
 from clp_core.run_folder import companions_of
 from clp_core.tokenization import tokenizer_reading
 from clp_core.tokenization.tokenizer_reading import ROLES, SENTENCEPIECE_FILES, read_tokenizer

@@ -221,7 +221,7 @@ def score_english(runner: Runner, inputs: Inputs, file: Path) -> None:
     """Score the source, every target before training, and every run's end on English; each once, kept in a file."""
     if inputs.english is None:
         return
-    from clp_core.evaluation import evaluate
+    from clp_core.evaluation.bits_per_byte import evaluate
 
     known = read_json(file)
     ledger, store = read_state(runner.ledger), JobStore(runner.workspace.jobs)

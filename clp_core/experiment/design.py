@@ -30,9 +30,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from clp_core.compare_options import NO_OUTPUT, CompareMethodsOptions
-from clp_core.downstream import DownstreamOptions
 from clp_core.errors import InputError
-from clp_core.evaluate_options import EvaluateOptions
+from clp_core.evaluation.downstream import DownstreamOptions
+from clp_core.evaluation.options import EvaluateOptions
 from clp_core.experiment.yaml_file import read_yaml
 from clp_core.explore_options import AgreementOptions, OverlapOptions
 from clp_core.files.slug import ascii_slug

@@ -50,8 +50,8 @@ LOADED = (
     *("transformers.models.llama.modeling_llama", "transformers.models.gpt2.modeling_gpt2"),
     *("clp_core.cli", "clp_core.training", "clp_core.transfer", "clp_core.compare", "clp_core.prepared"),
     *("clp_core.jobs.supervisor", "clp_core.playground_session", "clp_core.pretraining", "clp_core.projection"),
-    *("clp_core.tokenizer_training", "clp_core.graph", "clp_core.export", "clp_core.downstream"),
-    *("clp_core.evaluation", "clp_core.experiment.runner", "clp_core.explain"),
+    *("clp_core.tokenizer_training", "clp_core.graph", "clp_core.export", "clp_core.evaluation.downstream"),
+    *("clp_core.evaluation.bits_per_byte", "clp_core.experiment.runner", "clp_core.explain"),
     *(f"clp_core.initializers.{name}" for name in ("clp", "linear", "mean", "omp", "random", "topk", "two_view")),
     *("sklearn.decomposition", "torch.profiler", "pydantic", "typer._adapters", "rich._emoji_codes"),
 )

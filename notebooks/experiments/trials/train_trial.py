@@ -24,7 +24,7 @@ from clp_core.data.block_datasets import IGNORED_LABEL
 from clp_core.data.packing import token_stream
 from clp_core.data.text_sources import Texts
 from clp_core.distillation import Distillation
-from clp_core.evaluation import EvaluationText, load_model, score
+from clp_core.evaluation.bits_per_byte import EvaluationText, load_model, score
 from clp_core.pair import Pair
 from clp_core.prepared import max_positions
 from clp_core.schedule import plain, teacher_weight

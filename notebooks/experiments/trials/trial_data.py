@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from clp_core.evaluation import load_model
+from clp_core.evaluation.bits_per_byte import load_model
 from clp_core.initializers.base import Context
 from clp_core.pair import Pair
 

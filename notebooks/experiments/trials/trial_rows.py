@@ -25,7 +25,7 @@ from trial_data import (
 
 from clp_core import heldout
 from clp_core.compare import parse_method
-from clp_core.evaluation import load_model
+from clp_core.evaluation.bits_per_byte import load_model
 from clp_core.initializers.base import Context
 
 log = logging.getLogger(__name__)

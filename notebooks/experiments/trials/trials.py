@@ -43,7 +43,7 @@ from trial_rows import (
 from clp_core import heldout
 from clp_core.data.packing import token_stream
 from clp_core.data.text_sources import Texts
-from clp_core.evaluation import EvaluationText, load_model, score
+from clp_core.evaluation.bits_per_byte import EvaluationText, load_model, score
 from clp_core.initializers.base import Context, Fitted, Initializer
 from clp_core.pair import Pair
 from clp_core.prepared import max_positions

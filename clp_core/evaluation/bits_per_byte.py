@@ -36,7 +36,7 @@ from clp_core.data.text_sources import DEFAULT_FIELD, Texts
 from clp_core.embeddings.matmul_backend import device_named
 from clp_core.environment.memory_errors import SMALLER, check_memory, is_out_of_memory, memory_explained
 from clp_core.errors import InputError, first_line
-from clp_core.evaluate_options import EvaluateOptions
+from clp_core.evaluation.options import EvaluateOptions
 from clp_core.files.json_files import read_json
 from clp_core.hub.resolve import locate
 from clp_core.progress import report_progress

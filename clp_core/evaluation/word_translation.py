@@ -26,11 +26,11 @@ from clp_core.checkpoints.provenance_file import missing_rows, read_columns
 from clp_core.embeddings.nearest import nearest
 from clp_core.embeddings.row_source import RowSource, Subset, mean_row
 from clp_core.errors import InputError
+from clp_core.evaluation.shares import Share
+from clp_core.evaluation.words import encode_words
 from clp_core.files.artifacts import PROVENANCE_FILE
 from clp_core.files.text_files import read_lines
-from clp_core.shares import Share
 from clp_core.tokenization.vocabulary import Vocabulary, token_ids
-from clp_core.words import encode_words
 
 NEAREST = 100
 FEW = 5

@@ -26,12 +26,12 @@ import numpy as np
 
 from clp_core.checkpoints.finite import scores_error
 from clp_core.errors import InputError
-from clp_core.evaluation import LOGITS_BYTES
+from clp_core.evaluation.bits_per_byte import LOGITS_BYTES
+from clp_core.evaluation.shares import Share
+from clp_core.evaluation.words import casing, encode_words, sentences_of, words_of
 from clp_core.progress import report_progress
-from clp_core.shares import Share
 from clp_core.tokenization.text_reading import start_token
 from clp_core.tokenization.vocabulary import Vocabulary
-from clp_core.words import casing, encode_words, sentences_of, words_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

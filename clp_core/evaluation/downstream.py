@@ -15,8 +15,8 @@ from clp_core.options import Options, option
 
 if TYPE_CHECKING:
     from clp_core.checkpoints.checkpoint import Checkpoint
-    from clp_core.cloze import ClozeScore, Question
-    from clp_core.word_retrieval import Retrieval
+    from clp_core.evaluation.cloze import ClozeScore, Question
+    from clp_core.evaluation.word_translation import Retrieval
 
 log = logging.getLogger(__name__)
 
@@ -73,8 +73,8 @@ def measure(options: DownstreamOptions) -> Downstream:
         InputError: a model, the text or the word pairs cannot be used.
     """
     from clp_core.checkpoints.checkpoint import Checkpoint
-    from clp_core.cloze import make_questions
     from clp_core.data.text_sources import Texts
+    from clp_core.evaluation.cloze import make_questions
     from clp_core.progress import report_progress
 
     checkpoint = Checkpoint.open(options.model)
@@ -98,8 +98,8 @@ def ask(checkpoint: Checkpoint, questions: Sequence[Question], device: str = "au
         InputError: it cannot be loaded, does not fit its tokenizer, or can take none of the questions.
     """
     from clp_core.checkpoints.model_config import max_positions
-    from clp_core.cloze import answer_questions
-    from clp_core.evaluation import load_model
+    from clp_core.evaluation.bits_per_byte import load_model
+    from clp_core.evaluation.cloze import answer_questions
     from clp_core.tokenization.vocabulary import Vocabulary
 
     model = load_model(checkpoint.folder, device)
@@ -117,9 +117,9 @@ def find_words(checkpoint: Checkpoint, options: DownstreamOptions) -> Retrieval:
         InputError: the word pairs or the source cannot be used, or no source is known.
     """
     from clp_core.checkpoints.checkpoint import Checkpoint
+    from clp_core.evaluation.word_translation import read_pairs, retrieve
     from clp_core.files.artifacts import REPORT_FILE
     from clp_core.files.json_files import read_json
-    from clp_core.word_retrieval import read_pairs, retrieve
 
     pairs = read_pairs(options.words)
     source = options.source or read_json(checkpoint.folder / REPORT_FILE).get("source")

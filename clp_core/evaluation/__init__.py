@@ -1,0 +1,1 @@
+"""Scores of models: bits per byte, samples, and tasks beside predicting text."""
