@@ -47,7 +47,7 @@ def model_rows(folder: Path, points: int) -> np.ndarray:
 def lay_out(name: str, rows: np.ndarray, epochs: int) -> np.ndarray:
     """Return the layout by ``ours`` or by the ``peer``."""
     if name == "ours":
-        from clp_core.projection import umap_layout
+        from clp_core.geometry.layout import umap_layout
 
         return umap_layout(rows, epochs=epochs)
     import umap
@@ -84,7 +84,7 @@ def main() -> None:
         return
     from sklearn.manifold import trustworthiness
 
-    from clp_core.projection import n_epochs_of
+    from clp_core.geometry.layout import n_epochs_of
 
     rows = model_rows(args.model, args.points) if args.model else drawn_rows(args.points, args.width)
     epochs = n_epochs_of(len(rows))

@@ -46,7 +46,8 @@ from clp_core.errors import ClpError, InputError, library_failure, system_failur
 from clp_core.evaluation.downstream import DownstreamOptions
 from clp_core.evaluation.options import EvaluateOptions
 from clp_core.experiment.options import ExperimentOptions
-from clp_core.explore_options import (
+from clp_core.export_options import ExportOptions
+from clp_core.geometry.explore_options import (
     AgreementOptions,
     InspectOptions,
     NearDuplicatesOptions,
@@ -54,12 +55,11 @@ from clp_core.explore_options import (
     OverlapOptions,
     PrepareOptions,
 )
-from clp_core.export_options import ExportOptions
+from clp_core.geometry.project_options import ProjectOptions
 from clp_core.jobs.arguments import named_words, refuse_undecodable
 from clp_core.options import shown
 from clp_core.playground_options import PlaygroundOptions
 from clp_core.pretrain_options import PretrainOptions
-from clp_core.project_options import ProjectOptions
 from clp_core.push_options import PushOptions
 from clp_core.tokenizer_options import TokenizerOptions
 from clp_core.train_options import TrainOptions
@@ -139,7 +139,7 @@ def overlap_command(options: OverlapOptions, as_json: Json = False) -> None:
 @options_command(app, TransferOptions, "transfer")
 def transfer_command(options: TransferOptions, as_json: Json = False) -> None:
     """Write a target model: the source's body, the helper's tokenizer, new embedding rows."""
-    from clp_core.prepared import leave_prepared
+    from clp_core.geometry.embedding_cache import leave_prepared
     from clp_core.transfer import transfer
     from clp_core.transfer_report import described
 
@@ -187,8 +187,8 @@ def inspect_command(options: InspectOptions, as_json: Json = False) -> None:
 @options_command(app, PrepareOptions, "prepare", positional=("model",))
 def prepare_command(options: PrepareOptions, as_json: Json = False) -> None:
     """Make what the pages need of a model: its tokenizer and its embedding rows, in the workspace's cache."""
+    from clp_core.geometry.embedding_cache import prepare
     from clp_core.hub.resolve import locate
-    from clp_core.prepared import prepare
 
     prepared = prepare(locate(options.model), Workspace.current().cache)
     emit({"output": str(prepared.path), **prepared.meta}, as_json, lambda found: echo(found["output"]))

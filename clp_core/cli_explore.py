@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from clp_core.cli_output import Json, echo, emit, print_table, terminal_progress, written
 from clp_core.errors import InputError
-from clp_core.explore_options import AgreementOptions, NearDuplicatesOptions, NeighborsOptions
 from clp_core.files.atomic import check_writable, whole_file
-from clp_core.project_options import ProjectOptions
+from clp_core.geometry.explore_options import AgreementOptions, NearDuplicatesOptions, NeighborsOptions
+from clp_core.geometry.project_options import ProjectOptions
 from clp_core.workspace import Workspace
 
 if TYPE_CHECKING:
-    from clp_core.prepared import Prepared
+    from clp_core.geometry.embedding_cache import Prepared
 
 
 def neighbors_command(options: NeighborsOptions, as_json: Json = False) -> None:
@@ -69,9 +69,9 @@ def warn(*prepared: Prepared) -> list[int]:
 
 def project_command(options: ProjectOptions, as_json: Json = False) -> None:
     """Lay out a model's input embeddings in two dimensions."""
+    from clp_core.geometry.embedding_cache import Prepared, prepare
+    from clp_core.geometry.layout import project
     from clp_core.hub.resolve import locate
-    from clp_core.prepared import Prepared, prepare
-    from clp_core.projection import project
 
     started = time.perf_counter()
     cache = Workspace.current().cache
@@ -99,9 +99,9 @@ def project_command(options: ProjectOptions, as_json: Json = False) -> None:
 
 def agreement_command(options: AgreementOptions, as_json: Json = False) -> None:
     """Say how far two models of one tokenizer agree on every token's nearest neighbours (the paper's Figure 1)."""
-    from clp_core.graph import make_agreement
+    from clp_core.geometry.embedding_cache import prepare
+    from clp_core.geometry.neighbor_graph import make_agreement
     from clp_core.hub.resolve import locate
-    from clp_core.prepared import prepare
 
     cache = Workspace.current().cache
     with terminal_progress():
@@ -122,9 +122,9 @@ def agreement_command(options: AgreementOptions, as_json: Json = False) -> None:
 
 def near_duplicates_command(options: NearDuplicatesOptions, as_json: Json = False) -> None:
     """List the tokens whose row is nearly that of another token; the pages show them among the rows at risk."""
-    from clp_core.graph import make_graph
+    from clp_core.geometry.embedding_cache import prepare
+    from clp_core.geometry.neighbor_graph import make_graph
     from clp_core.hub.resolve import locate
-    from clp_core.prepared import prepare
 
     cache = Workspace.current().cache
     prepared = prepare(locate(options.model), cache)

@@ -13,7 +13,7 @@ from clp_core.workspace import Workspace
 def export_command(options: ExportOptions, as_json: Json = False) -> None:
     """Write a run's checkpoint as a plain model folder, without optimiser and run state."""
     from clp_core.export import export
-    from clp_core.prepared import leave_prepared
+    from clp_core.geometry.embedding_cache import leave_prepared
 
     with terminal_progress():
         result = export(options, Workspace.current())

@@ -36,6 +36,7 @@ from clp_core.evaluation.bits_per_byte import EvaluationText, check_tokenizer_fi
 from clp_core.evaluation.losses import TextLoss, left_out, router_coefficient
 from clp_core.files.hashing import content_of, has_changed
 from clp_core.files.json_files import read_json, read_state, write_json
+from clp_core.geometry.embedding_cache import prepare_if_room
 from clp_core.hub.resolve import locate
 from clp_core.jobs.failure_reason import reason_of
 from clp_core.jobs.job import PLAN_FILE, WARNINGS_FILE, Job
@@ -48,7 +49,6 @@ from clp_core.jobs.training_checkpoints import (
     step_of,
 )
 from clp_core.placement import FSDP
-from clp_core.prepared import prepare_if_room
 from clp_core.processes import COLLECTIVE_TIMEOUT_S, Council, is_first
 from clp_core.progress import HEART, JOB_ENVIRONMENT
 from clp_core.run_folder import companions_of

@@ -9,8 +9,8 @@ import streamlit as st
 
 from clp_core.errors import InputError
 from clp_core.figures import agreement_bars
-from clp_core.graph import Agreement, find_agreement, graph_file
-from clp_core.prepared import Prepared
+from clp_core.geometry.embedding_cache import Prepared
+from clp_core.geometry.neighbor_graph import Agreement, find_agreement, graph_file
 from clp_core.submission import submit_agreement
 from components.jobs import last_job, wait_or_offer
 from components.messages import cards, number, offer_csv, plain, share

@@ -12,11 +12,11 @@ import streamlit as st
 from clp_core.demo import HELPER, SOURCE
 from clp_core.errors import InputError
 from clp_core.files.hashing import fingerprint
+from clp_core.geometry.embedding_cache import Prepared
 from clp_core.hub.access_tokens import refuse_access_tokens
 from clp_core.hub.download import cached
 from clp_core.hub.repo_id import HubName, is_hub_id
 from clp_core.jobs import JobStore
-from clp_core.prepared import Prepared
 from clp_core.roots import OutsideError, confined
 from clp_core.submission import submit_prepare
 from clp_core.tokenization.overlap import Overlap

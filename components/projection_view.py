@@ -16,10 +16,10 @@ from clp_core.checkpoints.provenance_file import read_columns
 from clp_core.errors import InputError
 from clp_core.figures import Marks, scatter
 from clp_core.files.artifacts import PROVENANCE_FILE
+from clp_core.geometry.embedding_cache import Prepared
+from clp_core.geometry.layout import MOST_POINTS, Movement, find_layout, inside, sampled
+from clp_core.geometry.project_options import ProjectOptions
 from clp_core.options import command_of
-from clp_core.prepared import Prepared
-from clp_core.project_options import ProjectOptions
-from clp_core.projection import MOST_POINTS, Movement, find_layout, inside, sampled
 from clp_core.submission import submit_project
 from clp_core.tokenization.vocabulary import Vocabulary
 from components.browser import tell_on_hover

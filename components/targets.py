@@ -9,8 +9,8 @@ import streamlit as st
 
 from clp_core.explain import Explainer, read_report
 from clp_core.files.hashing import fingerprint
+from clp_core.geometry.embedding_cache import Prepared
 from clp_core.jobs import Job, JobStore
-from clp_core.prepared import Prepared
 from clp_core.workspace import ModelEntry
 from components.models import Pair, folder_of, models, workspace
 

@@ -259,7 +259,7 @@ def server_that_has_run_app_once(monkeypatch):
 @pytest.fixture(scope="session")
 def prepared_demo(tmp_path_factory, demo):
     """A workspace with the demo, its held-out text cut short, prepared for the pages: a template to copy."""
-    from clp_core.prepared import prepare
+    from clp_core.geometry.embedding_cache import prepare
     from clp_core.workspace import Workspace
 
     found = Workspace(tmp_path_factory.mktemp("prepared") / "space")
@@ -274,7 +274,7 @@ def prepared_demo(tmp_path_factory, demo):
 @pytest.fixture(scope="session")
 def german_model(prepared_demo, demo, tmp_path_factory):
     """A target that ``linear`` has made of the demo, in a folder of its own, with its part of the cache."""
-    from clp_core.prepared import prepare
+    from clp_core.geometry.embedding_cache import prepare
     from clp_core.transfer import transfer
     from clp_core.transfer_options import TransferOptions
 

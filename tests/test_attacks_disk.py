@@ -17,8 +17,8 @@ from clp_core.errors import InputError, library_failure, system_failure
 from clp_core.files.atomic import check_writable, whole_file, write_whole
 from clp_core.files.disk import check_disk
 from clp_core.files.output_folder import partial_folder
+from clp_core.geometry.embedding_cache import leave_prepared
 from clp_core.jobs.metrics import MetricsWriter, read_lines
-from clp_core.prepared import leave_prepared
 from clp_core.progress import Heart
 from clp_core.training_callback import LogLines
 
@@ -149,7 +149,7 @@ def test_model_that_is_written_is_no_failure_where_the_cache_has_no_room(workspa
     def full(*_):
         raise error
 
-    monkeypatch.setattr("clp_core.prepared.prepare", full)
+    monkeypatch.setattr("clp_core.geometry.embedding_cache.prepare", full)
     leave_prepared(workspace, str(workspace.models / "target"))
     assert "target is written, but not prepared for the pages" in caplog.text
 

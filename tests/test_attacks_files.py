@@ -15,14 +15,14 @@ from clp_core.errors import InputError
 from clp_core.explain import Explainer
 from clp_core.files.artifacts import PROVENANCE_FILE
 from clp_core.files.json_files import MOST_BYTES, read_json
-from clp_core.graph import find_graph, graph_file, make_graph
+from clp_core.geometry.embedding_cache import Prepared, prepare
+from clp_core.geometry.layout import UmapSettings, find_layout, layout_file
+from clp_core.geometry.neighbor_graph import find_graph, graph_file, make_graph
 from clp_core.jobs import JobStore
 from clp_core.jobs.metrics import read_lines
 from clp_core.jobs.run_metrics import RunMetrics
 from clp_core.jobs.training_checkpoints import complete_checkpoints
 from clp_core.method_rows import MethodRows
-from clp_core.prepared import Prepared, prepare
-from clp_core.projection import UmapSettings, find_layout, layout_file
 from clp_core.transfer import transfer
 from clp_core.transfer_options import TransferOptions
 from clp_core.workspace import Workspace

@@ -12,7 +12,7 @@ from support.pages_run import check, open_page
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from clp_core.evaluation.bits_per_byte import evaluate, sample
-from clp_core.prepared import prepare
+from clp_core.geometry.embedding_cache import prepare
 from clp_core.tokenization.overlap import Overlap
 from clp_core.tokenization.vocabulary import Vocabulary
 from clp_core.transfer import transfer

@@ -31,11 +31,11 @@ from clp_core.evaluation.downstream import DownstreamOptions, measure
 from clp_core.explain import Explainer
 from clp_core.export import cast
 from clp_core.generation import Reader, answer
-from clp_core.graph import Graph, make_agreement, make_graph
+from clp_core.geometry.embedding_cache import prepare
+from clp_core.geometry.layout import Movement, project
+from clp_core.geometry.neighbor_graph import Graph, make_agreement, make_graph
 from clp_core.initializers import initializer
 from clp_core.initializers.base import Context
-from clp_core.prepared import prepare
-from clp_core.projection import Movement, project
 from clp_core.static_vectors import WordVectors
 from clp_core.tokenization.vocabulary import Vocabulary
 from clp_core.transfer import transfer

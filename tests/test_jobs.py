@@ -333,7 +333,7 @@ def test_too_little_memory_is_told_before_a_job_is_made(workspace, pair, texts, 
 
 
 def test_transfer_as_a_job_leaves_target_and_prepared_models(workspace, pair):
-    from clp_core.prepared import Prepared
+    from clp_core.geometry.embedding_cache import Prepared
 
     output = workspace.models / "target"
     job = submit_transfer(workspace, TransferOptions(str(pair[0]), str(pair[1]), str(output), method="linear"))

@@ -12,8 +12,8 @@ from clp_core.embeddings.nearest import RowIndex, nearest, unit, write_index
 from clp_core.embeddings.row_source import ArrayRows
 from clp_core.errors import InputError
 from clp_core.files.hashing import has_changed
-from clp_core.graph import Agreement, Graph, find_agreement, make_agreement, make_graph
-from clp_core.prepared import Prepared, fingerprint, prepare
+from clp_core.geometry.embedding_cache import Prepared, fingerprint, prepare
+from clp_core.geometry.neighbor_graph import Agreement, Graph, find_agreement, make_agreement, make_graph
 
 
 def test_neighbours_are_exact_and_best_first():

@@ -24,7 +24,8 @@ from clp_core.errors import InputError
 from clp_core.evaluation.downstream import DownstreamOptions
 from clp_core.evaluation.options import EvaluateOptions
 from clp_core.experiment.options import ExperimentOptions
-from clp_core.explore_options import (
+from clp_core.export_options import ExportOptions
+from clp_core.geometry.explore_options import (
     AgreementOptions,
     InspectOptions,
     NearDuplicatesOptions,
@@ -32,12 +33,11 @@ from clp_core.explore_options import (
     OverlapOptions,
     PrepareOptions,
 )
-from clp_core.export_options import ExportOptions
+from clp_core.geometry.project_options import ProjectOptions
 from clp_core.jobs import JobStore
 from clp_core.options import MISSING, OptionsError, arguments_of, flag_of, like, option
 from clp_core.playground_options import PlaygroundOptions
 from clp_core.pretrain_options import PretrainOptions
-from clp_core.project_options import ProjectOptions
 from clp_core.push_options import PushOptions
 from clp_core.submission import submit_compare
 from clp_core.tokenizer_options import TokenizerOptions

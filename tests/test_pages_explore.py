@@ -8,10 +8,10 @@ from support.jobs import end_of
 from support.pages_run import check, html_of, open_page, text_of
 
 from clp_core.demo import HELPER, SOURCE
+from clp_core.geometry.embedding_cache import prepare
+from clp_core.geometry.project_options import ProjectOptions
 from clp_core.jobs import JobStore
 from clp_core.overrides import OverrideList
-from clp_core.prepared import prepare
-from clp_core.project_options import ProjectOptions
 from clp_core.submission import submit_agreement, submit_near_duplicates, submit_project
 from clp_core.tokenization.overlap import Overlap
 from clp_core.tokenization.vocabulary import Vocabulary

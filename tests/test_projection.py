@@ -10,9 +10,9 @@ from clp_core.embeddings.pca import Axes
 from clp_core.embeddings.row_source import ArrayRows
 from clp_core.errors import InputError
 from clp_core.figures import Marks, scatter
-from clp_core.prepared import prepare
-from clp_core.project_options import ProjectOptions, UmapSettings
-from clp_core.projection import Movement, inside, project, sampled
+from clp_core.geometry.embedding_cache import prepare
+from clp_core.geometry.layout import Movement, inside, project, sampled
+from clp_core.geometry.project_options import ProjectOptions, UmapSettings
 
 
 def test_axes_are_the_directions_of_most_spread():

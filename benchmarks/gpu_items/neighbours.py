@@ -11,7 +11,7 @@ import faiss
 import numpy as np
 
 from clp_core.embeddings.nearest import largest_products, unit
-from clp_core.graph import Graph
+from clp_core.geometry.neighbor_graph import Graph
 from gpu_items.findings import NEEDS_GPU, Findings
 from gpu_items.setting import Setting
 

@@ -12,7 +12,7 @@ from filelock import FileLock
 
 from clp_core.errors import InputError
 from clp_core.files.atomic import whole_file
-from clp_core.prepared import prepare
+from clp_core.geometry.embedding_cache import prepare
 from clp_core.workspace import Workspace
 
 DATA = Path(__file__).parent / "data"

@@ -34,8 +34,8 @@ from clp_core.errors import InputError
 from clp_core.evaluation.downstream import DownstreamOptions
 from clp_core.evaluation.options import EvaluateOptions
 from clp_core.experiment.yaml_file import read_yaml
-from clp_core.explore_options import AgreementOptions, OverlapOptions
 from clp_core.files.slug import ascii_slug
+from clp_core.geometry.explore_options import AgreementOptions, OverlapOptions
 from clp_core.options import Options, OptionsError, like, option
 from clp_core.teacher import HELPER
 from clp_core.train_options import MAX_SEED, TrainOptions

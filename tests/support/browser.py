@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from clp_core.geometry.embedding_cache import prepare
 from clp_core.jobs import JobStore
 from clp_core.jobs.process_identity import die_with_parent
-from clp_core.prepared import prepare
 from clp_core.transfer import transfer
 from clp_core.transfer_options import TransferOptions
 from clp_core.workspace import Workspace

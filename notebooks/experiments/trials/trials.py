@@ -44,9 +44,9 @@ from clp_core import heldout
 from clp_core.data.packing import token_stream
 from clp_core.data.text_sources import Texts
 from clp_core.evaluation.bits_per_byte import EvaluationText, load_model, score
+from clp_core.geometry.embedding_cache import max_positions
 from clp_core.initializers.base import Context, Fitted, Initializer
 from clp_core.pair import Pair
-from clp_core.prepared import max_positions
 
 log = logging.getLogger(__name__)
 AUTO = "linear:neighbours=16"

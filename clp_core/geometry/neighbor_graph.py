@@ -16,7 +16,7 @@ from filelock import FileLock
 from clp_core.embeddings.nearest import nearest_unit, unit
 from clp_core.errors import InputError
 from clp_core.files.atomic import whole_file
-from clp_core.prepared import Prepared
+from clp_core.geometry.embedding_cache import Prepared
 from clp_core.progress import report_progress
 from clp_core.tokenization.vocabulary import Vocabulary
 

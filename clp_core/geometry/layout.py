@@ -17,10 +17,10 @@ from clp_core.embeddings.nearest import nearest_unit, unit
 from clp_core.embeddings.row_source import block_ranges
 from clp_core.errors import InputError
 from clp_core.files.atomic import whole_file
-from clp_core.graph import check_same_tokens
-from clp_core.prepared import Prepared
+from clp_core.geometry.embedding_cache import Prepared
+from clp_core.geometry.neighbor_graph import check_same_tokens
+from clp_core.geometry.project_options import UmapSettings
 from clp_core.progress import report_progress
-from clp_core.project_options import UmapSettings
 
 REDUCED_WIDTH = 50
 NEGATIVE_SAMPLES = 1
