@@ -140,8 +140,8 @@ def overlap_command(options: OverlapOptions, as_json: Json = False) -> None:
 def transfer_command(options: TransferOptions, as_json: Json = False) -> None:
     """Write a target model: the source's body, the helper's tokenizer, new embedding rows."""
     from clp_core.geometry.embedding_cache import leave_prepared
+    from clp_core.reports.transfer_report import described
     from clp_core.transfer import transfer
-    from clp_core.transfer_report import described
 
     with terminal_progress():
         report = transfer(options)

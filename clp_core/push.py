@@ -29,9 +29,9 @@ from clp_core.model_card import Card, CardFields, kept_card
 from clp_core.origins import Licence, bare, public_report
 from clp_core.progress import report_progress
 from clp_core.push_options import PushOptions
+from clp_core.reports.transfer_report import read_transfer_report
 from clp_core.tokenization.tokenizer_reading import TOKENIZER_FILES
 from clp_core.training_facts import curve_csv, run_of_checkpoint, runs_behind
-from clp_core.transfer_report import read_transfer_report
 from clp_core.workspace import Workspace
 
 CARD_FILE = "README.md"

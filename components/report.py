@@ -9,7 +9,7 @@ import streamlit as st
 
 from clp_core.jobs import Job
 from clp_core.jobs.results import NUMBER_OR_NONE, TRANSFER, fits
-from clp_core.transfer_report import described
+from clp_core.reports.transfer_report import described
 from clp_core.workspace import Workspace
 from components.jobs import result_or_error
 from components.messages import cards, number, plain, share

@@ -1,0 +1,1 @@
+"""Results as they lie beside models and as programs read them, back from any version."""
