@@ -31,7 +31,7 @@ from clp_core.hub.repo_id import HubName
 from clp_core.jobs.job import Job
 from clp_core.jobs.store import JobStore
 from clp_core.jobs.training_checkpoints import best_of, read_manifest, step_of
-from clp_core.model_card import Card
+from clp_core.model_cards.card import Card
 from clp_core.progress import report_progress
 from clp_core.reports.transfer_report import read_transfer_report
 from clp_core.target_files import check_loading

@@ -25,8 +25,8 @@ from clp_core.files.model_files import checkpoint_files, chosen_weights
 from clp_core.hub.access_tokens import refuse_access_tokens
 from clp_core.hub.errors import explained, has_token, is_unreachable, patiently, status_of
 from clp_core.jobs.training_checkpoints import OPTIMISER_FILES, is_complete
-from clp_core.model_card import Card, CardFields, kept_card
-from clp_core.origins import Licence, bare, public_report
+from clp_core.model_cards.card import Card, CardFields, kept_card
+from clp_core.model_cards.licence import Licence, bare, public_report
 from clp_core.progress import report_progress
 from clp_core.push_options import PushOptions
 from clp_core.reports.transfer_report import read_transfer_report

@@ -16,7 +16,7 @@ from clp_core.files.json_files import read_json, read_state
 from clp_core.jobs.job import Job
 from clp_core.jobs.metrics import is_evaluation
 from clp_core.jobs.training_checkpoints import step_of
-from clp_core.origins import bare, origin_of
+from clp_core.model_cards.licence import bare, origin_of
 from clp_core.tokenization.text_reading import SCORING_FILE
 
 MAX_LOSSES = 2000

@@ -30,8 +30,8 @@ from clp_core.files.output_folder import check_output, partial_folder, restore_r
 from clp_core.functional_check import NO_ROOM, UNCUT, Expected
 from clp_core.initializers import initializer
 from clp_core.initializers.base import Fitted
-from clp_core.model_card import Card
-from clp_core.origins import Origin
+from clp_core.model_cards.card import Card
+from clp_core.model_cards.licence import Origin
 from clp_core.pair import Pair
 from clp_core.progress import report_progress
 from clp_core.provenance import KEPT_ANCHORS, Health, write_provenance

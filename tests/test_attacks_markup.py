@@ -37,7 +37,7 @@ def test_state_that_no_job_has_is_not_shown(space):
 def test_model_card_shows_names_and_warnings_of_others_as_text():
     from markdown_it import MarkdownIt
 
-    from clp_core.model_card import as_code, as_words
+    from clp_core.model_cards.card import as_code, as_words
 
     for text in (EVIL, "token <unk> and `<s>` | a", "a\n---\n# b", "back\\slash \\[x](y)", "\x1b[31m"):
         for shown in (as_words(text), as_code(text)):
@@ -54,7 +54,7 @@ def test_model_card_shows_names_and_warnings_of_others_as_text():
 def test_code_of_a_model_card_loads_a_model_of_any_name():
     import ast
 
-    from clp_core.model_card import Card
+    from clp_core.model_cards.card import Card
 
     name = 'x"); import os; os.system("touch x") # \n```\n'
     code = Card(name, {"warnings": []}).use().split("```python\n")[1].rsplit("```", 1)[0].split("\n```\n")[0]

@@ -20,7 +20,7 @@ from clp_core.export import export
 from clp_core.export_options import ExportOptions
 from clp_core.files.json_files import write_json
 from clp_core.jobs.training_checkpoints import seal
-from clp_core.model_card import Card, shown_points
+from clp_core.model_cards.card import Card, shown_points
 from clp_core.training_facts import runs_behind
 from clp_core.transfer import transfer
 from clp_core.transfer_options import TransferOptions

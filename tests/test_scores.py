@@ -38,7 +38,7 @@ from clp_core.distillation import Distillation
 from clp_core.errors import DivergedError, InputError
 from clp_core.evaluation.bits_per_byte import Evaluation, EvaluationText, evaluate, load_model, sample, score
 from clp_core.jobs.run_metrics import metrics_of_run
-from clp_core.model_card import Card
+from clp_core.model_cards.card import Card
 from clp_core.options import arguments_of
 from clp_core.savings import Comparison
 from clp_core.tokenization.text_coverage import TokenizerFigures
