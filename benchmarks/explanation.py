@@ -18,12 +18,12 @@ from pathlib import Path
 import numpy as np
 
 from clp_core.embeddings.row_source import ArrayRows
-from clp_core.explain import Explainer
 from clp_core.files.artifacts import PROVENANCE_FILE, REPORT_FILE
 from clp_core.initializers import initializer
-from clp_core.provenance import KEPT_ANCHORS, Anchors, Health, write_provenance
 from clp_core.tokenization.overlap import Overlap
 from clp_core.tokenization.vocabulary import Vocabulary
+from clp_core.transfer.explanation import Explainer
+from clp_core.transfer.provenance import KEPT_ANCHORS, Anchors, Health, write_provenance
 
 
 def make_target(folder: Path, tokens: int, anchors: int, method: str, *, keep: bool) -> None:

@@ -81,8 +81,8 @@ def make_model(folder: Path, words: list[str], width: int, seed: int) -> None:
 def make_workspace(root: Path, args: argparse.Namespace) -> tuple[dict[str, float], list[str]]:
     """Fill a workspace; return the seconds that preparing took, and words of the target language."""
     from clp_core.geometry.embedding_cache import prepare
-    from clp_core.transfer import transfer
-    from clp_core.transfer_options import TransferOptions
+    from clp_core.transfer.options import TransferOptions
+    from clp_core.transfer.pipeline import transfer
     from clp_core.workspace import Workspace
 
     space = Workspace(root)
@@ -183,9 +183,9 @@ def main() -> None:
 
 def measure_explanation(root: Path, repeats: int) -> dict[str, float]:
     """Return how long one token's explanation takes."""
-    from clp_core.explain import Explainer
     from clp_core.files.hashing import fingerprint
     from clp_core.geometry.embedding_cache import Prepared
+    from clp_core.transfer.explanation import Explainer
     from clp_core.workspace import Workspace
 
     space = Workspace(root)

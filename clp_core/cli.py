@@ -41,7 +41,6 @@ from clp_core.cli_output import (
 )
 from clp_core.cli_playground import generate_command, playground_command
 from clp_core.cli_train import tell_run
-from clp_core.compare_options import CompareMethodsOptions
 from clp_core.errors import ClpError, InputError, library_failure, system_failure
 from clp_core.evaluation.downstream import DownstreamOptions
 from clp_core.evaluation.options import EvaluateOptions
@@ -63,7 +62,8 @@ from clp_core.pretrain_options import PretrainOptions
 from clp_core.push_options import PushOptions
 from clp_core.tokenizer_options import TokenizerOptions
 from clp_core.train_options import TrainOptions
-from clp_core.transfer_options import TransferOptions
+from clp_core.transfer.compare_options import CompareMethodsOptions
+from clp_core.transfer.options import TransferOptions
 from clp_core.workspace import Workspace
 
 EVERY_ADDRESS = ("0.0.0.0", "::")
@@ -141,7 +141,7 @@ def transfer_command(options: TransferOptions, as_json: Json = False) -> None:
     """Write a target model: the source's body, the helper's tokenizer, new embedding rows."""
     from clp_core.geometry.embedding_cache import leave_prepared
     from clp_core.reports.transfer_report import described
-    from clp_core.transfer import transfer
+    from clp_core.transfer.pipeline import transfer
 
     with terminal_progress():
         report = transfer(options)
@@ -164,8 +164,8 @@ def transfer_command(options: TransferOptions, as_json: Json = False) -> None:
 @options_command(app, InspectOptions, "inspect", positional=("folder", "tokens"))
 def inspect_command(options: InspectOptions, as_json: Json = False) -> None:
     """Say for tokens of a target model where their rows come from."""
-    from clp_core.explain import Explainer
     from clp_core.hub.resolve import locate
+    from clp_core.transfer.explanation import Explainer
 
     explainer = Explainer.open(locate(str(options.folder)))
     found = [explainer.explain(explainer.vocabulary.find(token), options.k) for token in options.tokens]

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from clp_core.cli_output import Json, echo, emit, print_table, terminal_progress
-from clp_core.compare_options import CompareMethodsOptions
 from clp_core.files.atomic import check_writable, whole_file
+from clp_core.transfer.compare_options import CompareMethodsOptions
 from clp_core.workspace import Workspace
 
 
 def compare_command(options: CompareMethodsOptions, as_json: Json = False) -> None:
     """Score all methods on one pair, before any training."""
-    from clp_core.compare import compare_methods
+    from clp_core.transfer.method_comparison import compare_methods
 
     if options.figure is not None:
         check_writable(options.figure)

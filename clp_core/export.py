@@ -34,9 +34,9 @@ from clp_core.jobs.training_checkpoints import best_of, read_manifest, step_of
 from clp_core.model_cards.card import Card
 from clp_core.progress import report_progress
 from clp_core.reports.transfer_report import read_transfer_report
-from clp_core.target_files import check_loading
 from clp_core.tokenization.tokenizer_reading import CONFIG_FILES, TEMPLATE_FILE, TOKENIZER_FILES
 from clp_core.training_facts import curve_csv, first_model, runs_behind
+from clp_core.transfer.target_folder import check_loading
 from clp_core.workspace import Workspace
 
 CONFIG_NAMES = {"F64": "float64"} | {name: config for config, name in DTYPE_NAMES.items()}

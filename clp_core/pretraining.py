@@ -73,7 +73,13 @@ def fresh_model(
         ClpError: it does not load as it should.
     """
     from clp_core.checkpoints.random_weights import write_random_model
-    from clp_core.target_files import SpecialIds, check_generation, check_loading, check_tokenizer, write_tokenizer
+    from clp_core.transfer.target_folder import (
+        SpecialIds,
+        check_generation,
+        check_loading,
+        check_tokenizer,
+        write_tokenizer,
+    )
 
     ids = SpecialIds.of(vocabulary)
     config = size.config(vocabulary.n_ids, ids.as_config(), positions)

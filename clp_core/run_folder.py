@@ -9,9 +9,9 @@ from pathlib import Path
 from clp_core.files.artifacts import PROVENANCE_FILE, REPORT_FILE
 from clp_core.files.json_files import read_json, write_json
 from clp_core.jobs.training_checkpoints import remove
-from clp_core.target_files import write_tokenizer
 from clp_core.tokenization.tokenizer_reading import CONFIG_FILES, TEMPLATE_FILE, TOKENIZER_FILES, raw_json
 from clp_core.tokenization.vocabulary import Vocabulary
+from clp_core.transfer.target_folder import write_tokenizer
 
 
 def companions_of(model: Path, kept: Path, vocabulary: Vocabulary) -> Path:

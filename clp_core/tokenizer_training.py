@@ -34,7 +34,6 @@ from clp_core.hub.resolve import locate
 from clp_core.jobs.job import Job
 from clp_core.jobs.submit import submit_command
 from clp_core.progress import report_progress
-from clp_core.target_files import check_tokenizer, portable_tokenizer_config
 from clp_core.text_survey import Survey
 from clp_core.tokenization.match_choices import MATCHES
 from clp_core.tokenization.overlap import Overlap
@@ -43,6 +42,7 @@ from clp_core.tokenization.text_coverage import TokenizerFigures, measure_text
 from clp_core.tokenization.token_bytes import WORD_START
 from clp_core.tokenization.vocabulary import Vocabulary
 from clp_core.tokenizer_options import END_OF_TEXT, N_BYTES, TokenizerOptions
+from clp_core.transfer.target_folder import check_tokenizer, portable_tokenizer_config
 from clp_core.workspace import Workspace
 
 if TYPE_CHECKING:

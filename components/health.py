@@ -10,14 +10,14 @@ import pandas as pd
 import streamlit as st
 
 from clp_core.errors import InputError
-from clp_core.explain import Explainer
 from clp_core.figures import health_histograms
 from clp_core.geometry.embedding_cache import Prepared
 from clp_core.geometry.neighbor_graph import DUPLICATE_COSINE, Graph, find_graph
 from clp_core.initializers import initializer
-from clp_core.overrides import OverrideList, name_for_override, resolve_overrides
-from clp_core.provenance import Health
 from clp_core.submission import submit_near_duplicates
+from clp_core.transfer.explanation import Explainer
+from clp_core.transfer.overrides import OverrideList, name_for_override, resolve_overrides
+from clp_core.transfer.provenance import Health
 from components.jobs import last_job, wait_or_offer
 from components.messages import cards, number, offer_csv, plain, question
 from components.models import Pair, folder_of, prepared_or_stop, workspace

@@ -32,7 +32,7 @@ from clp_core.tokenization.vocabulary import Vocabulary
 from clp_core.tokenizer_options import STYLES, TokenizerOptions
 from clp_core.tokenizer_training import submit_tokenizer
 from clp_core.train_options import TrainOptions
-from clp_core.transfer_options import TransferOptions
+from clp_core.transfer.options import TransferOptions
 from clp_core.workspace import ModelEntry, Workspace
 from components.jobs import badge, follow, last_of, wait_or_offer
 from components.messages import cards, command, number, plain, share, size

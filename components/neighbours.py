@@ -12,7 +12,7 @@ import streamlit as st
 from clp_core.embeddings.row_source import ArrayRows, non_finite_rows
 from clp_core.errors import InputError
 from clp_core.geometry.embedding_cache import Prepared
-from clp_core.method_rows import MethodRows
+from clp_core.transfer.method_rows_cache import MethodRows
 from components.messages import number, plain
 from components.models import Pair, folder_of, prepared_or_offer, prepared_or_stop, workspace
 from components.targets import last_comparison

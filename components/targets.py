@@ -7,10 +7,10 @@ from typing import Any
 
 import streamlit as st
 
-from clp_core.explain import Explainer, read_report
 from clp_core.files.hashing import fingerprint
 from clp_core.geometry.embedding_cache import Prepared
 from clp_core.jobs import Job, JobStore
+from clp_core.transfer.explanation import Explainer, read_report
 from clp_core.workspace import ModelEntry
 from components.models import Pair, folder_of, models, workspace
 

@@ -7,12 +7,12 @@ from collections.abc import Callable
 import streamlit as st
 
 from clp_core.errors import InputError
-from clp_core.explain import Explainer, Explanation
 from clp_core.figures import anchor_bars
 from clp_core.geometry.embedding_cache import Prepared
 from clp_core.tokenization.overlap import Overlap
 from clp_core.tokenization.scripts import script_of
 from clp_core.tokenization.vocabulary import Vocabulary, id_in
+from clp_core.transfer.explanation import Explainer, Explanation
 from components.messages import number, plain, share
 from components.navigation import put
 from components.pills import show_pill

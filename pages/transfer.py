@@ -8,10 +8,10 @@ from clp_core.initializers import INITIALIZERS
 from clp_core.jobs import JobStore
 from clp_core.jobs.results import COMPARISON
 from clp_core.options import command_of, help_of
-from clp_core.overrides import OverrideList
 from clp_core.submission import submit_compare, submit_transfer
 from clp_core.tokenization.match_choices import MATCHES
-from clp_core.transfer_options import AUTO, GUARDS, TransferOptions
+from clp_core.transfer.options import AUTO, GUARDS, TransferOptions
+from clp_core.transfer.overrides import OverrideList
 from components.jobs import follow, result_or_error
 from components.messages import command, plain, question
 from components.models import folder_of, pair_bar, vocabulary_or_stop, workspace

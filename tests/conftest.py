@@ -275,8 +275,8 @@ def prepared_demo(tmp_path_factory, demo):
 def german_model(prepared_demo, demo, tmp_path_factory):
     """A target that ``linear`` has made of the demo, in a folder of its own, with its part of the cache."""
     from clp_core.geometry.embedding_cache import prepare
-    from clp_core.transfer import transfer
-    from clp_core.transfer_options import TransferOptions
+    from clp_core.transfer.options import TransferOptions
+    from clp_core.transfer.pipeline import transfer
 
     root = tmp_path_factory.mktemp("german")
     pair = [str(prepared_demo.models / demo[name].name) for name in ("source", "helper")]

@@ -23,8 +23,8 @@ from clp_core.checkpoints.model_config import max_positions
 from clp_core.errors import InputError
 from clp_core.tokenization.overlap import Overlap
 from clp_core.tokenization.vocabulary import Vocabulary
-from clp_core.transfer import transfer
-from clp_core.transfer_options import TransferOptions
+from clp_core.transfer.options import TransferOptions
+from clp_core.transfer.pipeline import transfer
 
 TABLE = Path(__file__).parent.parent / "docs" / "architectures.md"
 PER_LAYER = "has a table by token id for every layer, whose rows no method makes"

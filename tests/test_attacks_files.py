@@ -12,7 +12,6 @@ from support.pages_run import check, open_page
 from clp_core.checkpoints.loading import load_causal_model
 from clp_core.checkpoints.provenance_file import missing_rows
 from clp_core.errors import InputError
-from clp_core.explain import Explainer
 from clp_core.files.artifacts import PROVENANCE_FILE
 from clp_core.files.json_files import MOST_BYTES, read_json
 from clp_core.geometry.embedding_cache import Prepared, prepare
@@ -22,9 +21,10 @@ from clp_core.jobs import JobStore
 from clp_core.jobs.metrics import read_lines
 from clp_core.jobs.run_metrics import RunMetrics
 from clp_core.jobs.training_checkpoints import complete_checkpoints
-from clp_core.method_rows import MethodRows
-from clp_core.transfer import transfer
-from clp_core.transfer_options import TransferOptions
+from clp_core.transfer.explanation import Explainer
+from clp_core.transfer.method_rows_cache import MethodRows
+from clp_core.transfer.options import TransferOptions
+from clp_core.transfer.pipeline import transfer
 from clp_core.workspace import Workspace
 
 DEEP = "[" * 100_000 + "]" * 100_000

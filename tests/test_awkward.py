@@ -15,8 +15,8 @@ from clp_core.evaluation.bits_per_byte import evaluate, sample
 from clp_core.geometry.embedding_cache import prepare
 from clp_core.tokenization.overlap import Overlap
 from clp_core.tokenization.vocabulary import Vocabulary
-from clp_core.transfer import transfer
-from clp_core.transfer_options import TransferOptions
+from clp_core.transfer.options import TransferOptions
+from clp_core.transfer.pipeline import transfer
 
 DOCUMENTS = ["Das Haus ist größer.", "Der alte Fuchs läuft.", "naïve Café 🦊"]
 """Short: all of them fit into one window of the small models."""

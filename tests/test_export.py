@@ -22,8 +22,8 @@ from clp_core.files.json_files import write_json
 from clp_core.jobs.training_checkpoints import seal
 from clp_core.model_cards.card import Card, shown_points
 from clp_core.training_facts import runs_behind
-from clp_core.transfer import transfer
-from clp_core.transfer_options import TransferOptions
+from clp_core.transfer.options import TransferOptions
+from clp_core.transfer.pipeline import transfer
 
 
 def add_checkpoint(job, model, step, *, bits=None, change=None):

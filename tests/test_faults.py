@@ -14,10 +14,10 @@ import torch
 from conftest import make_model
 from transformers import AutoModelForCausalLM
 
-from clp_core import transfer as module
 from clp_core.errors import ClpError, InputError
-from clp_core.transfer import transfer
-from clp_core.transfer_options import TransferOptions
+from clp_core.transfer import pipeline as module
+from clp_core.transfer.options import TransferOptions
+from clp_core.transfer.pipeline import transfer
 
 
 def run(source, helper, output, **options):

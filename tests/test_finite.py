@@ -17,18 +17,15 @@ from support.pages_run import check, open_page
 from support.sources import make_source
 from transformers import AutoModelForCausalLM
 
-from clp_core import heldout
 from clp_core.answers import Answer, GenerateOptions
 from clp_core.checkpoints.checkpoint import Checkpoint
 from clp_core.checkpoints.finite import non_finite_weight
 from clp_core.cli_output import print_table, sane, written
-from clp_core.compare import compare_methods
 from clp_core.embeddings.row_source import ArrayRows, non_finite_rows
 from clp_core.errors import InputError
 from clp_core.evaluation.bits_per_byte import load_model
 from clp_core.evaluation.cloze import make_questions
 from clp_core.evaluation.downstream import DownstreamOptions, measure
-from clp_core.explain import Explainer
 from clp_core.export import cast
 from clp_core.generation import Reader, answer
 from clp_core.geometry.embedding_cache import prepare
@@ -36,10 +33,13 @@ from clp_core.geometry.layout import Movement, project
 from clp_core.geometry.neighbor_graph import Graph, make_agreement, make_graph
 from clp_core.initializers import initializer
 from clp_core.initializers.base import Context
-from clp_core.static_vectors import WordVectors
 from clp_core.tokenization.vocabulary import Vocabulary
-from clp_core.transfer import transfer
-from clp_core.transfer_options import TransferOptions
+from clp_core.transfer import heldout_anchors
+from clp_core.transfer.explanation import Explainer
+from clp_core.transfer.method_comparison import compare_methods
+from clp_core.transfer.options import TransferOptions
+from clp_core.transfer.pipeline import transfer
+from clp_core.transfer.word_vectors import WordVectors
 from clp_core.workspace import Workspace
 from components.messages import csv_of, number
 
@@ -325,15 +325,15 @@ def test_held_out_score_is_refused_where_an_anchor_is_not_finite(pair):
     r = np.random.default_rng(0)
     rows = r.standard_normal((50, 8)).astype(np.float32)
     helper = ArrayRows(r.standard_normal((60, 4)).astype(np.float32))
-    assert heldout.score(initializer("mean"), Context(helper, np.arange(50), ArrayRows(rows), 0), 0) is not None
+    assert heldout_anchors.score(initializer("mean"), Context(helper, np.arange(50), ArrayRows(rows), 0), 0) is not None
     rows[5, 1] = np.nan
     with pytest.raises(InputError, match="1 of 50 anchors are not finite"):
-        heldout.score(initializer("mean"), Context(helper, np.arange(50), ArrayRows(rows), 0), 0)
+        heldout_anchors.score(initializer("mean"), Context(helper, np.arange(50), ArrayRows(rows), 0), 0)
 
 
 def test_held_out_score_of_equal_rows_has_no_relative_error():
     rows, helper = np.ones((20, 4), np.float32), np.ones((25, 4), np.float32)
-    found = heldout.score(initializer("mean"), Context(ArrayRows(helper), np.arange(20), ArrayRows(rows), 0), 0)
+    found = heldout_anchors.score(initializer("mean"), Context(ArrayRows(helper), np.arange(20), ArrayRows(rows), 0), 0)
     assert found.as_json() == {"centred_cosine": 0.0, "relative_error": None}
 
 

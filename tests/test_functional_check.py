@@ -12,20 +12,20 @@ from support.commands import refused, result_of
 from support.sources import make_source
 from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 
-from clp_core import functional_check
 from clp_core.checkpoints.checkpoint import Checkpoint
 from clp_core.checkpoints.model_config import max_positions
 from clp_core.checkpoints.positions import Padding
-from clp_core.compare import compare_methods
 from clp_core.errors import ClpError, InputError
 from clp_core.evaluation.bits_per_byte import evaluate
-from clp_core.functional_check import NO_ROOM, UNCUT, Expected, extent_of, n_parameters
-from clp_core.pair import Pair
-from clp_core.target_files import SpecialIds, target_config, without_placeholders
 from clp_core.tokenization.vocabulary import Vocabulary
-from clp_core.transfer import transfer
-from clp_core.transfer_options import TransferOptions
-from clp_core.vocabulary_tensors import VocabularyTensors
+from clp_core.transfer import functional_check
+from clp_core.transfer.functional_check import NO_ROOM, UNCUT, Expected, extent_of, n_parameters
+from clp_core.transfer.method_comparison import compare_methods
+from clp_core.transfer.model_pair import Pair
+from clp_core.transfer.options import TransferOptions
+from clp_core.transfer.pipeline import transfer
+from clp_core.transfer.target_folder import SpecialIds, target_config, without_placeholders
+from clp_core.transfer.vocabulary_tensors import VocabularyTensors
 
 
 @pytest.fixture(scope="module")

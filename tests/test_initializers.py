@@ -7,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from clp_core import heldout
 from clp_core.embeddings.matmul_backend import Device, TorchDevice
 from clp_core.embeddings.row_source import ArrayRows
 from clp_core.errors import InputError
@@ -15,6 +14,7 @@ from clp_core.initializers import INITIALIZERS, initializer
 from clp_core.initializers.base import Context, Vectors, parse_settings
 from clp_core.initializers.linear import LAMBDA_STEPS, leave_one_out_errors
 from clp_core.initializers.sparsemax import sparsemax
+from clp_core.transfer import heldout_anchors
 
 SMOOTHERS = [name for name in INITIALIZERS if name not in ("random", "scratch")]
 
@@ -354,7 +354,7 @@ def test_hidden_tokens_own_source_row_is_out_of_reach_of_every_method():
         vectors=Vectors(vectors, of_source),
     )
     for name in INITIALIZERS:
-        score = heldout.score(initializer(name), context, 1, folds=3)
+        score = heldout_anchors.score(initializer(name), context, 1, folds=3)
         assert abs(score.centred_cosine) < 0.12, name
 
 
@@ -419,11 +419,14 @@ def test_settings_are_checked_by_name_and_bound():
 
 def test_folds_hide_different_anchors():
     context, _, _, _ = make(n_anchors=60, n_target=100, seed=11)
-    hidden = [set(heldout.hide(context, 3, fold=fold)[1].tolist()) for fold in range(5)]
+    hidden = [set(heldout_anchors.hide(context, 3, fold=fold)[1].tolist()) for fold in range(5)]
     assert all(len(part) == 6 for part in hidden)
     assert len(set.union(*hidden)) == 30
-    scores = [heldout.score_fold(initializer("linear"), context, *heldout.hide(context, 3, fold=f)) for f in range(5)]
-    whole = heldout.score(initializer("linear"), context, 3, folds=5)
+    scores = [
+        heldout_anchors.score_fold(initializer("linear"), context, *heldout_anchors.hide(context, 3, fold=f))
+        for f in range(5)
+    ]
+    whole = heldout_anchors.score(initializer("linear"), context, 3, folds=5)
     np.testing.assert_allclose(whole.centred_cosine, np.mean([s.centred_cosine for s in scores]))
     assert whole.hidden == 30
 
@@ -453,8 +456,8 @@ def test_random_rows_have_the_mean_and_spread_of_the_anchors():
 
 def test_held_out_score_is_that_of_its_definition():
     context, _, e, _ = make(n_anchors=60, n_target=100, seed=11)
-    found = heldout.score(initializer("linear"), context, seed=3)
-    visible, hidden = heldout.hide(context, 3)
+    found = heldout_anchors.score(initializer("linear"), context, seed=3)
+    visible, hidden = heldout_anchors.hide(context, 3)
     assert len(hidden) == 6
     assert not set(context.anchor_ids[hidden]) & set(visible.anchor_ids)
     predicted = initializer("linear").fit(visible).rows(context.anchor_ids[hidden]).astype(np.float64)
@@ -470,7 +473,7 @@ def test_held_out_score_is_that_of_its_definition():
 
 def test_held_out_score_of_the_mean_is_nothing():
     context, _, _, _ = make(seed=12)
-    found = heldout.score(initializer("mean"), context)
+    found = heldout_anchors.score(initializer("mean"), context)
     assert found.centred_cosine == 0
     np.testing.assert_allclose(found.relative_error, 1, atol=1e-6)
 

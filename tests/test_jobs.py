@@ -24,7 +24,7 @@ from clp_core.jobs.reason_codes import ReasonCode
 from clp_core.submission import submit_transfer
 from clp_core.train_options import TrainOptions
 from clp_core.training_submit import submit_train
-from clp_core.transfer_options import TransferOptions
+from clp_core.transfer.options import TransferOptions
 
 
 @pytest.fixture

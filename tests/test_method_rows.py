@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 
 from clp_core.checkpoints.checkpoint import Checkpoint
-from clp_core.compare import compare_methods
 from clp_core.errors import InputError
-from clp_core.explain import Explainer
 from clp_core.initializers import INITIALIZERS
-from clp_core.method_rows import MethodRows
-from clp_core.overrides import OverrideList, name_for_override, read_overrides, resolve_overrides
 from clp_core.tokenization.vocabulary import Vocabulary
-from clp_core.transfer import transfer
-from clp_core.transfer_options import TransferOptions
+from clp_core.transfer.explanation import Explainer
+from clp_core.transfer.method_comparison import compare_methods
+from clp_core.transfer.method_rows_cache import MethodRows
+from clp_core.transfer.options import TransferOptions
+from clp_core.transfer.overrides import OverrideList, name_for_override, read_overrides, resolve_overrides
+from clp_core.transfer.pipeline import transfer
 
 METHODS = ("clp", "linear", "clp-topk:k=4", "subword-mean", "two-view", "random")
 

@@ -18,7 +18,6 @@ from clp_core.answers import GenerateOptions
 from clp_core.app_options import AppOptions
 from clp_core.cli import app, jobs_app
 from clp_core.cli_output import options_command
-from clp_core.compare_options import CompareMethodsOptions
 from clp_core.curve_options import CompareRunsOptions, ImportOptions
 from clp_core.errors import InputError
 from clp_core.evaluation.downstream import DownstreamOptions
@@ -42,7 +41,8 @@ from clp_core.push_options import PushOptions
 from clp_core.submission import submit_compare
 from clp_core.tokenizer_options import TokenizerOptions
 from clp_core.train_options import TrainOptions
-from clp_core.transfer_options import TransferOptions
+from clp_core.transfer.compare_options import CompareMethodsOptions
+from clp_core.transfer.options import TransferOptions
 from components import messages
 
 COMMANDS = {

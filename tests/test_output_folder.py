@@ -12,7 +12,7 @@ from clp_core import curves, demo
 from clp_core.curves import import_curve
 from clp_core.errors import InputError
 from clp_core.files.output_folder import LOCK_FILE, partial_folder, restore_replaced, take_name
-from clp_core.overrides import OverrideList
+from clp_core.transfer.overrides import OverrideList
 
 
 def make_old(tmp_path):

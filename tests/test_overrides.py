@@ -5,8 +5,8 @@ from tokenizers import AddedToken
 from transformers import AutoTokenizer
 
 from clp_core.errors import InputError
-from clp_core.overrides import name_for_override, resolve_overrides
 from clp_core.tokenization.vocabulary import LARGEST_ID, Vocabulary, id_in
+from clp_core.transfer.overrides import name_for_override, resolve_overrides
 
 FAR = "#" + "9" * 5000
 

@@ -11,10 +11,10 @@ from clp_core.demo import HELPER, SOURCE
 from clp_core.geometry.embedding_cache import prepare
 from clp_core.geometry.project_options import ProjectOptions
 from clp_core.jobs import JobStore
-from clp_core.overrides import OverrideList
 from clp_core.submission import submit_agreement, submit_near_duplicates, submit_project
 from clp_core.tokenization.overlap import Overlap
 from clp_core.tokenization.vocabulary import Vocabulary
+from clp_core.transfer.overrides import OverrideList
 
 pytestmark = pytest.mark.usefixtures("server_that_has_run_app_once")
 
@@ -226,9 +226,9 @@ def test_override_set_in_the_health_table_stands_in_the_form_of_the_next_transfe
 
 
 def test_reasons_in_the_health_table_are_those_of_the_report(space):
-    from clp_core.explain import Explainer
-    from clp_core.transfer import transfer
-    from clp_core.transfer_options import TransferOptions
+    from clp_core.transfer.explanation import Explainer
+    from clp_core.transfer.options import TransferOptions
+    from clp_core.transfer.pipeline import transfer
     from components.health import judged
 
     pair = [str(space.models / name) for name in (SOURCE, HELPER)]
@@ -272,8 +272,8 @@ def test_agreement_refuses_models_of_different_tokenizers(target, space):
 
 
 def test_tokens_shows_the_same_token_under_every_method(target, space):
-    from clp_core.compare import compare_methods
-    from clp_core.transfer_options import TransferOptions
+    from clp_core.transfer.method_comparison import compare_methods
+    from clp_core.transfer.options import TransferOptions
 
     app = check(open_page("tokens", token="Ġauch"))
     assert any("not compared on this pair yet" in told for told in said(app))

@@ -12,8 +12,8 @@ from clp_core.jobs import JobStore
 from clp_core.tokenization.vocabulary import Vocabulary
 from clp_core.tokenizer_options import TokenizerOptions
 from clp_core.tokenizer_training import train_tokenizer
-from clp_core.transfer import transfer as write_target
-from clp_core.transfer_options import TransferOptions
+from clp_core.transfer.options import TransferOptions
+from clp_core.transfer.pipeline import transfer as write_target
 
 pytestmark = pytest.mark.usefixtures("server_that_has_run_app_once")
 

@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM
 from clp_core.checkpoints.checkpoint import Checkpoint
 from clp_core.checkpoints.pickle_conversion import convert, load_weights
 from clp_core.errors import InputError
-from clp_core.transfer import transfer
-from clp_core.transfer_options import TransferOptions
+from clp_core.transfer.options import TransferOptions
+from clp_core.transfer.pipeline import transfer
 
 
 def as_pickle(folder, **options):

@@ -86,9 +86,9 @@ def test_seed_decides_the_weights_and_ids_are_in_step(tmp_path, tokenizer):
 
 
 def test_tokenizer_that_transformers_reads_otherwise_is_told_every_time(workspace, tokenizer, german, monkeypatch):
-    from clp_core import target_files
+    from clp_core.transfer import target_folder
 
-    monkeypatch.setattr(target_files, "check_tokenizer", lambda *_: ["7 lines differ"])
+    monkeypatch.setattr(target_folder, "check_tokenizer", lambda *_: ["7 lines differ"])
     vocabulary, options = Vocabulary.open(tokenizer), options_of(tokenizer, german)
     for _ in range(2):
         _, warnings = fresh_folder(workspace, tokenizer, vocabulary, options)
@@ -183,8 +183,8 @@ def test_every_option_of_a_run_but_its_model_is_one_of_a_helper(tokenizer, germa
 def test_helper_is_made_from_text_alone_and_serves_in_a_transfer(workspace, tokenizer, german, demo, tmp_path):
     from transformers import AutoModelForCausalLM
 
-    from clp_core.transfer import transfer
-    from clp_core.transfer_options import TransferOptions
+    from clp_core.transfer.options import TransferOptions
+    from clp_core.transfer.pipeline import transfer
 
     given = ["--tokenizer", tokenizer, "--text", german, "--learning-rate", 0.003]
     given += [part for name, value in TINY_RUN.items() for part in (f"--{name.replace('_', '-')}", value)]

@@ -11,14 +11,14 @@ from conftest import make_model
 from safetensors.torch import load_file
 
 from clp_core.errors import InputError
-from clp_core.explain import Explainer
 from clp_core.files.artifacts import PROVENANCE_FILE
 from clp_core.initializers import INITIALIZERS
-from clp_core.provenance import KEPT_ANCHORS, Anchors, Health, write_provenance
 from clp_core.tokenization.overlap import Overlap
 from clp_core.tokenization.vocabulary import Vocabulary
-from clp_core.transfer import transfer
-from clp_core.transfer_options import TransferOptions
+from clp_core.transfer.explanation import Explainer
+from clp_core.transfer.options import TransferOptions
+from clp_core.transfer.pipeline import transfer
+from clp_core.transfer.provenance import KEPT_ANCHORS, Anchors, Health, write_provenance
 
 METHODS = [name for name in INITIALIZERS if name not in ("random", "scratch", "static-vectors")]
 
@@ -109,7 +109,7 @@ def test_helper_that_was_changed_in_place_is_not_used(tmp_path, tokenizers, pair
 
 def test_two_view_rows_are_the_weighted_sum_that_its_provenance_counts(tmp_path, pair, monkeypatch):
     """All anchors are kept here, so that the whole sum can be made."""
-    from clp_core import transfer as module
+    from clp_core.transfer import pipeline as module
 
     overlap = Overlap.of(Vocabulary.open(pair[0]), Vocabulary.open(pair[1]))
     monkeypatch.setattr(module, "KEPT_ANCHORS", overlap.size)

@@ -12,12 +12,12 @@ from clp_core.checkpoints.safetensors_reader import TensorRows, read_header
 from clp_core.embeddings.row_source import ArrayRows, Subset
 from clp_core.initializers import initializer
 from clp_core.initializers.base import Context
-from clp_core.rows import STATUSES, Maker, Measured, NewRows, RowPlan
 from clp_core.tokenization.match_choices import SPECIAL_RULES
 from clp_core.tokenization.overlap import Overlap
 from clp_core.tokenization.source_segmentation import SourcePieces
 from clp_core.tokenization.token_bytes import byte_of_character
 from clp_core.tokenization.vocabulary import Vocabulary
+from clp_core.transfer.row_plan import STATUSES, Maker, Measured, NewRows, RowPlan
 
 ALPHABET = sorted(byte_of_character())
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from conftest import make_model
 
-from clp_core import heldout
 from clp_core.initializers import initializer, linear
-from clp_core.pair import Pair, seed_of_side
+from clp_core.transfer import heldout_anchors
+from clp_core.transfer.model_pair import Pair, seed_of_side
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def test_the_projection_of_linear_does_not_reuse_the_stream_of_the_held_out_choi
     monkeypatch.setattr(np.random, "default_rng", recorded)
     monkeypatch.setattr(linear, "PROJECTIONS", 8)
     context = untied.context("input", 42)
-    heldout.hide(context, 42)
+    heldout_anchors.hide(context, 42)
     initializer("linear").fit(context)
     assert len(drawn) == 2
     assert drawn[0] != drawn[1]

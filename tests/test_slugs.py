@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from clp_core.files.slug import ascii_slug, is_slug, slug_of
 from clp_core.jobs import Job, JobStore
 from clp_core.jobs.store import is_job_id
-from clp_core.overrides import OverrideList
+from clp_core.transfer.overrides import OverrideList
 
 NAMES = [
     ("German, 300 steps", "german-300-steps", "german-300-steps"),

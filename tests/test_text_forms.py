@@ -28,11 +28,11 @@ from clp_core.errors import InputError
 from clp_core.files.text_endings import ENDINGS, has_text_ending
 from clp_core.files.text_files import OTHER_FORMATS, SURROGATES, read_lines
 from clp_core.jobs.store import JobStore
-from clp_core.overrides import read_overrides
-from clp_core.static_vectors import MIN_PAIRS, WordVectors, read_dictionary
 from clp_core.tokenization.overlap import Overlap
 from clp_core.tokenization.text_coverage import measure_text
 from clp_core.tokenization.vocabulary import Vocabulary
+from clp_core.transfer.overrides import read_overrides
+from clp_core.transfer.word_vectors import MIN_PAIRS, WordVectors, read_dictionary
 from components.overlap_views import MOST_CHARACTERS, uploaded_text
 
 DOCS = Path(__file__).parent.parent / "docs" / "training.md"

@@ -29,8 +29,8 @@ from clp_core.run_folder import companions_of
 from clp_core.tokenization import tokenizer_reading
 from clp_core.tokenization.tokenizer_reading import ROLES, SENTENCEPIECE_FILES, read_tokenizer
 from clp_core.tokenization.vocabulary import Vocabulary
-from clp_core.transfer import transfer
-from clp_core.transfer_options import TransferOptions
+from clp_core.transfer.options import TransferOptions
+from clp_core.transfer.pipeline import transfer
 
 LINES = [*GERMAN[:3], "tab\tund  zwei Leerzeichen", "日本語 🦊", "ein <|end|> im Text", "<eot>[PAD]<a><image>"]
 

@@ -19,8 +19,8 @@ from clp_core.jobs.spawning import ENVIRONMENT
 from clp_core.jobs.training_checkpoints import read_manifest
 from clp_core.tokenization.vocabulary import Vocabulary
 from clp_core.training_submit import resume, submit_train
-from clp_core.transfer import transfer
-from clp_core.transfer_options import TransferOptions
+from clp_core.transfer.options import TransferOptions
+from clp_core.transfer.pipeline import transfer
 
 pytestmark = pytest.mark.process
 

@@ -14,12 +14,12 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from clp_core.errors import InputError
-from clp_core.explain import Explainer
 from clp_core.initializers import INITIALIZERS, MODULES, Registry
 from clp_core.tokenization.overlap import Overlap
 from clp_core.tokenization.vocabulary import Vocabulary
-from clp_core.transfer import transfer
-from clp_core.transfer_options import TransferOptions
+from clp_core.transfer.explanation import Explainer
+from clp_core.transfer.options import TransferOptions
+from clp_core.transfer.pipeline import transfer
 
 
 def run(source, helper, output, **options):
@@ -191,7 +191,7 @@ def test_writing_over_an_input_is_refused_with_any_flag(tmp_path, pair):
 
 
 def test_output_that_appears_meanwhile_is_kept(tmp_path, pair, monkeypatch):
-    from clp_core import transfer as module
+    from clp_core.transfer import pipeline as module
 
     output = tmp_path / "target"
     check = module.verify
@@ -443,14 +443,14 @@ def test_scratch_keeps_nothing_of_the_source_but_its_shape(tmp_path, pair):
 
 
 def test_auto_takes_the_plain_method_unless_the_other_is_clearly_better(tmp_path, pair, monkeypatch):
-    from clp_core import auto
+    from clp_core.transfer import method_selection
 
     report = run(*pair, tmp_path / "plain", method="auto")
     assert report["method"] == "linear"
     assert report["settings"]["linear"]["neighbours"] == 16
     assert set(report["auto"]["scores"]) == {"linear", "two-view"}
     assert report["auto"]["reason"] in (tmp_path / "plain" / "README.md").read_text()
-    monkeypatch.setattr(auto, "MARGIN", -2.0)
+    monkeypatch.setattr(method_selection, "MARGIN", -2.0)
     assert run(*pair, tmp_path / "richer", method="auto")["method"] == "two-view"
 
 

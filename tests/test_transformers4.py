@@ -20,8 +20,8 @@ from clp_core.export_options import ExportOptions
 from clp_core.tokenization.vocabulary import Vocabulary
 from clp_core.tokenizer_options import TokenizerOptions
 from clp_core.tokenizer_training import train_tokenizer
-from clp_core.transfer import transfer
-from clp_core.transfer_options import TransferOptions
+from clp_core.transfer.options import TransferOptions
+from clp_core.transfer.pipeline import transfer
 from clp_core.workspace import Workspace
 
 pytestmark = [pytest.mark.nightly, pytest.mark.timeout(1200)]

@@ -15,8 +15,8 @@ import numpy as np
 from clp_core.checkpoints.checkpoint import Checkpoint
 from clp_core.demo import DATA
 from clp_core.embeddings.matmul_backend import TorchDevice
-from clp_core.transfer import transfer
-from clp_core.transfer_options import TransferOptions
+from clp_core.transfer.options import TransferOptions
+from clp_core.transfer.pipeline import transfer
 from gpu_items import made
 from gpu_items.findings import NEEDS_GPU, Findings
 from gpu_items.setting import Setting, note

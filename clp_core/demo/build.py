@@ -35,7 +35,7 @@ import numpy as np
 
 from clp_core.data.block_datasets import IGNORED_LABEL
 from clp_core.data.train_valid_split import normalise
-from clp_core.target_files import portable_tokenizer_config
+from clp_core.transfer.target_folder import portable_tokenizer_config
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerFast

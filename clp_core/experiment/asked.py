@@ -16,7 +16,7 @@ from clp_core.initializers import initializer
 from clp_core.initializers.base import parse_settings
 from clp_core.teacher import HELPER
 from clp_core.train_options import TrainOptions
-from clp_core.transfer_options import AUTO
+from clp_core.transfer.options import AUTO
 from clp_core.workspace import Workspace
 
 MADE_BY = "made_by"

@@ -29,7 +29,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from clp_core.compare_options import NO_OUTPUT, CompareMethodsOptions
 from clp_core.errors import InputError
 from clp_core.evaluation.downstream import DownstreamOptions
 from clp_core.evaluation.options import EvaluateOptions
@@ -39,7 +38,8 @@ from clp_core.geometry.explore_options import AgreementOptions, OverlapOptions
 from clp_core.options import Options, OptionsError, like, option
 from clp_core.teacher import HELPER
 from clp_core.train_options import MAX_SEED, TrainOptions
-from clp_core.transfer_options import TransferOptions
+from clp_core.transfer.compare_options import NO_OUTPUT, CompareMethodsOptions
+from clp_core.transfer.options import TransferOptions
 from clp_core.workspace import Workspace
 
 OWN_TRAIN_FIELDS = ("model", "text", "eval_text", "seed", "name")

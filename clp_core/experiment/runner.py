@@ -29,7 +29,7 @@ from clp_core.submission import submit_transfer
 from clp_core.teacher import HELPER
 from clp_core.train_options import TrainOptions
 from clp_core.training_submit import resume, submit_train
-from clp_core.transfer_options import TransferOptions
+from clp_core.transfer.options import TransferOptions
 from clp_core.workspace import Workspace
 
 log = logging.getLogger(__name__)

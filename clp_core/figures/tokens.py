@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from clp_core.explain import Explanation
 from clp_core.figures.style import COLOURS, SERIES, literal, titled
-from clp_core.provenance import MAX_NORM_RATIO
+from clp_core.transfer.explanation import Explanation
+from clp_core.transfer.provenance import MAX_NORM_RATIO
 
 
 def anchor_bars(explanation: Explanation, shown: Sequence[str]) -> go.Figure:

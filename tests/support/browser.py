@@ -16,8 +16,8 @@ import pytest
 from clp_core.geometry.embedding_cache import prepare
 from clp_core.jobs import JobStore
 from clp_core.jobs.process_identity import die_with_parent
-from clp_core.transfer import transfer
-from clp_core.transfer_options import TransferOptions
+from clp_core.transfer.options import TransferOptions
+from clp_core.transfer.pipeline import transfer
 from clp_core.workspace import Workspace
 from support.jobs import end_of, wait_for
 from support.pages_run import cut_texts

@@ -51,8 +51,8 @@ LOADED = (
     *(
         "clp_core.cli",
         "clp_core.training",
-        "clp_core.transfer",
-        "clp_core.compare",
+        "clp_core.transfer.pipeline",
+        "clp_core.transfer.method_comparison",
         "clp_core.geometry.embedding_cache",
     ),
     *("clp_core.jobs.supervisor", "clp_core.playground_session", "clp_core.pretraining", "clp_core.geometry.layout"),
@@ -62,7 +62,7 @@ LOADED = (
         "clp_core.export",
         "clp_core.evaluation.downstream",
     ),
-    *("clp_core.evaluation.bits_per_byte", "clp_core.experiment.runner", "clp_core.explain"),
+    *("clp_core.evaluation.bits_per_byte", "clp_core.experiment.runner", "clp_core.transfer.explanation"),
     *(f"clp_core.initializers.{name}" for name in ("clp", "linear", "mean", "omp", "random", "topk", "two_view")),
     *("sklearn.decomposition", "torch.profiler", "pydantic", "typer._adapters", "rich._emoji_codes"),
 )

@@ -26,8 +26,8 @@ from clp_core.data.text_sources import Texts
 from clp_core.distillation import Distillation
 from clp_core.evaluation.bits_per_byte import EvaluationText, load_model, score
 from clp_core.geometry.embedding_cache import max_positions
-from clp_core.pair import Pair
 from clp_core.schedule import plain, teacher_weight
+from clp_core.transfer.model_pair import Pair
 
 RATE, BATCH, PLANNED, SEED = 3e-3, 16, 500, 0
 SOURCE_BLOCKS = 300

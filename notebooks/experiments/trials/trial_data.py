@@ -13,7 +13,7 @@ from scipy import sparse
 
 from clp_core.evaluation.bits_per_byte import load_model
 from clp_core.initializers.base import Context
-from clp_core.pair import Pair
+from clp_core.transfer.model_pair import Pair
 
 LAMBDAS = np.logspace(-6, 3, 46)
 BLOCK = 256

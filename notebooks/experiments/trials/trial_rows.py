@@ -23,10 +23,10 @@ from trial_data import (
     summed,
 )
 
-from clp_core import heldout
-from clp_core.compare import parse_method
 from clp_core.evaluation.bits_per_byte import load_model
 from clp_core.initializers.base import Context
+from clp_core.transfer import heldout_anchors
+from clp_core.transfer.method_comparison import parse_method
 
 log = logging.getLogger(__name__)
 CANDIDATES: dict[str, Candidate] = {}
@@ -188,7 +188,7 @@ def stacked(*names: str) -> Candidate:
     def rows(data: Data, context: Context, ids: np.ndarray) -> np.ndarray:
         made, truth = [], []
         for fold in range(5):
-            inner, hidden = heldout.hide(context, 7, 0.2, fold)
+            inner, hidden = heldout_anchors.hide(context, 7, 0.2, fold)
             middle = anchor_rows(inner).mean(0)
             found = [CANDIDATES[name](data, inner, context.anchor_ids[hidden]) - middle for name in names]
             made.append(np.stack([part.ravel() for part in found], axis=1))

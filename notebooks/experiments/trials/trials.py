@@ -1,7 +1,7 @@
 """Trials of rows made from the same two models, and of what the text of training tells of them; to be thrown away.
 
 Each candidate is one short function of a context (the anchors it may see) and ids. It is scored on hidden anchors as
-``clp_core.heldout`` does, and by the bits per byte of the source with its rows, before any training.
+``clp_core.transfer.heldout_anchors`` does, and by the bits per byte of the source with its rows, before any training.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ from trial_rows import (
     whitened,
 )
 
-from clp_core import heldout
 from clp_core.data.packing import token_stream
 from clp_core.data.text_sources import Texts
 from clp_core.evaluation.bits_per_byte import EvaluationText, load_model, score
 from clp_core.geometry.embedding_cache import max_positions
 from clp_core.initializers.base import Context, Fitted, Initializer
-from clp_core.pair import Pair
+from clp_core.transfer import heldout_anchors
+from clp_core.transfer.model_pair import Pair
 
 log = logging.getLogger(__name__)
 AUTO = "linear:neighbours=16"
@@ -132,7 +132,7 @@ def measure(data: Data, text: EvaluationText | None, name: str, folds: int) -> d
     context = data.pair.context("input", 42)
     out: dict[str, Any] = {"candidate": name}
     if step is None and folds:
-        found = heldout.score(AsMethod(data, CANDIDATES[base]), context, 42, folds=folds)
+        found = heldout_anchors.score(AsMethod(data, CANDIDATES[base]), context, 42, folds=folds)
         assert found is not None
         out |= {"centred_cosine": round(found.centred_cosine, 4), "relative_error": round(found.relative_error, 4)}
     started = time.perf_counter()

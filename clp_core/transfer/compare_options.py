@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from clp_core.initializers import INITIALIZERS
 from clp_core.options import Options, OptionsError, like, option
-from clp_core.transfer_options import TransferOptions
+from clp_core.transfer.options import TransferOptions
 
 MAX_FOLDS = 10
 NO_OUTPUT = "(none)"

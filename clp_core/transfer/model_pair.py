@@ -21,16 +21,16 @@ from clp_core.embeddings.row_source import JoinedRows, RowSource, Subset
 from clp_core.errors import InputError
 from clp_core.initializers import INITIALIZERS
 from clp_core.initializers.base import Context, Vectors
-from clp_core.overrides import read_overrides, resolve_overrides
-from clp_core.rows import RowPlan
-from clp_core.static_vectors import read_vectors
 from clp_core.tokenization.overlap import Overlap
 from clp_core.tokenization.source_segmentation import SourcePieces
 from clp_core.tokenization.vocabulary import Vocabulary
-from clp_core.vocabulary_tensors import VocabularyTensors, tables_by_token_id
+from clp_core.transfer.overrides import read_overrides, resolve_overrides
+from clp_core.transfer.row_plan import RowPlan
+from clp_core.transfer.vocabulary_tensors import VocabularyTensors, tables_by_token_id
+from clp_core.transfer.word_vectors import read_vectors
 
 if TYPE_CHECKING:
-    from clp_core.transfer_options import TransferOptions
+    from clp_core.transfer.options import TransferOptions
 
 SPARE_SHARE = 0.1
 NAMES_SHOWN = 5

@@ -14,8 +14,8 @@ from clp_core.embeddings.row_source import RowSource, block_ranges
 from clp_core.initializers import initializer
 from clp_core.initializers.base import Fitted, Mix
 from clp_core.progress import report_progress
-from clp_core.provenance import Anchors, at_risk
 from clp_core.tokenization.overlap import Overlap
+from clp_core.transfer.provenance import Anchors, at_risk
 
 STATUSES = ("copied", "initialised", "override", "special", "padding")
 COPIED, INITIALISED, OVERRIDE, SPECIAL, PADDING = range(len(STATUSES))

@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from clp_core import __version__, heldout
-from clp_core.auto import Choice, choose
+from clp_core import __version__
 from clp_core.checkpoints.checkpoint import SIDES, Written
 from clp_core.checkpoints.finite import NonFiniteError
 from clp_core.checkpoints.positions import Padding
@@ -27,16 +26,19 @@ from clp_core.files.artifacts import PROVENANCE_FILE, REPORT_FILE
 from clp_core.files.disk import check_disk, refuse_if_inside
 from clp_core.files.json_files import read_json
 from clp_core.files.output_folder import check_output, partial_folder, restore_replaced, take_name
-from clp_core.functional_check import NO_ROOM, UNCUT, Expected
 from clp_core.initializers import initializer
 from clp_core.initializers.base import Fitted
 from clp_core.model_cards.card import Card
 from clp_core.model_cards.licence import Origin
-from clp_core.pair import Pair
 from clp_core.progress import report_progress
-from clp_core.provenance import KEPT_ANCHORS, Health, write_provenance
-from clp_core.rows import FALLBACKS, INITIALISED, STATUSES, Maker, Measured, NewRows, RowPlan, mean_length
-from clp_core.target_files import (
+from clp_core.transfer import heldout_anchors
+from clp_core.transfer.functional_check import NO_ROOM, UNCUT, Expected
+from clp_core.transfer.method_selection import Choice, choose
+from clp_core.transfer.model_pair import Pair
+from clp_core.transfer.options import AUTO, TransferOptions, check_unused
+from clp_core.transfer.provenance import KEPT_ANCHORS, Health, write_provenance
+from clp_core.transfer.row_plan import FALLBACKS, INITIALISED, STATUSES, Maker, Measured, NewRows, RowPlan, mean_length
+from clp_core.transfer.target_folder import (
     SpecialIds,
     check_config,
     check_loading,
@@ -48,8 +50,7 @@ from clp_core.target_files import (
     write_config,
     write_tokenizer,
 )
-from clp_core.transfer_options import AUTO, TransferOptions, check_unused
-from clp_core.vocabulary_tensors import table_blocks
+from clp_core.transfer.vocabulary_tensors import table_blocks
 
 log = logging.getLogger(__name__)
 
@@ -212,12 +213,12 @@ class Transfer:
             return f"as {self.method.name} draws the whole model and keeps nothing of the source's predictions"
         return Expected.of(self.pair.source, self.plan)
 
-    def _heldout(self) -> dict[str, heldout.HeldOut | None]:
+    def _heldout(self) -> dict[str, heldout_anchors.HeldOut | None]:
         scores = {}
         for side in self.pair.source.sides:
             report_progress(f"scoring {self.method.name} on hidden {side} rows")
             context = self.pair.context(side, self.options.seed, self._settings(self.method.name))
-            scores[side] = heldout.score(self.method, context, self.options.seed)
+            scores[side] = heldout_anchors.score(self.method, context, self.options.seed)
         return scores
 
     def _write_weights(self, part: Path, config: Mapping[str, Any], padding: Padding) -> Written | None:
@@ -294,7 +295,7 @@ class Transfer:
         write_provenance(path, plan.overlap, status, names["input"], measured.scale, health["input"], anchors, output)
 
     def _health_warnings(
-        self, summary: Mapping[str, Any], score: heldout.HeldOut | None, side: str = "input"
+        self, summary: Mapping[str, Any], score: heldout_anchors.HeldOut | None, side: str = "input"
     ) -> list[str]:
         """Say plainly when rows are unsound, and name ``linear`` where it finds hidden anchors better."""
         warnings = []
@@ -316,7 +317,7 @@ class Transfer:
         text = f"{at_risk:,} of {missing:,} new {rows} are at risk under {self.method.name}: {'; '.join(kinds)}"
         if score is not None and self.method.name != "linear":
             seed = self.options.seed
-            better = heldout.score(initializer("linear"), self.pair.context("input", seed), seed)
+            better = heldout_anchors.score(initializer("linear"), self.pair.context("input", seed), seed)
             if better is not None and better.centred_cosine > score.centred_cosine:
                 text += (
                     f". On held-out anchors linear is better (centred cosine {better.centred_cosine:.2f} "
@@ -327,7 +328,7 @@ class Transfer:
     def _report(
         self,
         output: Path,
-        scores: Mapping[str, heldout.HeldOut | None],
+        scores: Mapping[str, heldout_anchors.HeldOut | None],
         health: Mapping[str, Any],
         warnings: list[str],
     ) -> dict[str, Any]:

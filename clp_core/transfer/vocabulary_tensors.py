@@ -22,7 +22,7 @@ from clp_core.checkpoints.safetensors_reader import DTYPES, INTEGERS, TensorEntr
 from clp_core.embeddings.nearest import nearest_unit, unit
 from clp_core.embeddings.row_source import RowSource, block_ranges
 from clp_core.errors import InputError
-from clp_core.rows import RowPlan
+from clp_core.transfer.row_plan import RowPlan
 
 MORE_ROWS = 64
 """By which a vocabulary is made longer to see which shapes follow it."""

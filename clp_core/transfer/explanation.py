@@ -22,9 +22,9 @@ from clp_core.errors import InputError
 from clp_core.files.artifacts import PROVENANCE_FILE, REPORT_FILE
 from clp_core.initializers import initializer
 from clp_core.initializers.base import Context, Fitted
-from clp_core.provenance import KEPT_ANCHORS, ROW_GROUP
 from clp_core.reports.transfer_report import read_transfer_report
 from clp_core.tokenization.vocabulary import Vocabulary
+from clp_core.transfer.provenance import KEPT_ANCHORS, ROW_GROUP
 
 WRITTEN_OUT = 3
 """Anchors that a formula with its numbers writes out."""

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from clp_core import heldout
 from clp_core.initializers import initializer
-from clp_core.pair import Pair
 from clp_core.progress import report_progress
+from clp_core.transfer import heldout_anchors
+from clp_core.transfer.model_pair import Pair
 
 PLAIN = ("linear", {"neighbours": 16.0})
 RICHER: tuple[str, dict[str, float]] = ("two-view", {})
@@ -56,7 +56,7 @@ def choose(pair: Pair, seed: int) -> Choice:
     scores: dict[str, float | None] = {}
     for name, settings in (PLAIN, RICHER):
         report_progress(f"trying {name} on hidden anchors")
-        found = heldout.score(initializer(name), pair.context("input", seed, settings), seed, folds=FOLDS)
+        found = heldout_anchors.score(initializer(name), pair.context("input", seed, settings), seed, folds=FOLDS)
         scores[name] = found.centred_cosine if found else None
     plain, richer = scores[PLAIN[0]], scores[RICHER[0]]
     if plain is None or richer is None:

@@ -20,9 +20,9 @@ from clp_core.embeddings.row_source import block_ranges
 from clp_core.errors import ClpError, InputError, first_line
 from clp_core.files.json_files import read_json
 from clp_core.progress import report_progress
-from clp_core.rows import RowPlan
 from clp_core.tokenization.tokenizer_reading import ROLES, TEMPLATE_FILE, TOKENIZER_FILES, Differences, shown
 from clp_core.tokenization.vocabulary import Vocabulary
+from clp_core.transfer.row_plan import RowPlan
 
 OTHER_IDS = ("suppress_tokens", "begin_suppress_tokens", "bad_words_ids", "force_words_ids", "sequence_bias",
              "forced_decoder_ids")  # fmt: skip

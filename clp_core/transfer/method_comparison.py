@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clp_core import heldout
 from clp_core.checkpoints.finite import CURE, NonFiniteError, non_finite_weight
 from clp_core.checkpoints.model_config import max_positions
 from clp_core.data.text_sources import Texts
@@ -21,11 +20,12 @@ from clp_core.environment.memory_errors import memory_explained
 from clp_core.errors import InputError
 from clp_core.initializers import initializer
 from clp_core.initializers.base import Initializer, parse_settings
-from clp_core.method_rows import KEPT, MethodRows
-from clp_core.pair import Pair
 from clp_core.progress import report_progress
-from clp_core.transfer import Transfer, peak_rss_bytes, transfer
-from clp_core.transfer_options import TransferOptions
+from clp_core.transfer import heldout_anchors
+from clp_core.transfer.method_rows_cache import KEPT, MethodRows
+from clp_core.transfer.model_pair import Pair
+from clp_core.transfer.options import TransferOptions
+from clp_core.transfer.pipeline import Transfer, peak_rss_bytes, transfer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -51,7 +51,7 @@ class MethodScore:
     """
 
     method: str
-    heldout: heldout.HeldOut | None
+    heldout: heldout_anchors.HeldOut | None
     zero_step_bits_per_byte: float | None
     seconds: float
     peak_bytes: int | None = None
@@ -150,7 +150,9 @@ def score_method(
         peak = peak_rss_bytes()
         if keep is not None and rows:
             keep_rows(work, *keep)
-        held = heldout.score(method, pair.context("input", options.seed, options.settings), options.seed, folds=folds)
+        held = heldout_anchors.score(
+            method, pair.context("input", options.seed, options.settings), options.seed, folds=folds
+        )
         if bench is not None:
             takes_rows = pair.is_source_with_other_rows and not method.whole_model
             bits = bench.bits(rows) if takes_rows else bench.written_bits(options)

@@ -25,8 +25,8 @@ from clp_core.checkpoints.positions import padding_index
 from clp_core.environment.free_memory import free_memory
 from clp_core.errors import ClpError, InputError
 from clp_core.progress import report_progress
-from clp_core.rows import RowPlan
-from clp_core.target_files import check_tying
+from clp_core.transfer.row_plan import RowPlan
+from clp_core.transfer.target_folder import check_tying
 
 if TYPE_CHECKING:
     import torch

@@ -1,0 +1,1 @@
+"""The transfer: two checkpoints in, a target out, and where each of its rows comes from."""
