@@ -159,8 +159,8 @@ def main() -> int:
     root = Path(tempfile.mkdtemp(prefix="clp-soak-"))
     os.environ |= {"CLP_WORKSPACE": str(root / "workspace"), "CLP_QUEUE": str(root / "queue"), "HF_HUB_OFFLINE": "1"}
 
-    from clp_core.train_options import TrainOptions
-    from clp_core.training_submit import resume, submit_train
+    from clp_core.training.options import TrainOptions
+    from clp_core.training.submit import resume, submit_train
     from clp_core.workspace import Workspace
 
     text = root / "text.txt"

@@ -61,7 +61,7 @@ from clp_core.playground_options import PlaygroundOptions
 from clp_core.pretrain_options import PretrainOptions
 from clp_core.push_options import PushOptions
 from clp_core.tokenizer_options import TokenizerOptions
-from clp_core.train_options import TrainOptions
+from clp_core.training.options import TrainOptions
 from clp_core.transfer.compare_options import CompareMethodsOptions
 from clp_core.transfer.options import TransferOptions
 from clp_core.workspace import Workspace
@@ -204,7 +204,7 @@ def train_command(
     as_json: Json = False,
 ) -> None:
     """Train a model on, as a job that outlives this terminal when detached."""
-    from clp_core.training_submit import preview_script, submit_train
+    from clp_core.training.submit import preview_script, submit_train
 
     if show_script:
         script = preview_script(Workspace.current(), options)

@@ -78,7 +78,7 @@ def jobs_stop(
 @jobs_app.command("resume")
 def jobs_resume(names: JobNames, as_json: Json = False) -> None:
     """Let runs go on from their newest complete checkpoint; returns at once."""
-    from clp_core.training_submit import is_resumable, resume
+    from clp_core.training.submit import is_resumable, resume
 
     jobs = [resume(Workspace.current(), store().find(name, is_resumable)) for name in names]
     emit_jobs(jobs, as_json)

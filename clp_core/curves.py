@@ -23,8 +23,8 @@ from clp_core.files.slug import slug_of
 from clp_core.jobs.job import Job, checked_name
 from clp_core.jobs.metrics import AXES
 from clp_core.jobs.run_metrics import MAX_POINTS, RunMetrics, Thinned
-from clp_core.schedule import Schedule
 from clp_core.tokenization.text_reading import FIRST, SCORING_FILE, TOKENS
+from clp_core.training.schedule import Schedule
 from clp_core.workspace import Workspace
 
 EVAL_TEXT, TOKENIZER, STEP_TOKENS, UNKNOWN = "evaluation text", "tokenizer", "tokens a step", "unknown share"

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from clp_core.helper_sizes import SIZES, Size
 from clp_core.options import option
 from clp_core.tokenizer_options import TEXT_HELP
-from clp_core.train_options import MAX_SEED, TrainOptions
+from clp_core.training.options import MAX_SEED, TrainOptions
 
 MIN_POSITIONS, MAX_POSITIONS = 16, 1 << 17
 

@@ -26,8 +26,8 @@ from clp_core.jobs.submit import submit
 from clp_core.options import command_of
 from clp_core.pretrain_options import PretrainOptions
 from clp_core.tokenization.vocabulary import Vocabulary
-from clp_core.train_options import PRESETS
-from clp_core.training_submit import submit_train
+from clp_core.training.options import PRESETS
+from clp_core.training.submit import submit_train
 from clp_core.workspace import Workspace
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from clp_core.data.text_sources import DEFAULT_FIELD
 from clp_core.options import Options, help_of, option
-from clp_core.train_options import TrainOptions
+from clp_core.training.options import TrainOptions
 
 STYLES = ("auto", "byte-level", "sentencepiece")
 NORMALIZATIONS = ("none", "nfc")

@@ -8,14 +8,14 @@ from typing import Any
 
 import streamlit as st
 
-from clp_core.cluster import CLUSTER_FIELDS
 from clp_core.jobs import Job
 from clp_core.jobs.slurm.control import is_available
 from clp_core.jobs.slurm.launcher import SCRIPT_FILE
 from clp_core.options import help_of
-from clp_core.slurm_script import checked_script, render
-from clp_core.train_options import TrainOptions
-from clp_core.training_plan import TrainPlan
+from clp_core.training.options import TrainOptions
+from clp_core.training.plan import TrainPlan
+from clp_core.training.slurm_options import CLUSTER_FIELDS
+from clp_core.training.slurm_script import checked_script, render
 from clp_core.workspace import Workspace
 
 PLACES = {"local": "This machine", "slurm": "Slurm"}

@@ -9,7 +9,6 @@ from typing import Any
 
 import streamlit as st
 
-from clp_core.cluster import CLUSTER_FIELDS
 from clp_core.data.text_sources import HUB_PREFIX
 from clp_core.environment.gpus import list_gpus
 from clp_core.errors import InputError
@@ -17,8 +16,9 @@ from clp_core.hub.repo_id import is_hub_id
 from clp_core.jobs import Job, JobStore
 from clp_core.options import MISSING, help_of
 from clp_core.roots import confined
-from clp_core.teacher import HELPER, teacher_of
-from clp_core.train_options import PRESETS, TrainOptions
+from clp_core.training.options import PRESETS, TrainOptions
+from clp_core.training.slurm_options import CLUSTER_FIELDS
+from clp_core.training.teacher import HELPER, teacher_of
 from clp_core.workspace import ModelEntry, Workspace
 from components import slurm_form
 from components.messages import plain

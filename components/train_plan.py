@@ -8,9 +8,9 @@ import pandas as pd
 import streamlit as st
 
 from clp_core.figures import schedule_figure
-from clp_core.hardware import Device
-from clp_core.train_options import TrainOptions
-from clp_core.training_plan import TrainPlan, early_steps
+from clp_core.training.hardware import Device
+from clp_core.training.options import TrainOptions
+from clp_core.training.plan import TrainPlan, early_steps
 from components.messages import cards, number, plain, share, size
 
 SHARDING = {"none": "one process", "ddp": "each holds the model (DDP)", "fsdp": "each holds a part (FSDP2)"}

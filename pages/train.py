@@ -6,11 +6,11 @@ import streamlit as st
 
 from clp_core.jobs import Job, JobStore
 from clp_core.jobs.device_queue import DeviceQueue
-from clp_core.placement import place_of
-from clp_core.throughput import measured_speeds
-from clp_core.train_options import TrainOptions
-from clp_core.training_plan import TrainPlan, plan
-from clp_core.training_submit import submit_train, train_command
+from clp_core.training.options import TrainOptions
+from clp_core.training.placement import place_of
+from clp_core.training.plan import TrainPlan, plan
+from clp_core.training.submit import submit_train, train_command
+from clp_core.training.throughput import measured_speeds
 from components import slurm_form, train_form, train_plan
 from components.messages import command, plain, question
 from components.models import models, training_texts, workspace

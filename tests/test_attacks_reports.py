@@ -11,7 +11,7 @@ from clp_core.files.artifacts import REPORT_FILE
 from clp_core.reports.transfer_report import NEEDED, read_transfer_report
 from clp_core.roots import OutsideError
 from clp_core.tokenization.vocabulary import Vocabulary
-from clp_core.train_options import TrainOptions
+from clp_core.training.options import TrainOptions
 from clp_core.transfer.explanation import Explainer
 from clp_core.transfer.options import TransferOptions
 from clp_core.transfer.pipeline import transfer

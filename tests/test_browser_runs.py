@@ -9,8 +9,8 @@ from support.jobs import end_of, wait_for
 
 from clp_core.jobs import JobStore
 from clp_core.jobs.reason_codes import ReasonCode
-from clp_core.train_options import TrainOptions
-from clp_core.training_submit import submit_train
+from clp_core.training.options import TrainOptions
+from clp_core.training.submit import submit_train
 
 pytestmark = pytest.mark.browser
 if browser_path is None and not os.environ.get("CLP_REQUIRE_BROWSER"):

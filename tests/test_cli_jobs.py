@@ -12,7 +12,7 @@ from support.made_runs import damage_plan, lines_of, make_run
 
 from clp_core.errors import JobError
 from clp_core.jobs import JobStore
-from clp_core.training_submit import is_resumable, resume
+from clp_core.training.submit import is_resumable, resume
 
 COMPARED = {"run", "key", "tokens", "steps", "seconds", "tokens_saved", "share_saved", "verdict", "is_lower_bound"}
 

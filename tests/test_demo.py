@@ -14,8 +14,8 @@ from clp_core.data.text_sources import Texts
 from clp_core.demo import DATA
 from clp_core.demo.build import count_near_duplicates, line_hash, normalise, split_lines
 from clp_core.initializers import INITIALIZERS
-from clp_core.train_options import TrainOptions
-from clp_core.training_submit import submit_train
+from clp_core.training.options import TrainOptions
+from clp_core.training.submit import submit_train
 from clp_core.transfer.method_comparison import AS_AUTO, compare_methods
 from clp_core.transfer.options import TransferOptions
 from clp_core.transfer.pipeline import transfer

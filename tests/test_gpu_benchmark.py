@@ -165,7 +165,7 @@ def test_methods_of_the_transfers_exist():
 def test_every_shape_and_arm_is_accepted_by_the_options(tmp_path):
     from gpu_items import experiment, runs, throughput
 
-    from clp_core.train_options import TrainOptions
+    from clp_core.training.options import TrainOptions
 
     for trial in throughput.FULL + throughput.MINIATURE:
         TrainOptions(model="m", text=("t",), eval_text="v", **throughput.fields_of(trial))

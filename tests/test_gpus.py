@@ -10,17 +10,17 @@ import pytest
 import torch
 from support.jobs import train_options
 
-from clp_core import hardware, training_plan
 from clp_core.checkpoints.loading import weights_type
 from clp_core.environment.gpus import Gpu, cuda_environment, list_gpus
 from clp_core.errors import InputError
-from clp_core.hardware import Device, find_device, has_fast_bf16, mean_peak
 from clp_core.jobs import JobStore
 from clp_core.jobs.device_queue import DeviceQueue
-from clp_core.peaks import peak_flops
 from clp_core.playground_place import Needs, Place
-from clp_core.training import note_precision, settled_precision
-from clp_core.training_plan import plan
+from clp_core.training import hardware
+from clp_core.training.hardware import Device, find_device, has_fast_bf16, mean_peak
+from clp_core.training.main import note_precision, settled_precision
+from clp_core.training.peaks import peak_flops
+from clp_core.training.plan import emulated_warning, plan
 
 H100, T4 = "NVIDIA H100 80GB HBM3", "Tesla T4"
 
@@ -265,7 +265,7 @@ def test_the_plan_of_an_old_gpu_is_float32_and_warns_where_bfloat16_is_chosen(dr
     ]
     warnings = {choice: [w for w in result.warnings if "bfloat16" in w] for choice, result in plans.items()}
     assert warnings["auto"] == warnings["float32"] == []
-    assert warnings["bf16"] == [f"--precision bf16: {training_plan.emulated_warning(T4)}"]
+    assert warnings["bf16"] == [f"--precision bf16: {emulated_warning(T4)}"]
     assert (plans["auto"].peak_flops, plans["bf16"].peak_flops) == (8.1e12, None)
 
 

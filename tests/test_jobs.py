@@ -22,8 +22,8 @@ from clp_core.jobs import JobStore, start
 from clp_core.jobs.process_identity import boot_id, identity, is_alive
 from clp_core.jobs.reason_codes import ReasonCode
 from clp_core.submission import submit_transfer
-from clp_core.train_options import TrainOptions
-from clp_core.training_submit import submit_train
+from clp_core.training.options import TrainOptions
+from clp_core.training.submit import submit_train
 from clp_core.transfer.options import TransferOptions
 
 

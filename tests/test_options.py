@@ -40,7 +40,7 @@ from clp_core.pretrain_options import PretrainOptions
 from clp_core.push_options import PushOptions
 from clp_core.submission import submit_compare
 from clp_core.tokenizer_options import TokenizerOptions
-from clp_core.train_options import TrainOptions
+from clp_core.training.options import TrainOptions
 from clp_core.transfer.compare_options import CompareMethodsOptions
 from clp_core.transfer.options import TransferOptions
 from components import messages

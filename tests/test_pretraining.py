@@ -22,8 +22,8 @@ from clp_core.pretraining import fresh_folder, fresh_model, is_helper_run, start
 from clp_core.tokenization.vocabulary import Vocabulary
 from clp_core.tokenizer_options import TokenizerOptions
 from clp_core.tokenizer_training import train_tokenizer
-from clp_core.train_options import TrainOptions
-from clp_core.training_submit import resume
+from clp_core.training.options import TrainOptions
+from clp_core.training.submit import resume
 
 TINY_RUN = {"max_steps": 20, "block_length": 32, "batch_tokens": 256, "eval_every": 10}
 

@@ -92,7 +92,7 @@ def test_no_other_private_name_is_imported_or_used():
     assert len(trees) > 150
     assert not list(foreign_names(trees)), "use something public, or say above why there is nothing"
     assert sorted(name for _, name in overridden(trees)) == sorted(OVERRIDDEN)
-    assert {where for where, _ in overridden(trees)} == {"clp_core/run_trainer.py:RunTrainer"}
+    assert {where for where, _ in overridden(trees)} == {"clp_core/training/trainer.py:RunTrainer"}
 
 
 def test_walk_sees_private_names_of_other_libraries():

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from clp_core.errors import ClpError
-from clp_core.processes import Council
+from clp_core.training.distributed import Council
 
 
 def first_process(path, does):

@@ -23,7 +23,7 @@ from clp_core.jobs import JobStore
 from clp_core.jobs.reason_codes import ReasonCode
 from clp_core.jobs.run_metrics import metrics_of_run
 from clp_core.jobs.training_checkpoints import is_complete, read_manifest, resumable_checkpoint
-from clp_core.training_submit import resume, submit_train
+from clp_core.training.submit import resume, submit_train
 from clp_core.workspace import Workspace
 
 pytestmark = pytest.mark.process

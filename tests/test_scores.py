@@ -34,7 +34,6 @@ from clp_core.curves import BEGIN, BYTES, NOT_COMPARABLE, TOKENIZER, Curve, curv
 from clp_core.data.block_datasets import ShuffledBlocks, StreamedBlocks, padding_of
 from clp_core.data.packing import TextCounts, content_key, packed_blocks, token_stream
 from clp_core.data.text_sources import Texts
-from clp_core.distillation import Distillation
 from clp_core.errors import DivergedError, InputError
 from clp_core.evaluation.bits_per_byte import Evaluation, EvaluationText, evaluate, load_model, sample, score
 from clp_core.jobs.run_metrics import metrics_of_run
@@ -44,11 +43,12 @@ from clp_core.savings import Comparison
 from clp_core.tokenization.text_coverage import TokenizerFigures
 from clp_core.tokenization.text_reading import EVERY, FIRST, as_read, resolved_begin
 from clp_core.tokenization.vocabulary import Vocabulary
-from clp_core.training import load_for_training
-from clp_core.training_callback import JobCallback
+from clp_core.training.callback import JobCallback
+from clp_core.training.distillation import Distillation
+from clp_core.training.main import load_for_training
+from clp_core.training.parameter_groups import refuse_non_finite
+from clp_core.training.plan import plan
 from clp_core.training_facts import facts_of_run
-from clp_core.training_plan import plan
-from clp_core.training_stages import refuse_non_finite
 
 END = "<|end|>"
 

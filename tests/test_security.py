@@ -16,7 +16,7 @@ from clp_core.errors import InputError
 from clp_core.hub.repo_id import HubName
 from clp_core.jobs import JobStore
 from clp_core.roots import confined
-from clp_core.training_submit import submit_train
+from clp_core.training.submit import submit_train
 
 pytestmark = pytest.mark.usefixtures("server_that_has_run_app_once")
 

@@ -14,7 +14,6 @@ from support.jobs import train_options
 from support.made_runs import PLAN
 from support.pages_run import check, open_page, text_of
 
-from clp_core.cluster import seconds_of
 from clp_core.errors import InputError
 from clp_core.files.json_files import write_json
 from clp_core.jobs import JobStore
@@ -23,10 +22,11 @@ from clp_core.jobs.slurm import control
 from clp_core.jobs.slurm.control import REGISTRY, Word, parse_queue
 from clp_core.jobs.slurm.launcher import SCRIPT_FILE, TICKET_FILE
 from clp_core.jobs.supervisor import SAVED as STOPPED_SAVED
-from clp_core.placement import place_of
-from clp_core.slurm_script import checked_script, render
-from clp_core.training_plan import TrainPlan, plan
-from clp_core.training_submit import resume, script_of, submit_train, train_command, training_argv
+from clp_core.training.placement import place_of
+from clp_core.training.plan import TrainPlan
+from clp_core.training.slurm_options import seconds_of
+from clp_core.training.slurm_script import checked_script, render
+from clp_core.training.submit import resume, script_of, submit_train, train_command, training_argv
 from clp_core.workspace import Workspace
 
 CLUSTER = {"launcher": "slurm", "nodes": 2, "gpus_per_node": 0, "processes_per_node": 3, "cpus_per_process": 2}
@@ -219,13 +219,13 @@ def test_time_limits_are_read_as_slurm_reads_them(limit, seconds):
 
 
 def test_plan_for_a_cluster_does_not_look_at_this_machine(pair, texts, options, monkeypatch):
-    from clp_core import placement, training_plan
+    from clp_core.training import placement
 
     def never(*args):
         raise AssertionError("this machine was asked")
 
     monkeypatch.setattr(placement, "find_device", never)
-    monkeypatch.setattr(training_plan.psutil, "virtual_memory", never)
+    monkeypatch.setattr("clp_core.training.plan.psutil.virtual_memory", never)
     chosen = plan(options, pair[0])
     assert (chosen.nodes, chosen.processes, chosen.devices, chosen.device) == (2, 6, (), "cpu")
     assert chosen.step_blocks % 6 == 0
@@ -559,7 +559,7 @@ def test_one_process_starts_on_its_own_and_several_with_torchrun():
 
 
 def test_other_number_of_processes_than_planned_keeps_the_step_or_is_refused():
-    from clp_core.training import blocks_at_once
+    from clp_core.training.main import blocks_at_once
 
     chosen = TrainPlan.of_spec(asdict(PLAN) | {"step_blocks": 24, "micro_blocks": 4, "processes": 6})
     assert [blocks_at_once(chosen, processes) for processes in (1, 3, 6, 12, 24)] == [4, 4, 4, 2, 1]

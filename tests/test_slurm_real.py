@@ -17,7 +17,7 @@ from clp_core.jobs.slurm import control
 from clp_core.jobs.slurm.control import REGISTRY
 from clp_core.jobs.slurm.launcher import ticket_of
 from clp_core.jobs.training_checkpoints import step_of
-from clp_core.training_submit import resume, submit_train
+from clp_core.training.submit import resume, submit_train
 from clp_core.workspace import Workspace
 
 pytestmark = pytest.mark.slurm

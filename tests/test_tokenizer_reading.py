@@ -25,10 +25,10 @@ from clp_core.data.packing import token_stream
 from clp_core.data.text_sources import Texts
 from clp_core.errors import InputError
 from clp_core.evaluation.bits_per_byte import EvaluationText
-from clp_core.run_folder import companions_of
 from clp_core.tokenization import tokenizer_reading
 from clp_core.tokenization.tokenizer_reading import ROLES, SENTENCEPIECE_FILES, read_tokenizer
 from clp_core.tokenization.vocabulary import Vocabulary
+from clp_core.training.companion_files import companions_of
 from clp_core.transfer.options import TransferOptions
 from clp_core.transfer.pipeline import transfer
 

@@ -12,13 +12,13 @@ from safetensors.torch import load_file
 from support.jobs import end_of, resume_here, train_here, train_options, wait_for
 
 from clp_core.checkpoints.provenance_file import missing_rows
-from clp_core.distillation import Distillation
 from clp_core.errors import InputError
 from clp_core.jobs.reason_codes import ReasonCode
 from clp_core.jobs.spawning import ENVIRONMENT
 from clp_core.jobs.training_checkpoints import read_manifest
 from clp_core.tokenization.vocabulary import Vocabulary
-from clp_core.training_submit import resume, submit_train
+from clp_core.training.distillation import Distillation
+from clp_core.training.submit import resume, submit_train
 from clp_core.transfer.options import TransferOptions
 from clp_core.transfer.pipeline import transfer
 
@@ -273,7 +273,7 @@ def test_model_whose_tied_embeddings_came_apart_is_refused(models):
     from transformers import AutoModelForCausalLM
 
     from clp_core.errors import ClpError
-    from clp_core.training_stages import refuse_untied
+    from clp_core.training.parameter_groups import refuse_untied
 
     model = AutoModelForCausalLM.from_pretrained(models["tied"])
     refuse_untied(model)
@@ -286,7 +286,7 @@ def test_model_that_was_to_be_sharded_and_is_not_is_refused(models):
     from transformers import AutoModelForCausalLM
 
     from clp_core.errors import ClpError
-    from clp_core.training_stages import refuse_unsharded
+    from clp_core.training.parameter_groups import refuse_unsharded
 
     with pytest.raises(ClpError, match="was to be sharded and is not"):
         refuse_unsharded(AutoModelForCausalLM.from_pretrained(models["tied"]))

@@ -8,16 +8,16 @@ import pytest
 from conftest import GERMAN, make_model
 from support.jobs import train_options
 
-from clp_core import hardware, placement
 from clp_core.checkpoints.model_config import Shape
 from clp_core.environment import gpus as driver
 from clp_core.errors import InputError
-from clp_core.hardware import Device
 from clp_core.options import arguments_of
-from clp_core.placement import fit
-from clp_core.schedule import Schedule, plain, staged
-from clp_core.train_options import PRESETS, TrainOptions
-from clp_core.training_plan import TrainPlan, plan, steps_of
+from clp_core.training import hardware, placement
+from clp_core.training.hardware import Device
+from clp_core.training.options import PRESETS, TrainOptions
+from clp_core.training.placement import fit
+from clp_core.training.plan import TrainPlan, plan, steps_of
+from clp_core.training.schedule import Schedule, plain, staged
 
 BIG = Shape(parameters=1_560_000_000, width=1600, inner=6400, layers=48, vocabulary=50_257, tied=True)
 
@@ -239,6 +239,6 @@ def test_driver_is_not_asked_for_a_run_on_the_cpu(monkeypatch):
     ],
 )
 def test_steps_that_fit_leave_time_for_their_evaluations(seconds, step, evaluation, every, expected):
-    from clp_core.run_measures import steps_that_fit
+    from clp_core.training.telemetry import steps_that_fit
 
     assert steps_that_fit(seconds, step, evaluation, every) == expected

@@ -10,8 +10,8 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
-from clp_core.schedule import ALL_ROWS, MISSING_ROWS, Schedule, Stage, plain, staged
-from clp_core.training_stages import BODY, EMBEDDINGS, Freezing
+from clp_core.training.parameter_groups import BODY, EMBEDDINGS, Freezing
+from clp_core.training.schedule import ALL_ROWS, MISSING_ROWS, Schedule, Stage, plain, staged
 
 N_ROWS, WIDTH = 12, 4
 NEW = np.arange(N_ROWS) % 3 == 0

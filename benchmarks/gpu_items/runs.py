@@ -14,8 +14,8 @@ from typing import Any
 from unittest import mock
 
 from clp_core.jobs.job import Job
-from clp_core.train_options import TrainOptions
-from clp_core.training_submit import resume, submit_train
+from clp_core.training.options import TrainOptions
+from clp_core.training.submit import resume, submit_train
 from clp_core.workspace import Workspace
 from gpu_items import made
 from gpu_items.findings import NEEDS_GPU, Findings

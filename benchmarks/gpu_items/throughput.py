@@ -15,7 +15,7 @@ import training
 
 from clp_core.checkpoints.checkpoint import Checkpoint
 from clp_core.checkpoints.model_config import Shape
-from clp_core.peaks import peak_flops
+from clp_core.training.peaks import peak_flops
 from gpu_items import made
 from gpu_items.findings import NEEDS_GPU, Findings
 from gpu_items.setting import Setting, note
@@ -139,8 +139,8 @@ def last_line(text: str) -> str:
 def refused(trial: Trial, folder: Path) -> dict[str, Any]:
     """Reason and bytes with which the plan refuses a shape; empty where it accepts it. Reads no weights."""
     from clp_core.errors import InputError
-    from clp_core.train_options import TrainOptions
-    from clp_core.training_plan import plan
+    from clp_core.training.options import TrainOptions
+    from clp_core.training.plan import plan
 
     options = TrainOptions(
         model=str(folder / "model"), text=(str(folder / "train.txt"),), eval_text=str(folder / "valid.txt"),

@@ -8,7 +8,7 @@ from typing import Any
 
 from clp_core.checkpoints.checkpoint import Checkpoint
 from clp_core.checkpoints.positions import LENGTHS, LOOK_AHEAD, padding_index
-from clp_core.memory_plan import (
+from clp_core.training.memory_estimate import (
     BYTES_OF_ACTIVATION,
     BYTES_OF_BUCKETS,
     BYTES_OF_CAST,

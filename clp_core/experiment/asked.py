@@ -14,8 +14,8 @@ from typing import Any
 from clp_core.experiment.design import OWN_TRAIN_FIELDS, Design, Run
 from clp_core.initializers import initializer
 from clp_core.initializers.base import parse_settings
-from clp_core.teacher import HELPER
-from clp_core.train_options import TrainOptions
+from clp_core.training.options import TrainOptions
+from clp_core.training.teacher import HELPER
 from clp_core.transfer.options import AUTO
 from clp_core.workspace import Workspace
 

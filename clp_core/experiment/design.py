@@ -36,8 +36,8 @@ from clp_core.experiment.yaml_file import read_yaml
 from clp_core.files.slug import ascii_slug
 from clp_core.geometry.explore_options import AgreementOptions, OverlapOptions
 from clp_core.options import Options, OptionsError, like, option
-from clp_core.teacher import HELPER
-from clp_core.train_options import MAX_SEED, TrainOptions
+from clp_core.training.options import MAX_SEED, TrainOptions
+from clp_core.training.teacher import HELPER
 from clp_core.transfer.compare_options import NO_OUTPUT, CompareMethodsOptions
 from clp_core.transfer.options import TransferOptions
 from clp_core.workspace import Workspace

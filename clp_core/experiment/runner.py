@@ -26,9 +26,9 @@ from clp_core.jobs.job import Job
 from clp_core.jobs.store import JobStore
 from clp_core.progress import report_progress
 from clp_core.submission import submit_transfer
-from clp_core.teacher import HELPER
-from clp_core.train_options import TrainOptions
-from clp_core.training_submit import resume, submit_train
+from clp_core.training.options import TrainOptions
+from clp_core.training.submit import resume, submit_train
+from clp_core.training.teacher import HELPER
 from clp_core.transfer.options import TransferOptions
 from clp_core.workspace import Workspace
 

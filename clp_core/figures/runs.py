@@ -13,7 +13,7 @@ from clp_core.figures.style import GREY, MARK, SERIES, line_of, literal, titled
 if TYPE_CHECKING:
     from clp_core.jobs.run_metrics import RunMetrics
     from clp_core.savings import Comparison
-    from clp_core.schedule import Schedule
+    from clp_core.training.schedule import Schedule
 
 AXES = {"tokens": "tokens seen", "bytes": "bytes of text seen", "steps": "steps", "hours": "hours of training"}
 COLUMNS = {"steps": 0, "tokens": 1, "bytes": 2, "hours": 3}

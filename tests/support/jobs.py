@@ -6,8 +6,8 @@ import time
 
 from clp_core.jobs import local_launcher
 from clp_core.jobs.reason_codes import NO_REASON, reason_in
-from clp_core.train_options import TrainOptions
-from clp_core.training_submit import resume, submit_train
+from clp_core.training.options import TrainOptions
+from clp_core.training.submit import resume, submit_train
 
 
 def wait_for(condition, seconds=60.0):
@@ -34,7 +34,7 @@ class HereLauncher(local_launcher.LocalLauncher):
     """Trains in this process: for tests of what is computed, not of how processes live and die."""
 
     def start(self, job):
-        from clp_core.training import train
+        from clp_core.training.main import train
         from clp_core.workspace import Workspace
 
         job.write_status("running")

@@ -4,9 +4,9 @@ import json
 from dataclasses import asdict
 
 from clp_core.jobs import JobStore
-from clp_core.schedule import plain
-from clp_core.train_options import TrainOptions
-from clp_core.training_plan import TrainPlan
+from clp_core.training.options import TrainOptions
+from clp_core.training.plan import TrainPlan
+from clp_core.training.schedule import plain
 
 PLAN = TrainPlan(
     parameters=1000,

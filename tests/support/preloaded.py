@@ -50,7 +50,7 @@ LOADED = (
     *("transformers.models.llama.modeling_llama", "transformers.models.gpt2.modeling_gpt2"),
     *(
         "clp_core.cli",
-        "clp_core.training",
+        "clp_core.training.main",
         "clp_core.transfer.pipeline",
         "clp_core.transfer.method_comparison",
         "clp_core.geometry.embedding_cache",

@@ -23,10 +23,10 @@ from trials import CANDIDATES, STEPS
 from clp_core.data.block_datasets import IGNORED_LABEL
 from clp_core.data.packing import token_stream
 from clp_core.data.text_sources import Texts
-from clp_core.distillation import Distillation
 from clp_core.evaluation.bits_per_byte import EvaluationText, load_model, score
 from clp_core.geometry.embedding_cache import max_positions
-from clp_core.schedule import plain, teacher_weight
+from clp_core.training.distillation import Distillation
+from clp_core.training.schedule import plain, teacher_weight
 from clp_core.transfer.model_pair import Pair
 
 RATE, BATCH, PLANNED, SEED = 3e-3, 16, 500, 0

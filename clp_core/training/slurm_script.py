@@ -16,8 +16,8 @@ from clp_core.errors import InputError
 from clp_core.files.slug import ascii_slug
 from clp_core.hub.access_tokens import refuse_access_tokens
 from clp_core.jobs.allocator import ALLOCATOR
-from clp_core.train_options import TrainOptions
-from clp_core.training_plan import TrainPlan
+from clp_core.training.options import TrainOptions
+from clp_core.training.plan import TrainPlan
 from clp_core.workspace import ENVIRONMENT, Workspace
 
 SUPERVISOR = "clp_core.jobs.slurm_supervisor"

@@ -18,9 +18,9 @@ from clp_core.jobs.slurm.launcher import SCRIPT_FILE
 from clp_core.jobs.store import MOST_LISTED, SCHEMA_VERSION, JobStore
 from clp_core.jobs.submit import launch, submit
 from clp_core.options import command_of
-from clp_core.slurm_script import checked_script, read_script, render
-from clp_core.train_options import TrainOptions
-from clp_core.training_plan import TrainPlan, plan
+from clp_core.training.options import TrainOptions
+from clp_core.training.plan import TrainPlan, plan
+from clp_core.training.slurm_script import checked_script, read_script, render
 from clp_core.workspace import Workspace
 
 

@@ -13,8 +13,8 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from clp_core.checkpoints.finite import CURE, NonFiniteError, non_finite_weight
 from clp_core.errors import ClpError
-from clp_core.schedule import MISSING_ROWS, Schedule, Stage
 from clp_core.tokenization.vocabulary import Vocabulary
+from clp_core.training.schedule import MISSING_ROWS, Schedule, Stage
 
 BODY, EMBEDDINGS = "body", "embeddings"
 

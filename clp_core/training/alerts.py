@@ -10,7 +10,7 @@ from clp_core.jobs.job import Job
 from clp_core.jobs.reason_codes import ReasonCode
 from clp_core.jobs.run_metrics import RunMetrics
 from clp_core.jobs.status import Status
-from clp_core.training_plan import CHECKPOINT_BYTES_PER_PARAMETER
+from clp_core.training.plan import CHECKPOINT_BYTES_PER_PARAMETER
 
 EXPLODING_FACTOR, EXPLODING_NATS = 1.3, 0.5
 """The last lines of loss are all so much above the least one, as a factor and in nats."""

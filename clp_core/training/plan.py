@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import psutil
 
-from clp_core import schedule as schedules
 from clp_core.checkpoints.checkpoint import Checkpoint
 from clp_core.checkpoints.model_config import Shape, decoder_config, embedding_rows, max_positions
 from clp_core.checkpoints.provenance_file import missing_rows
@@ -21,13 +20,14 @@ from clp_core.data.packing import TextCounts, counts_of_beginning, estimated_tok
 from clp_core.data.text_sources import Texts
 from clp_core.errors import InputError
 from clp_core.files.artifacts import PROVENANCE_FILE
-from clp_core.hardware import Device, has_fast_bf16, mean_peak
-from clp_core.placement import fit, place_of, processes_of
-from clp_core.schedule import Schedule
-from clp_core.teacher import check_teacher, teacher_of
 from clp_core.tokenization.text_reading import FIRST, block_start, end_token, resolved_begin
 from clp_core.tokenization.vocabulary import Vocabulary
-from clp_core.train_options import TrainOptions
+from clp_core.training import schedule as schedules
+from clp_core.training.hardware import Device, has_fast_bf16, mean_peak
+from clp_core.training.options import TrainOptions
+from clp_core.training.placement import fit, place_of, processes_of
+from clp_core.training.schedule import Schedule
+from clp_core.training.teacher import check_teacher, teacher_of
 
 MAX_BLOCK = 1024
 EPOCHS_OF_SMALL_TEXT = 4

@@ -23,7 +23,7 @@ from clp_core.data.block_datasets import IGNORED_LABEL, padding_of
 from clp_core.evaluation.bits_per_byte import check_tokenizer_fits
 from clp_core.evaluation.losses import TextLoss
 from clp_core.tokenization.vocabulary import Vocabulary
-from clp_core.training_stages import refuse_non_finite
+from clp_core.training.parameter_groups import refuse_non_finite
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -30,7 +30,6 @@ from clp_core.data.block_datasets import Blocks, ShuffledBlocks, StreamedBlocks,
 from clp_core.data.contamination import find_leak
 from clp_core.data.packing import TextCounts, content_key, open_packed, packed_blocks, stream_fingerprint
 from clp_core.data.text_sources import Texts
-from clp_core.distillation import Distillation
 from clp_core.errors import ClpError, InputError
 from clp_core.evaluation.bits_per_byte import EvaluationText, check_tokenizer_fits
 from clp_core.evaluation.losses import TextLoss, left_out, router_coefficient
@@ -48,18 +47,19 @@ from clp_core.jobs.training_checkpoints import (
     resumable_checkpoint,
     step_of,
 )
-from clp_core.placement import FSDP
-from clp_core.processes import COLLECTIVE_TIMEOUT_S, Council, is_first
 from clp_core.progress import HEART, JOB_ENVIRONMENT
-from clp_core.run_folder import companions_of
-from clp_core.run_measures import Measured
-from clp_core.run_trainer import RunTrainer
 from clp_core.tokenization.text_reading import SCORING_FILE, block_start
 from clp_core.tokenization.vocabulary import Vocabulary
-from clp_core.train_options import TrainOptions
-from clp_core.training_callback import FIRST_STEPS_EXPECT_S, JobCallback, LogLines
-from clp_core.training_plan import TrainPlan, counts_warnings, emulated_warning
-from clp_core.training_stages import refuse_non_finite, refuse_untied
+from clp_core.training.callback import FIRST_STEPS_EXPECT_S, JobCallback, LogLines
+from clp_core.training.companion_files import companions_of
+from clp_core.training.distillation import Distillation
+from clp_core.training.distributed import COLLECTIVE_TIMEOUT_S, Council, is_first
+from clp_core.training.options import TrainOptions
+from clp_core.training.parameter_groups import refuse_non_finite, refuse_untied
+from clp_core.training.placement import FSDP
+from clp_core.training.plan import TrainPlan, counts_warnings, emulated_warning
+from clp_core.training.telemetry import Measured
+from clp_core.training.trainer import RunTrainer
 from clp_core.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -399,7 +399,3 @@ def main() -> None:
         if not (job.path / "error.json").exists():
             job.write_last_word("error.json", {"reason": reason.text, "reason_code": reason.code.value})
         raise SystemExit(1) from error
-
-
-if __name__ == "__main__":
-    main()

@@ -8,7 +8,7 @@ from typing import Any
 
 from clp_core.jobs.job import Job
 from clp_core.jobs.metrics import read_tail
-from clp_core.training_plan import TrainPlan
+from clp_core.training.plan import TrainPlan
 
 RUNS = 3
 LEAST_STEPS = 20

@@ -13,9 +13,9 @@ import torch
 from clp_core.data.block_datasets import Blocks
 from clp_core.jobs.job import PLAN_FILE, Job
 from clp_core.jobs.metrics import MetricsWriter
-from clp_core.peaks import peak_flops
-from clp_core.schedule import Schedule, teacher_weight
-from clp_core.training_plan import TrainPlan, evaluation_rhythm
+from clp_core.training.peaks import peak_flops
+from clp_core.training.plan import TrainPlan, evaluation_rhythm
+from clp_core.training.schedule import Schedule, teacher_weight
 
 STEPS_TO_MEASURE = 4
 PROCESS = psutil.Process()

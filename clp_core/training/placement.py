@@ -7,9 +7,9 @@ from typing import Any
 from clp_core.checkpoints.model_config import Shape
 from clp_core.errors import InputError
 from clp_core.evaluation.bits_per_byte import LOGITS_BYTES
-from clp_core.hardware import Device, find_device
-from clp_core.memory_plan import COPIES_OF_LOGITS
-from clp_core.train_options import TrainOptions
+from clp_core.training.hardware import Device, find_device
+from clp_core.training.memory_estimate import COPIES_OF_LOGITS
+from clp_core.training.options import TrainOptions
 
 FSDP = "fsdp"
 SHARE_OF_MEMORY = {"cpu": 0.15, "cuda": 0.85}

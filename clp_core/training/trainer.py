@@ -15,18 +15,18 @@ from accelerate import Accelerator, DistributedType, FullyShardedDataParallelPlu
 from torch.distributed.tensor import DTensor
 from transformers import Trainer
 
-from clp_core.distillation import Distillation
 from clp_core.errors import ClpError
 from clp_core.evaluation.bits_per_byte import EvaluationText, score
 from clp_core.evaluation.losses import TextLoss
 from clp_core.jobs.training_checkpoints import is_complete
-from clp_core.placement import FSDP
-from clp_core.processes import is_distributed
-from clp_core.run_folder import remove_half_written
-from clp_core.run_measures import Measured
-from clp_core.schedule import Stage
-from clp_core.training_callback import JobCallback
-from clp_core.training_stages import Freezing, Groups
+from clp_core.training.callback import JobCallback
+from clp_core.training.companion_files import remove_half_written
+from clp_core.training.distillation import Distillation
+from clp_core.training.distributed import is_distributed
+from clp_core.training.parameter_groups import Freezing, Groups
+from clp_core.training.placement import FSDP
+from clp_core.training.schedule import Stage
+from clp_core.training.telemetry import Measured
 
 log = logging.getLogger(__name__)
 

@@ -19,15 +19,15 @@ from clp_core.files.json_files import read_state, write_json
 from clp_core.jobs.job import PLAN_FILE
 from clp_core.jobs.reason_codes import NO_REASON, Reason, ReasonCode
 from clp_core.jobs.training_checkpoints import RUN_STATE_FILE, keep_only, seal, step_of
-from clp_core.placement import FSDP
-from clp_core.processes import Council, is_distributed, is_first
 from clp_core.progress import HEART
-from clp_core.run_folder import complete_folder
-from clp_core.run_measures import Measured, Stopwatch, steps_that_fit, system_figures
 from clp_core.tokenization.vocabulary import Vocabulary
-from clp_core.train_options import TrainOptions
-from clp_core.training_plan import early_steps
-from clp_core.training_stages import refuse_unsharded, refuse_untied
+from clp_core.training.companion_files import complete_folder
+from clp_core.training.distributed import Council, is_distributed, is_first
+from clp_core.training.options import TrainOptions
+from clp_core.training.parameter_groups import refuse_unsharded, refuse_untied
+from clp_core.training.placement import FSDP
+from clp_core.training.plan import early_steps
+from clp_core.training.telemetry import Measured, Stopwatch, steps_that_fit, system_figures
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, TrainerControl, TrainerState

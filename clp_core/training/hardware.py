@@ -13,7 +13,7 @@ from clp_core.environment import gpus as driver
 from clp_core.environment.gpus import Gpu
 from clp_core.errors import InputError
 from clp_core.jobs.device_queue import DeviceQueue
-from clp_core.peaks import peak_flops
+from clp_core.training.peaks import peak_flops
 
 AMD_DRIVER = Path("/dev/kfd")
 NUMBERS = "numbers are those of nvidia-smi"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from clp_core.errors import InputError
 
 if TYPE_CHECKING:
-    from clp_core.train_options import TrainOptions
+    from clp_core.training.options import TrainOptions
 
 LAUNCHERS = ("local", "slurm")
 TIME_LIMIT = re.compile(

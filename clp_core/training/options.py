@@ -8,10 +8,10 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
-from clp_core.cluster import LAUNCHERS, LEAST_SIGNAL_S, MOST_SIGNAL_S, NAME, cluster_problems
 from clp_core.evaluation.options import EvaluateOptions
 from clp_core.options import MISSING, Options, flag_of, like, option
-from clp_core.schedule import SCHEDULES
+from clp_core.training.schedule import SCHEDULES
+from clp_core.training.slurm_options import LAUNCHERS, LEAST_SIGNAL_S, MOST_SIGNAL_S, NAME, cluster_problems
 
 PRECISIONS = ("auto", "float32", "bf16")
 SWITCHES = ("auto", "on", "off")
