@@ -14,10 +14,10 @@ import tempfile
 import time
 from pathlib import Path
 
+from clp_core.helper.tokenizer_options import TokenizerOptions
+from clp_core.helper.tokenizer_training import train_tokenizer
 from clp_core.tokenization import tokenizer_reading
 from clp_core.tokenization.tokenizer_reading import read_tokenizer
-from clp_core.tokenizer_options import TokenizerOptions
-from clp_core.tokenizer_training import train_tokenizer
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 WORD, LINE = 8, 90

@@ -20,7 +20,6 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from clp_core.answers import GenerateOptions
 from clp_core.app_options import AppOptions
 from clp_core.cli_compare import compare_command
 from clp_core.cli_downstream import downstream_command
@@ -44,8 +43,7 @@ from clp_core.cli_train import tell_run
 from clp_core.errors import ClpError, InputError, library_failure, system_failure
 from clp_core.evaluation.downstream import DownstreamOptions
 from clp_core.evaluation.options import EvaluateOptions
-from clp_core.experiment.options import ExperimentOptions
-from clp_core.export_options import ExportOptions
+from clp_core.experiments.options import ExperimentOptions
 from clp_core.geometry.explore_options import (
     AgreementOptions,
     InspectOptions,
@@ -55,12 +53,14 @@ from clp_core.geometry.explore_options import (
     PrepareOptions,
 )
 from clp_core.geometry.project_options import ProjectOptions
+from clp_core.helper.pretrain_options import PretrainOptions
+from clp_core.helper.tokenizer_options import TokenizerOptions
 from clp_core.jobs.arguments import named_words, refuse_undecodable
 from clp_core.options import shown
-from clp_core.playground_options import PlaygroundOptions
-from clp_core.pretrain_options import PretrainOptions
-from clp_core.push_options import PushOptions
-from clp_core.tokenizer_options import TokenizerOptions
+from clp_core.playground.answers import GenerateOptions
+from clp_core.playground.options import PlaygroundOptions
+from clp_core.publishing.export_options import ExportOptions
+from clp_core.publishing.push_options import PushOptions
 from clp_core.training.options import TrainOptions
 from clp_core.transfer.compare_options import CompareMethodsOptions
 from clp_core.transfer.options import TransferOptions

@@ -6,7 +6,7 @@ from typing import Any
 
 from clp_core.cli_output import Json, echo, emit, print_table, terminal_progress
 from clp_core.errors import ClpError
-from clp_core.experiment.options import ExperimentOptions
+from clp_core.experiments.options import ExperimentOptions
 from clp_core.workspace import Workspace
 
 
@@ -16,12 +16,12 @@ def experiment_command(options: ExperimentOptions, as_json: Json = False) -> Non
     Ctrl+C ends the command, not its jobs; called again it goes on where it was. What the project's own experiments
     ask for is measured already: an empty --output has all of it measured again.
     """
-    from clp_core.experiment.design import read_design
-    from clp_core.experiment.drawing import draw
-    from clp_core.experiment.measures import measure_all
-    from clp_core.experiment.records import Records
-    from clp_core.experiment.runner import Runner
-    from clp_core.experiment.tables import tables_of
+    from clp_core.experiments.design import read_design
+    from clp_core.experiments.figure import draw
+    from clp_core.experiments.measurements import measure_all
+    from clp_core.experiments.records import Records
+    from clp_core.experiments.runner import Runner
+    from clp_core.experiments.tables import tables_of
 
     file, figure = options.file, options.figure
     design, space = read_design(file, options.output), Workspace.current()

@@ -8,14 +8,14 @@ import typer
 
 from clp_core.cli_output import Json, echo, emit, print_table, terminal_progress
 from clp_core.cli_train import tell_run
-from clp_core.pretrain_options import PretrainOptions
-from clp_core.tokenizer_options import TokenizerOptions
+from clp_core.helper.pretrain_options import PretrainOptions
+from clp_core.helper.tokenizer_options import TokenizerOptions
 from clp_core.workspace import Workspace
 
 
 def tokenizer_command(options: TokenizerOptions, as_json: Json = False) -> None:
     """Train a tokenizer on text of the target language."""
-    from clp_core.tokenizer_training import train_tokenizer
+    from clp_core.helper.tokenizer_training import train_tokenizer
 
     with terminal_progress():
         report = train_tokenizer(options)
@@ -42,7 +42,7 @@ def pretrain_command(
     as_json: Json = False,
 ) -> None:
     """Make a small helper from random weights and train it, as a run like any other."""
-    from clp_core.pretraining import start_helper
+    from clp_core.helper.pretraining import start_helper
 
     with terminal_progress():
         started = start_helper(Workspace.current(), options)

@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from clp_core.cli_output import Json, echo, emit, print_table, terminal_progress
-from clp_core.export_options import ExportOptions
-from clp_core.push_options import PushOptions
+from clp_core.publishing.export_options import ExportOptions
+from clp_core.publishing.push_options import PushOptions
 from clp_core.workspace import Workspace
 
 
 def export_command(options: ExportOptions, as_json: Json = False) -> None:
     """Write a run's checkpoint as a plain model folder, without optimiser and run state."""
-    from clp_core.export import export
     from clp_core.geometry.embedding_cache import leave_prepared
+    from clp_core.publishing.export import export
 
     with terminal_progress():
         result = export(options, Workspace.current())
@@ -23,7 +23,7 @@ def export_command(options: ExportOptions, as_json: Json = False) -> None:
 
 def push_command(options: PushOptions, as_json: Json = False) -> None:
     """Push a model to the Hub with a card; --dry-run says what would be pushed."""
-    from clp_core.push import push
+    from clp_core.publishing.push import push
 
     with terminal_progress():
         result = push(options, Workspace.current())

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from clp_core.answers import FAILED, Answer, GenerateOptions
 from clp_core.cli_output import Json, echo, emit
 from clp_core.errors import ClpError
 from clp_core.hub.access_tokens import refuse_access_tokens
-from clp_core.playground_options import PlaygroundOptions
+from clp_core.playground.answers import FAILED, Answer, GenerateOptions
+from clp_core.playground.options import PlaygroundOptions
 
 WAIT_POLICY = ("OMP_WAIT_POLICY", "PASSIVE")
 """Threads that wait for each other spin by default: beside a run that uses all cores, that makes a token 20 times as
@@ -21,7 +21,7 @@ slow, and takes the run's time. It must stand before torch is loaded."""
 def generate_command(options: GenerateOptions, as_json: Json = False) -> None:
     """Let models go on with a prompt, one after the other; their text is shown as it comes."""
     os.environ.setdefault(*WAIT_POLICY)
-    from clp_core.playground_session import answer_alone
+    from clp_core.playground.server import answer_alone
 
     refuse_access_tokens([options.prompt])
     answers = [Answer(model) for model in options.models]
@@ -55,7 +55,7 @@ def show(event: Mapping[str, Any], answer: Answer, options: GenerateOptions) -> 
 def playground_command(options: PlaygroundOptions, as_json: Json = False) -> None:
     """Hold models in memory and answer the prompts of the page Playground; ends by itself when none comes."""
     os.environ.setdefault(*WAIT_POLICY)
-    from clp_core.playground_session import Playground, job_of_this_process
+    from clp_core.playground.server import Playground, job_of_this_process
 
     job = job_of_this_process(options.models)
     emit(Playground(job, options).run(), as_json, lambda result: echo(result["reason"]))

@@ -10,15 +10,15 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from clp_core.comparison_report import as_text
-from clp_core.curves import Curve, curve_of_run, import_curve, imported_curves, incomplete, remove_import
 from clp_core.errors import ClpError
 from clp_core.figures.runs import AXES, on_axis
 from clp_core.files.artifacts import REPORT_FILE
 from clp_core.files.hashing import content_of
 from clp_core.files.json_files import read_state
 from clp_core.jobs.job import Job
-from clp_core.savings import Comparison, short
+from clp_core.savings.curve import Curve, curve_of_run, import_curve, imported_curves, incomplete, remove_import
+from clp_core.savings.report import as_text
+from clp_core.savings.tokens_saved import Comparison, short
 from clp_core.workspace import Workspace
 from components.messages import cards, number, plain, share
 from components.models import models, vocabulary_of

@@ -18,17 +18,17 @@ from clp_core.errors import InputError
 from clp_core.files.artifacts import TOKENIZER_REPORT_FILE
 from clp_core.files.hashing import fingerprint
 from clp_core.files.json_files import number_in, read_state
-from clp_core.helper_sizes import MOST_PASSES, SIZES, TOKENS_A_PARAMETER, HelperPlan
+from clp_core.helper.model_sizes import MOST_PASSES, SIZES, TOKENS_A_PARAMETER, HelperPlan
+from clp_core.helper.pretrain_options import PretrainOptions
+from clp_core.helper.pretraining import command_detached, submit_helper
+from clp_core.helper.tokenizer_options import STYLES, TokenizerOptions
+from clp_core.helper.tokenizer_training import submit_tokenizer
 from clp_core.hub.repo_id import is_hub_id
 from clp_core.jobs import Job
 from clp_core.jobs.results import TOKENIZER, TOKENIZER_SOURCE, fits
 from clp_core.options import command_of, help_of
-from clp_core.pretrain_options import PretrainOptions
-from clp_core.pretraining import command_detached, submit_helper
 from clp_core.roots import OutsideError
 from clp_core.tokenization.vocabulary import Vocabulary
-from clp_core.tokenizer_options import STYLES, TokenizerOptions
-from clp_core.tokenizer_training import submit_tokenizer
 from clp_core.training.hardware import find_device
 from clp_core.training.options import TrainOptions
 from clp_core.training.throughput import Sized, measured_speeds

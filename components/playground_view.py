@@ -7,11 +7,20 @@ from pathlib import Path
 
 import streamlit as st
 
-from clp_core.answers import END_OF_TEXT, FAILED, LENGTH, REFUSED, STOPPED, Answer, AnswersReader, GenerateOptions
 from clp_core.errors import InputError
 from clp_core.jobs import Job
 from clp_core.options import help_of
-from clp_core.playground import Session
+from clp_core.playground.answers import (
+    END_OF_TEXT,
+    FAILED,
+    LENGTH,
+    REFUSED,
+    STOPPED,
+    Answer,
+    AnswersReader,
+    GenerateOptions,
+)
+from clp_core.playground.session import Session
 from clp_core.tokenization.scripts import printable
 from clp_core.workspace import ModelEntry
 from components.jobs import progress

@@ -9,13 +9,13 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from clp_core.curves import Curve, curve_of_run, differing, settings_of, step_tokens_of
 from clp_core.errors import ClpError
 from clp_core.figures import AXES, MEASURES, curves
 from clp_core.files.json_files import parsed_json
 from clp_core.jobs import Job, JobStore
 from clp_core.jobs.run_metrics import RunMetrics, metrics_of_run
 from clp_core.jobs.training_checkpoints import resumable_checkpoint, step_of
+from clp_core.savings.curve import Curve, curve_of_run, differing, settings_of, step_tokens_of
 from clp_core.training.alerts import alerts_of
 from clp_core.training.submit import resume
 from clp_core.training.throughput import pace, seconds_left

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from clp_core.curves import Curve
 from clp_core.errors import ClpError
-from clp_core.experiment.records import Records, experiments_here, saved_experiments
-from clp_core.experiment.summary import summarise
-from clp_core.experiment.tables import runs_table
+from clp_core.experiments.records import Records, experiments_here, saved_experiments
+from clp_core.experiments.summary import summarise
+from clp_core.experiments.tables import runs_table
+from clp_core.savings.curve import Curve
 from components.messages import plain
 from components.navigation import put
 

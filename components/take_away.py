@@ -11,14 +11,14 @@ from pathlib import Path
 import pandas as pd
 import streamlit as st
 
-from clp_core.export_options import SOURCE, ExportOptions
 from clp_core.files.hashing import fingerprint
 from clp_core.files.slug import slug_of
 from clp_core.jobs import Job, JobStore
 from clp_core.jobs.results import DRY_RUN, PUSHED
 from clp_core.jobs.training_checkpoints import best_of, read_manifest, step_of
 from clp_core.options import command_of, help_of
-from clp_core.push_options import PushOptions
+from clp_core.publishing.export_options import SOURCE, ExportOptions
+from clp_core.publishing.push_options import PushOptions
 from clp_core.roots import confined
 from clp_core.submission import submit_export, submit_push
 from components.jobs import follow, result_or_error

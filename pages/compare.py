@@ -3,13 +3,13 @@
 import pandas as pd
 import streamlit as st
 
-from clp_core.comparison_report import RULE, answer, as_csv, as_html, points_csv
-from clp_core.curve_options import MEASURES
-from clp_core.curves import Curve, imported_curves, incomplete, published_curves
 from clp_core.figures import AXES, comparison_figure
 from clp_core.figures.runs import MEASURES as TITLES
 from clp_core.jobs import JobStore
-from clp_core.savings import Comparison, obstacles
+from clp_core.savings.curve import Curve, imported_curves, incomplete, published_curves
+from clp_core.savings.options import MEASURES
+from clp_core.savings.report import RULE, answer, as_csv, as_html, points_csv
+from clp_core.savings.tokens_saved import Comparison, obstacles
 from components import comparison_view as view
 from components import saved_experiments as experiments
 from components.messages import offer_file, plain, question

@@ -4,8 +4,8 @@ import streamlit as st
 
 from clp_core.demo import SOURCE
 from clp_core.files.json_files import number_in
+from clp_core.helper.pretraining import is_helper_run
 from clp_core.jobs import JobStore
-from clp_core.pretraining import is_helper_run
 from clp_core.submission import submit_demo
 from components import helper_steps as steps
 from components.jobs import wait_or_offer

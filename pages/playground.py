@@ -2,9 +2,9 @@
 
 import streamlit as st
 
-from clp_core.answers import generate_command_of
 from clp_core.errors import ClpError, InputError
-from clp_core.playground import ask, sessions
+from clp_core.playground.answers import generate_command_of
+from clp_core.playground.session import ask, sessions
 from components import playground_view as view
 from components.messages import plain, question
 from components.models import models, workspace

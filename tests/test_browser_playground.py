@@ -7,7 +7,7 @@ from playwright.sync_api import expect
 from support.browser import browser_path, context, emptied, listen, server, settle, shoot, space  # noqa: F401
 from support.jobs import end_of
 
-from clp_core.playground import sessions
+from clp_core.playground.session import sessions
 
 pytestmark = pytest.mark.browser
 if browser_path is None and not os.environ.get("CLP_REQUIRE_BROWSER"):

@@ -15,7 +15,7 @@ from clp_core.checkpoints.checkpoint import Checkpoint
 from clp_core.errors import InputError
 from clp_core.files.model_files import chosen_weights
 from clp_core.hub.download import weight_names
-from clp_core.push import reason_left_out, refuse_no_model
+from clp_core.publishing.push import reason_left_out, refuse_no_model
 from clp_core.transfer.options import TransferOptions
 from clp_core.transfer.pipeline import transfer
 from clp_core.workspace import ModelEntry

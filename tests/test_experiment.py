@@ -14,23 +14,23 @@ import yaml
 from support.commands import clp, clp_process, refused, result_of, within
 from support.jobs import end_of
 
-from clp_core.curves import published_curves
 from clp_core.errors import InputError
-from clp_core.experiment import records as kept_records
-from clp_core.experiment import runner as experiment_runner
-from clp_core.experiment.asked import measure_differs, run_differs
-from clp_core.experiment.design import read_design
-from clp_core.experiment.drawing import draw
-from clp_core.experiment.measures import measures_of
-from clp_core.experiment.publish import documents, filled
-from clp_core.experiment.records import Records, saved_curve, saved_experiments
-from clp_core.experiment.runner import Runner, digest_of
-from clp_core.experiment.summary import summarise
-from clp_core.experiment.tables import tables_of
+from clp_core.experiments import records as kept_records
+from clp_core.experiments import runner as experiment_runner
+from clp_core.experiments.design import read_design
+from clp_core.experiments.figure import draw
+from clp_core.experiments.measurements import measures_of
+from clp_core.experiments.publish import documents, filled
+from clp_core.experiments.records import Records, saved_curve, saved_experiments
+from clp_core.experiments.runner import Runner, digest_of
+from clp_core.experiments.staleness import measure_differs, run_differs
+from clp_core.experiments.summary import summarise
+from clp_core.experiments.tables import tables_of
 from clp_core.figures import paper_figure
 from clp_core.initializers import initializer
 from clp_core.jobs import JobStore
-from clp_core.savings import crossing
+from clp_core.savings.curve import published_curves
+from clp_core.savings.tokens_saved import crossing
 from clp_core.workspace import Workspace
 
 TRAIN = {"max_steps": 6, "eval_every": 2, "block_length": 32, "batch_tokens": 128, "learning_rate": 1e-3}

@@ -16,12 +16,12 @@ from support.made_runs import lines_of, make_run
 
 from clp_core.checkpoints.checkpoint import Checkpoint
 from clp_core.errors import ClpError, InputError
-from clp_core.export import export
-from clp_core.export_options import ExportOptions
 from clp_core.files.json_files import write_json
 from clp_core.jobs.training_checkpoints import seal
 from clp_core.model_cards.card import Card, shown_points
-from clp_core.training_facts import runs_behind
+from clp_core.publishing.export import export
+from clp_core.publishing.export_options import ExportOptions
+from clp_core.publishing.training_facts import runs_behind
 from clp_core.transfer.options import TransferOptions
 from clp_core.transfer.pipeline import transfer
 
@@ -214,7 +214,7 @@ def test_half_a_checkpoint_is_never_exported(run, workspace):
 @pytest.mark.process
 def test_killed_export_leaves_nothing_under_its_name(run, workspace, tmp_path):
     code = (
-        "import os, sys; import clp_core.export as e; e.check_loading = lambda *_: os.kill(os.getpid(), 9); "
+        "import os, sys; import clp_core.publishing.export as e; e.check_loading = lambda *_: os.kill(os.getpid(), 9); "
         "from clp_core.cli import run; run()"
     )
     output = workspace.models / "out"

@@ -17,7 +17,6 @@ from support.pages_run import check, open_page
 from support.sources import make_source
 from transformers import AutoModelForCausalLM
 
-from clp_core.answers import Answer, GenerateOptions
 from clp_core.checkpoints.checkpoint import Checkpoint
 from clp_core.checkpoints.finite import non_finite_weight
 from clp_core.cli_output import print_table, sane, written
@@ -26,13 +25,14 @@ from clp_core.errors import InputError
 from clp_core.evaluation.bits_per_byte import load_model
 from clp_core.evaluation.cloze import make_questions
 from clp_core.evaluation.downstream import DownstreamOptions, measure
-from clp_core.export import cast
-from clp_core.generation import Reader, answer
 from clp_core.geometry.embedding_cache import prepare
 from clp_core.geometry.layout import Movement, project
 from clp_core.geometry.neighbor_graph import Graph, make_agreement, make_graph
 from clp_core.initializers import initializer
 from clp_core.initializers.base import Context
+from clp_core.playground.answers import Answer, GenerateOptions
+from clp_core.playground.generation import Reader, answer
+from clp_core.publishing.export import cast
 from clp_core.tokenization.vocabulary import Vocabulary
 from clp_core.transfer import heldout_anchors
 from clp_core.transfer.explanation import Explainer

@@ -15,7 +15,7 @@ from clp_core.environment.gpus import Gpu, cuda_environment, list_gpus
 from clp_core.errors import InputError
 from clp_core.jobs import JobStore
 from clp_core.jobs.device_queue import DeviceQueue
-from clp_core.playground_place import Needs, Place
+from clp_core.playground.memory_placement import Needs, Place
 from clp_core.training import hardware
 from clp_core.training.hardware import Device, find_device, has_fast_bf16, mean_peak
 from clp_core.training.main import note_precision, settled_precision

@@ -25,16 +25,16 @@ from transformers import AutoModelForCausalLM
 
 from clp_core.checkpoints.checkpoint import Checkpoint
 from clp_core.errors import ClpError, InputError
-from clp_core.export import export
-from clp_core.export_options import ExportOptions
 from clp_core.hub import errors
 from clp_core.hub.download import PART_ENDING
 from clp_core.hub.errors import explained
 from clp_core.hub.repo_id import HubName
 from clp_core.hub.resolve import locate
 from clp_core.jobs import JobStore
-from clp_core.push import push
-from clp_core.push_options import PushOptions
+from clp_core.publishing.export import export
+from clp_core.publishing.export_options import ExportOptions
+from clp_core.publishing.push import push
+from clp_core.publishing.push_options import PushOptions
 from clp_core.submission import submit_prepare, submit_push
 
 BIG = 12 << 20

@@ -14,16 +14,13 @@ from hypothesis import strategies as st_values
 from support.commands import clp, refused
 from typer.testing import CliRunner
 
-from clp_core.answers import GenerateOptions
 from clp_core.app_options import AppOptions
 from clp_core.cli import app, jobs_app
 from clp_core.cli_output import options_command
-from clp_core.curve_options import CompareRunsOptions, ImportOptions
 from clp_core.errors import InputError
 from clp_core.evaluation.downstream import DownstreamOptions
 from clp_core.evaluation.options import EvaluateOptions
-from clp_core.experiment.options import ExperimentOptions
-from clp_core.export_options import ExportOptions
+from clp_core.experiments.options import ExperimentOptions
 from clp_core.geometry.explore_options import (
     AgreementOptions,
     InspectOptions,
@@ -33,13 +30,16 @@ from clp_core.geometry.explore_options import (
     PrepareOptions,
 )
 from clp_core.geometry.project_options import ProjectOptions
+from clp_core.helper.pretrain_options import PretrainOptions
+from clp_core.helper.tokenizer_options import TokenizerOptions
 from clp_core.jobs import JobStore
 from clp_core.options import MISSING, OptionsError, arguments_of, flag_of, like, option
-from clp_core.playground_options import PlaygroundOptions
-from clp_core.pretrain_options import PretrainOptions
-from clp_core.push_options import PushOptions
+from clp_core.playground.answers import GenerateOptions
+from clp_core.playground.options import PlaygroundOptions
+from clp_core.publishing.export_options import ExportOptions
+from clp_core.publishing.push_options import PushOptions
+from clp_core.savings.options import CompareRunsOptions, ImportOptions
 from clp_core.submission import submit_compare
-from clp_core.tokenizer_options import TokenizerOptions
 from clp_core.training.options import TrainOptions
 from clp_core.transfer.compare_options import CompareMethodsOptions
 from clp_core.transfer.options import TransferOptions

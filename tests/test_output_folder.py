@@ -8,10 +8,11 @@ import time
 import pytest
 from filelock import FileLock
 
-from clp_core import curves, demo
-from clp_core.curves import import_curve
+from clp_core import demo
 from clp_core.errors import InputError
 from clp_core.files.output_folder import LOCK_FILE, partial_folder, restore_replaced, take_name
+from clp_core.savings import curve
+from clp_core.savings.curve import import_curve
 from clp_core.transfer.overrides import OverrideList
 
 
@@ -130,11 +131,11 @@ def test_overrides_noted_at_once_are_all_kept(tmp_path, monkeypatch):
 
 
 def test_curves_imported_at_once_get_names_of_their_own(workspace, monkeypatch):
-    write = curves.write_json
-    monkeypatch.setattr(curves, "write_json", lambda *args, **kwargs: (time.sleep(0.02), write(*args, **kwargs))[1])
+    write = curve.write_json
+    monkeypatch.setattr(curve, "write_json", lambda *args, **kwargs: (time.sleep(0.02), write(*args, **kwargs))[1])
     made = at_once([lambda: import_curve(workspace, b"tokens,eval_loss\n1,2\n2,1\n", "x.csv", "mine")] * 3)
     assert sorted(curve.key for curve in made) == ["import:mine", "import:mine-2", "import:mine-3"]
-    assert len(curves.imported_curves(workspace)) == 3
+    assert len(curve.imported_curves(workspace)) == 3
 
 
 def test_demo_unpacked_twice_at_once_is_whole(workspace, monkeypatch):

@@ -13,7 +13,7 @@ from clp_core.files.artifacts import REPORT_FILE, TOKENIZER_REPORT_FILE
 from clp_core.jobs import JobStore
 from clp_core.jobs.results import COMPARISON, DRY_RUN, PUSHED, TOKENIZER, TRANSFER, fits, fitting_result
 from clp_core.jobs.training_checkpoints import seal
-from clp_core.push_options import PushOptions
+from clp_core.publishing.push_options import PushOptions
 from clp_core.transfer.options import TransferOptions
 from components import jobs, take_away
 from components.take_away import show_dry_run, show_pushed

@@ -8,10 +8,10 @@ from support.made_runs import lines_of, make_run
 from support.pages_run import check, cut_texts, open_page, text_of
 
 from clp_core.demo import SOURCE, TRAIN_TEXT
+from clp_core.helper.tokenizer_options import TokenizerOptions
+from clp_core.helper.tokenizer_training import train_tokenizer
 from clp_core.jobs import JobStore
 from clp_core.tokenization.vocabulary import Vocabulary
-from clp_core.tokenizer_options import TokenizerOptions
-from clp_core.tokenizer_training import train_tokenizer
 from clp_core.transfer.options import TransferOptions
 from clp_core.transfer.pipeline import transfer as write_target
 

@@ -13,11 +13,11 @@ from support.pages_run import check, html_of, open_page, text_of
 from support.slow_sessions import slow_down
 from test_playground import process_of
 
-from clp_core.answers import GenerateOptions
 from clp_core.files.json_files import write_json
 from clp_core.jobs import JobStore
 from clp_core.jobs.reason_codes import Reason, ReasonCode
-from clp_core.playground import Session, sessions
+from clp_core.playground.answers import GenerateOptions
+from clp_core.playground.session import Session, sessions
 from clp_core.tokenization.scripts import printable
 from components.messages import escaped
 

@@ -10,15 +10,15 @@ from support.jobs import end_of, train_options, wait_for
 from support.made_runs import PLAN, lines_of, make_run
 from support.pages_run import check, cut_texts, open_page, text_of
 
-from clp_core.comparison_report import answer
-from clp_core.curves import published_curves
-from clp_core.experiment.curve_lookup import curve_named
+from clp_core.experiments.curve_lookup import curve_named
 from clp_core.files.json_files import write_json
 from clp_core.jobs import JobStore
 from clp_core.jobs.reason_codes import Reason, ReasonCode
 from clp_core.jobs.run_metrics import MAX_POINTS, RunMetrics
 from clp_core.jobs.status import Status
-from clp_core.savings import Comparison
+from clp_core.savings.curve import published_curves
+from clp_core.savings.report import answer
+from clp_core.savings.tokens_saved import Comparison
 from clp_core.tokenization.text_reading import SCORING_FILE
 from clp_core.training.alerts import alerts_of
 from clp_core.training.submit import submit_train

@@ -14,7 +14,6 @@ from support.jobs import end_of, wait_for
 from support.slow_sessions import slow_down
 from typer.testing import CliRunner
 
-from clp_core.answers import Answer, GenerateOptions, generate_command_of
 from clp_core.cli import app
 from clp_core.environment import gpus as driver
 from clp_core.environment.gpus import Gpu
@@ -23,9 +22,10 @@ from clp_core.files.json_files import write_json
 from clp_core.jobs import JobStore
 from clp_core.jobs.device_queue import DeviceQueue
 from clp_core.jobs.reason_codes import ReasonCode
-from clp_core.playground import ask, session_for, start_session
-from clp_core.playground_options import PlaygroundOptions
-from clp_core.playground_place import Needs, check_room, take_place
+from clp_core.playground.answers import Answer, GenerateOptions, generate_command_of
+from clp_core.playground.memory_placement import Needs, check_room, take_place
+from clp_core.playground.options import PlaygroundOptions
+from clp_core.playground.session import ask, session_for, start_session
 from clp_core.tokenization.scripts import UNREADABLE, printable
 from clp_core.tokenization.text_stream import TextStream
 from clp_core.tokenization.vocabulary import Vocabulary
@@ -41,7 +41,7 @@ def options_for(folder, **more):
 
 def answers_of(options, is_stopped=lambda: False, on_event=None):
     """Load the models and let them answer here; return the answers and all events."""
-    from clp_core.generation import Reader, answer
+    from clp_core.playground.generation import Reader, answer
 
     answers, events = [Answer(model) for model in options.models], []
 
@@ -124,7 +124,7 @@ def test_control_characters_become_signs():
 def test_greedy_text_is_that_of_a_loop_of_argmax(pair):
     import torch
 
-    from clp_core.generation import Reader
+    from clp_core.playground.generation import Reader
 
     options = options_for(pair[0], temperature=0, ignore_end=True, max_tokens=20)
     (answer,), events = answers_of(options)
@@ -148,7 +148,7 @@ def test_greedy_text_is_that_of_a_loop_of_argmax(pair):
 def test_log_probability_is_that_before_temperature_penalty_and_cuts(pair):
     import torch
 
-    from clp_core.generation import Reader
+    from clp_core.playground.generation import Reader
 
     options = options_for(pair[0], temperature=3.0, top_k=40, top_p=0.9, repetition_penalty=1.3, ignore_end=True)
     _, events = answers_of(options)
@@ -309,7 +309,7 @@ def test_models_are_named_once_and_not_too_many():
 def test_command_that_is_shown_asks_the_same(pair, monkeypatch):
     import shlex
 
-    import clp_core.playground_session as session
+    import clp_core.playground.server as session
 
     options = options_for(pair, prompt="-- 'Es' war\n\"einmal\" $HOME", temperature=0.0, seed=3, ignore_end=True)
     asked = []
@@ -574,12 +574,12 @@ def test_session_of_a_model_that_cannot_be_loaded_fails_with_the_reason(
 
 
 def test_session_gives_its_gpu_to_a_run_that_waits_for_it(workspace, pair, monkeypatch, tmp_path):
-    from clp_core.playground_session import Playground
+    from clp_core.playground.server import Playground
 
     fake_gpus(monkeypatch, 40 << 30)
     for name in ("CUDA_DEVICE_ORDER", "CUDA_VISIBLE_DEVICES"):
         monkeypatch.setenv(name, "")  # the session sets them, and they are put back at the end
-    monkeypatch.setattr("clp_core.playground_session.memory_bytes", lambda place: 1)
+    monkeypatch.setattr("clp_core.playground.server.memory_bytes", lambda place: 1)
     models = tuple(sorted(map(str, pair)))
     job, _ = JobStore(workspace.jobs).create(
         "playground", {"models": models, "idle_seconds": 100, "content": {}}, ["-c", "pass"], "clp playground"

@@ -16,12 +16,12 @@ from clp_core.checkpoints.checkpoint import Checkpoint
 from clp_core.data.text_sources import Texts
 from clp_core.data.train_valid_split import Rule, hold_out, normalise
 from clp_core.errors import InputError
-from clp_core.helper_sizes import MOST_PASSES, SIZES, HelperPlan
-from clp_core.pretrain_options import PretrainOptions
-from clp_core.pretraining import fresh_folder, fresh_model, is_helper_run, start_helper, submit_helper
+from clp_core.helper.model_sizes import MOST_PASSES, SIZES, HelperPlan
+from clp_core.helper.pretrain_options import PretrainOptions
+from clp_core.helper.pretraining import fresh_folder, fresh_model, is_helper_run, start_helper, submit_helper
+from clp_core.helper.tokenizer_options import TokenizerOptions
+from clp_core.helper.tokenizer_training import train_tokenizer
 from clp_core.tokenization.vocabulary import Vocabulary
-from clp_core.tokenizer_options import TokenizerOptions
-from clp_core.tokenizer_training import train_tokenizer
 from clp_core.training.options import TrainOptions
 from clp_core.training.submit import resume
 

@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clp_core.comparison_report import answer, as_csv, as_html, points_csv
-from clp_core.curves import (
+from clp_core.errors import InputError
+from clp_core.experiments.curve_lookup import curve_named
+from clp_core.figures import comparison_figure
+from clp_core.savings.curve import (
     BLOCK,
     EVAL_TEXT,
     LEAK,
@@ -23,10 +25,8 @@ from clp_core.curves import (
     published_curves,
     remove_import,
 )
-from clp_core.errors import InputError
-from clp_core.experiment.curve_lookup import curve_named
-from clp_core.figures import comparison_figure
-from clp_core.savings import Comparison, crossing
+from clp_core.savings.report import answer, as_csv, as_html, points_csv
+from clp_core.savings.tokens_saved import Comparison, crossing
 
 FACTS = {EVAL_TEXT: "a" * 64, TOKENIZER: "t" * 64, STEP_TOKENS: 100, BLOCK: 32, UNKNOWN: 0.0}
 

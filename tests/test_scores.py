@@ -30,7 +30,6 @@ from transformers import (
 )
 
 from clp_core.checkpoints.loading import refuse_non_causal
-from clp_core.curves import BEGIN, BYTES, NOT_COMPARABLE, TOKENIZER, Curve, curve_of_run, settings_told
 from clp_core.data.block_datasets import ShuffledBlocks, StreamedBlocks, padding_of
 from clp_core.data.packing import TextCounts, content_key, packed_blocks, token_stream
 from clp_core.data.text_sources import Texts
@@ -39,7 +38,9 @@ from clp_core.evaluation.bits_per_byte import Evaluation, EvaluationText, evalua
 from clp_core.jobs.run_metrics import metrics_of_run
 from clp_core.model_cards.card import Card
 from clp_core.options import arguments_of
-from clp_core.savings import Comparison
+from clp_core.publishing.training_facts import facts_of_run
+from clp_core.savings.curve import BEGIN, BYTES, NOT_COMPARABLE, TOKENIZER, Curve, curve_of_run, settings_told
+from clp_core.savings.tokens_saved import Comparison
 from clp_core.tokenization.text_coverage import TokenizerFigures
 from clp_core.tokenization.text_reading import EVERY, FIRST, as_read, resolved_begin
 from clp_core.tokenization.vocabulary import Vocabulary
@@ -48,7 +49,6 @@ from clp_core.training.distillation import Distillation
 from clp_core.training.main import load_for_training
 from clp_core.training.parameter_groups import refuse_non_finite
 from clp_core.training.plan import plan
-from clp_core.training_facts import facts_of_run
 
 END = "<|end|>"
 

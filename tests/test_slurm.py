@@ -220,6 +220,7 @@ def test_time_limits_are_read_as_slurm_reads_them(limit, seconds):
 
 def test_plan_for_a_cluster_does_not_look_at_this_machine(pair, texts, options, monkeypatch):
     from clp_core.training import placement
+    from clp_core.training.plan import plan
 
     def never(*args):
         raise AssertionError("this machine was asked")

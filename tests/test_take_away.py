@@ -14,9 +14,9 @@ from support.pages_run import check, open_page, text_of
 from test_export import add_checkpoint, made_target
 from test_hub import big_model, hub, logged_in, online  # noqa: F401
 
-from clp_core.export import export
-from clp_core.export_options import ExportOptions
 from clp_core.jobs import JobStore
+from clp_core.publishing.export import export
+from clp_core.publishing.export_options import ExportOptions
 from components import take_away
 
 pytestmark = pytest.mark.usefixtures("server_that_has_run_app_once")

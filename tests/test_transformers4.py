@@ -15,11 +15,11 @@ from support.jobs import end_of, train_here, train_options
 from support.small_models import small_config
 from support.transformers4 import make_environment, read_with
 
-from clp_core.export import export
-from clp_core.export_options import ExportOptions
+from clp_core.helper.tokenizer_options import TokenizerOptions
+from clp_core.helper.tokenizer_training import train_tokenizer
+from clp_core.publishing.export import export
+from clp_core.publishing.export_options import ExportOptions
 from clp_core.tokenization.vocabulary import Vocabulary
-from clp_core.tokenizer_options import TokenizerOptions
-from clp_core.tokenizer_training import train_tokenizer
 from clp_core.transfer.options import TransferOptions
 from clp_core.transfer.pipeline import transfer
 from clp_core.workspace import Workspace

@@ -14,11 +14,11 @@ from typing import Any
 
 import yaml
 
-from clp_core.experiment.design import Design, read_design
-from clp_core.experiment.records import Records
-from clp_core.experiment.runner import Runner
-from clp_core.experiment.summary import summarise
-from clp_core.experiment.tables import tables_of
+from clp_core.experiments.design import Design, read_design
+from clp_core.experiments.records import Records
+from clp_core.experiments.runner import Runner
+from clp_core.experiments.summary import summarise
+from clp_core.experiments.tables import tables_of
 from clp_core.files.json_files import read_state
 from clp_core.jobs.store import JobStore
 from clp_core.workspace import Workspace

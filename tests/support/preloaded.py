@@ -55,14 +55,19 @@ LOADED = (
         "clp_core.transfer.method_comparison",
         "clp_core.geometry.embedding_cache",
     ),
-    *("clp_core.jobs.supervisor", "clp_core.playground_session", "clp_core.pretraining", "clp_core.geometry.layout"),
     *(
-        "clp_core.tokenizer_training",
+        "clp_core.jobs.supervisor",
+        "clp_core.playground.server",
+        "clp_core.helper.pretraining",
+        "clp_core.geometry.layout",
+    ),
+    *(
+        "clp_core.helper.tokenizer_training",
         "clp_core.geometry.neighbor_graph",
-        "clp_core.export",
+        "clp_core.publishing.export",
         "clp_core.evaluation.downstream",
     ),
-    *("clp_core.evaluation.bits_per_byte", "clp_core.experiment.runner", "clp_core.transfer.explanation"),
+    *("clp_core.evaluation.bits_per_byte", "clp_core.experiments.runner", "clp_core.transfer.explanation"),
     *(f"clp_core.initializers.{name}" for name in ("clp", "linear", "mean", "omp", "random", "topk", "two_view")),
     *("sklearn.decomposition", "torch.profiler", "pydantic", "typer._adapters", "rich._emoji_codes"),
 )

@@ -15,7 +15,7 @@ import importlib.abc, sys
 
 class Slow(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
-        if name == "clp_core.playground_session":
+        if name == "clp_core.playground.server":
             sys.meta_path.remove(self)
             import support.slow_sessions
 
@@ -34,7 +34,7 @@ def slow_down(monkeypatch, folder, seconds):
 
 
 def take_time(seconds):
-    from clp_core import generation
+    from clp_core.playground import generation
 
     put = generation.Answering.put
     generation.Answering.put = lambda self, tokens: (time.sleep(seconds), put(self, tokens))[1]

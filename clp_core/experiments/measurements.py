@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from clp_core.errors import ClpError, InputError
-from clp_core.experiment.asked import measure_differs
-from clp_core.experiment.design import Design
-from clp_core.experiment.records import DOWNSTREAM, Records
-from clp_core.experiment.runner import Runner
+from clp_core.experiments.design import Design
+from clp_core.experiments.records import DOWNSTREAM, Records
+from clp_core.experiments.runner import Runner
+from clp_core.experiments.staleness import measure_differs
 from clp_core.files.json_files import read_state
 from clp_core.jobs.store import JobStore
 from clp_core.workspace import Workspace

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from clp_core.experiment.tables import NOTHING, Table
+from clp_core.experiments.tables import NOTHING, Table
 
 FIGURES = ("centred_cosine", "relative_error", "zero_step_bits_per_byte")
 

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import Any
 
-from clp_core.curves import Curve
 from clp_core.figures.runs import comparison_figure
-from clp_core.savings import Comparison, short
+from clp_core.savings.curve import Curve
+from clp_core.savings.tokens_saved import Comparison, short
 from clp_core.tokenization.scripts import no_formula
 
 STYLE = """

@@ -18,7 +18,6 @@ from typing import Any
 from clp_core.checkpoints.checkpoint import INDEX_FILE
 from clp_core.checkpoints.safetensors_reader import read_header
 from clp_core.errors import ClpError, InputError
-from clp_core.export import COMPANIONS
 from clp_core.files.artifacts import CURVE_FILE, REPORT_FILE, TRAINING_FILE
 from clp_core.files.json_files import read_json
 from clp_core.files.model_files import checkpoint_files, chosen_weights
@@ -28,10 +27,11 @@ from clp_core.jobs.training_checkpoints import OPTIMISER_FILES, is_complete
 from clp_core.model_cards.card import Card, CardFields, kept_card
 from clp_core.model_cards.licence import Licence, bare, public_report
 from clp_core.progress import report_progress
-from clp_core.push_options import PushOptions
+from clp_core.publishing.export import COMPANIONS
+from clp_core.publishing.push_options import PushOptions
+from clp_core.publishing.training_facts import curve_csv, run_of_checkpoint, runs_behind
 from clp_core.reports.transfer_report import read_transfer_report
 from clp_core.tokenization.tokenizer_reading import TOKENIZER_FILES
-from clp_core.training_facts import curve_csv, run_of_checkpoint, runs_behind
 from clp_core.workspace import Workspace
 
 CARD_FILE = "README.md"

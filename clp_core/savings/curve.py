@@ -13,8 +13,6 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
-from clp_core.curve_files import SCORES, read_rows
-from clp_core.curve_options import MEASURES
 from clp_core.data.contamination import STANDS_IN_IT
 from clp_core.errors import InputError
 from clp_core.evaluation.bits_per_byte import MAX_UNKNOWN_SHARE, UNKNOWN_TOKENS
@@ -23,6 +21,8 @@ from clp_core.files.slug import slug_of
 from clp_core.jobs.job import Job, checked_name
 from clp_core.jobs.metrics import AXES
 from clp_core.jobs.run_metrics import MAX_POINTS, RunMetrics, Thinned
+from clp_core.savings.curve_import import SCORES, read_rows
+from clp_core.savings.options import MEASURES
 from clp_core.tokenization.text_reading import FIRST, SCORING_FILE, TOKENS
 from clp_core.training.schedule import Schedule
 from clp_core.workspace import Workspace

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import GenerationConfig, LogitsProcessorList, RepetitionPenaltyLogitsProcessor
 
-from clp_core.answers import END_OF_TEXT, FAILED, LENGTH, REFUSED, STOPPED, GenerateOptions
 from clp_core.checkpoints.finite import NonFiniteError, scores_error
 from clp_core.checkpoints.loading import has_cache
 from clp_core.checkpoints.model_config import max_positions
@@ -28,6 +27,7 @@ from clp_core.evaluation.bits_per_byte import load_speaker
 from clp_core.files.json_files import read_json
 from clp_core.hub.resolve import locate
 from clp_core.jobs.failure_reason import reason_of
+from clp_core.playground.answers import END_OF_TEXT, FAILED, LENGTH, REFUSED, STOPPED, GenerateOptions
 from clp_core.tokenization.text_stream import TextStream
 from clp_core.tokenization.vocabulary import Vocabulary
 

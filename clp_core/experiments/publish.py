@@ -1,4 +1,4 @@
-"""``python -m clp_core.experiment.publish``: write the tables, numbers and figures of experiments into the documents.
+"""``python -m clp_core.experiments.publish``: write the tables, numbers and figures of experiments into the documents.
 
 A document holds what is measured between two markers, which readers do not see::
 
@@ -18,11 +18,11 @@ from functools import lru_cache
 from pathlib import Path
 
 from clp_core.errors import InputError
-from clp_core.experiment.design import read_design
-from clp_core.experiment.drawing import draw
-from clp_core.experiment.records import Records, experiments_here
-from clp_core.experiment.tables import Table, tables_of
-from clp_core.experiment.trials import trial_tables
+from clp_core.experiments.design import read_design
+from clp_core.experiments.figure import draw
+from clp_core.experiments.records import Records, experiments_here
+from clp_core.experiments.tables import Table, tables_of
+from clp_core.experiments.trials import trial_tables
 from clp_core.files.atomic import write_whole
 
 MARKED = re.compile(

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from clp_core.curves import Curve, IncompleteRunError, curve_of_run, imported_curves, incomplete, published_curves
 from clp_core.errors import InputError
-from clp_core.experiment.records import saved_curve
+from clp_core.experiments.records import saved_curve
 from clp_core.jobs.run_metrics import metrics_of_run
 from clp_core.jobs.store import JobStore
+from clp_core.savings.curve import (
+    Curve,
+    IncompleteRunError,
+    curve_of_run,
+    imported_curves,
+    incomplete,
+    published_curves,
+)
 from clp_core.workspace import Workspace
 
 

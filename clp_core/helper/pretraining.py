@@ -19,12 +19,12 @@ from clp_core.files.disk import check_disk
 from clp_core.files.json_files import read_json
 from clp_core.files.output_folder import partial_folder, take_name
 from clp_core.files.slug import slug_of
-from clp_core.helper_sizes import FAMILY, HelperPlan, Size
+from clp_core.helper.model_sizes import FAMILY, HelperPlan, Size
+from clp_core.helper.pretrain_options import PretrainOptions
 from clp_core.hub.resolve import locate
 from clp_core.jobs.job import Job
 from clp_core.jobs.submit import submit
 from clp_core.options import command_of
-from clp_core.pretrain_options import PretrainOptions
 from clp_core.tokenization.vocabulary import Vocabulary
 from clp_core.training.options import PRESETS
 from clp_core.training.submit import submit_train

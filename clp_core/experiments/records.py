@@ -18,16 +18,16 @@ from typing import Any
 import numpy as np
 
 from clp_core import __version__
-from clp_core.curves import Curve, curve_of_metrics
 from clp_core.environment.versions import code_version, versions
 from clp_core.errors import InputError
-from clp_core.experiment.asked import MADE_BY, run_differs
-from clp_core.experiment.design import Arm, Design, Run, read_design
+from clp_core.experiments.design import Arm, Design, Run, read_design
+from clp_core.experiments.staleness import MADE_BY, run_differs
 from clp_core.files.artifacts import REPORT_FILE
 from clp_core.files.json_files import read_json, write_json
 from clp_core.jobs.job import Job
 from clp_core.jobs.run_metrics import RunMetrics
 from clp_core.model_cards.licence import replaced
+from clp_core.savings.curve import Curve, curve_of_metrics
 from clp_core.tokenization.text_reading import SCORING_FILE
 from clp_core.workspace import Workspace
 

@@ -30,18 +30,18 @@ from clp_core.errors import ClpError, InputError
 from clp_core.files.artifacts import TOKENIZER_REPORT_FILE
 from clp_core.files.disk import refuse_if_inside
 from clp_core.files.output_folder import LOCK_FILE, partial_folder, restore_replaced, take_name
+from clp_core.helper.text_statistics import Survey
+from clp_core.helper.tokenizer_options import END_OF_TEXT, N_BYTES, TokenizerOptions
 from clp_core.hub.resolve import locate
 from clp_core.jobs.job import Job
 from clp_core.jobs.submit import submit_command
 from clp_core.progress import report_progress
-from clp_core.text_survey import Survey
 from clp_core.tokenization.match_choices import MATCHES
 from clp_core.tokenization.overlap import Overlap
 from clp_core.tokenization.pre_tokens import LONGEST_RUN, CutCounter, splitter
 from clp_core.tokenization.text_coverage import TokenizerFigures, measure_text
 from clp_core.tokenization.token_bytes import WORD_START
 from clp_core.tokenization.vocabulary import Vocabulary
-from clp_core.tokenizer_options import END_OF_TEXT, N_BYTES, TokenizerOptions
 from clp_core.transfer.target_folder import check_tokenizer, portable_tokenizer_config
 from clp_core.workspace import Workspace
 

@@ -15,16 +15,16 @@ from typing import Any
 
 import psutil
 
-from clp_core.answers import REFUSED, STOPPED, GenerateOptions
 from clp_core.errors import InputError
 from clp_core.files.json_files import write_json
-from clp_core.generation import Event, Reader, Speaker, answer
 from clp_core.jobs.device_queue import DeviceQueue
 from clp_core.jobs.job import Job
 from clp_core.jobs.reason_codes import ReasonCode
-from clp_core.playground import ANSWERING, IDLE, READY, Session
-from clp_core.playground_options import PlaygroundOptions
-from clp_core.playground_place import Needs, Place, take_place
+from clp_core.playground.answers import REFUSED, STOPPED, GenerateOptions
+from clp_core.playground.generation import Event, Reader, Speaker, answer
+from clp_core.playground.memory_placement import Needs, Place, take_place
+from clp_core.playground.options import PlaygroundOptions
+from clp_core.playground.session import ANSWERING, IDLE, READY, Session
 from clp_core.progress import HEART, JOB_ENVIRONMENT, report_progress
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from clp_core.experiment.design import OWN_TRAIN_FIELDS, Design, Run
+from clp_core.experiments.design import OWN_TRAIN_FIELDS, Design, Run
 from clp_core.initializers import initializer
 from clp_core.initializers.base import parse_settings
 from clp_core.training.options import TrainOptions

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
-from clp_core.helper_sizes import SIZES, Size
+from clp_core.helper.model_sizes import SIZES, Size
+from clp_core.helper.tokenizer_options import TEXT_HELP
 from clp_core.options import option
-from clp_core.tokenizer_options import TEXT_HELP
 from clp_core.training.options import MAX_SEED, TrainOptions
 
 MIN_POSITIONS, MAX_POSITIONS = 16, 1 << 17

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from clp_core.curves import Curve
-from clp_core.experiment.design import Arm
-from clp_core.experiment.records import RUNS, Records
-from clp_core.savings import Comparison, Saving
+from clp_core.experiments.design import Arm
+from clp_core.experiments.records import RUNS, Records
+from clp_core.savings.curve import Curve
+from clp_core.savings.tokens_saved import Comparison, Saving
 
 MEASURE = "bits_per_byte"
 

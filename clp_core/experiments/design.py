@@ -32,7 +32,7 @@ from typing import Any, TypeVar
 from clp_core.errors import InputError
 from clp_core.evaluation.downstream import DownstreamOptions
 from clp_core.evaluation.options import EvaluateOptions
-from clp_core.experiment.yaml_file import read_yaml
+from clp_core.experiments.yaml_file import read_yaml
 from clp_core.files.slug import ascii_slug
 from clp_core.geometry.explore_options import AgreementOptions, OverlapOptions
 from clp_core.options import Options, OptionsError, like, option

@@ -23,7 +23,6 @@ from typing import Any
 
 from filelock import FileLock
 
-from clp_core.answers import Answer, AnswersReader, GenerateOptions
 from clp_core.errors import ClpError, InputError
 from clp_core.files.hashing import fingerprint
 from clp_core.files.json_files import read_json_file, read_state, write_json
@@ -31,7 +30,8 @@ from clp_core.hub.access_tokens import refuse_access_tokens
 from clp_core.jobs.job import Job
 from clp_core.jobs.store import JobStore
 from clp_core.jobs.submit import submit
-from clp_core.playground_options import IDLE_SECONDS, PlaygroundOptions
+from clp_core.playground.answers import Answer, AnswersReader, GenerateOptions
+from clp_core.playground.options import IDLE_SECONDS, PlaygroundOptions
 from clp_core.progress import boot_clock
 from clp_core.workspace import Workspace
 
@@ -199,7 +199,7 @@ def start_session(workspace: Workspace, options: PlaygroundOptions) -> Session:
     Raises:
         InputError: the models do not fit in memory, or cannot be read.
     """
-    from clp_core.playground_place import Needs, check_room
+    from clp_core.playground.memory_placement import Needs, check_room
 
     models = sorted(options.models)
     check_room(Needs.of(models))

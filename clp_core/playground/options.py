@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from clp_core.answers import models_problems
 from clp_core.options import Options, option
+from clp_core.playground.answers import models_problems
 
 IDLE_SECONDS = 120
 MAX_IDLE_SECONDS = 30 * 24 * 3600

@@ -22,7 +22,6 @@ from clp_core.checkpoints.safetensors_reader import DTYPES, TensorEntry, TensorR
 from clp_core.checkpoints.safetensors_writer import Replacement
 from clp_core.embeddings.row_source import block_ranges
 from clp_core.errors import ClpError, InputError
-from clp_core.export_options import BEST, DTYPE_NAMES, LAST, SOURCE, ExportOptions
 from clp_core.files.artifacts import CURVE_FILE, PROVENANCE_FILE, REPORT_FILE, TRAINING_FILE
 from clp_core.files.disk import check_disk, refuse_if_inside
 from clp_core.files.output_folder import check_output, partial_folder, restore_replaced, take_name
@@ -33,9 +32,10 @@ from clp_core.jobs.store import JobStore
 from clp_core.jobs.training_checkpoints import best_of, read_manifest, step_of
 from clp_core.model_cards.card import Card
 from clp_core.progress import report_progress
+from clp_core.publishing.export_options import BEST, DTYPE_NAMES, LAST, SOURCE, ExportOptions
+from clp_core.publishing.training_facts import curve_csv, first_model, runs_behind
 from clp_core.reports.transfer_report import read_transfer_report
 from clp_core.tokenization.tokenizer_reading import CONFIG_FILES, TEMPLATE_FILE, TOKENIZER_FILES
-from clp_core.training_facts import curve_csv, first_model, runs_behind
 from clp_core.transfer.target_folder import check_loading
 from clp_core.workspace import Workspace
 

@@ -16,8 +16,8 @@ from functools import cached_property
 from pathlib import Path
 
 from clp_core.errors import ClpError, InputError
-from clp_core.experiment.design import Design, Run
-from clp_core.experiment.records import Records
+from clp_core.experiments.design import Design, Run
+from clp_core.experiments.records import Records
 from clp_core.files.artifacts import REPORT_FILE
 from clp_core.files.hashing import content_of, fingerprint
 from clp_core.files.json_files import read_state, write_json

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from clp_core.experiment.asked import MADE_BY
-from clp_core.experiment.records import DOWNSTREAM, Records
-from clp_core.experiment.summary import ArmSummary, Reached, Spread, shown, summarise
-from clp_core.savings import short
+from clp_core.experiments.records import DOWNSTREAM, Records
+from clp_core.experiments.staleness import MADE_BY
+from clp_core.experiments.summary import ArmSummary, Reached, Spread, shown, summarise
+from clp_core.savings.tokens_saved import short
 
 NOTHING = "–"
 WHEN = ("before", "after")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from clp_core.curves import published_curves
 from clp_core.errors import InputError
-from clp_core.experiment.records import Records
+from clp_core.experiments.records import Records
 from clp_core.figures.experiment import paper_figure
 from clp_core.files.atomic import whole_file
+from clp_core.savings.curve import published_curves
 
 WIDTH, HEIGHT = 1100, 480
 TALKATIVE = ("kaleido", "choreographer")

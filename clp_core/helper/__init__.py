@@ -1,0 +1,1 @@
+"""A helper where none exists: its tokenizer, its size, its pretraining."""

@@ -1,0 +1,1 @@
+"""Prompts to checkpoints, side by side."""

@@ -1,0 +1,1 @@
+"""Models taken away: exported as plain folders, pushed to the Hub."""

@@ -1,0 +1,1 @@
+"""Runs against a baseline: learning curves, and the tokens that a transfer saves."""
