@@ -71,7 +71,7 @@ test-nightly: install
 
 # Tables, numbers and figures in the documents, made again from the raw measurements in notebooks/experiments.
 results: install browser
-	$(BIN)/python -m clp_core.experiments.publish
+	$(BIN)/python -m scripts.publish_results
 
 # What a GPU machine without network lacks, in parts that fit one transfer each; docs/gpu.md says how it is used.
 # SOURCE=DIR and CORPORA=DIR add the experiment's source model and texts, FAISS=no leaves out FAISS for GPUs (360 MB).

@@ -27,7 +27,6 @@ from clp_core.hub.repo_id import is_hub_id
 from clp_core.jobs import Job
 from clp_core.jobs.results import TOKENIZER, TOKENIZER_SOURCE, fits
 from clp_core.options import command_of, help_of
-from clp_core.roots import OutsideError
 from clp_core.tokenization.vocabulary import Vocabulary
 from clp_core.training.hardware import find_device
 from clp_core.training.options import TrainOptions
@@ -39,6 +38,7 @@ from components.messages import cards, command, number, plain, share, size
 from components.models import Pair, choose_model, folder_of, is_confined, opened_vocabulary
 from components.models import texts as texts_here
 from components.navigation import kept, one_of, put, remember, remembered
+from components.path_confinement import OutsideError
 from components.targets import targets_of
 
 HELD_OUT_HERE = "(hold out a part of the text)"

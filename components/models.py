@@ -17,7 +17,6 @@ from clp_core.hub.access_tokens import refuse_access_tokens
 from clp_core.hub.download import cached
 from clp_core.hub.repo_id import HubName, is_hub_id
 from clp_core.jobs import JobStore
-from clp_core.roots import OutsideError, confined
 from clp_core.submission import submit_prepare
 from clp_core.tokenization.overlap import Overlap
 from clp_core.tokenization.tokenizer_reading import TOKENIZER_FILES
@@ -26,6 +25,7 @@ from clp_core.workspace import ModelEntry, Workspace
 from components.jobs import follow
 from components.messages import plain
 from components.navigation import remember, remembered
+from components.path_confinement import OutsideError, confined
 
 MAX_NAME = 1000
 

@@ -19,11 +19,11 @@ from clp_core.jobs.training_checkpoints import best_of, read_manifest, step_of
 from clp_core.options import command_of, help_of
 from clp_core.publishing.export_options import SOURCE, ExportOptions
 from clp_core.publishing.push_options import PushOptions
-from clp_core.roots import confined
 from clp_core.submission import submit_export, submit_push
 from components.jobs import follow, result_or_error
 from components.messages import command, errors_as_messages, number, offer_file, plain, size
 from components.models import workspace
+from components.path_confinement import confined
 
 DOWNLOAD_LIMIT = 256 << 20
 """Bytes of a model that the browser may fetch: the server holds a download in memory whole."""

@@ -15,7 +15,6 @@ from clp_core.errors import InputError
 from clp_core.hub.repo_id import is_hub_id
 from clp_core.jobs import Job, JobStore
 from clp_core.options import MISSING, help_of
-from clp_core.roots import confined
 from clp_core.training.options import PRESETS, TrainOptions
 from clp_core.training.slurm_options import CLUSTER_FIELDS
 from clp_core.training.teacher import HELPER, teacher_of
@@ -24,6 +23,7 @@ from components import slurm_form
 from components.messages import plain
 from components.models import choose_model, folder_of, training_texts
 from components.navigation import remember
+from components.path_confinement import confined
 
 FIRST_PRESET = "quick"
 LARGEST_NUMBER = (1 << 53) - 1

@@ -12,7 +12,7 @@ import pytest
 from filelock import Timeout
 from support.made_runs import lines_of, make_run
 
-from clp_core import cli
+from clp_core.cli import app as cli
 from clp_core.errors import InputError, library_failure, system_failure
 from clp_core.files.atomic import check_writable, whole_file, write_whole
 from clp_core.files.disk import check_disk
@@ -20,7 +20,7 @@ from clp_core.files.output_folder import partial_folder
 from clp_core.geometry.embedding_cache import leave_prepared
 from clp_core.jobs.metrics import MetricsWriter, read_lines
 from clp_core.progress import Heart
-from clp_core.training import main
+from clp_core.training import main as training
 from clp_core.training.callback import LogLines
 
 FULL = "No space left on device"
@@ -188,11 +188,11 @@ def test_half_a_checkpoint_goes_with_the_run_that_a_full_disk_ends(workspace, mo
         raise Timeout("writer.lock")
 
     monkeypatch.setattr("sys.argv", ["training", str(job.path)])
-    monkeypatch.setattr(main, "train", fail)
+    monkeypatch.setattr(training, "train", fail)
     if not is_own:  # another process still writes it
-        monkeypatch.setattr(main.FileLock, "acquire", refuse)
+        monkeypatch.setattr(training.FileLock, "acquire", refuse)
     with pytest.raises(SystemExit):
-        main.main()
+        training.main()
     assert half.exists() != is_own
     code = json.loads((job.path / "error.json").read_text())["reason_code"]
     assert code == ("disk-full" if is_own else "error")

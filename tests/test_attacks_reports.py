@@ -9,12 +9,12 @@ from support.pages_run import check, open_page
 from clp_core.errors import InputError
 from clp_core.files.artifacts import REPORT_FILE
 from clp_core.reports.transfer_report import NEEDED, read_transfer_report
-from clp_core.roots import OutsideError
 from clp_core.tokenization.vocabulary import Vocabulary
 from clp_core.training.options import TrainOptions
 from clp_core.transfer.explanation import Explainer
 from clp_core.transfer.options import TransferOptions
 from clp_core.transfer.pipeline import transfer
+from components.path_confinement import OutsideError
 from components.train_form import as_confined, confine_teacher
 
 OTHERS = (5, "x", [1], {"a": [1]}, True)

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from support.pages_run import ROOT
 
-from clp_core.cli import hosts_of
+from clp_core.cli.app import hosts_of
 from components.doorway import Doorway
 
 HERE = "127.0.0.1:8501"

@@ -7,8 +7,8 @@ import sys
 import pytest
 from support.commands import refused
 
-from clp_core.cli_output import PrintableRecord, echo, emit, print_table, written
-from clp_core.cli_train import follow
+from clp_core.cli.output import PrintableRecord, echo, emit, print_table, written
+from clp_core.cli.train import follow
 
 EVIL = "\x1b[31mred\x1b]0;title\x07\x9b2J\x7f\u202e\u2066[bold]b[/bold][/x]"
 STEERS = ("\x1b", "\x07", "\x9b", "\x7f", "\u202e", "\u2066")
@@ -71,7 +71,7 @@ def test_name_of_a_run_that_looks_like_markup_is_followed(monkeypatch, capsys):
         def progress(self):
             return 1, 1
 
-    monkeypatch.setattr("clp_core.cli_train.FOLLOW_S", 0.0)
+    monkeypatch.setattr("clp_core.cli.train.FOLLOW_S", 0.0)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     follow(Over())
     assert "[bold]b[/bold][/x]" in capsys.readouterr().err

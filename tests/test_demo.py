@@ -12,7 +12,6 @@ from support.jobs import end_of
 
 from clp_core.data.text_sources import Texts
 from clp_core.demo import DATA
-from clp_core.demo.build import count_near_duplicates, line_hash, normalise, split_lines
 from clp_core.initializers import INITIALIZERS
 from clp_core.training.options import TrainOptions
 from clp_core.training.submit import submit_train
@@ -20,6 +19,7 @@ from clp_core.transfer.method_comparison import AS_AUTO, compare_methods
 from clp_core.transfer.options import TransferOptions
 from clp_core.transfer.pipeline import transfer
 from clp_core.workspace import Workspace
+from scripts.build_demo import count_near_duplicates, line_hash, normalise, split_lines
 
 
 def trained_hashes():
@@ -105,7 +105,7 @@ def test_training_lowers_the_targets_bits_per_byte(demo, tmp_path):
 
 @pytest.mark.process
 def test_build_script_trains_a_pair_from_any_text(tmp_path, monkeypatch):
-    from clp_core.demo import build
+    from scripts import build_demo as build
 
     words = ["Haus", "Wald", "Fluss", "Mühle", "Fuchs", "Hund", "läuft", "springt", "alt", "tief", "und", "der", "die"]
     r = np.random.default_rng(0)

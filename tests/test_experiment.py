@@ -20,7 +20,6 @@ from clp_core.experiments import runner as experiment_runner
 from clp_core.experiments.design import read_design
 from clp_core.experiments.figure import draw
 from clp_core.experiments.measurements import measures_of
-from clp_core.experiments.publish import documents, filled
 from clp_core.experiments.records import Records, saved_curve, saved_experiments
 from clp_core.experiments.runner import Runner, digest_of
 from clp_core.experiments.staleness import measure_differs, run_differs
@@ -32,6 +31,7 @@ from clp_core.jobs import JobStore
 from clp_core.savings.curve import published_curves
 from clp_core.savings.tokens_saved import crossing
 from clp_core.workspace import Workspace
+from scripts.publish_results import documents, filled
 
 TRAIN = {"max_steps": 6, "eval_every": 2, "block_length": 32, "batch_tokens": 128, "learning_rate": 1e-3}
 TRAIN |= {"keep_last": 1, "only_last": True}

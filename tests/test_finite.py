@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM
 
 from clp_core.checkpoints.checkpoint import Checkpoint
 from clp_core.checkpoints.finite import non_finite_weight
-from clp_core.cli_output import print_table, sane, written
+from clp_core.cli.output import print_table, sane, written
 from clp_core.embeddings.row_source import ArrayRows, non_finite_rows
 from clp_core.errors import InputError
 from clp_core.evaluation.bits_per_byte import load_model

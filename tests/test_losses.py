@@ -14,13 +14,13 @@ from clp_core.checkpoints.loading import refuse_non_causal
 from clp_core.data.block_datasets import IGNORED_LABEL, ShuffledBlocks, padding_of, training_row
 from clp_core.data.packing import packed_blocks
 from clp_core.data.text_sources import Texts
-from clp_core.demo.build import labels_of
 from clp_core.errors import InputError
 from clp_core.evaluation.losses import TextLoss, left_out, router_coefficient
 from clp_core.tokenization.vocabulary import Vocabulary
 from clp_core.training.distillation import Distillation
 from clp_core.training.submit import submit_train
 from clp_core.training.trainer import RunTrainer
+from scripts.build_demo import labels_of
 
 ROWS, LENGTH, PADDING = 40, 12, 0
 MIXTURES = ("gpt_oss", "mixtral", "qwen2_moe", "qwen3_moe")

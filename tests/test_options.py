@@ -14,9 +14,9 @@ from hypothesis import strategies as st_values
 from support.commands import clp, refused
 from typer.testing import CliRunner
 
-from clp_core.app_options import AppOptions
-from clp_core.cli import app, jobs_app
-from clp_core.cli_output import options_command
+from clp_core.cli.app import app, jobs_app
+from clp_core.cli.app_options import AppOptions
+from clp_core.cli.output import options_command
 from clp_core.errors import InputError
 from clp_core.evaluation.downstream import DownstreamOptions
 from clp_core.evaluation.options import EvaluateOptions

@@ -14,7 +14,7 @@ from support.jobs import end_of, wait_for
 from support.slow_sessions import slow_down
 from typer.testing import CliRunner
 
-from clp_core.cli import app
+from clp_core.cli.app import app
 from clp_core.environment import gpus as driver
 from clp_core.environment.gpus import Gpu
 from clp_core.errors import InputError

@@ -15,8 +15,8 @@ from support.pages_run import ROOT, check, open_page, text_of
 from clp_core.errors import InputError
 from clp_core.hub.repo_id import HubName
 from clp_core.jobs import JobStore
-from clp_core.roots import confined
 from clp_core.training.submit import submit_train
+from components.path_confinement import confined
 
 pytestmark = pytest.mark.usefixtures("server_that_has_run_app_once")
 

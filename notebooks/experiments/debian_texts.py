@@ -21,7 +21,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 from clp_core.data.train_valid_split import normalise
-from clp_core.demo.build import HELD_OUT_EVERY, split_lines
+from scripts.build_demo import HELD_OUT_EVERY, split_lines
 
 PARAGRAPHS = frozenset({"p", "li", "dd", "dt", "td", "th", "h1", "h2", "h3", "h4", "blockquote", "div", "section"})
 SKIPPED = frozenset({"script", "style", "pre", "code", "nav", "header", "footer", "head", "tt", "samp", "kbd"})

@@ -49,7 +49,7 @@ LOADED = (
     *("transformers.models.auto.modeling_auto", "transformers.models.auto.tokenization_auto"),
     *("transformers.models.llama.modeling_llama", "transformers.models.gpt2.modeling_gpt2"),
     *(
-        "clp_core.cli",
+        "clp_core.cli.app",
         "clp_core.training.main",
         "clp_core.transfer.pipeline",
         "clp_core.transfer.method_comparison",

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from clp_core.cli_output import echo, emit, written
+from clp_core.cli.output import echo, emit, written
 from clp_core.errors import ClpError
 from clp_core.tokenization.scripts import printable
 

@@ -1,4 +1,4 @@
-"""``python -m clp_core.experiments.publish``: write the tables, numbers and figures of experiments into the documents.
+"""``python -m scripts.publish_results``: write the tables, numbers and figures of experiments into the documents.
 
 A document holds what is measured between two markers, which readers do not see::
 
@@ -22,8 +22,8 @@ from clp_core.experiments.design import read_design
 from clp_core.experiments.figure import draw
 from clp_core.experiments.records import Records, experiments_here
 from clp_core.experiments.tables import Table, tables_of
-from clp_core.experiments.trials import trial_tables
 from clp_core.files.atomic import write_whole
+from notebooks.experiments.trials.trial_tables import trial_tables
 
 MARKED = re.compile(
     r"<!-- result (?P<experiment>\S+) (?P<table>\S+)(?: (?P<row>[^>]+?): (?P<column>[^>]+?))? -->"

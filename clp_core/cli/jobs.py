@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from clp_core.cli_output import Json, echo, emit, options_command, print_table, written
+from clp_core.cli.output import Json, echo, emit, options_command, print_table, written
 from clp_core.errors import InputError
 from clp_core.files.atomic import write_whole
 from clp_core.jobs import Job, JobStore

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from clp_core.cli_output import Json, echo, emit, print_table, terminal_progress
+from clp_core.cli.output import Json, echo, emit, print_table, terminal_progress
 from clp_core.publishing.export_options import ExportOptions
 from clp_core.publishing.push_options import PushOptions
 from clp_core.workspace import Workspace

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from clp_core.cli_output import Json, echo, emit, print_table, terminal_progress
-from clp_core.cli_train import tell_run
+from clp_core.cli.output import Json, echo, emit, print_table, terminal_progress
+from clp_core.cli.train import tell_run
 from clp_core.helper.pretrain_options import PretrainOptions
 from clp_core.helper.tokenizer_options import TokenizerOptions
 from clp_core.workspace import Workspace

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from clp_core.cli_output import Json, echo, emit, print_table, terminal_progress
+from clp_core.cli.output import Json, echo, emit, print_table, terminal_progress
 from clp_core.files.atomic import check_writable, whole_file
 from clp_core.transfer.compare_options import CompareMethodsOptions
 from clp_core.workspace import Workspace

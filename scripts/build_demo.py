@@ -2,7 +2,7 @@
 
 Anybody with text can run it::
 
-    python -m clp_core.demo.build --source-text en/*.txt.xz --helper-text de/*.txt.xz \
+    python -m scripts.build_demo --source-text en/*.txt.xz --helper-text de/*.txt.xz \
         --shipped-text de/handbook.txt.xz de/user-docs.txt.xz --output DIR
 
 A text file holds one document a line. Lines are cut into blocks of 40 and whole blocks are held out: of every file the
@@ -305,7 +305,7 @@ def card(figures: dict[str, Any]) -> str:
         "# The packaged demo",
         "",
         "A small source model, a small helper model with the target tokenizer, and text to go on with. Both were "
-        "trained from random weights by `python -m clp_core.demo.build` for showing a transfer at work; they are good "
+        "trained from random weights by `python -m scripts.build_demo` for showing a transfer at work; they are good "
         "for nothing else.",
         "",
         "| | source | helper |",

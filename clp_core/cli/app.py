@@ -20,15 +20,15 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from clp_core.app_options import AppOptions
-from clp_core.cli_compare import compare_command
-from clp_core.cli_downstream import downstream_command
-from clp_core.cli_experiment import experiment_command
-from clp_core.cli_explore import agreement_command, near_duplicates_command, neighbors_command, project_command
-from clp_core.cli_helper import pretrain_command, tokenizer_command
-from clp_core.cli_hub import export_command, push_command
-from clp_core.cli_jobs import jobs_app
-from clp_core.cli_output import (
+from clp_core.cli.app_options import AppOptions
+from clp_core.cli.compare import compare_command
+from clp_core.cli.downstream import downstream_command
+from clp_core.cli.experiment import experiment_command
+from clp_core.cli.explore import agreement_command, near_duplicates_command, neighbors_command, project_command
+from clp_core.cli.helper import pretrain_command, tokenizer_command
+from clp_core.cli.hub import export_command, push_command
+from clp_core.cli.jobs import jobs_app
+from clp_core.cli.output import (
     Json,
     PrintableRecord,
     echo,
@@ -38,8 +38,8 @@ from clp_core.cli_output import (
     terminal_progress,
     written,
 )
-from clp_core.cli_playground import generate_command, playground_command
-from clp_core.cli_train import tell_run
+from clp_core.cli.playground import generate_command, playground_command
+from clp_core.cli.train import tell_run
 from clp_core.errors import ClpError, InputError, library_failure, system_failure
 from clp_core.evaluation.downstream import DownstreamOptions
 from clp_core.evaluation.options import EvaluateOptions
@@ -251,7 +251,7 @@ def demo(as_json: Json = False) -> None:
 @options_command(app, AppOptions, "app")
 def app_command(options: AppOptions) -> None:
     """Start the web app."""
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
     if not (root / "serve.py").is_file():
         raise InputError(f"the pages are not installed beside {root}; run `clp app` from a checkout (make install)")
     refuse_strangers(options.address, options.host, root)

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clp_core.cli_output import Json, echo, emit, print_table, terminal_progress, written
+from clp_core.cli.output import Json, echo, emit, print_table, terminal_progress, written
 from clp_core.errors import InputError
 from clp_core.files.atomic import check_writable, whole_file
 from clp_core.geometry.explore_options import AgreementOptions, NearDuplicatesOptions, NeighborsOptions

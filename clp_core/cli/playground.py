@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from clp_core.cli_output import Json, echo, emit
+from clp_core.cli.output import Json, echo, emit
 from clp_core.errors import ClpError
 from clp_core.hub.access_tokens import refuse_access_tokens
 from clp_core.playground.answers import FAILED, Answer, GenerateOptions

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from clp_core.cli_output import Json, echo, emit, print_table, terminal_progress
+from clp_core.cli.output import Json, echo, emit, print_table, terminal_progress
 from clp_core.evaluation.downstream import DownstreamOptions
 
 
