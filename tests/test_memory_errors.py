@@ -12,7 +12,7 @@ from support.jobs import train_here, train_options
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from clp_core.checkpoints.checkpoint import Checkpoint
-from clp_core.checkpoints.model_config import Shape
+from clp_core.checkpoints.memory_estimate import Shape
 from clp_core.data.text_sources import Texts
 from clp_core.embeddings import matmul_backend
 from clp_core.embeddings.matmul_backend import TorchDevice

@@ -32,7 +32,7 @@ from transformers import (
 from clp_core.checkpoints.loading import refuse_non_causal
 from clp_core.data.block_datasets import ShuffledBlocks, StreamedBlocks, padding_of
 from clp_core.data.packing import TextCounts, content_key, packed_blocks, token_stream
-from clp_core.data.text_sources import Texts
+from clp_core.data.text_sources import Texts, as_read
 from clp_core.errors import DivergedError, InputError
 from clp_core.evaluation.bits_per_byte import Evaluation, EvaluationText, evaluate, load_model, sample, score
 from clp_core.jobs.run_metrics import metrics_of_run
@@ -42,7 +42,7 @@ from clp_core.publishing.training_facts import facts_of_run
 from clp_core.savings.curve import BEGIN, BYTES, NOT_COMPARABLE, TOKENIZER, Curve, curve_of_run, settings_told
 from clp_core.savings.tokens_saved import Comparison
 from clp_core.tokenization.text_coverage import TokenizerFigures
-from clp_core.tokenization.text_reading import EVERY, FIRST, as_read, resolved_begin
+from clp_core.tokenization.text_reading import EVERY, FIRST, resolved_begin
 from clp_core.tokenization.vocabulary import Vocabulary
 from clp_core.training.callback import JobCallback
 from clp_core.training.distillation import Distillation

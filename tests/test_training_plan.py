@@ -8,7 +8,7 @@ import pytest
 from conftest import GERMAN, make_model
 from support.jobs import train_options
 
-from clp_core.checkpoints.model_config import Shape
+from clp_core.checkpoints.memory_estimate import Shape
 from clp_core.environment import gpus as driver
 from clp_core.errors import InputError
 from clp_core.options import arguments_of

@@ -14,7 +14,7 @@ from typing import Any
 import training
 
 from clp_core.checkpoints.checkpoint import Checkpoint
-from clp_core.checkpoints.model_config import Shape
+from clp_core.checkpoints.memory_estimate import Shape
 from clp_core.training.peaks import peak_flops
 from gpu_items import made
 from gpu_items.findings import NEEDS_GPU, Findings

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from clp_core.data.packing import TextCounts, Tokenised, pack, stored_length
-from clp_core.data.text_sources import Texts
+from clp_core.data.text_sources import Texts, as_read
 from clp_core.errors import InputError
-from clp_core.tokenization.text_reading import TOKENS, as_read
+from clp_core.tokenization.text_reading import TOKENS
 from clp_core.tokenization.vocabulary import Vocabulary
 
 if TYPE_CHECKING:

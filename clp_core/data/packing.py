@@ -26,12 +26,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from filelock import FileLock
 
-from clp_core.data.text_sources import TextFile, Texts
+from clp_core.data.text_sources import TextFile, Texts, as_read
 from clp_core.errors import ClpError
 from clp_core.files.disk import check_disk
 from clp_core.files.json_files import read_json
 from clp_core.progress import report_progress
-from clp_core.tokenization.text_reading import TEXT, TOKENS, as_read, end_token, tokenizer_of
+from clp_core.tokenization.text_reading import TEXT, TOKENS, end_token, tokenizer_of
 from clp_core.tokenization.vocabulary import Vocabulary
 
 if TYPE_CHECKING:

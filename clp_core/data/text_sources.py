@@ -15,15 +15,20 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from clp_core.data.text_forms import PLAIN, TextForm, form_of, text_in
 from clp_core.errors import ClpError, InputError, first_line
 from clp_core.files.hashing import content_of
 from clp_core.files.text_endings import COMPRESSIONS, ENDINGS, has_text_ending
 from clp_core.hub.errors import explained
+from clp_core.tokenization.text_reading import SEPARATING_ROLES, SEPARATOR, TOKENS
+
+if TYPE_CHECKING:
+    from clp_core.tokenization.vocabulary import Vocabulary
 
 DEFAULT_FIELD = "text"
 HUB_PREFIX = "hub:"
@@ -255,3 +260,19 @@ def absolute(reference: str) -> str:
     if reference.startswith(HUB_PREFIX):
         return HubDataset.parse(reference).pinned
     return str(Path(reference).expanduser().absolute())
+
+
+def as_read(texts: Texts, vocabulary: Vocabulary, control_strings: str = TOKENS) -> Texts:
+    """Cut documents at literal end-of-text strings where these are read as separators.
+
+    Raises:
+        InputError: nothing is left.
+    """
+    if control_strings != SEPARATOR:
+        return texts
+    roles = {vocabulary.roles[role] for role in SEPARATING_ROLES if role in vocabulary.roles}
+    strings = tuple(string for string, token_id in vocabulary.control_strings.items() if token_id in roles)
+    cut = replace(texts, split_at=strings)
+    if texts.is_local and next(iter(cut), None) is None:
+        raise InputError("--control-strings separator: the text holds nothing but control strings; give another one")
+    return cut

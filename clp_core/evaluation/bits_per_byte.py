@@ -30,7 +30,8 @@ import numpy as np
 from clp_core.checkpoints.checkpoint import Checkpoint
 from clp_core.checkpoints.finite import NonFiniteError, scores_error
 from clp_core.checkpoints.loading import forward, has_cache, load_causal_model, refuse_non_causal, weights_type
-from clp_core.checkpoints.model_config import Shape, embedding_rows, max_positions
+from clp_core.checkpoints.memory_estimate import Shape
+from clp_core.checkpoints.model_config import embedding_rows, max_positions
 from clp_core.data.packing import TextCounts, token_stream
 from clp_core.data.text_sources import DEFAULT_FIELD, Texts
 from clp_core.embeddings.matmul_backend import device_named

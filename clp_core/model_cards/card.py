@@ -16,11 +16,11 @@ from clp_core import __version__
 from clp_core.files.artifacts import CURVE_FILE, TRAINING_FILE
 from clp_core.initializers import initializer
 from clp_core.model_cards.licence import NOT_STATED, Licence, Origin, origins_of
-from clp_core.publishing.training_facts import SHOWN_ROWS
 from clp_core.reports.transfer_report import described
 from clp_core.tokenization.scripts import printable
 
 HASH_SHOWN = 16
+SHOWN_ROWS = 10
 MADE_WITH = "clp-transfer"
 
 

@@ -22,7 +22,6 @@ from clp_core.training.slurm_options import CLUSTER_FIELDS
 MAX_LOSSES = 2000
 """Lines of the training loss in the file of the curve; evaluations are all in it."""
 MAX_EARLIER_RUNS = 20
-SHOWN_ROWS = 10
 LEFT_OUT = (
     *("model", "text", "eval_text", "prompt", "devices", "device_name", "parameters", "text_tokens", "max_tokens"),
     *("max_steps", "max_minutes", "minutes", "preset", "batch_tokens", "steps", "precision", "keep_last", "only_last"),

@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from clp_core.errors import InputError
@@ -17,7 +16,6 @@ from clp_core.errors import InputError
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-    from clp_core.data.text_sources import Texts
     from clp_core.tokenization.vocabulary import Vocabulary
 
 AUTO, EVERY, FIRST = "auto", "every", "first"
@@ -72,19 +70,3 @@ def end_token(vocabulary: Vocabulary) -> int | None:
 def tokenizer_of(vocabulary: Vocabulary, control_strings: str = TOKENS) -> Tokenizer:
     """Choose the tokenizer that reads literal control strings as the option says."""
     return vocabulary.literal_tokenizer if control_strings == TEXT else vocabulary.tokenizer
-
-
-def as_read(texts: Texts, vocabulary: Vocabulary, control_strings: str = TOKENS) -> Texts:
-    """Cut documents at literal end-of-text strings where these are read as separators.
-
-    Raises:
-        InputError: nothing is left.
-    """
-    if control_strings != SEPARATOR:
-        return texts
-    roles = {vocabulary.roles[role] for role in SEPARATING_ROLES if role in vocabulary.roles}
-    strings = tuple(string for string, token_id in vocabulary.control_strings.items() if token_id in roles)
-    cut = replace(texts, split_at=strings)
-    if texts.is_local and next(iter(cut), None) is None:
-        raise InputError("--control-strings separator: the text holds nothing but control strings; give another one")
-    return cut

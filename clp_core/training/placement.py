@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from clp_core.checkpoints.model_config import Shape
+from clp_core.checkpoints.memory_estimate import COPIES_OF_LOGITS, Shape
 from clp_core.errors import InputError
 from clp_core.evaluation.bits_per_byte import LOGITS_BYTES
 from clp_core.training.hardware import Device, find_device
-from clp_core.training.memory_estimate import COPIES_OF_LOGITS
 from clp_core.training.options import TrainOptions
 
 FSDP = "fsdp"

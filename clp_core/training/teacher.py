@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 from clp_core.checkpoints.checkpoint import Checkpoint
-from clp_core.checkpoints.model_config import Shape, embedding_rows, max_positions
+from clp_core.checkpoints.memory_estimate import Shape
+from clp_core.checkpoints.model_config import embedding_rows, max_positions
 from clp_core.errors import InputError
 from clp_core.files.artifacts import REPORT_FILE
 from clp_core.files.json_files import read_json
