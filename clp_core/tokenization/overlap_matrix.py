@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from clp_core.tokenization.overlap import Overlap
-
-if TYPE_CHECKING:
-    import pandas as pd
-
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from clp_core.errors import InputError
 from clp_core.progress import report_progress
+from clp_core.tokenization.overlap import Overlap
 from clp_core.tokenization.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def overlap_pairs(vocabularies: Sequence[Vocabulary], match: str = "raw") -> list[Overlap]:

@@ -1,14 +1,9 @@
-"""``python -m clp_core.training JOB_DIR``: continued pretraining on transformers' Trainer, as a job.
+"""The process of a run: continued pretraining on transformers' Trainer, as a job.
 
 Under torchrun several processes train together.
 """
 
 from __future__ import annotations
-
-from clp_core.jobs.process_identity import die_with_launcher
-
-if __name__ == "__main__":
-    die_with_launcher()  # before torch is imported, which takes seconds in which the launcher may die
 
 import logging
 import os
