@@ -3,7 +3,7 @@
 transformers does the naming itself. Its own ``from_pretrained`` loads tensors without values that record where they end
 up, so the prefix of a base model, renamings of old files, conversions, tied parameters and the choice among several
 tensors for one parameter are always those of the installed version. Nothing private is used: what this needs of
-``from_pretrained`` and of tensor subclasses is the contract in tests/test_tensor_names.py.
+``from_pretrained`` and of tensor subclasses is the contract in tests/checkpoints/test_tensor_names.py.
 """
 
 from __future__ import annotations

@@ -4,9 +4,10 @@ import json
 from pathlib import Path
 
 import torch
-from conftest import make_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
+
+from support.tiny_models import make_model
 
 DAMAGES = ("nan row", "inf row", "huge row", "nan body", "nan output row", "nan output bias")
 TOKEN = 70

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from conftest import GERMAN, make_model
+from support.tiny_models import GERMAN, make_model
 
 SPECIAL = {"lstrip": False, "rstrip": False, "normalized": False, "single_word": False, "special": True}
 

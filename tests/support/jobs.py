@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
+
+import psutil
 
 from clp_core.jobs import local_launcher
 from clp_core.jobs.reason_codes import NO_REASON, reason_in
@@ -59,3 +62,31 @@ def _here(act):
         return act()
     finally:
         local_launcher.launcher_of = launcher_of
+
+
+def process_of(session):
+    supervisor = json.loads((session.job.path / "process.json").read_text())["pid"]
+    return wait_for(lambda: psutil.Process(supervisor).children())[0]
+
+
+def is_gone(process):
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
+def losses(job):
+    return {line["step"]: line["loss"] for line in job.metrics() if "loss" in line}
+
+
+def held_out(job):
+    return {line["step"]: line["eval_loss"] for line in job.metrics() if "eval_loss" in line}
+
+
+def assert_same_curve(job, uninterrupted):
+    expected = losses(uninterrupted)
+    assert set(losses(job)) == set(expected)
+    assert max(abs(losses(job)[step] - loss) for step, loss in expected.items()) < 1e-6
+    assert all(abs(held_out(job)[step] - loss) < 1e-6 for step, loss in held_out(uninterrupted).items())
+    keys = [(line["step"], "eval_loss" in line) for line in job.metrics()]
+    assert len(keys) == len(set(keys))
+    tokens = [line["seconds"] for line in job.metrics()]
+    assert tokens == sorted(tokens)

@@ -1,12 +1,18 @@
 """Runs as a trainer would leave them, without training."""
 
 import json
+import shutil
 from dataclasses import asdict
 
+from clp_core.files.json_files import write_json
 from clp_core.jobs import JobStore
+from clp_core.jobs.training_checkpoints import seal
 from clp_core.training.options import TrainOptions
 from clp_core.training.plan import TrainPlan
 from clp_core.training.schedule import plain
+from clp_core.transfer.options import TransferOptions
+from clp_core.transfer.pipeline import transfer
+from support.tiny_models import make_model
 
 PLAN = TrainPlan(
     parameters=1000,
@@ -84,3 +90,34 @@ def damage_plan(job, *absent, **values):
     spec = json.loads(file.read_text())
     spec["plan"] = {name: value for name, value in (spec["plan"] | values).items() if name not in absent}
     file.write_text(json.dumps(spec))
+
+
+def add_checkpoint(job, model, step, *, bits=None, change=None):
+    """Leave a checkpoint as a run would: the model in float32, with optimiser and run state."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    folder = job.path / "checkpoints" / f"checkpoint-{step}"
+    loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    with torch.no_grad():
+        for parameter in loaded.parameters():
+            parameter += step / 1000
+        if change:
+            change(loaded)
+    loaded.save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json", "clp_transfer.json", "clp_provenance.parquet"):
+        if (model / name).is_file():
+            shutil.copyfile(model / name, folder / name)
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin", "trainer_state.json"):
+        (folder / name).write_bytes(b"state")
+    write_json(folder / "clp_run.json", {"step": step})
+    seal(folder, {"bits_per_byte": bits} if bits is not None else {})
+    return folder
+
+
+def made_target(folder, tokenizers, **model):
+    source = make_model(folder / "source", tokenizers["byte-level", "en"], "llama", seed=1, **model)
+    helper = make_model(folder / "helper", tokenizers["byte-level", "de"], "gpt2", width=16, seed=2)
+    (source / "README.md").write_text("---\nlicense: apache-2.0\n---\nThe source.\n")
+    transfer(TransferOptions(str(source), str(helper), str(folder / "german"), method="linear"))
+    return folder / "german"

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from conftest import put_short_text
 from streamlit.testing.v1 import AppTest
 
 from clp_core.demo import TRAIN_TEXT
+from support.tiny_models import put_short_text
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ("overview", "overlap", "tokens", "projection", "helper", "transfer", "train", "runs", "compare", "playground")

@@ -1,0 +1,97 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from support.tiny_models import make_model
+from transformers import AutoModelForCausalLM
+
+from clp_core.data.packing import TextCounts
+from clp_core.data.text_sources import Texts
+from clp_core.errors import InputError
+from clp_core.evaluation.bits_per_byte import Evaluation, EvaluationText, evaluate, generate, load_model, sample, score
+from clp_core.tokenization.vocabulary import Vocabulary
+
+
+def test_bits_per_byte_equals_its_definition_token_by_token(pair, texts):
+    folder = pair[0]
+    vocabulary = Vocabulary.open(folder)
+    text = EvaluationText.read(Texts.open([texts[1]]), vocabulary, 16)
+    model = load_model(folder)
+    found = score(model, text)
+    total = 0.0
+    stride = 8
+    for i in range(1, len(text.ids)):  # the window that reaches token i first starts on a multiple of the stride
+        start = 0 if i <= 16 else math.ceil((i - 16) / stride) * stride
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor(text.ids[start:i][None])).logits[0, -1].double()
+        total -= float(torch.log_softmax(logits, -1)[text.ids[i]])
+    n_bytes = len(texts[1].read_bytes())
+    np.testing.assert_allclose(found.bits_per_byte, total / math.log(2) / n_bytes, rtol=1e-5)
+    assert found.scored == len(text.ids) - 1 == found.counts.tokens
+    assert found.counts.bytes == n_bytes
+
+
+def test_every_token_is_scored_once():
+    text = EvaluationText(np.arange(1000), TextCounts(1, 999, 999, 0), 64)
+    scored = [i for start, stop, skipped in text.windows() for i in range(start + skipped, stop)]
+    assert scored == list(range(999))
+    assert all(stop - start <= 64 for start, stop, _ in text.windows())
+
+
+def test_unknown_text_is_marked_not_comparable(tmp_path, tokenizers):
+    folder = make_model(tmp_path / "m", tokenizers["wordpiece", "de"], "gpt2", width=16)
+    (tmp_path / "t.txt").write_text("Das Haus\n漢字 漢字 漢字\n", encoding="utf-8")
+    found = evaluate(folder, [tmp_path / "t.txt"])
+    assert found.counts.unknown_share > 0.001
+    assert not found.comparable
+    assert "not comparable" in found.warnings[0]
+
+
+def test_infinite_perplexity_becomes_null():
+    found = Evaluation(1000.0, TextCounts(1, 10, 10, 0), 10)
+    assert found.as_json()["perplexity"] is None
+
+
+def test_sample_is_seeded(pair):
+    assert sample(pair[0], seed=1) == sample(pair[0], seed=1)
+
+
+def test_sample_stays_within_the_positions_of_the_model(tmp_path, tokenizers):
+    tokenizer = tokenizers["byte-level", "de"]
+    folder = make_model(tmp_path / "m", tokenizer, "gpt2", width=16)
+    model = load_model(folder)
+    model.generation_config.eos_token_id = None
+    n = len(tokenizer("Der alte Fuchs").input_ids)
+    vocabulary = Vocabulary.open(folder)
+    lengths = []
+    own = model.generate
+    model.generate = lambda **more: lengths.append(own(**more)) or lengths[-1]
+    for positions in (64, 32, n + 2):
+        model.config.n_positions = positions
+        model.transformer.wpe = torch.nn.Embedding(positions, 16)  # an id beyond these is an IndexError
+        generate(model, vocabulary, "Der alte Fuchs")
+    assert [len(found[0]) for found in lengths] == [64, 32, n + 2]
+    model.config.n_positions = n + 1
+    with pytest.raises(InputError, match=rf"prompt has {n + 1} tokens, the model {n + 1} positions; .* at most {n}"):
+        generate(model, vocabulary, "Der alte Fuchs")
+
+
+@pytest.mark.parametrize("content", [b"", b"\n\n  \n"])
+def test_empty_text_is_refused(tmp_path, pair, content):
+    (tmp_path / "t.txt").write_bytes(content)
+    with pytest.raises(InputError, match="holds no text"):
+        evaluate(pair[0], [tmp_path / "t.txt"])
+
+
+def test_text_that_is_no_utf8_is_refused(tmp_path, pair):
+    (tmp_path / "t.txt").write_bytes(b"Gr\xfc\xdfe\n")
+    with pytest.raises(InputError, match="UTF-8"):
+        evaluate(pair[0], [tmp_path / "t.txt"])
+
+
+def test_model_with_fewer_rows_than_tokens_is_refused(tmp_path, tokenizers, texts):
+    folder = make_model(tmp_path / "m", tokenizers["byte-level", "de"], "gpt2", width=16, rows=50)
+    assert AutoModelForCausalLM.from_pretrained(folder).config.vocab_size == 50
+    with pytest.raises(InputError, match="50 embedding rows"):
+        evaluate(folder, [texts[1]])
