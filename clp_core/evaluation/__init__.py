@@ -1,1 +1,1 @@
-"""Scores of models: bits per byte, samples, and tasks beside predicting text."""
+"""Scores of models: bits per byte, samples, cloze questions and word translation."""

@@ -1,1 +1,1 @@
-"""Files: JSON, writes that never leave a half, hashes, disk room, and the names of what lies in a folder."""
+"""Files: JSON, atomic writes, hashes, room on a disk, and the names of what lies in a folder."""

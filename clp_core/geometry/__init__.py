@@ -1,1 +1,1 @@
-"""What pages read of an embedding space: prepared rows, neighbour graphs, layouts, movement of rows."""
+"""What pages show of an embedding space: prepared rows, neighbour graphs, layouts, movement of rows."""

@@ -1,1 +1,1 @@
-"""A helper where none exists: its tokenizer, its size, its pretraining."""
+"""A helper model where none exists: its tokenizer, its size, its pretraining."""

@@ -1,1 +1,1 @@
-"""The Hugging Face Hub: ids, downloads, what goes wrong with them, and access tokens."""
+"""The Hugging Face Hub: ids, downloads, their errors, access tokens."""

@@ -1,1 +1,1 @@
-"""Prompts to checkpoints, side by side."""
+"""The playground: prompts to several checkpoints, side by side."""

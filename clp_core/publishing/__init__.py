@@ -1,1 +1,1 @@
-"""Models taken away: exported as plain folders, pushed to the Hub."""
+"""Export of runs as plain model folders, and pushes to the Hub."""

@@ -1,1 +1,1 @@
-"""Results as they lie beside models and as programs read them, back from any version."""
+"""Results as JSON beside models, typed, and read back from any version."""

@@ -1,1 +1,1 @@
-"""Runs against a baseline: learning curves, and the tokens that a transfer saves."""
+"""Comparison of runs with a baseline: learning curves, and the training tokens that a transfer saves."""

@@ -1,1 +1,1 @@
-"""Continued pretraining: from options and a plan to a run, its figures and its checkpoints."""
+"""Continued pretraining: options, plan, the run itself, its metrics and checkpoints."""

@@ -12,9 +12,9 @@ from support.tiny_models import make_model
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from clp_core.checkpoints.checkpoint import Checkpoint
+from clp_core.checkpoints.loading import weights_type
 from clp_core.checkpoints.memory_estimate import Shape
 from clp_core.data.text_sources import Texts
-from clp_core.embeddings import matmul_backend
 from clp_core.embeddings.matmul_backend import TorchDevice
 from clp_core.environment import memory_errors
 from clp_core.environment.memory_errors import OutOfMemoryError, check_memory, memory_explained
@@ -216,7 +216,7 @@ def test_models_are_scored_in_float32_on_a_gpu_too(half_pair, monkeypatch):
     assert moved == ["cuda", "cuda"]
     assert load_model(half_pair[0], "cpu").dtype == torch.float32
     assert moved[2:] == ["cpu"]
-    assert matmul_backend.weights_type("cuda") == "auto"
+    assert weights_type("cuda") == "auto"
 
 
 def test_scores_are_not_those_of_an_autocast_around_them(pair, texts):

@@ -115,7 +115,7 @@ def test_heartbeat_that_a_full_disk_does_not_take_ends_no_work(tmp_path, monkeyp
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setenv("CLP_JOB_DIR", str(tmp_path))
-    monkeypatch.setattr("clp_core.files.json_files.write_json", fail)
+    monkeypatch.setattr("clp_core.progress.write_json", fail)
     with nullcontext() if number == errno.ENOSPC else pytest.raises(OSError, match="error"):
         Heart().beat("training", 0.5)
 

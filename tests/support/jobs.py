@@ -7,7 +7,8 @@ import time
 
 import psutil
 
-from clp_core.jobs import local_launcher
+from clp_core.jobs.launcher import LOCAL, register
+from clp_core.jobs.local_launcher import LocalLauncher
 from clp_core.jobs.reason_codes import NO_REASON, reason_in
 from clp_core.training.options import TrainOptions
 from clp_core.training.submit import resume, submit_train
@@ -33,7 +34,7 @@ def train_options(pair, texts, **more):
     return TrainOptions(model=str(pair[0]), text=(str(texts[0]),), eval_text=str(texts[1]), **settings)
 
 
-class HereLauncher(local_launcher.LocalLauncher):
+class HereLauncher(LocalLauncher):
     """Trains in this process: for tests of what is computed, not of how processes live and die."""
 
     def start(self, job):
@@ -56,12 +57,11 @@ def resume_here(workspace, job):
 
 
 def _here(act):
-    launcher_of = local_launcher.launcher_of
-    local_launcher.launcher_of = lambda job: HereLauncher()
+    register(LOCAL, HereLauncher())
     try:
         return act()
     finally:
-        local_launcher.launcher_of = launcher_of
+        register(LOCAL, LocalLauncher())
 
 
 def process_of(session):
