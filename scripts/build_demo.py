@@ -34,7 +34,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clp_core.data.block_datasets import IGNORED_LABEL
-from clp_core.data.train_valid_split import normalise
+from clp_core.data.line_key import letters_of
+from clp_core.data.train_valid_split import BLOCK_DOCUMENTS, SplitRule
 from clp_core.transfer.target_folder import portable_tokenizer_config
 
 if TYPE_CHECKING:
@@ -42,8 +43,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-BLOCK_LINES = 40
-HELD_OUT_REMAINDER = 7
 HELD_OUT_EVERY = 50
 SHIPPED_HELD_OUT_EVERY = 10
 END_OF_TEXT = "<|endoftext|>"
@@ -70,12 +69,12 @@ HELPER = Recipe(vocab_size=6144, epochs=8, learning_rate=2e-3)
 
 def line_hash(line: str) -> int:
     """Return the 40-bit hash of a normalised line."""
-    return int.from_bytes(hashlib.blake2b(normalise(line).encode(), digest_size=5).digest(), "big")
+    return int.from_bytes(hashlib.blake2b(letters_of(line).encode(), digest_size=5).digest(), "big")
 
 
 def word_shingles(line: str, words: int = 5) -> set[str]:
     """Return the runs of ``words`` words of the normalised line."""
-    parts = normalise(line).split()
+    parts = letters_of(line).split()
     return {" ".join(parts[i : i + words]) for i in range(len(parts) - words + 1)}
 
 
@@ -93,9 +92,9 @@ def split_lines(lines: Sequence[str], every: int) -> tuple[list[str], list[str]]
     """Cut lines into training and held-out ones, in whole blocks of 40 lines."""
     training: list[str] = []
     held_out: list[str] = []
+    rule = SplitRule(BLOCK_DOCUMENTS, every)
     for i, line in enumerate(lines):
-        is_held_out = (i // BLOCK_LINES) % every == HELD_OUT_REMAINDER
-        (held_out if is_held_out else training).append(line)
+        (held_out if rule.holds_out(i) else training).append(line)
     return training, held_out
 
 
@@ -128,9 +127,9 @@ class Split:
             if is_shipped:
                 shipped_training += kept
                 shipped_held_out += held
-        forbidden = {normalise(line) for line in held_out}
-        clean = [line for line in training if normalise(line) not in forbidden]
-        shipped_clean = [line for line in shipped_training if normalise(line) not in forbidden]
+        forbidden = {letters_of(line) for line in held_out}
+        clean = [line for line in training if letters_of(line) not in forbidden]
+        shipped_clean = [line for line in shipped_training if letters_of(line) not in forbidden]
         return cls(clean, held_out, shipped_clean, shipped_held_out, len(training) - len(clean))
 
 

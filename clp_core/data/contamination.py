@@ -5,13 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import sys
-import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from pathlib import Path
 
+from clp_core.data.line_key import letters_of, line_key
 from clp_core.data.text_sources import Texts
 from clp_core.files.json_files import read_json, write_json
 from clp_core.progress import report_progress
@@ -19,15 +17,15 @@ from clp_core.progress import report_progress
 LARGEST_TEXT_AT_ONCE = 20_000_000
 """Bytes of training text that are searched while a run is planned; the run itself searches larger ones."""
 STANDS_IN_IT = "held-out lines stand in the training text too"
-KEY_VERSION = "4"
+KEY_VERSION = "5"
 """Raised when lines are compared otherwise, so that cached results are made anew."""
 SHORTEST, SHORTEST_BYTES = 20, 40
-"""Characters or UTF-8 bytes: shorter lines, such as headings, repeat by chance; Chinese says more per character."""
+"""Letters, or their UTF-8 bytes: shorter lines, such as headings, repeat by chance; Chinese says more per character."""
 
 
 @dataclass(frozen=True)
 class Leak:
-    """Contamination: how much of a held-out text stands in a training text, compared as ``digest_of`` says.
+    """Contamination: how much of a held-out text stands in a training text, compared as ``line_key`` says.
 
     Attributes:
         found: held-out lines that are lines of the training text too, of whatever document; not those within a
@@ -91,7 +89,7 @@ def find_leak(texts: Texts, held_out: Texts, cache: Path | None = None, ignored:
 def digests(texts: Texts, separators: Sequence[str] = ()) -> Iterator[tuple[str, list[bytes]]]:
     """Yield every line that is not too short, with hashes of it and of its parts between separators.
 
-    Lines are compared as ``digest_of`` says, the separators left out.
+    Lines are compared as ``line_key`` says, the separators left out.
 
     Args:
         texts: the documents.
@@ -104,25 +102,12 @@ def digests(texts: Texts, separators: Sequence[str] = ()) -> Iterator[tuple[str,
         for line in document.splitlines():
             parts = cut.split(line) if cut else [line]
             candidates = ["".join(parts), *parts] if len(parts) > 1 else parts
-            own = [digest_of(part) for part in candidates if is_long(part)]
+            own = [line_key(part) for part in candidates if is_long(part)]
             if own:
                 yield line, own
 
 
-def digest_of(line: str) -> bytes:
-    """Hash a line in Unicode's NFKC form without white space, case and invisible characters (category Cf)."""
-    if not line.isascii():
-        line = unicodedata.normalize("NFKC", format_characters().sub("", line))
-    return hashlib.blake2b("".join(line.split()).casefold().encode(), digest_size=12).digest()
-
-
-@lru_cache(1)
-def format_characters() -> re.Pattern[str]:
-    """Compile a pattern for Unicode's format characters, such as soft hyphens and zero-width joiners."""
-    characters = (chr(i) for i in range(sys.maxunicode + 1))
-    return re.compile(f"[{''.join(each for each in characters if unicodedata.category(each) == 'Cf')}]+")
-
-
 def is_long(line: str) -> bool:
-    """Check that a line is long enough not to repeat by chance."""
-    return len(line) >= SHORTEST or len(line.encode()) >= SHORTEST_BYTES
+    """Check that a line has letters enough not to repeat by chance."""
+    letters = letters_of(line)
+    return len(letters) >= SHORTEST or len(letters.encode()) >= SHORTEST_BYTES

@@ -7,7 +7,6 @@ import json
 import logging
 import math
 import os
-import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
+from clp_core.data.line_key import line_key
 from clp_core.data.packing import document_bytes
 from clp_core.data.text_forms import is_json
 from clp_core.data.text_sources import Texts
@@ -33,16 +33,10 @@ LEAST_EVERY = 10
 LEAST_BLOCKS = 10
 LEAST_DOCUMENTS = 20
 BYTE_ORDER_MARK = "\N{ZERO WIDTH NO-BREAK SPACE}"
-NOT_LETTERS = re.compile(r"[\W\d_]+")
-
-
-def normalise(line: str) -> str:
-    """Return the letters of a line, case folded, runs of anything else as one blank."""
-    return NOT_LETTERS.sub(" ", line.casefold()).strip()
 
 
 @dataclass(frozen=True)
-class Rule:
+class SplitRule:
     """Which documents are held out: of the blocks of ``block`` documents, those whose number leaves 7.
 
     Attributes:
@@ -54,7 +48,7 @@ class Rule:
     every: int
 
     @classmethod
-    def of(cls, documents: int, n_bytes: int) -> Rule:
+    def of(cls, documents: int, n_bytes: int) -> SplitRule:
         """Hold out a tenth of a small text and about a megabyte of a large one, in ten blocks or more.
 
         Neighbouring documents often speak of the same, so blocks are whole: up to 40 documents, fewer in a small text.
@@ -87,7 +81,7 @@ class Split:
 
     train: Path
     valid: Path
-    rule: Rule
+    rule: SplitRule
 
     @property
     def told(self) -> str:
@@ -101,7 +95,7 @@ class Split:
 def hold_out(texts: Texts, called: str, folder: Path) -> Split:
     """Cut a text into a training and a held-out file, which are kept and found again for the same text.
 
-    A training document that equals a held-out one once case, digits and punctuation are dropped is left out.
+    A training document with the letters of a held-out one (see ``line_key``) is left out.
 
     Args:
         texts: the text.
@@ -112,7 +106,7 @@ def hold_out(texts: Texts, called: str, folder: Path) -> Split:
         InputError: the text cannot be read, has too few documents, or repeats itself so that none is left to train on.
     """
     documents, n_bytes, content, is_plain = measure(texts)
-    rule = Rule.of(documents, n_bytes)
+    rule = SplitRule.of(documents, n_bytes)
     name = f"{slug_of(called)}-{content}"
     ending = ".txt" if is_plain else ".jsonl"
     split = Split(folder / f"{name}-train{ending}", folder / f"{name}-valid{ending}", rule)
@@ -120,19 +114,19 @@ def hold_out(texts: Texts, called: str, folder: Path) -> Split:
         return split
     folder.mkdir(parents=True, exist_ok=True)
     check_disk(folder, n_bytes)
-    held_out: set[str] = set()
+    held_out: set[bytes] = set()
 
     def held() -> Iterator[str]:
         for i, document in enumerate(texts):
             if rule.holds_out(i):
-                held_out.add(normalise(document))
+                held_out.add(line_key(document))
                 yield document
 
     def kept() -> Iterator[str]:
         for i, document in enumerate(texts):
             if i % BEAT_DOCUMENTS == 0:
                 report_progress("holding out a part of the text", i / documents)
-            if not rule.holds_out(i) and normalise(document) not in held_out:
+            if not rule.holds_out(i) and line_key(document) not in held_out:
                 yield document
 
     with written_beside(split.valid) as valid, written_beside(split.train) as train:

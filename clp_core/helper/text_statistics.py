@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 
 from clp_core.data.packing import document_bytes
 from clp_core.data.text_sources import Texts
+from clp_core.data.train_valid_split import HELD_OUT_BYTES, SplitRule
 from clp_core.progress import HEART, report_progress
 from clp_core.tokenization.token_bytes import WORD_START
 
-HELD_OUT_EVERY = 50
-HELD_OUT_BYTES = 1_000_000
+EVERY_50TH = SplitRule(block=1, every=50)
 MIN_DOCUMENTS_TO_HOLD_OUT = 500
 COVERAGE = 0.9995
 """Share of the running characters that stand for themselves in ``sentencepiece``; the rest fall back to bytes."""
@@ -54,7 +54,7 @@ class Survey:
             found.mixed += not unicodedata.is_normalized("NFC", document)
             if count_characters:
                 found.characters.update(document)
-            if is_chosen(i) and held_bytes + size <= HELD_OUT_BYTES:
+            if EVERY_50TH.holds_out(i) and held_bytes + size <= HELD_OUT_BYTES:
                 found.held_out.append(document)
                 held_bytes += size
             if head_bytes < HELD_OUT_BYTES:
@@ -70,7 +70,7 @@ class Survey:
     def measured_on(self) -> str:
         """In words, what the tokenizer's figures are measured on."""
         if self.held_out:
-            return f"{len(self.held_out):,} documents that were held out (every {HELD_OUT_EVERY}th)"
+            return f"{len(self.held_out):,} documents that were held out (every {EVERY_50TH.every}th)"
         return "the text it was trained on, which has too few documents to hold some out"
 
     @property
@@ -83,7 +83,7 @@ class Survey:
         held, seen = 0, 0
         for i, document in enumerate(texts):
             seen += document_bytes(document)
-            if is_chosen(i) and held < len(self.held_out) and self.held_out[held] == document:
+            if EVERY_50TH.holds_out(i) and held < len(self.held_out) and self.held_out[held] == document:
                 held += 1
                 continue
             if i % BEAT_DOCUMENTS == 0:
@@ -102,8 +102,3 @@ class Survey:
             chosen.append(character)
             covered += n
         return sorted({*chosen, WORD_START})
-
-
-def is_chosen(position: int) -> bool:
-    """Say whether the document at a position is one of those to hold out."""
-    return position % HELD_OUT_EVERY == HELD_OUT_EVERY - 1

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
-from clp_core.data.train_valid_split import normalise
+from clp_core.data.line_key import letters_of
 from scripts.build_demo import HELD_OUT_EVERY, split_lines
 
 PARAGRAPHS = frozenset({"p", "li", "dd", "dt", "td", "th", "h1", "h2", "h3", "h4", "blockquote", "div", "section"})
@@ -109,8 +109,8 @@ def main() -> None:
         for package in given.packages:
             kept |= dict.fromkeys(p for p in paragraphs_of(package, Path(folder)) if is_text(p, given.language))
     training, held_out = split_lines(list(kept), given.every)
-    forbidden = {normalise(line) for line in held_out}
-    training = [line for line in training if normalise(line) not in forbidden]
+    forbidden = {letters_of(line) for line in held_out}
+    training = [line for line in training if letters_of(line) not in forbidden]
     for name, lines in (("train", training), ("valid", held_out)):
         path = Path(f"{given.output}-{name}.txt")
         path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")

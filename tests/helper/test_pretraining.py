@@ -13,8 +13,9 @@ from support.pages_run import ROOT
 from support.tiny_models import GERMAN
 
 from clp_core.checkpoints.checkpoint import Checkpoint
+from clp_core.data.line_key import line_key
 from clp_core.data.text_sources import Texts
-from clp_core.data.train_valid_split import Rule, hold_out, normalise
+from clp_core.data.train_valid_split import SplitRule, hold_out
 from clp_core.errors import InputError
 from clp_core.helper.model_sizes import MOST_PASSES, SIZES, HelperPlan
 from clp_core.helper.pretrain_options import PretrainOptions
@@ -98,10 +99,10 @@ def test_tokenizer_that_transformers_reads_otherwise_is_told_every_time(workspac
 def test_whole_blocks_are_held_out_once_and_not_trained_on(tmp_path, german):
     split = hold_out(Texts.open([german]), "german", tmp_path / "texts")
     documents, train, valid = ([*Texts.open([path])] for path in (german, split.train, split.valid))
-    assert split.rule == Rule(4, 10)
+    assert split.rule == SplitRule(4, 10)
     assert valid == [document for i, document in enumerate(documents) if i // 4 % 10 == 7]
     assert set(train) < set(documents)
-    assert not {normalise(line) for line in train} & {normalise(line) for line in valid}
+    assert not {line_key(line) for line in train} & {line_key(line) for line in valid}
     assert len(train) > 0.85 * len(documents)
     stamp = split.train.stat().st_mtime_ns
     assert hold_out(Texts.open([german]), "german", tmp_path / "texts") == split
@@ -111,10 +112,14 @@ def test_whole_blocks_are_held_out_once_and_not_trained_on(tmp_path, german):
 
 @pytest.mark.parametrize(
     ("documents", "n_bytes", "rule"),
-    [(20, 1_000, Rule(1, 10)), (5_000, 1_000_000, Rule(40, 10)), (1_000_000, 1_000_000_000, Rule(40, 1000))],
+    [
+        (20, 1_000, SplitRule(1, 10)),
+        (5_000, 1_000_000, SplitRule(40, 10)),
+        (1_000_000, 1_000_000_000, SplitRule(40, 1000)),
+    ],
 )
 def test_about_a_megabyte_is_held_out_and_a_tenth_at_most(documents, n_bytes, rule):
-    assert Rule.of(documents, n_bytes) == rule
+    assert SplitRule.of(documents, n_bytes) == rule
     held = sum(rule.holds_out(i) for i in range(documents))
     assert 0 < held <= documents / 10
     assert held * n_bytes / documents == pytest.approx(min(1e6, n_bytes / 10), rel=0.25)
@@ -132,7 +137,7 @@ def test_documents_with_line_ends_stay_whole(tmp_path):
 
 
 def test_few_documents_with_many_bytes_still_leave_some_held_out():
-    rule = Rule.of(100, 10_000_000_000)
+    rule = SplitRule.of(100, 10_000_000_000)
     assert sum(rule.holds_out(i) for i in range(100)) == 10
 
 

@@ -91,14 +91,14 @@ def test_words_are_not_cut_at_combining_marks(tmp_path):
 
 
 def test_held_out_documents_are_not_learned_and_measured_on(tmp_path, german):
-    lines = [line if (i + 1) % 50 else f"{line} Quarkzwiebel" for i, line in enumerate(Texts.open([german]))]
+    lines = [line if i % 50 != 7 else f"{line} Quarkzwiebel" for i, line in enumerate(Texts.open([german]))]
     report = train(written(tmp_path, "marked.txt", lines), tmp_path / "made", vocab_size=4000)
     assert report["measured_on"] == "30 documents that were held out (every 50th)"
     assert "ĠQuarkzwiebel" not in Vocabulary.open(tmp_path / "made").ids
     seen = [line if (i + 1) % 49 else f"{line} Quarkzwiebel" for i, line in enumerate(Texts.open([german]))]
     train(written(tmp_path, "seen.txt", seen), tmp_path / "other", vocab_size=4000)
     assert "ĠQuarkzwiebel" in Vocabulary.open(tmp_path / "other").ids
-    held = "\n".join(lines[49::50])
+    held = "\n".join(lines[7::50])
     expected = len(held.encode()) / len(Vocabulary.open(tmp_path / "made").encode(held))
     assert report["bytes_per_token"] == pytest.approx(expected)
 
