@@ -1,7 +1,7 @@
 """Safetensors files by rows: read some rows of one tensor, hash a tensor.
 
 The library's own reader maps the file, which counts against the process. Here rows are read with ``pread``, so memory
-does not grow with the checkpoint; ``shards`` writes files the same way.
+does not grow with the checkpoint; ``safetensors_writer`` writes files the same way.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ Bits per byte is the only figure that can be compared across tokenizers::
 
     bits_per_byte = (sum over all tokens of -ln p(token | what stands before it)) / (ln 2 * bytes)
 
-* Tokens: every document of the text (one a line, see ``corpus``), closed by the end-of-text token. All are scored, the
-  first one too: it is predicted from the token that the tokenizer's template begins a text with (else the
+* Tokens: every document of the text (one per line, see ``packing``), closed by the end-of-text token. All are scored,
+  the first one too: it is predicted from the token that the tokenizer's template begins a text with (else the
   begin-of-text, classifier or end-of-text token). A tokenizer that has none of these leaves its first token unscored.
 * Data type: float32, weights and products, on every device: a score depends neither on the type that a checkpoint is
   stored in nor on where it is computed. Log-probabilities are summed in float64.
@@ -342,7 +342,7 @@ def evaluate(
 
     Args:
         reference: a folder or a Hub id.
-        texts: files or folders of documents, or datasets of the Hub, see ``documents``.
+        texts: files or folders of documents, or datasets of the Hub, see ``data.text_sources``.
         field: field of JSON lines, or column of parquet, that holds the text.
         begin: where the start token stands, see ``text_reading``.
         control_strings: what literal control strings are read as, see ``text_reading``.
@@ -391,7 +391,7 @@ def load_model(folder: Path, device: str = AUTO) -> PreTrainedModel:
 
 
 def load_speaker(folder: Path) -> PreTrainedModel:
-    """Load a model to generate text with, on the GPU where there is one, in the type of ``devices.weights_type``.
+    """Load a model to generate text with, on the GPU where there is one, in the type of ``loading.weights_type``.
 
     Raises:
         InputError: transformers cannot load it, or it lacks weights of its class.

@@ -4,7 +4,7 @@ The loss of a step is the negative log likelihood, summed over all predicted pos
 processes, divided by their number. The classes of transformers do not agree on this: where a class's own loss is not
 ``ForCausalLMLoss`` (GPT-2's is not), the Trainer counts the first label of every block, which nothing predicts, and the
 loss and its gradient come out too small by ``(block - 1) / block``. So the sum is taken here and the first label is no
-label (``blocks.training_row``), after which the Trainer's count is right for every class.
+label (``data.block_datasets.training_row``), after which the Trainer's count is right for every class.
 
 Mixtures of experts may add a loss that balances their router, where their configuration says so
 (``output_router_logits``). It is added here with the class's own coefficient, as the mean over the step, each

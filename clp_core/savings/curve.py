@@ -82,7 +82,7 @@ class Curve:
 
     @property
     def not_comparable(self) -> list[dict[str, str]]:
-        """Why its bits per byte cannot be compared across tokenizers: codes and reasons, see ``evaluation``."""
+        """Why its bits per byte cannot be compared across tokenizers: codes and reasons, see ``bits_per_byte``."""
         known = self.facts.get(NOT_COMPARABLE)
         if known is not None:
             return [dict(obstacle) for obstacle in known]

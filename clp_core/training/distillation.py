@@ -47,7 +47,7 @@ class Distillation(TextLoss):
 
     @classmethod
     def open(cls, folder: Path, vocabulary: Vocabulary, device: torch.device, router: float = 0.0) -> Distillation:
-        """Load a teacher, in the type that ``devices.weights_type`` chooses.
+        """Load a teacher, in the type that ``checkpoints.loading.weights_type`` chooses.
 
         Raises:
             InputError: it lacks weights of its class, has fewer rows than the tokenizer has ids or weights that are

@@ -14,7 +14,7 @@ from clp_core.options import Options, option
 from clp_core.tokenization.match_choices import MATCHES, SPECIAL_RULES
 
 AUTO = "auto"
-"""The method that chooses among the others by held-out anchors; see ``auto``."""
+"""The method that chooses among the others by held-out anchors; see ``method_selection``."""
 GUARDS = ("none", "warn", "fallback")
 """What is done about rows at risk: nothing, a warning, or a row by another method."""
 
