@@ -33,8 +33,9 @@ def patiently(call: Callable[[], T]) -> T:
 
 
 def status_of(error: BaseException) -> int:
-    """Return the HTTP status of an answer that came as an error, 0 where there was no answer."""
-    return int(getattr(getattr(error, "response", None), "status_code", 0) or 0)
+    """Return the HTTP status of an answer that came as an error, or that was its cause; 0 where there was no answer."""
+    response = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
+    return int(getattr(response, "status_code", 0) or 0)
 
 
 def is_broken_off(error: BaseException) -> bool:
@@ -107,7 +108,7 @@ def failure(error: BaseException, name: str, doing: str) -> ClpError | None:
 
     from clp_core.files.disk import is_full_disk
 
-    kept = "what came is kept: run it again to go on" if doing == "fetched" else "run it again to go on"
+    kept = "whole files are kept: run it again" if doing == "fetched" else "run it again to go on"
     text = str(error)
     told: ClpError | None = None
     if status_of(error):

@@ -175,7 +175,7 @@ def test_page_tells_how_far_a_fetch_is(hub, online, workspace, big_model):
     app = check(open_page("tokens", source="org/big", helper="org/big"))
     button(app, "Fetch it from the Hub and prepare org/big").click().run()
     (job,) = JobStore(workspace.jobs).jobs()
-    wait_for(lambda: job.heartbeat().get("bytes_done"), 120)
+    wait_for(lambda: (job.heartbeat().get("bytes_done") or 0) > 10_000_000, 120)
     app = check(open_page("tokens", source="org/big", helper="org/big"))
     told = " ".join(bar.proto.text for bar in app.get("progress")).replace("\\", "")
     assert "fetching org/big · 10.5\N{NARROW NO-BREAK SPACE}MB of " in told
