@@ -47,7 +47,7 @@ def test_commit_of_the_code_is_not_taken_from_a_repository_around_it(tmp_path, m
 
     here = tmp_path / "store.py"
     here.touch()
-    monkeypatch.setattr("clp_core.jobs.store.__file__", str(here))
+    monkeypatch.setattr("clp_core.environment.versions.__file__", str(here))
     assert code_version() is None  # no repository
     git("init")
     git("-c", "user.name=A", "-c", "user.email=a@b.c", "commit", "--allow-empty", "-m", "of another project")
@@ -194,9 +194,9 @@ def test_training_process_below_a_wrapper_ends_with_its_launcher(tmp_path):
     file = tmp_path / "pid"
     code = f"""
 import os, time
-from clp_core.jobs import process
-process.WATCH_S = 0.05
-process.die_with_launcher()
+from clp_core.jobs import process_identity
+process_identity.WATCH_S = 0.05
+process_identity.die_with_launcher()
 with open({str(tmp_path / "part")!r}, "w") as file:
     file.write(str(os.getpid()))
 os.rename({str(tmp_path / "part")!r}, {str(file)!r})
