@@ -10,15 +10,21 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clp_core import __version__
-from clp_core.files.artifacts import CURVE_FILE, TRAINING_FILE
+from clp_core.files.artifacts import CURVE_FILE, PROVENANCE_FILE, REPORT_FILE, TRAINING_FILE
 from clp_core.initializers import initializer
 from clp_core.model_cards.licence import NOT_STATED, Licence, Origin, origins_of
 from clp_core.reports.transfer_report import described
 from clp_core.tokenization.scripts import printable
 
+if TYPE_CHECKING:
+    from huggingface_hub import ModelCardData
+
+TEMPLATE = Path(__file__).parent / "card.md.jinja"
+METADATA = re.compile(r"\A---\n.*?\n---\n", re.DOTALL)
+BLANK_LINES = re.compile(r"\n(?:[ \t]*\n){2,}")
 HASH_SHOWN = 16
 SHOWN_ROWS = 10
 MADE_WITH = "clp-transfer"
@@ -67,26 +73,47 @@ class Card:
         return {"source": Origin.read(self.runs[0]["origin"])} if self.runs else {}
 
     def text(self) -> str:
-        """Return the README.md."""
-        parts = [
-            self.metadata(),
-            f"# {as_words(self.name)}",
-            self.summary(),
-            self.made(),
-            self.warnings(),
-            self.training(),
-        ]
-        parts += [self.scores(), self.use(), self.limits(), self.licences(), self.files()]
-        return "\n\n".join(part for part in parts if part) + "\n"
+        """Return the README.md: ``card.md.jinja``, filled in."""
+        from huggingface_hub import ModelCard
 
-    def metadata(self) -> str:
-        """Return the block that the Hub reads."""
+        card = ModelCard.from_template(self.metadata(), template_path=str(TEMPLATE), **self.context())
+        return with_single_blank_lines(str(card))
+
+    def context(self) -> dict[str, Any]:
+        """Return what the template is filled in with; all names and texts of others are escaped for Markdown."""
+        report, runs = self.report, self.runs
+        not_comparable = [each["reason"] for each in self.not_comparable()]
+        told = [*report.get("warnings", ()), *(f"{each}." for run in runs for each in run.get("warnings", ()))]
+        replaced_class = any("PreTrainedTokenizerFast" in warning for warning in report.get("warnings", []))
+        return {
+            "title": as_words(self.name),
+            "version": report["version"] if report else __version__,
+            "transfer": self.transfer_facts(),
+            "made": self.made(),
+            "steps": f"{sum(run['step'] for run in runs):,}",
+            "tokens": f"{sum(run['tokens'] or 0 for run in runs):,}",
+            "unrecorded_steps": f"{steps:,}" if (steps := report.get("trained_steps", 0)) else "",
+            "warnings": [as_words(str(warning)) for warning in told],
+            "runs": [self.run_facts(i) for i in range(len(runs))],
+            "has_scores": any(run["curve"] for run in runs),
+            "not_comparable": not_comparable,
+            "tokenizer_class": "PreTrainedTokenizerFast" if replaced_class else "AutoTokenizer",
+            "loaded_as": json.dumps(self.fields.repo_id or self.name, ensure_ascii=False),
+            "licences": self.licences(),
+            "curve_file": CURVE_FILE,
+            "report_file": REPORT_FILE,
+            "provenance_file": PROVENANCE_FILE,
+            "training_file": TRAINING_FILE,
+        }
+
+    def metadata(self) -> ModelCardData:
+        """Return what the Hub reads."""
         from huggingface_hub import EvalResult, ModelCardData
 
         bases = [origin.repo_id for origin in self.origins.values() if origin.repo_id]
         licence = self.fields.licence
         more: dict[str, Any] = {"base_model_relation": "finetune"} if bases and self.runs else {}
-        data = ModelCardData(
+        return ModelCardData(
             language=list(self.fields.languages) or None,
             license=licence.id if licence else None,
             license_name=(licence.name or None) if licence else None,
@@ -114,7 +141,6 @@ class Card:
             or None,
             **more,
         )
-        return f"---\n{data.to_yaml()}\n---"
 
     def last_score(self) -> Mapping[str, Any]:
         """Return the last evaluation of the training, else that before any; empty where there is none."""
@@ -132,34 +158,21 @@ class Card:
         named = [run["data"]["eval_text"] for run in self.runs if run["curve"]]
         return named[-1] if named else ""
 
-    def summary(self) -> str:
-        """Say in a few sentences what it is."""
-        steps, untold = sum(run["step"] for run in self.runs), self.report.get("trained_steps", 0)
-        if self.runs:
-            tokens = sum(run["tokens"] or 0 for run in self.runs)
-            trained = f"It was trained on for {steps:,} steps ({tokens:,} tokens)."
-        elif untold:
-            trained = f"It was trained on for {untold:,} steps; nothing more is recorded of that here."
-        else:
-            trained = "It has not been trained since."
+    def transfer_facts(self) -> dict[str, Any]:
+        """Return what the sentences of the card say of the transfer; empty for a model that no transfer made."""
         if not self.report:
-            return f"A causal language model, made with CLP Workbench {__version__}. {trained}"
-        whole = initializer(self.report["method"]).whole_model
-        made_of = (
-            "the shape of the source model with weights drawn at random, and the tokenizer of the helper model"
-            if whole
-            else "the body of the source model, the tokenizer of the helper model, and new embedding rows"
-        )
-        return (
-            f"A causal language model made by a CLP transfer with CLP Workbench {self.report['version']}. "
-            f"It has {made_of}. {trained}"
-        )
+            return {}
+        return {
+            "is_whole_model": initializer(self.report["method"]).whole_model,
+            "rows_at_risk": f"{n:,}" if (n := self.report["health"]["rows_at_risk"]) else "",
+            "missing": f"{self.report['missing']:,}",
+        }
 
-    def made(self) -> str:
-        """Tell of the transfer: source, helper, method, overlap, health, held-out anchors."""
+    def made(self) -> list[tuple[str, str]]:
+        """Return the rows of the table of the transfer: source, helper, method, overlap, health, held-out anchors."""
         report = self.report
         if not report:
-            return table([("began from", named(origin)) for origin in self.origins.values()])
+            return rows_of([("began from", named(origin)) for origin in self.origins.values()])
         chosen = report["settings"][report["method"]]
         settings = f" with {', '.join(f'{name} {value:g}' for name, value in chosen.items())}" if chosen else ""
         total = report["overlap"] + report["missing"]
@@ -192,131 +205,49 @@ class Card:
             told = ", ".join(f"{n:,} by `{name}`" for name, n in taken_over.items())
             rows.append(("rows at risk taken over", told))
         rows += [("source file", f"`{name}`, SHA-256 `{digest}`") for name, digest in report["source_files"].items()]
-        return table(rows)
+        return rows_of(rows)
 
-    def warnings(self) -> str:
-        """List what the transfer warned of, and the runs since."""
-        told = [
-            *self.report.get("warnings", ()),
-            *(f"{each}." for run in self.runs for each in run.get("warnings", ())),
-        ]
-        return "## Warnings\n\n" + "\n".join(f"- {as_words(str(warning))}" for warning in told) if told else ""
+    def run_facts(self, i: int) -> dict[str, Any]:
+        """Return what the template tells of a run: data, schedule, machine, versions, and its curve."""
+        run = self.runs[i]
+        data = run["data"]
+        texts = ", ".join(map(as_code, data["text"])) or NOT_STATED
+        hashed = f", content under its tokenizer `{data['content'][:HASH_SHOWN]}`" if data.get("content") else ""
+        rows = [("training text", texts + hashed)]
+        if self.fields.datasets and i == len(self.runs) - 1:
+            rows.append(("said to be of", as_words(", ".join(self.fields.datasets))))
+        if data.get("eval_text"):
+            scored = f", SHA-256 `{data['eval_content'][:HASH_SHOWN]}`" if data.get("eval_content") else ""
+            rows.append(("held-out text", f"{as_code(data['eval_text'])}{scored}"))
+        rows.append(("tokens seen", f"{run['tokens']:,}" if run["tokens"] is not None else NOT_STATED))
+        planned = f" of {run['steps_planned']:,} planned" if run.get("steps_planned") else ""
+        each = f", {run['step_tokens']:,} tokens each" if run.get("step_tokens") else ""
+        rows.append(("steps", f"{run['step']:,}{planned}{each}"))
+        if run.get("seconds"):
+            rows.append(("time", f"{run['seconds'] / 3600:.2f} hours, evaluations and checkpoints included"))
+        rows.append(("devices", ", ".join(run["devices"]) or NOT_STATED))
+        if run.get("parameters"):
+            rows.append(("parameters", f"{run['parameters']:,}"))
+        rows.append(("versions", ", ".join(f"{name} {found}" for name, found in run["versions"].items())))
+        rows += [(key.replace("_", " "), written(value)) for key, value in run["settings"].items()]
+        curve = [point_told(point) for point in shown_points(run["curve"])]
+        is_trained = len(run["curve"]) > 1
+        return {
+            "title": as_words(str(run["run"])),
+            "name": as_code(str(run["run"])),
+            "facts": rows_of(rows),
+            "scores": curve,
+            "first": curve[0] if is_trained else None,
+            "last": curve[-1] if is_trained else None,
+        }
 
-    def training(self) -> str:
-        """Tell of every run: data, schedule, machine, versions."""
-        parts = ["## Training"] if self.runs else []
-        for i, run in enumerate(self.runs):
-            if len(self.runs) > 1:
-                parts.append(f"### Run {i + 1}: {as_words(str(run['run']))}")
-            data = run["data"]
-            texts = ", ".join(map(as_code, data["text"])) or NOT_STATED
-            hashed = f", content under its tokenizer `{data['content'][:HASH_SHOWN]}`" if data.get("content") else ""
-            rows = [("training text", texts + hashed)]
-            if self.fields.datasets and i == len(self.runs) - 1:
-                rows.append(("said to be of", as_words(", ".join(self.fields.datasets))))
-            if data.get("eval_text"):
-                scored = f", SHA-256 `{data['eval_content'][:HASH_SHOWN]}`" if data.get("eval_content") else ""
-                rows.append(("held-out text", f"{as_code(data['eval_text'])}{scored}"))
-            rows.append(("tokens seen", f"{run['tokens']:,}" if run["tokens"] is not None else NOT_STATED))
-            planned = f" of {run['steps_planned']:,} planned" if run.get("steps_planned") else ""
-            each = f", {run['step_tokens']:,} tokens each" if run.get("step_tokens") else ""
-            rows.append(("steps", f"{run['step']:,}{planned}{each}"))
-            if run.get("seconds"):
-                rows.append(("time", f"{run['seconds'] / 3600:.2f} hours, evaluations and checkpoints included"))
-            rows.append(("devices", ", ".join(run["devices"]) or NOT_STATED))
-            if run.get("parameters"):
-                rows.append(("parameters", f"{run['parameters']:,}"))
-            rows.append(("versions", ", ".join(f"{name} {found}" for name, found in run["versions"].items())))
-            rows += [(key.replace("_", " "), written(value)) for key, value in run["settings"].items()]
-            parts.append(table(rows))
-        return "\n\n".join(parts)
-
-    def scores(self) -> str:
-        """Show the curve on the held-out text, from before the training to its end."""
-        parts = []
-        for run in self.runs:
-            curve = run["curve"]
-            if not curve:
-                continue
-            first, last = curve[0], curve[-1]
-            if len(self.runs) > 1:
-                parts.append(f"Run `{run['run']}`:")
-            if first is not last:
-                parts.append(
-                    f"Bits per byte of the held-out text: {number(first['bits_per_byte'])} at step {first['step']:,}, "
-                    f"{number(last['bits_per_byte'])} at step {last['step']:,}; perplexity per token "
-                    f"{number(first['perplexity'])} and {number(last['perplexity'])}."
-                )
-            head = "| step | tokens | loss, nats a token | perplexity | bits per byte |\n|---:|---:|---:|---:|---:|"
-            rows = [
-                f"| {point['step']:,} | {written(point['tokens'])} | {number(point['eval_loss'])} "
-                f"| {number(point['perplexity'])} | {number(point['bits_per_byte'])} |"
-                for point in shown_points(curve)
-            ]
-            parts.append("\n".join([head, *rows]))
-        if not parts:
-            return ""
-        told = (
-            f"All points are in `{CURVE_FILE}`. Loss and perplexity are per token and cannot be compared with those of "
-            "another tokenizer; "
-        )
-        if found := self.not_comparable():
-            told += "neither can bits per byte here:\n\n" + "\n".join(f"- {each['reason']}" for each in found)
-        else:
-            told += "bits per byte can, on the same text."
-        return "\n\n".join(["## Held-out text", *parts, told])
-
-    def use(self) -> str:
-        """Show the code that loads it."""
-        name = json.dumps(self.fields.repo_id or self.name, ensure_ascii=False)
-        replaced_class = any("PreTrainedTokenizerFast" in told for told in self.report.get("warnings", []))
-        tokenizer = "PreTrainedTokenizerFast" if replaced_class else "AutoTokenizer"
-        return f"""## Use
-
-```python
-from transformers import AutoModelForCausalLM, {tokenizer}
-
-tokenizer = {tokenizer}.from_pretrained({name})
-model = AutoModelForCausalLM.from_pretrained({name})
-prompt = tokenizer("...", return_tensors="pt", return_token_type_ids=False)
-print(tokenizer.decode(model.generate(**prompt, max_new_tokens=60)[0]))
-```"""
-
-    def limits(self) -> str:
-        """Say what it cannot be trusted with."""
-        told = [
-            "It goes on with text; it is not tuned to follow instructions.",
-            "What its training texts, those of the source model included, hold of biases and errors, it may repeat; "
-            "none of this was examined.",
-        ]
-        if self.report:
-            at_risk, missing = self.report["health"]["rows_at_risk"], self.report["missing"]
-            if at_risk:
-                since = ", before the training" if self.runs else ""
-                told.append(f"{at_risk:,} of {missing:,} new embedding rows were at risk{since}.")
-        if self.report and not self.runs and not self.report.get("trained_steps"):
-            told.append("Without training it is a starting point, not a model to use.")
-        return "## Limits\n\n" + "\n".join(f"- {line}" for line in told)
-
-    def licences(self) -> str:
-        """State the licences as they were given."""
+    def licences(self) -> list[tuple[str, str]]:
+        """Return the rows of the table of licences, as they were given."""
         rows = [("this model", str(self.fields.licence or NOT_STATED))]
         rows += [(f"{role} model", str(origin.licence or NOT_STATED)) for role, origin in self.origins.items()]
         if self.runs:
             rows.append(("training text", as_words(self.fields.data_licence) or NOT_STATED))
-        return f"## Licences\n\n{table(rows)}\n\nThe licences of source and helper hold for this model."
-
-    def files(self) -> str:
-        """Say what lies beside the weights."""
-        told = []
-        if self.report:
-            told.append(
-                "`clp_transfer.json` holds all figures of the transfer; `clp_provenance.parquet` says for every token "
-                "where its row is from."
-            )
-        if self.runs:
-            told.append(f"`{TRAINING_FILE}` holds the settings and figures of the training.")
-        return " ".join(told)
+        return rows_of(rows)
 
 
 def kept_card(file: Path, own: Card, new: Card) -> str:
@@ -331,18 +262,33 @@ def kept_card(file: Path, own: Card, new: Card) -> str:
     body = without_metadata(text)
     if not body or body == without_metadata(own.text()):
         return new.text()
-    return f"{new.metadata()}\n\n{body}\n"
+    return f"---\n{new.metadata().to_yaml()}\n---\n\n{body}\n"
 
 
 def without_metadata(text: str) -> str:
-    """Return a card without the block that the Hub reads."""
-    return re.sub(r"\A---\n.*?\n---\n", "", text, count=1, flags=re.DOTALL).strip()
+    """Return a card without the block that the Hub reads, whatever that holds."""
+    return METADATA.sub("", text, count=1).strip()
 
 
-def table(rows: Sequence[tuple[str, str]]) -> str:
-    """Return a table of two columns without a head."""
-    lines = [f"| {label} | {value} |".replace("\n", " ") for label, value in rows]
-    return "\n".join(["| | |", "|---|---|", *lines]) if rows else ""
+def with_single_blank_lines(text: str) -> str:
+    """Return Markdown in which no two blank lines follow each other, as parts that a template leaves out would make."""
+    return BLANK_LINES.sub("\n\n", text).strip() + "\n"
+
+
+def rows_of(rows: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return rows of a table, each on a line of its own."""
+    return [(label.replace("\n", " "), value.replace("\n", " ")) for label, value in rows]
+
+
+def point_told(point: Mapping[str, Any]) -> dict[str, str]:
+    """Return an evaluation as the table of the card shows it."""
+    return {
+        "step": f"{point['step']:,}",
+        "tokens": written(point["tokens"]),
+        "loss": number(point["eval_loss"]),
+        "perplexity": number(point["perplexity"]),
+        "bits_per_byte": number(point["bits_per_byte"]),
+    }
 
 
 def health_told(health: Mapping[str, Any]) -> str:
