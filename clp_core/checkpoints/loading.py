@@ -21,8 +21,8 @@ KEYS_NAMED = 3
 PROBE_TOKENS, FEWEST_PROBED = 12, 3
 LARGEST_SHIFT = 1e-4
 """Of the largest score. Causal models shift by nothing, others with random weights by 5e-4, trained ones by more."""
-WITHOUT_CACHE = frozenset({"prophetnet", "reformer"})
-"""Types whose class fails on its own cache of keys and values."""
+WITHOUT_CACHE = frozenset({"blt", "cpmant", "moshi", "prophetnet", "recurrent_gemma", "reformer", "xlnet"})
+"""Types whose class fails on its own cache, predicts otherwise with it, or holds it in the model for all texts."""
 ROUNDING_STEPS = 4
 """In half precision experts of a mixture may round otherwise where other tokens share a product with one."""
 
