@@ -16,8 +16,8 @@ from clp_core.playground.answers import (
     LENGTH,
     REFUSED,
     STOPPED,
-    Answer,
-    AnswersReader,
+    Completion,
+    CompletionsReader,
     GenerateOptions,
 )
 from clp_core.playground.session import Session
@@ -165,12 +165,12 @@ def latest_session(found: Sequence[Session], folders: Sequence[str]) -> Session 
 
 
 @st.cache_resource(max_entries=200, show_spinner=False)
-def reader_of(path: str, models: tuple[str, ...]) -> AnswersReader:
+def reader_of(path: str, models: tuple[str, ...]) -> CompletionsReader:
     """Keep the reader of the answers to a prompt, which goes on where it stopped."""
-    return AnswersReader(Path(path), models)
+    return CompletionsReader(Path(path), models)
 
 
-def answers_of(session: Session, prompt: int) -> list[Answer]:
+def answers_of(session: Session, prompt: int) -> list[Completion]:
     """Return the answers to a prompt as they stand.
 
     Raises:
@@ -187,7 +187,7 @@ def is_going(session: Session, prompt: int) -> bool:
         return False
 
 
-def summary(answers: Sequence[Answer], labels: Mapping[str, str]) -> str:
+def summary(answers: Sequence[Completion], labels: Mapping[str, str]) -> str:
     """Answer the page's question in one sentence."""
     told = []
     for answer in answers:
@@ -198,7 +198,7 @@ def summary(answers: Sequence[Answer], labels: Mapping[str, str]) -> str:
 
 
 def show_answers(
-    answers: Sequence[Answer], options: GenerateOptions, labels: Mapping[str, str], *, alive: bool
+    answers: Sequence[Completion], options: GenerateOptions, labels: Mapping[str, str], *, alive: bool
 ) -> None:
     """Show answers side by side, each as the model wrote it."""
     row = st.container(horizontal=True)
@@ -207,7 +207,7 @@ def show_answers(
             card(answer, options.prompt, label_of(answer.model, labels), alive=alive)
 
 
-def card(answer: Answer, prompt: str, label: str, *, alive: bool) -> None:
+def card(answer: Completion, prompt: str, label: str, *, alive: bool) -> None:
     """Show one answer: its text behind the prompt, and its figures."""
     state = answer.stopped or (WRITING if alive else CUT_OFF)
     st.markdown(f"**{plain(label)}**")

@@ -10,7 +10,7 @@ from typing import Any
 from clp_core.cli.output import Json, echo, emit
 from clp_core.errors import ClpError
 from clp_core.hub.access_tokens import refuse_access_tokens
-from clp_core.playground.answers import FAILED, Answer, GenerateOptions
+from clp_core.playground.answers import FAILED, Completion, GenerateOptions
 from clp_core.playground.options import PlaygroundOptions
 
 WAIT_POLICY = ("OMP_WAIT_POLICY", "PASSIVE")
@@ -21,25 +21,25 @@ slow, and takes the run's time. It must stand before torch is loaded."""
 def generate_command(options: GenerateOptions, as_json: Json = False) -> None:
     """Let models go on with a prompt, one after the other; their text is shown as it comes."""
     os.environ.setdefault(*WAIT_POLICY)
-    from clp_core.playground.server import answer_alone
+    from clp_core.playground.server import complete_one_by_one
 
     refuse_access_tokens([options.prompt])
-    answers = [Answer(model) for model in options.models]
+    answers = [Completion(model) for model in options.models]
 
-    def tell(event: Mapping[str, Any]) -> None:
+    def on_event(event: Mapping[str, Any]) -> None:
         number = event["model"]
         answers[number] = answers[number].after(event)
         if not as_json:
             show(event, answers[number], options)
 
-    answer_alone(options, tell)
+    complete_one_by_one(options, on_event)
     if as_json:
         emit({"answers": [answer.as_json() for answer in answers]}, as_json)
     if failed := next((answer for answer in answers if answer.stopped == FAILED), None):
         raise ClpError(f"{failed.model} could not answer: {failed.error}")
 
 
-def show(event: Mapping[str, Any], answer: Answer, options: GenerateOptions) -> None:
+def show(event: Mapping[str, Any], answer: Completion, options: GenerateOptions) -> None:
     """Print what is new of an answer: the prompt before it, its text, and the figures at its end."""
     if "prompt_tokens" in event:
         echo(f"== {Path(answer.model).name}, {answer.prompt_tokens} tokens of prompt")

@@ -29,7 +29,7 @@ import numpy as np
 
 from clp_core.checkpoints.checkpoint import Checkpoint
 from clp_core.checkpoints.finite import NonFiniteError, scores_error
-from clp_core.checkpoints.loading import forward, has_cache, load_causal_model, refuse_non_causal, weights_type
+from clp_core.checkpoints.loading import forward, load_causal_model, refuse_non_causal, weights_type
 from clp_core.checkpoints.memory_estimate import Shape
 from clp_core.checkpoints.model_config import embedding_rows, max_positions
 from clp_core.data.packing import TextCounts, token_stream
@@ -61,7 +61,8 @@ LARGEST_LOSS = 700.0
 SCORED_IN = "float32"
 """Data type of weights and products of every score, on every device: that of a run's own evaluations."""
 LOGITS_BYTES = 256 << 20
-SAMPLE_TOKENS = 60
+SAMPLE_TOKENS, SAMPLE_TEMPERATURE, SAMPLE_TOP_K = 60, 0.8, 50
+"""Of the samples that a run writes; those of the playground by default."""
 
 
 @dataclass(frozen=True)
@@ -390,7 +391,7 @@ def load_model(folder: Path, device: str = AUTO) -> PreTrainedModel:
     return placed(folder, torch.float32, name)
 
 
-def load_speaker(folder: Path) -> PreTrainedModel:
+def load_to_generate(folder: Path) -> PreTrainedModel:
     """Load a model to generate text with, on the GPU where there is one, in the type of ``loading.weights_type``.
 
     Raises:
@@ -480,7 +481,7 @@ def batch_loss(
 
 
 def sample(folder: Path, prompt: str = "", seed: int = 42, device: str = AUTO) -> str:
-    """Return the text that the model in a folder goes on with after a prompt; see ``generate``."""
+    """Continue a prompt with a sample of the model in a folder; see ``generate``."""
     vocabulary = Vocabulary.open(folder, rows=embedding_rows(Checkpoint.open(folder)))
     model = load_model(folder, device)
     try:
@@ -490,41 +491,27 @@ def sample(folder: Path, prompt: str = "", seed: int = 42, device: str = AUTO) -
         raise scores_error(model, folder.name, vocabulary) from error
 
 
-def refuse_non_finite_scores(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # noqa: ARG001
-    """Let scores pass that give a distribution, before anything is drawn from them.
-
-    Raises:
-        NonFiniteError: they give none; minus infinity alone excludes a token and is allowed.
-    """
-    if not scores.float().logsumexp(dim=-1).isfinite().all():
-        raise NonFiniteError(
-            "the scores of the model are not finite: its training has diverged; use another checkpoint"
-        )
-    return scores
-
-
 def generate(
     model: PreTrainedModel, vocabulary: Vocabulary, prompt: str = "", seed: int = 42, *, synced: bool = False
 ) -> str:
-    """Return the text that a model goes on with after a prompt: 60 tokens, temperature 0.8, the 50 likeliest.
+    """Continue a prompt with a sample of the model: 60 tokens, temperature 0.8, the 50 likeliest.
 
-    There are fewer tokens where the model has no positions for more.
+    There are fewer tokens where the text ends, or the model has no positions for more.
 
-    The generators of random numbers are left as they were, so that a run does not depend on its samples.
+    The draws have a generator of their own, so that a run does not depend on its samples.
 
     Args:
         model: a loaded model.
         vocabulary: its tokenizer.
-        prompt: what it goes on from.
-        seed: of the draws.
-        synced: go through the model equally often in all processes, as a sharded one needs it.
+        prompt: text before the sample.
+        seed: seed of the draws.
+        synced: run the model equally often in all processes, whatever they draw, as a sharded one requires.
 
     Raises:
         InputError: there is nothing to begin with, or the prompt takes all positions, or the model's class fails.
         NonFiniteError: the scores of a token are not finite.
     """
-    import torch
-    from transformers import LogitsProcessorList
+    from clp_core.evaluation.decoding import Sampling, decode, end_tokens
 
     start = vocabulary.template_start
     if start is None:
@@ -541,31 +528,19 @@ def generate(
             f"the prompt has {len(ids):,} tokens, the model {positions:,} positions; give a prompt of at most "
             f"{positions - 1:,} tokens"
         )
-    inputs = torch.tensor([ids], device=model.device)
+    ends = end_tokens(model, vocabulary)
+    sampling = Sampling(SAMPLE_TEMPERATURE, SAMPLE_TOP_K, seed=seed)
     was_training = model.training
     model.eval()
-    gpus = [model.device] if model.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=gpus), torch.no_grad():
-        torch.manual_seed(seed)
-        try:
-            output = model.generate(
-                input_ids=inputs,
-                attention_mask=torch.ones_like(inputs),
-                max_new_tokens=room,
-                do_sample=True,
-                temperature=0.8,
-                top_k=50,
-                synced_gpus=synced,
-                use_cache=has_cache(model),
-                logits_processor=LogitsProcessorList([refuse_non_finite_scores]),
-                pad_token_id=vocabulary.roles.get("pad", vocabulary.roles.get("eos", 0)),
-            )
-        except (NonFiniteError, MemoryError):
+    try:
+        new = [token.id for token in decode(model, ids, sampling, room, () if synced else ends)]
+    except (NonFiniteError, MemoryError):
+        raise
+    except Exception as error:  # classes fail on their own caches in many ways
+        if is_out_of_memory(error):
             raise
-        except Exception as error:  # classes fail on their own caches in many ways
-            if is_out_of_memory(error):
-                raise
-            raise InputError(f"{type(model).__name__} cannot generate text: {first_line(error)}") from error
-        finally:
-            model.train(was_training)
-    return str(vocabulary.tokenizer.decode(output[0].tolist(), skip_special_tokens=True))
+        raise InputError(f"{type(model).__name__} cannot generate text: {first_line(error)}") from error
+    finally:
+        model.train(was_training)
+    length = next((i for i, token_id in enumerate(new) if token_id in ends), len(new))
+    return str(vocabulary.tokenizer.decode(ids + new[:length], skip_special_tokens=True))

@@ -1,4 +1,4 @@
-"""A prompt with its settings, and what models answer to it."""
+"""A prompt with its settings, and its completions by models."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ MAX_MODELS = 8
 MAX_PROMPT = 100_000
 LEAST_TEMPERATURE = 0.001
 END_OF_TEXT, LENGTH, STOPPED, REFUSED, FAILED = "end of text", "length", "stopped", "refused", "failed"
-"""How an answer ended."""
+"""How a completion ended."""
 
 
 @dataclass(frozen=True)
 class GenerateOptions(Options):
-    """A prompt and how models go on with it."""
+    """A prompt and how models complete it."""
 
     models: tuple[str, ...] = option(help="models that answer: folders or Hub ids")
     prompt: str = option("", help="text to go on with; empty: the model begins a text")
@@ -53,7 +53,7 @@ class GenerateOptions(Options):
 
 
 def models_problems(models: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield why models cannot answer side by side."""
+    """Yield why models cannot complete a prompt side by side."""
     if any(not model.strip() for model in models):
         yield "models", "the name of a model is empty; give a folder or a Hub id such as org/name"
     if len(set(models)) < len(models):
@@ -63,7 +63,7 @@ def models_problems(models: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 @dataclass(frozen=True)
-class Answer:
+class Completion:
     """What one model wrote, so far or to its end.
 
     Attributes:
@@ -103,8 +103,8 @@ class Answer:
         """Bits a byte of its own text had under the model: how sure it was of it, whatever the tokenizer."""
         return -self.log_p / (math.log(2) * self.n_bytes) if self.n_bytes else None
 
-    def after(self, event: Mapping[str, Any]) -> Answer:
-        """Return the answer with one more event of this model: its begin, a token, or its end."""
+    def after(self, event: Mapping[str, Any]) -> Completion:
+        """Add one more event of this model: its begin, a token, or its end."""
         is_token = "id" in event
         return replace(
             self,
@@ -119,7 +119,7 @@ class Answer:
         )
 
     def as_json(self) -> dict[str, Any]:
-        """Return the figures of the command line."""
+        """Figures of the command line."""
         return {
             "model": self.model,
             "text": self.text,
@@ -133,29 +133,29 @@ class Answer:
         }
 
 
-class AnswersReader:
-    """Reads the answers to one prompt, each time only what is new."""
+class CompletionsReader:
+    """Reads the completions of one prompt, each time only what is new."""
 
     def __init__(self, path: Path, models: Sequence[str]) -> None:
-        """Take the file and the models that answer, in the order of the request."""
+        """Open a file of completions; ``models`` stand in the order of the request."""
         self._path = path
         self._offset = 0
         self._lock = threading.Lock()
-        self._answers = [Answer(model) for model in models]
+        self._completions = [Completion(model) for model in models]
 
-    def read(self) -> list[Answer]:
-        """Return the answers as they stand; several threads may ask."""
+    def read(self) -> list[Completion]:
+        """Read the completions as they stand; threads may share a reader."""
         with self._lock:
             lines, self._offset = whole_lines(self._path, self._offset)
             for event in map(json.loads, lines):
-                told = event["model"]
-                for number in range(len(self._answers)) if told is None else [told]:
-                    if not self._answers[number].stopped:
-                        self._answers[number] = self._answers[number].after(event)
-            return list(self._answers)
+                model = event["model"]
+                for number in range(len(self._completions)) if model is None else [model]:
+                    if not self._completions[number].stopped:
+                        self._completions[number] = self._completions[number].after(event)
+            return list(self._completions)
 
 
 def generate_command_of(options: GenerateOptions) -> str:
-    """Return the command that asks the same on the command line."""
+    """Command line of the same request."""
     arguments = arguments_of(options)
     return shlex.join(["clp", "generate", *options.models, *arguments[2 * len(options.models) :]])

@@ -21,7 +21,7 @@ from clp_core.jobs.device_queue import DeviceQueue
 from clp_core.jobs.job import Job
 from clp_core.jobs.reason_codes import ReasonCode
 from clp_core.playground.answers import REFUSED, STOPPED, GenerateOptions
-from clp_core.playground.generation import Event, Reader, Speaker, answer
+from clp_core.playground.generation import Event, LoadedModel, PromptEncoder, complete
 from clp_core.playground.memory_placement import Needs, Place, take_place
 from clp_core.playground.options import PlaygroundOptions
 from clp_core.playground.session import ANSWERING, IDLE, READY, Session
@@ -42,11 +42,11 @@ class Playground:
         self._session, self._options = Session(job), options
         self._queue = DeviceQueue.of_this_machine()
         self._place = Place("cpu", "")
-        self._speakers: dict[str, Speaker] = {}
+        self._models: dict[str, LoadedModel] = {}
         self._end = ""
         self._asked_queue_at = 0.0
         self._answered = 0
-        self._told = 0
+        self._n_events = 0
 
     def run(self) -> dict[str, Any]:
         """Answer until the session ends; return why it did.
@@ -74,7 +74,7 @@ class Playground:
             report_progress(f"loading {Path(name).name}", i / len(self._options.models))
             if self._is_ending():
                 return
-            self._speakers[name] = Reader.open(name).load()
+            self._models[name] = LoadedModel.load(PromptEncoder.open(name))
         self._tell_memory()
 
     def _tell_memory(self) -> None:
@@ -138,20 +138,20 @@ class Playground:
             return
         stop = self._session.stop_file(number)
         expected = len(options.models) * options.max_tokens
-        self._told = 0
+        self._n_events = 0
         HEART.beat(ANSWERING, 0.0, expect_next_s=300.0, force=True)
 
-        def tell(event: Event) -> None:
+        def emit(event: Event) -> None:
             if self._end and event.get("stopped") == STOPPED:
                 event = event | {"error": self._end}
             self._write(number, event)
-            self._told += 1
-            HEART.beat(ANSWERING, min(1.0, self._told / expected), expect_next_s=300.0)
+            self._n_events += 1
+            HEART.beat(ANSWERING, min(1.0, self._n_events / expected), expect_next_s=300.0)
 
-        answer(
-            [self._speakers[name] for name in options.models],
+        complete(
+            [self._models[name] for name in options.models],
             options,
-            tell,
+            emit,
             lambda: stop.exists() or self._is_ending(),
         )
         self._answered += 1
@@ -179,31 +179,31 @@ def memory_bytes(place: Place) -> int:
     return int(torch.cuda.memory_reserved())
 
 
-def answer_alone(options: GenerateOptions, tell: Callable[[Event], None]) -> None:
-    """Let models answer one after the other, each in memory for its own answer alone; see ``generation.answer``.
+def complete_one_by_one(options: GenerateOptions, emit: Callable[[Event], None]) -> None:
+    """Complete a prompt by one model after the other, each in memory alone; see ``generation.complete``.
 
     Raises:
         InputError: a model cannot be loaded, does not fit in memory, or cannot take the prompt.
     """
-    readers = [Reader.open(name) for name in options.models]
-    for reader in readers:
-        reader.prompt_ids(options)
-    needs = [Needs.of([reader.folder]) for reader in readers]
+    encoders = [PromptEncoder.open(name) for name in options.models]
+    for encoder in encoders:
+        encoder.encode(options)
+    needs = [Needs.of([encoder.folder]) for encoder in encoders]
     largest = max(needs, key=lambda need: need.cpu_bytes)
     place = take_place(replace(largest, gpu_bytes=max(need.gpu_bytes for need in needs)))
     try:
         place.hide_others()
-        for number, reader in enumerate(readers):
-            report_progress(f"loading {reader.folder.name}")
-            answer([reader.load()], options, partial(renumber, tell, number))
+        for number, encoder in enumerate(encoders):
+            report_progress(f"loading {encoder.folder.name}")
+            complete([LoadedModel.load(encoder)], options, partial(renumber, emit, number))
             gc.collect()
     finally:
         place.release(DeviceQueue.of_this_machine())
 
 
-def renumber(tell: Callable[[Event], None], number: int, event: Event) -> None:
-    """Tell an event as one of the model with this number."""
-    tell(event | {"model": number})
+def renumber(emit: Callable[[Event], None], number: int, event: Event) -> None:
+    """Emit an event as one of the model with this number."""
+    emit(event | {"model": number})
 
 
 def job_of_this_process(models: Sequence[str]) -> Job:

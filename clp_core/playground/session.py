@@ -30,7 +30,7 @@ from clp_core.hub.access_tokens import refuse_access_tokens
 from clp_core.jobs.job import Job
 from clp_core.jobs.store import JobStore
 from clp_core.jobs.submit import submit
-from clp_core.playground.answers import Answer, AnswersReader, GenerateOptions
+from clp_core.playground.answers import Completion, CompletionsReader, GenerateOptions
 from clp_core.playground.options import IDLE_SECONDS, PlaygroundOptions
 from clp_core.progress import boot_clock
 from clp_core.workspace import Workspace
@@ -116,9 +116,9 @@ class Session:
             raise InputError(f"this session does not hold {absent[0]}")
         return found
 
-    def answers(self, number: int) -> list[Answer]:
+    def answers(self, number: int) -> list[Completion]:
         """Return the answers to a prompt as they stand."""
-        return AnswersReader(self.answers_file(number), self.request(number).models).read()
+        return CompletionsReader(self.answers_file(number), self.request(number).models).read()
 
     def ask(self, options: GenerateOptions) -> int:
         """Drop a prompt; return its number. The same one that is still being answered is not asked twice.

@@ -30,8 +30,8 @@ from clp_core.geometry.layout import Movement, project
 from clp_core.geometry.neighbor_graph import Graph, make_agreement, make_graph
 from clp_core.initializers import initializer
 from clp_core.initializers.base import Context
-from clp_core.playground.answers import Answer, GenerateOptions
-from clp_core.playground.generation import Reader, answer
+from clp_core.playground.answers import Completion, GenerateOptions
+from clp_core.playground.generation import LoadedModel, PromptEncoder, complete
 from clp_core.publishing.export import cast
 from clp_core.tokenization.vocabulary import Vocabulary
 from clp_core.transfer import heldout_anchors
@@ -172,13 +172,13 @@ def test_commands_leave_the_row_out_and_say_so(tmp_path, damaged, healthy, damag
 
 def answer_of(folder, **settings):
     options = GenerateOptions((str(folder),), **({"prompt": "Der alte Fuchs", "max_tokens": 8} | settings))
-    told = [Answer(str(folder))]
+    told = [Completion(str(folder))]
 
     def tell(event):
         json.dumps(event, allow_nan=False)
         told[0] = told[0].after(event)
 
-    answer([Reader.open(str(folder)).load()], options, tell)
+    complete([LoadedModel.load(PromptEncoder.open(str(folder)))], options, tell)
     return told[0]
 
 
@@ -206,15 +206,15 @@ def test_answer_ends_with_the_weights_that_are_not_finite(damaged, damage, where
 def test_finite_weights_that_overflow_are_told_apart(damaged):
     """A bias of 3e38 twice over is infinite, though every weight is finite."""
     folder = damaged("nan output bias")
-    speaker = Reader.open(str(folder)).load()
+    loaded = LoadedModel.load(PromptEncoder.open(str(folder)))
     with torch.no_grad():
-        speaker.model.lm_head.bias.fill_(3e38)
-        speaker.model.lm_head.weight.fill_(3e38)
+        loaded.model.lm_head.bias.fill_(3e38)
+        loaded.model.lm_head.weight.fill_(3e38)
     told = []
-    answer([speaker], GenerateOptions((str(folder),), prompt="Der", max_tokens=3), told.append)
+    complete([loaded], GenerateOptions((str(folder),), prompt="Der", max_tokens=3), told.append)
     assert told[-1]["stopped"] == "failed"
     assert "overflows in float32" in told[-1]["error"]
-    assert non_finite_weight(speaker.model) is None
+    assert non_finite_weight(loaded.model) is None
 
 
 def test_row_that_the_text_never_meets_does_not_end_the_answer(damaged, healthy):

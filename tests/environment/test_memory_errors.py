@@ -19,7 +19,7 @@ from clp_core.embeddings.matmul_backend import TorchDevice
 from clp_core.environment import memory_errors
 from clp_core.environment.memory_errors import OutOfMemoryError, check_memory, memory_explained
 from clp_core.evaluation import bits_per_byte
-from clp_core.evaluation.bits_per_byte import EvaluationText, evaluate, load_model, load_speaker, score
+from clp_core.evaluation.bits_per_byte import EvaluationText, evaluate, load_model, load_to_generate, score
 from clp_core.evaluation.cloze import Question
 from clp_core.jobs.failure_reason import reason_of, reason_of_exit
 from clp_core.jobs.reason_codes import ReasonCode
@@ -96,7 +96,7 @@ def test_text_is_not_generated_without_memory_and_one_line_says_so(pair, monkeyp
 
 
 def test_sample_without_memory_ends_in_one_line(pair, texts, monkeypatch):
-    monkeypatch.setattr(LlamaForCausalLM, "generate", raising(SHORT[0]))
+    monkeypatch.setattr("clp_core.evaluation.decoding.decode", raising(SHORT[0]))
     line = refused("evaluate", pair[0], "--text", texts[1], "--sample", code=1)
     assert line.startswith("clp: out of memory while generating with source")
 
@@ -212,7 +212,7 @@ def test_models_are_scored_in_float32_on_a_gpu_too(half_pair, monkeypatch):
     monkeypatch.setattr(bits_per_byte, "check_memory", lambda *args: None)
     monkeypatch.setattr(LlamaForCausalLM, "to", lambda self, device: (moved.append(device), self)[1])
     assert load_model(half_pair[0]).dtype == torch.float32
-    assert load_speaker(half_pair[0]).dtype == torch.bfloat16  # text is generated in the checkpoint's type
+    assert load_to_generate(half_pair[0]).dtype == torch.bfloat16  # text is generated in the checkpoint's type
     assert moved == ["cuda", "cuda"]
     assert load_model(half_pair[0], "cpu").dtype == torch.float32
     assert moved[2:] == ["cpu"]

@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM
 from clp_core.data.packing import TextCounts
 from clp_core.data.text_sources import Texts
 from clp_core.errors import InputError
+from clp_core.evaluation import decoding
 from clp_core.evaluation.bits_per_byte import Evaluation, EvaluationText, evaluate, generate, load_model, sample, score
 from clp_core.tokenization.vocabulary import Vocabulary
 
@@ -57,21 +58,26 @@ def test_sample_is_seeded(pair):
     assert sample(pair[0], seed=1) == sample(pair[0], seed=1)
 
 
-def test_sample_stays_within_the_positions_of_the_model(tmp_path, tokenizers):
+def test_sample_stays_within_the_positions_of_the_model(tmp_path, tokenizers, monkeypatch):
     tokenizer = tokenizers["byte-level", "de"]
     folder = make_model(tmp_path / "m", tokenizer, "gpt2", width=16)
     model = load_model(folder)
-    model.generation_config.eos_token_id = None
     n = len(tokenizer("Der alte Fuchs").input_ids)
     vocabulary = Vocabulary.open(folder)
     lengths = []
-    own = model.generate
-    model.generate = lambda **more: lengths.append(own(**more)) or lengths[-1]
+    own = decoding.decode
+
+    def decode(model, ids, sampling, max_tokens, ends):
+        tokens = list(own(model, ids, sampling, max_tokens))
+        lengths.append(len(ids) + len(tokens))
+        return tokens
+
+    monkeypatch.setattr(decoding, "decode", decode)
     for positions in (64, 32, n + 2):
         model.config.n_positions = positions
         model.transformer.wpe = torch.nn.Embedding(positions, 16)  # an id beyond these is an IndexError
         generate(model, vocabulary, "Der alte Fuchs")
-    assert [len(found[0]) for found in lengths] == [64, 32, n + 2]
+    assert lengths == [64, 32, n + 2]
     model.config.n_positions = n + 1
     with pytest.raises(InputError, match=rf"prompt has {n + 1} tokens, the model {n + 1} positions; .* at most {n}"):
         generate(model, vocabulary, "Der alte Fuchs")

@@ -22,7 +22,7 @@ from clp_core.files.json_files import write_json
 from clp_core.jobs import JobStore
 from clp_core.jobs.device_queue import DeviceQueue
 from clp_core.jobs.reason_codes import ReasonCode
-from clp_core.playground.answers import Answer, GenerateOptions, generate_command_of
+from clp_core.playground.answers import Completion, GenerateOptions, generate_command_of
 from clp_core.playground.memory_placement import Needs, check_room, take_place
 from clp_core.playground.options import PlaygroundOptions
 from clp_core.playground.session import ask, session_for, start_session
@@ -39,19 +39,25 @@ def options_for(folder, **more):
     return GenerateOptions(tuple(map(str, folders)), **settings)
 
 
+def loaded(folder):
+    from clp_core.playground.generation import LoadedModel, PromptEncoder
+
+    return LoadedModel.load(PromptEncoder.open(str(folder)))
+
+
 def answers_of(options, is_stopped=lambda: False, on_event=None):
     """Load the models and let them answer here; return the answers and all events."""
-    from clp_core.playground.generation import Reader, answer
+    from clp_core.playground.generation import complete
 
-    answers, events = [Answer(model) for model in options.models], []
+    answers, events = [Completion(model) for model in options.models], []
 
-    def tell(event):
+    def emit(event):
         events.append(event)
         answers[event["model"]] = answers[event["model"]].after(event)
         if on_event:
             on_event(event)
 
-    answer([Reader.open(model).load() for model in options.models], options, tell, is_stopped)
+    complete([loaded(model) for model in options.models], options, emit, is_stopped)
     return answers, events
 
 
@@ -124,17 +130,15 @@ def test_control_characters_become_signs():
 def test_greedy_text_is_that_of_a_loop_of_argmax(pair):
     import torch
 
-    from clp_core.playground.generation import Reader
-
     options = options_for(pair[0], temperature=0, ignore_end=True, max_tokens=20)
     (answer,), events = answers_of(options)
-    speaker = Reader.open(str(pair[0])).load()
-    vocabulary = speaker.reader.vocabulary
+    model = loaded(pair[0])
+    vocabulary = model.encoder.vocabulary
     ids = [vocabulary.roles["bos"], *vocabulary.encode(options.prompt)]
     n_before, log_p = len(ids), 0.0
     for _ in range(20):
         with torch.inference_mode():
-            row = torch.log_softmax(speaker.model(torch.tensor([ids])).logits[0, -1].double(), dim=-1)
+            row = torch.log_softmax(model.model(torch.tensor([ids])).logits[0, -1].double(), dim=-1)
         ids.append(int(row.argmax()))
         log_p += float(row.max())
     assert [event["id"] for event in events if "id" in event] == ids[n_before:]
@@ -148,17 +152,15 @@ def test_greedy_text_is_that_of_a_loop_of_argmax(pair):
 def test_log_probability_is_that_before_temperature_penalty_and_cuts(pair):
     import torch
 
-    from clp_core.playground.generation import Reader
-
     options = options_for(pair[0], temperature=3.0, top_k=40, top_p=0.9, repetition_penalty=1.3, ignore_end=True)
     _, events = answers_of(options)
-    speaker = Reader.open(str(pair[0])).load()
-    vocabulary = speaker.reader.vocabulary
+    model = loaded(pair[0])
+    vocabulary = model.encoder.vocabulary
     before = [vocabulary.roles["bos"], *vocabulary.encode(options.prompt)]
     drawn = [event for event in events if "id" in event]
     ids = [event["id"] for event in drawn]
     with torch.inference_mode():
-        rows = torch.log_softmax(speaker.model(torch.tensor([before + ids])).logits[0], dim=-1)
+        rows = torch.log_softmax(model.model(torch.tensor([before + ids])).logits[0], dim=-1)
     wanted = [float(rows[len(before) - 1 + i, token]) for i, token in enumerate(ids)]
     assert [event["log_p"] for event in drawn] == pytest.approx(wanted, rel=1e-4)
 
@@ -313,7 +315,7 @@ def test_command_that_is_shown_asks_the_same(pair, monkeypatch):
 
     options = options_for(pair, prompt="-- 'Es' war\n\"einmal\" $HOME", temperature=0.0, seed=3, ignore_end=True)
     asked = []
-    monkeypatch.setattr(session, "answer_alone", lambda options, tell: asked.append(options))
+    monkeypatch.setattr(session, "complete_one_by_one", lambda options, emit: asked.append(options))
     words = shlex.split(generate_command_of(options))
     assert words[:2] == ["clp", "generate"]
     assert CliRunner().invoke(app, [*words[1:], "--json"]).exit_code == 0

@@ -36,8 +36,8 @@ def slow_down(monkeypatch, folder, seconds):
 def take_time(seconds):
     from clp_core.playground import generation
 
-    put = generation.Answering.put
-    generation.Answering.put = lambda self, tokens: (time.sleep(seconds), put(self, tokens))[1]
+    advance = generation.Generation.advance
+    generation.Generation.advance = lambda self: (time.sleep(seconds), advance(self))[1]
 
 
 if SECONDS in os.environ:
