@@ -27,7 +27,7 @@ import numpy as np
 from clp_core.checkpoints.finite import scores_error
 from clp_core.errors import InputError
 from clp_core.evaluation.bits_per_byte import LOGITS_BYTES
-from clp_core.evaluation.shares import Share
+from clp_core.evaluation.downstream import Proportion
 from clp_core.evaluation.words import casing, encode_words, sentences_of, words_of
 from clp_core.progress import report_progress
 from clp_core.tokenization.text_reading import start_token
@@ -243,9 +243,9 @@ class ClozeScore:
         questions: name of all questions, see ``hash_of``.
     """
 
-    score: Share
+    score: Proportion
     tied: int
-    context_free: Share | None
+    context_free: Proportion | None
     too_long: int
     unknown: int
     questions: str
@@ -305,9 +305,9 @@ def answer_questions(
         words = encode_words(vocabulary, [word for i in kept for word in questions[i].candidates])
         alone = log_likelihoods(model, [[start, *word] for word in words], "scoring the words by themselves")
         check_scores(alone, model, vocabulary)
-        context_free = share_of_right(alone.reshape(-1, CANDIDATES), answers)
+        context_free = proportion_right(alone.reshape(-1, CANDIDATES), answers)
     return ClozeScore(
-        score=share_of_right(scores, answers),
+        score=proportion_right(scores, answers),
         tied=count_ties(scores),
         context_free=context_free,
         too_long=int(is_long.sum()),
@@ -326,9 +326,9 @@ def check_scores(scores: np.ndarray, model: PreTrainedModel, vocabulary: Vocabul
         raise scores_error(model, model.name_or_path or vocabulary.name, vocabulary)
 
 
-def share_of_right(scores: np.ndarray, answers: np.ndarray) -> Share:
+def proportion_right(scores: np.ndarray, answers: np.ndarray) -> Proportion:
     """Count the questions whose true word is the first with the best score; ``[n, 4]`` and ``[n]``."""
-    return Share(int((scores.argmax(axis=1) == answers).sum()), len(answers))
+    return Proportion(int((scores.argmax(axis=1) == answers).sum()), len(answers))
 
 
 def count_ties(scores: np.ndarray) -> int:

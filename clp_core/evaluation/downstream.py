@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,38 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_QUESTIONS = 100_000
+
+
+@dataclass(frozen=True)
+class Proportion:
+    """Proportion of right answers to independent questions, with its interval.
+
+    Attributes:
+        right: number of right answers.
+        n: number of questions.
+    """
+
+    right: int
+    n: int
+
+    @property
+    def value(self) -> float:
+        """Right answers over questions; NaN where there are none."""
+        return self.right / self.n if self.n else math.nan
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Wilson's 95 % interval; it has a width even where no answer, or every one, is right."""
+        if not self.n:
+            return 0.0, 1.0
+        from scipy.stats import binomtest  # importing it takes most of a second
+
+        interval = binomtest(self.right, self.n).proportion_ci(confidence_level=0.95, method="wilson")
+        return float(interval.low), float(interval.high)
+
+    def as_json(self) -> dict[str, Any]:
+        """Figures of the command line."""
+        return {"n": self.n, "right": self.right, "accuracy": self.value, "interval": list(self.interval)}
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from clp_core.checkpoints.provenance_file import missing_rows, read_columns
 from clp_core.embeddings.nearest import nearest
 from clp_core.embeddings.row_source import RowSource, Subset, mean_row
 from clp_core.errors import InputError
-from clp_core.evaluation.shares import Share
+from clp_core.evaluation.downstream import Proportion
 from clp_core.evaluation.words import encode_words
 from clp_core.files.artifacts import PROVENANCE_FILE
 from clp_core.files.text_files import read_lines
@@ -85,7 +85,7 @@ class Found:
         chance: what a random order is expected to give.
     """
 
-    first: Share
+    first: Proportion
     ranks: Ranks
     chance: Ranks
 
@@ -94,7 +94,7 @@ class Found:
         """Measure the ranks of tokens and the number of right answers of each; ``None`` where there are no tokens."""
         if not len(ranks):
             return None
-        first = Share(int((ranks == 1).sum()), len(ranks))
+        first = Proportion(int((ranks == 1).sum()), len(ranks))
         return cls(first, Ranks.of(ranks), Ranks.by_chance(right, n_candidates))
 
     def as_json(self) -> dict[str, Any]:

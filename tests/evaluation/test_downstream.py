@@ -29,10 +29,9 @@ from clp_core.evaluation.cloze import (
     hash_of,
     log_likelihoods,
     make_questions,
-    share_of_right,
+    proportion_right,
 )
-from clp_core.evaluation.downstream import DownstreamOptions, measure
-from clp_core.evaluation.shares import Share
+from clp_core.evaluation.downstream import DownstreamOptions, Proportion, measure
 from clp_core.evaluation.word_translation import Ranks, ranks_of, read_pairs, retrieve, word_tokens
 from clp_core.evaluation.words import encode_words, sentences_of, words_of
 from clp_core.files.artifacts import PROVENANCE_FILE
@@ -58,7 +57,7 @@ NORMAL_95 = NormalDist().inv_cdf(0.975)
 
 @pytest.mark.parametrize(("right", "n"), [(0, 7), (3, 7), (7, 7), (389, 500)])
 def test_interval_ends_where_the_share_is_as_unlikely_as_wilson_allows(right, n):
-    share = Share(right, n)
+    share = Proportion(right, n)
     for end in share.interval:
         if 0 < end < 1:
             assert abs(end - right / n) == pytest.approx(NORMAL_95 * math.sqrt(end * (1 - end) / n))
@@ -72,8 +71,8 @@ def test_interval_is_that_of_wilsons_closed_form():
         for right in {0, 1, n // 3, n}:
             middle, half = right + NORMAL_95**2 / 2, NORMAL_95 * math.sqrt(right * (n - right) / n + NORMAL_95**2 / 4)
             expected = [(middle + sign * half) / (n + NORMAL_95**2) for sign in (-1, 1)]
-            np.testing.assert_allclose(Share(right, n).interval, expected, atol=1e-15)
-    assert Share(0, 0).interval == (0, 1)
+            np.testing.assert_allclose(Proportion(right, n).interval, expected, atol=1e-15)
+    assert Proportion(0, 0).interval == (0, 1)
 
 
 def test_sentences_end_after_words_not_after_abbreviations():
@@ -191,7 +190,7 @@ def test_likelihood_of_a_sequence_is_the_sum_token_by_token(pair, monkeypatch, b
 
 def test_of_words_that_tie_the_first_is_taken_and_the_tie_counted():
     scores = np.array([[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 0, 0], [0, 1, 2, 0], [3, 1, 1, 0]])
-    assert share_of_right(scores, np.array([0, 0, 1, 2, 1])) == Share(3, 5)
+    assert proportion_right(scores, np.array([0, 0, 1, 2, 1])) == Proportion(3, 5)
     assert count_ties(scores) == 2
 
 
@@ -222,7 +221,7 @@ def test_answers_are_those_of_plain_scores(pair):
         alone = [[start, *vocabulary.encode(" " + word)] for word in question.candidates]
         for i, sequences in enumerate((inside, alone)):
             right[i] += np.argmax([plain_log_likelihood(model, ids) for ids in sequences]) == question.answer
-    assert (found.score, found.context_free) == (Share(right[0], 6), Share(right[1], 6))
+    assert (found.score, found.context_free) == (Proportion(right[0], 6), Proportion(right[1], 6))
 
 
 def test_questions_too_long_or_unknown_are_left_out_and_counted(tmp_path, tokenizers):
@@ -329,10 +328,10 @@ def test_planted_words_are_found_and_missing_tokens_counted_apart(planted):
     n = len(pairs)
     found = retrieve(Checkpoint.open(target), Checkpoint.open(source), [*pairs, ("nichtdrin", "dog")])
     assert (found.listed, found.pairs, found.candidates) == (n + 1, n, n)
-    assert found.copied.first == Share(1, 1)
+    assert found.copied.first == Proportion(1, 1)
     assert found.missing.first.n == n - 1
     assert found.missing.first.right >= n - 2
-    assert found.all.first == Share(1 + found.missing.first.right, n)
+    assert found.all.first == Proportion(1 + found.missing.first.right, n)
     assert found.all.chance.precision_at_1 == pytest.approx(1 / n)
 
 
@@ -342,8 +341,8 @@ def test_any_of_several_right_answers_counts(planted):
     wrong = [(second, b) for _, b in pairs[2:]]
     only = retrieve(Checkpoint.open(target), Checkpoint.open(source), [(first, english), *wrong])
     more = retrieve(Checkpoint.open(target), Checkpoint.open(source), [(first, english), (second, pairs[1][1]), *wrong])
-    assert only.missing.first == Share(0, 1)
-    assert more.missing.first == Share(1, 1)
+    assert only.missing.first == Proportion(0, 1)
+    assert more.missing.first == Proportion(1, 1)
     assert more.missing.chance.precision_at_1 == pytest.approx(1 - 1 / more.candidates)
 
 
