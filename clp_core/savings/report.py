@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import csv
 import html
-import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clp_core.figures.runs import comparison_figure
 from clp_core.savings.curve import Curve
 from clp_core.savings.tokens_saved import Comparison, short
 from clp_core.tokenization.scripts import no_formula
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2rem auto; padding: 0 1rem; color: #1c232b; }
-table { border-collapse: collapse; margin: 1rem 0; } caption { text-align: left; font-weight: 600; padding: .3rem 0; }
+table { border-collapse: collapse; margin: 0 0 1rem; } h2 { font-size: 1rem; margin: 1rem 0 .3rem; }
 th, td { border-bottom: 1px solid #d5dbe1; padding: .25rem .7rem; text-align: left; vertical-align: top; }
-td.number { text-align: right; font-variant-numeric: tabular-nums; } p.answer { font-size: 1.15rem; }
+table.savings td:nth-child(n+2):nth-child(-n+5) { text-align: right; font-variant-numeric: tabular-nums; }
+p.answer { font-size: 1.15rem; }
 """
 
 RULE = (
@@ -62,32 +64,35 @@ def without_saving(comparison: Comparison, level: str) -> str:
 
 
 def as_csv(comparison: Comparison) -> str:
-    """Return the table of tokens to the level as CSV, one row a curve."""
-    rows = comparison.rows()
-    head = {"measure": comparison.measure, "level": comparison.level}
-    return written_csv([[*head, *rows[0]], *[[*head.values(), *row.values()] for row in rows]])
+    """Write the table of tokens to the level as CSV, one row per curve."""
+    import pandas as pd
+
+    table = pd.DataFrame(comparison.rows(), dtype=object)
+    table.insert(0, "measure", comparison.measure)
+    table.insert(1, "level", comparison.level)
+    return csv_of(table)
 
 
 def points_csv(comparison: Comparison) -> str:
-    """Return the points of all curves of a comparison as CSV, one row a point."""
-    head = ["run", "key", "step", "tokens", "bytes", "seconds", comparison.measure]
+    """Write the points of all curves of a comparison as CSV, one row per point."""
+    import pandas as pd
+
+    columns = ["run", "key", "step", "tokens", "bytes", "seconds", comparison.measure]
     rows = [
         [curve.name, curve.key, *map(float, point)]
         for curve in comparison.curves
         for point in curve.points.get(comparison.measure, [])
     ]
-    return written_csv([head, *rows])
+    return csv_of(pd.DataFrame(rows, columns=columns, dtype=object))
 
 
-def written_csv(rows: Sequence[Sequence[Any]]) -> str:
-    """Return rows as CSV."""
-    out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerows([[as_cell(value) for value in row] for row in rows])
-    return out.getvalue()
+def csv_of(table: pd.DataFrame) -> str:
+    """Write a table as CSV; see ``as_cell``."""
+    return str(table.astype(object).map(as_cell).to_csv(index=False, lineterminator="\n"))
 
 
 def as_cell(value: Any) -> Any:
-    """Return a cell: text that no spreadsheet takes for a formula, a number in ten digits, nothing for none."""
+    """Prepare a cell: text that no spreadsheet takes for a formula, a number in ten digits, empty for ``None``."""
     if isinstance(value, str):
         return no_formula(value)
     if isinstance(value, list):
@@ -122,42 +127,56 @@ def escape(text: Any) -> str:
     return html.escape(str(text), quote=True)
 
 
-def number_cell(value: float | None, digits: int = 4) -> str:
-    """Return a cell with a number."""
-    return f"<td class='number'>{'–' if value is None else f'{value:.{digits}g}'}</td>"
+def table_html(table: pd.DataFrame, caption: str, kind: str) -> str:
+    """Write a table of text as HTML, under a caption; ``kind`` is its class in ``STYLE``."""
+    import pandas as pd
+
+    as_is: list[Callable[[object], str]] = [str] * table.shape[1]  # else pandas escapes line ends as Python does
+    with pd.option_context("display.max_colwidth", None):  # else pandas cuts longer cells off
+        body = table.to_html(index=False, border=0, classes=kind, justify="left", formatters=as_is)
+    return f"<h2>{escape(caption)}</h2>\n{body}"
 
 
-def tokens_cell(value: float | None, *, reached: bool | None) -> str:
-    """Return a cell with tokens; those of a curve that never got there are a bound."""
-    told = "–" if value is None else ("" if reached else "> ") + short(value)
-    return f"<td class='number'>{escape(told)}</td>"
+def short_number(value: float | None) -> str:
+    """Write a number in four digits."""
+    return "–" if value is None else f"{value:.4g}"
+
+
+def short_tokens(value: float | None, *, reached: bool | None) -> str:
+    """Write tokens; those of a curve that never reached the level are a bound."""
+    return "–" if value is None else ("" if reached else "> ") + short(value)
 
 
 def savings_table(comparison: Comparison) -> str:
-    """Return the table of tokens to the level."""
-    head = ("run", f"best {UNITS[comparison.measure]}", "tokens", "steps", "seconds", "saved", "with care")
-    cells = "".join(f"<th>{escape(name)}</th>" for name in head)
-    rows = [
-        f"<tr><td>{escape(row['run'])}</td>{number_cell(row['best'])}"
-        f"{tokens_cell(row['tokens'], reached=row['reached'])}{number_cell(row['steps'])}{number_cell(row['seconds'])}"
-        f"<td>{escape(row['verdict'])}</td><td>{escape(row['cautions'])}</td></tr>"
+    """Write the table of tokens to the level."""
+    import pandas as pd
+
+    unit = UNITS[comparison.measure]
+    table = pd.DataFrame(
+        {
+            "run": row["run"],
+            f"best {unit}": short_number(row["best"]),
+            "tokens": short_tokens(row["tokens"], reached=row["reached"]),
+            "steps": short_number(row["steps"]),
+            "seconds": short_number(row["seconds"]),
+            "saved": row["verdict"],
+            "with care": row["cautions"],
+        }
         for row in comparison.rows()
-    ]
-    caption = f"To {comparison.level:.4g} {UNITS[comparison.measure]}"
-    return f"<table><caption>{escape(caption)}</caption><tr>{cells}</tr>{''.join(rows)}</table>"
+    )
+    return table_html(table, f"To {comparison.level:.4g} {unit}", "savings")
 
 
 def differing_table(comparison: Comparison) -> str:
-    """Return the table of settings in which the curves differ."""
-    table = comparison.differing
-    if not table:
+    """Write the table of settings in which the curves differ."""
+    import pandas as pd
+
+    settings = comparison.differing
+    if not settings:
         return "<p>All settings that are known are the same.</p>"
-    head = "".join(f"<th>{escape(curve.name)}</th>" for curve in comparison.curves)
-    rows = "".join(
-        f"<tr><td>{escape(name)}</td>{''.join(f'<td>{escape(as_text(value))}</td>' for value in values)}</tr>"
-        for name, values in table.items()
-    )
-    return f"<table><caption>What differs</caption><tr><th></th>{head}</tr>{rows}</table>"
+    rows = [[name, *map(as_text, values)] for name, values in settings.items()]
+    table = pd.DataFrame(rows, columns=["", *(curve.name for curve in comparison.curves)])
+    return table_html(table, "What differs", "differing")
 
 
 def as_text(value: Any) -> str:

@@ -1,8 +1,11 @@
 """Tokens saved, against hand-made numbers and a naive search; what cannot be compared says why."""
 
+import csv
+import io
 import json
 import math
 import re
+from html.parser import HTMLParser
 
 import numpy as np
 import pytest
@@ -210,6 +213,61 @@ def test_html_report_stands_alone_and_runs_nothing_of_a_name():
     assert "plotly.js v" in page
     assert not re.search(r"<script[^>]*\ssrc=|<link[^>]*\shref=", page)
     assert "&lt;script&gt;" in page
+
+
+class Cells(HTMLParser):
+    """Text of the cells of each table, row by row."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.tables, self._open = [], False
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self._open = tag in ("td", "th")
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif self._open:
+            self.tables[-1][-1].append("")
+
+    def handle_endtag(self, tag):
+        self._open = False
+
+    def handle_data(self, data):
+        if self._open:
+            self.tables[-1][-1][-1] += data
+
+
+def test_html_tables_hold_every_cell_whole():
+    long = "a\nb\t" + "very long name" * 30
+    slow = curve("slow", (100, 4.0), (10_000, 2.0), name=long, prompt=EVIL, warm=[1, 2])
+    runs = [curve(f"run {i}", (100, 3.0), (1000, 1.9), prompt="b", warm=[3]) for i in range(80)]
+    never = curve("never", (100, 30.0))
+    saved, differing = Cells(as_html(Comparison.of(slow, [*runs, never], "bits_per_byte"))).tables
+    assert len(saved) == 1 + 82
+    assert saved[1][:6] == [long, "2", "10 k", "100", "1000", "baseline"]
+    assert (saved[-1][0], saved[-1][2]) == ("never", "> 100")
+    assert differing[0] == ["", long, *(run.name for run in runs), "never"]
+    assert ["prompt", EVIL, *["b"] * 80, "–"] in differing
+    assert ["warm", "1, 2", *["3"] * 80, "–"] in differing
+
+
+def test_csv_holds_any_name_and_numbers_in_ten_digits():
+    name = 'one, "two"\n;three'
+    slow = curve("slow", (100, 4.0), (10_000, 2.0), name=name)
+    runs = [curve("far", (100, 30.0)), curve("unknown", (7, 1 / 3), facts={UNKNOWN: 0.9}), curve("none")]
+    comparison = Comparison.of(slow, runs, "bits_per_byte")
+    rows = list(csv.DictReader(io.StringIO(as_csv(comparison), newline="")))
+    assert [row["run"] for row in rows] == [name, "far", "unknown", "none"]
+    assert [row["best"] for row in rows] == ["2", "30", "0.3333333333", ""]
+    assert [row["reached"] for row in rows] == ["True", "False", "True", ""]
+    assert rows[2]["not_comparable"] == "unknown_tokens"
+    found = list(csv.reader(io.StringIO(points_csv(comparison), newline="")))
+    assert found[0] == ["run", "key", "step", "tokens", "bytes", "seconds", "bits_per_byte"]
+    assert found[-1] == ["unknown", "unknown", "0.07", "7", "28", "0.7", "0.3333333333"]
+    assert points_csv(Comparison.of(curve("empty"), [], "bits_per_byte")).count("\n") == 1
 
 
 def test_csv_holds_table_and_points_and_no_formula():
