@@ -12,6 +12,7 @@ from support.commands import clp, result_of
 from support.jobs import end_of, process_of, wait_for
 from support.slow_sessions import slow_down
 from support.tiny_models import FAMILIES, GERMAN, make_model
+from tokenizers.decoders import DecodeStream
 from typer.testing import CliRunner
 
 from clp_core.cli.app import app
@@ -109,6 +110,24 @@ def test_broken_bytes_are_told_at_the_end_as_the_tokenizer_reads_them(folders):
     stream = TextStream(vocabulary)
     assert [stream.add(i) for i in ids] == ["", "", ""]  # the third makes all three unreadable
     assert stream.rest() == vocabulary.tokenizer.decode(ids) == 3 * UNREADABLE
+
+
+def test_decode_stream_of_tokenizers_still_fails_where_ours_does_not(folders):
+    """Once this test fails, ``tokenizers.decoders.DecodeStream`` may replace ``TextStream``."""
+    vocabulary = Vocabulary.open(folders["sentencepiece-bpe", "de"])
+    decode, word = vocabulary.tokenizer.decode, vocabulary.encode("über")[-1]
+    ids = [*(vocabulary.ids[token] for token in ("<0xC8>", "<0xAA>", "<0xEF>")), word]
+    stream = DecodeStream(skip_special_tokens=True)
+    told = [stream.step(vocabulary.tokenizer, i) for i in ids[:3]]
+    assert told == [None, "Ȫ", None]  # too soon: with the third byte none of the three is a character
+    with pytest.raises(Exception, match="Invalid prefix"):
+        stream.step(vocabulary.tokenizer, word)
+    ours = TextStream(vocabulary)
+    assert "".join([*map(ours.add, ids), ours.rest()]) == decode(ids)
+    cut = vocabulary.encode("🙂")[:-1]
+    stream, ours = DecodeStream(skip_special_tokens=True), TextStream(vocabulary)
+    assert "".join(filter(None, (stream.step(vocabulary.tokenizer, i) for i in cut))) != decode(cut)
+    assert "".join([*map(ours.add, cut), ours.rest()]) == decode(cut)
 
 
 def test_long_text_is_decoded_in_parts_and_stays_the_same(folders):
