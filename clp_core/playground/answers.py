@@ -25,24 +25,27 @@ END_OF_TEXT, LENGTH, STOPPED, REFUSED, FAILED = "end of text", "length", "stoppe
 class GenerateOptions(Options):
     """A prompt and how models complete it."""
 
-    models: tuple[str, ...] = option(help="models that answer: folders or Hub ids")
-    prompt: str = option("", help="text to go on with; empty: the model begins a text")
-    max_tokens: int = option(60, help="tokens to write at most", minimum=1)
+    models: tuple[str, ...] = option(help="models that complete the prompt: folders or Hub ids")
+    prompt: str = option("", help="text to continue; empty: the model begins a text")
+    max_tokens: int = option(60, help="maximum number of new tokens", minimum=1)
     temperature: float = option(
-        0.8, help="0 takes the likeliest token, 1 draws as the model says", minimum=0.0, maximum=100.0
+        0.8, help="0 takes the likeliest token, 1 samples from the model's distribution", minimum=0.0, maximum=100.0
     )
-    top_k: int = option(50, help="draw among so many likeliest tokens; 0: among all", minimum=0)
+    top_k: int = option(50, help="sample among this many likeliest tokens; 0: among all", minimum=0)
     top_p: float = option(
-        1.0, help="draw among the likeliest that make up this share; 1: among all", above=0.0, maximum=1.0
+        1.0,
+        help="sample among the likeliest tokens that make up this probability; 1: among all",
+        above=0.0,
+        maximum=1.0,
     )
     repetition_penalty: float = option(
-        1.0, help="divides the scores of tokens that stand there already; 1: none", minimum=0.01, maximum=100.0
+        1.0, help="divides the scores of tokens already in the text; 1: none", minimum=0.01, maximum=100.0
     )
-    seed: int = option(42, help="of the draws: the same seed gives the same text", minimum=0)
-    ignore_end: bool = option(False, help="go on after the end of text")
+    seed: int = option(42, help="seed of the samples: the same seed gives the same text", minimum=0)
+    ignore_end: bool = option(False, help="continue after the end-of-text token")
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yield what is wrong with the models, the prompt and the temperature."""
+        """Yield problems of the models, the prompt and the temperature."""
         yield from models_problems(self.models)
         if len(self.prompt) > MAX_PROMPT:
             yield "prompt", f"it has {len(self.prompt)} characters; give at most {MAX_PROMPT}"
