@@ -402,12 +402,17 @@ def help_of(options: type, name: str) -> str:
     return str(field_of(options, name).metadata["help"])
 
 
-def arguments_of(options: Any) -> list[str]:
-    """Return the command-line arguments that give these options; what equals its default is left out."""
+def arguments_of(options: Any, left_out: Sequence[str] = ()) -> list[str]:
+    """Return the command-line arguments that give these options; what equals its default is left out.
+
+    Args:
+        options: of any class.
+        left_out: fields that are given otherwise.
+    """
     arguments: list[str] = []
     for item in dataclasses.fields(options):
         value = getattr(options, item.name)
-        if item.default is not MISSING and value == item.default:
+        if item.name in left_out or (item.default is not MISSING and value == item.default):
             continue
         flag = flag_of(item.name)
         if isinstance(value, bool):
@@ -422,10 +427,6 @@ def arguments_of(options: Any) -> list[str]:
 
 def command_of(options: Options) -> str:
     """Return the command line that does what these options say; arguments by place come first."""
-    arguments = arguments_of(options)
-    placed = []
-    for name in options.PLACED:
-        position = arguments.index(flag_of(name))
-        placed.append(arguments[position + 1])
-        del arguments[position : position + 2]
-    return shlex.join(["clp", *options.COMMAND, *placed, *arguments])
+    placed = [getattr(options, name) for name in options.PLACED]
+    words = [str(word) for value in placed for word in (value if isinstance(value, tuple) else [value])]
+    return shlex.join(["clp", *options.COMMAND, *words, *arguments_of(options, left_out=options.PLACED)])

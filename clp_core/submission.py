@@ -21,17 +21,10 @@ def submit_transfer(workspace: Workspace, options: TransferOptions) -> Job:
     return submit_command(workspace, options, [options.source, options.helper], name)
 
 
-def submit_compare(
-    workspace: Workspace, source: str, helper: str, text: str = "", match: str = "raw", seed: int = 42
-) -> Job:
-    """Start a comparison of all methods on a pair as a job.
-
-    Raises:
-        OptionsError: an option is refused.
-    """
-    options = CompareMethodsOptions(source, helper, text=text, match=match, seed=seed, keep_rows=True)
-    name = f"methods on {Path(source).name} and {Path(helper).name}"
-    return submit_command(workspace, options, [source, helper], name)
+def submit_method_comparison(workspace: Workspace, options: CompareMethodsOptions) -> Job:
+    """Start a comparison of methods on a pair as a job."""
+    name = f"methods on {Path(options.source).name} and {Path(options.helper).name}"
+    return submit_command(workspace, options, [options.source, options.helper], name)
 
 
 def submit_demo(workspace: Workspace) -> Job:

@@ -20,7 +20,7 @@ from clp_core.transfer.overrides import OverrideList, name_for_override, resolve
 from clp_core.transfer.provenance import Health
 from components.jobs import last_job, wait_or_offer
 from components.messages import cards, number, offer_csv, plain, question
-from components.models import Pair, folder_of, prepared_or_stop, workspace
+from components.models import SelectedPair, folder_of, prepared_or_stop, workspace
 from components.navigation import put
 
 WORST = {
@@ -73,17 +73,17 @@ def judged(key: str, _explainer: Explainer, _graph: Graph | None) -> pd.DataFram
     return table[columns].reset_index(drop=True)
 
 
-def show_health(pair: Pair, explainer: Explainer, target: str) -> None:
+def show_health(pair: SelectedPair, explainer: Explainer, target: str) -> None:
     """Show the spread of health over all new rows, the worst of them, and let one be overridden."""
-    report, health = explainer.report, explainer.report["health"]
+    report, health = explainer.report, explainer.report.health
     prepared = prepared_or_stop(target)
     graph = find_graph(prepared, workspace().cache)
     table = judged(f"{prepared.path.name}-{graph is not None}", explainer, graph)
     duplicates = int((table["nearest cosine"] >= DUPLICATE_COSINE).sum()) if graph is not None else None
-    n_risk = health["rows_at_risk"]
+    n_risk = health.rows_at_risk
     question(
         "Which rows are at risk?",
-        f"**{number(n_risk)}** of the {number(len(table))} rows that `{report['method']}` made are too long, cancelled "
+        f"**{number(n_risk)}** of the {number(len(table))} rows that `{report.method}` made are too long, cancelled "
         f"or collapsed."
         + (" Another method, or `--guard fallback`, would make them otherwise." if n_risk else "")
         + (f" **{number(duplicates)}** are near-duplicates of another row." if duplicates else ""),
@@ -91,19 +91,19 @@ def show_health(pair: Pair, explainer: Explainer, target: str) -> None:
     cards(
         {
             "Rows at risk": (
-                number(health["rows_at_risk"]),
+                number(health.rows_at_risk),
                 f"of {number(len(table))}: too long, cancelled or collapsed",
             ),
-            "Collapsed": (number(health["collapsed"]), "n_eff above half the anchors, where a method uses all of them"),
-            "Cancelled": (number(health["cancelled"]), "n_eff below 1"),
-            "Too long": (number(health["too_long"]), "more than 3 times as long as copied rows"),
+            "Collapsed": (number(health.collapsed), "n_eff above half the anchors, where a method uses all of them"),
+            "Cancelled": (number(health.cancelled), "n_eff below 1"),
+            "Too long": (number(health.too_long), "more than 3 times as long as copied rows"),
             "Near-duplicates": (
                 number(duplicates),
                 f"new rows whose nearest other row has a cosine of {DUPLICATE_COSINE}",
             ),
         }
     )
-    charts = health_histograms(explainer.table, report["overlap"], initializer(report["method"]).dense)
+    charts = health_histograms(explainer.table, report.overlap, initializer(report.method).dense)
     for column, chart, alt in zip(st.columns(2), charts, ("Spread of n_eff", "Spread of norm ratio"), strict=True):
         column.plotly_chart(chart, alt=alt)
     if graph is None:
@@ -116,7 +116,7 @@ def show_health(pair: Pair, explainer: Explainer, target: str) -> None:
     show_worst(pair, table, target, prepared)
 
 
-def show_worst(pair: Pair, table: pd.DataFrame, target: str, prepared: Prepared) -> None:
+def show_worst(pair: SelectedPair, table: pd.DataFrame, target: str, prepared: Prepared) -> None:
     """Show the worst rows by a measure of choice; a selected one can be opened or overridden."""
     about, choice = st.columns([3, 2], vertical_alignment="bottom")
     by = choice.selectbox("Worst by", list(WORST), key="worst_by", help="the table's heads sort it too") or FLAGGED
@@ -148,7 +148,7 @@ def show_worst(pair: Pair, table: pd.DataFrame, target: str, prepared: Prepared)
         offer_override(pair, int(shown["id"].iloc[place]), prepared)
 
 
-def offer_override(pair: Pair, token_id: int, prepared: Prepared) -> None:
+def offer_override(pair: SelectedPair, token_id: int, prepared: Prepared) -> None:
     """Let a row be opened, or let its token be noted as made of a text."""
     vocabulary = prepared.vocabulary
     noted = OverrideList.of(workspace().root, folder_of(pair.source), folder_of(pair.helper))

@@ -35,7 +35,7 @@ from clp_core.transfer.options import TransferOptions
 from clp_core.workspace import ModelEntry, Workspace
 from components.jobs import badge, follow, last_of, wait_or_offer
 from components.messages import cards, command, number, plain, share, size
-from components.models import Pair, choose_model, folder_of, is_confined, opened_vocabulary
+from components.models import SelectedPair, choose_model, folder_of, is_confined, opened_vocabulary
 from components.models import texts as texts_here
 from components.navigation import kept, one_of, put, remember, remembered
 from components.path_confinement import OutsideError
@@ -370,7 +370,7 @@ def progressive(space: Workspace, source: str, helper: str, run: Job) -> None:
 
 def targets_made(source: str, helper: str) -> list[ModelEntry]:
     """Return what transfers of this pair wrote, and the checkpoints trained from that."""
-    return targets_of(Pair(source, helper)) if source else []
+    return targets_of(SelectedPair(source, helper)) if source else []
 
 
 def next_links(source: str, helper: str, name: str, made: Sequence[ModelEntry]) -> None:

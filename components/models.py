@@ -31,7 +31,7 @@ MAX_NAME = 1000
 
 
 @dataclass(frozen=True)
-class Pair:
+class SelectedPair:
     """The models in use, as the user names them: a workspace name, a path, or a Hub id."""
 
     source: str
@@ -89,7 +89,7 @@ def choose_model(label: str, key: str, names: Sequence[str], default: str, about
     return current
 
 
-def pair_bar() -> Pair:
+def pair_bar() -> SelectedPair:
     """Show the pair in use with a way to change it; return it."""
     entries = models()
     names = [entry.name for entry in entries]
@@ -108,7 +108,7 @@ def pair_bar() -> Pair:
         )
         st.page_link("pages/helper.py", label="No helper? Make one", icon=":material/egg:")
         st.stop()
-    return Pair(source, helper)
+    return SelectedPair(source, helper)
 
 
 def folder_of(reference: str) -> Path:
@@ -235,12 +235,12 @@ def overlap_of(key: str, _source: Vocabulary, _target: Vocabulary, match: str) -
     return Overlap.of(_source, _target, match)
 
 
-def overlap_key(pair: Pair) -> str:
+def overlap_key(pair: SelectedPair) -> str:
     """Return a key for the present content of the pair."""
     return f"{fingerprint(folder_of(pair.source))}-{fingerprint(folder_of(pair.helper))}"
 
 
-def pair_overlap(pair: Pair, match: str) -> Overlap:
+def pair_overlap(pair: SelectedPair, match: str) -> Overlap:
     """Return the overlap of the pair in use."""
     source, target = vocabulary_or_stop(pair.source), vocabulary_or_stop(pair.helper)
     return overlap_of(overlap_key(pair), source, target, match)

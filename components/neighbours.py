@@ -14,7 +14,7 @@ from clp_core.errors import InputError
 from clp_core.geometry.embedding_cache import Prepared
 from clp_core.transfer.method_rows_cache import MethodRows
 from components.messages import number, plain
-from components.models import Pair, folder_of, prepared_or_offer, prepared_or_stop, workspace
+from components.models import SelectedPair, folder_of, prepared_or_offer, prepared_or_stop, workspace
 from components.targets import last_comparison
 
 K = 10
@@ -65,7 +65,7 @@ def token_table(prepared: Prepared, pairs: list[tuple[int, float]]) -> pd.DataFr
 
 
 @st.fragment
-def show_all_neighbours(pair: Pair, token_id: int, source_id: int | None, target: str, trained: str) -> None:
+def show_all_neighbours(pair: SelectedPair, token_id: int, source_id: int | None, target: str, trained: str) -> None:
     """Show the neighbours of a token in helper, source and target, before and after training.
 
     The source is searched with the row of the target where it does not have the token itself.
@@ -131,7 +131,7 @@ def is_not_finite(prepared: Prepared | None, token_id: int | None) -> bool:
 
 
 @st.fragment
-def show_methods(pair: Pair, token_id: int) -> None:
+def show_methods(pair: SelectedPair, token_id: int) -> None:
     """Show the row of a token under every method of the last comparison, by what lies nearest to it in the source."""
     compared = last_comparison(pair)
     told: dict[str, Any] = {"match": "raw", "seed": 42} | (compared.spec["arguments"] if compared else {})

@@ -24,7 +24,7 @@ from clp_core.tokenization.text_coverage import TextOverlap, TokenizerFigures, m
 from clp_core.tokenization.vocabulary import Vocabulary
 from components.browser import cut_paste
 from components.messages import number, offer_csv, plain
-from components.models import Pair, models, overlap_key, pair_overlap, vocabulary_of
+from components.models import SelectedPair, models, overlap_key, pair_overlap, vocabulary_of
 from components.models import texts as texts_here
 from components.navigation import kept, remember
 from components.pills import legend, show_segments
@@ -250,7 +250,7 @@ def changes_of(key: str, _raw: Overlap, _canonical: Overlap) -> RuleChanges:
     return rule_changes(_raw, _canonical)
 
 
-def show_rules(pair: Pair) -> None:
+def show_rules(pair: SelectedPair) -> None:
     """Show the counts before and after each rule of canonical matching, and what a rule merged."""
     raw, canonical = (pair_overlap(pair, match) for match in MATCHES)
     changes = changes_of(overlap_key(pair), raw, canonical)
@@ -304,7 +304,7 @@ def figures_on(key: str, _vocabulary: Vocabulary, text: str) -> dict[str, float]
     return asdict(TokenizerFigures.of(_vocabulary, text))
 
 
-def show_matrix(pair: Pair, match: str) -> None:
+def show_matrix(pair: SelectedPair, match: str) -> None:
     """Show the overlap of many tokenizers as a heat map."""
     names = [entry.name for entry in models() if entry.kind == "model"]
     first = list(dict.fromkeys([pair.source, pair.helper, *names]))[:6]

@@ -25,7 +25,7 @@ from clp_core.tokenization.vocabulary import Vocabulary
 from components.browser import tell_on_hover
 from components.jobs import last_of, wait_or_offer
 from components.messages import number, offer_csv, offer_file, plain
-from components.models import Pair, folder_of, overlap_of, prepared_or_offer, prepared_or_stop, workspace
+from components.models import SelectedPair, folder_of, overlap_of, prepared_or_offer, prepared_or_stop, workspace
 from components.neighbours import K, nearest_tokens
 from components.token_view import meant
 
@@ -63,7 +63,7 @@ class Space:
         return self.prepared.vocabulary
 
 
-def open_space(pair: Pair, name: str, method: str) -> Space | None:
+def open_space(pair: SelectedPair, name: str, method: str) -> Space | None:
     """Return a model's picture, or offer what is still to be done for it in its place."""
     prepared = prepared_or_offer(name)
     if prepared is None:
@@ -126,7 +126,7 @@ def points_of(
     return points
 
 
-def statuses_of(pair: Pair, name: str, prepared: Prepared) -> tuple[str, np.ndarray]:
+def statuses_of(pair: SelectedPair, name: str, prepared: Prepared) -> tuple[str, np.ndarray]:
     """Return the status of each id of a model that no transfer wrote, against the pair, and a key for their content."""
     source = prepared_or_stop(pair.source)
     if name == pair.source:

@@ -8,8 +8,8 @@ import pandas as pd
 import streamlit as st
 
 from clp_core.jobs import Job
-from clp_core.jobs.results import NUMBER_OR_NONE, TRANSFER, fits
-from clp_core.reports.transfer_report import described
+from clp_core.jobs.results import TRANSFER
+from clp_core.reports.transfer_report import TransferReport, ZeroStep
 from clp_core.workspace import Workspace
 from components.jobs import result_or_error
 from components.messages import cards, number, plain, share
@@ -23,33 +23,38 @@ def show_report(written: Job, space: Workspace) -> None:
     if state.state != "finished":
         st.error(plain(f"The last transfer {state.state}: {state.reason}"), icon=":material/error:")
     else:
-        report = result_or_error(written, TRANSFER)
-        if report is None:
+        content = result_or_error(written, TRANSFER)
+        if content is None:
+            return
+        try:
+            report = TransferReport.of_json(content)
+        except ValueError as error:
+            st.error(plain(f"The result of the transfer is damaged: its entry {error} is missing or of another kind."))
             return
         st.subheader(f"Report of {plain(written.name)}")
-        for warning in report["warnings"]:
+        for warning in report.warnings:
             st.warning(plain(warning), icon=":material/warning:")
-        if fits(report.get("auto"), {"reason": str}):
-            st.info(plain(f"auto chose {report['auto']['reason']}."), icon=":material/auto_awesome:")
-        zero = report["zero_step"] if fits(report.get("zero_step"), {"bits_per_byte": NUMBER_OR_NONE}) else {}
+        if report.auto:
+            st.info(plain(f"auto chose {report.auto.reason}."), icon=":material/auto_awesome:")
+        zero = report.zero_step or ZeroStep()
         cards(
             {
-                "Copied": (number(report["overlap"]), f"{share(report['share_of_target'])} of the target vocabulary"),
-                "Initialised": (number(report["missing"]), "missing tokens"),
-                "Rows at risk": (number(report["health"]["rows_at_risk"]), "too long, cancelled or collapsed"),
-                "Held-out cosine": (number(report["heldout"]["centred_cosine"], 3), "on hidden anchors"),
+                "Copied": (number(report.overlap), f"{share(report.share_of_target)} of the target vocabulary"),
+                "Initialised": (number(report.missing), "missing tokens"),
+                "Rows at risk": (number(report.health.rows_at_risk), "too long, cancelled or collapsed"),
+                "Held-out cosine": (number(report.heldout.centred_cosine, 3), "on hidden anchors"),
                 "Bits per byte": (
-                    number(zero.get("bits_per_byte"), 3),
+                    number(zero.bits_per_byte, 3),
                     "of the target on the text, before any training",
                 ),
             }
         )
-        if zero.get("sample"):
+        if zero.sample:
             st.markdown("**What it says before any training** (60 tokens, temperature 0.8)")
-            st.text(str(zero["sample"]))
+            st.text(zero.sample)
         with st.expander("Files and full report"):
             folder = space.models / written.name
-            st.code(str(report["output"]), language="text")
+            st.code(report.output, language="text")
             if folder.is_dir():
                 st.dataframe(
                     pd.DataFrame(
@@ -59,10 +64,10 @@ def show_report(written: Job, space: Workspace) -> None:
                     hide_index=True,
                     alt="Files of the target",
                 )
-            st.json(json.dumps(report), expanded=False)
-        checked = described(report.get("check"))
+            st.json(json.dumps(content), expanded=False)
+        checked = report.check.described if report.check else ""
         st.caption(
-            plain(f"Written in {number(report['seconds'], 1, 's')}." + (f" Checked: {checked}." if checked else ""))
+            plain(f"Written in {number(report.seconds, 1, 's')}." + (f" Checked: {checked}." if checked else ""))
         )
         if any(entry.folder == folder for entry in models()):
             st.page_link(

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import streamlit as st
 
 from clp_core.files.hashing import fingerprint
 from clp_core.geometry.embedding_cache import Prepared
 from clp_core.jobs import Job, JobStore
+from clp_core.reports.transfer_report import TransferReport
 from clp_core.transfer.explanation import Explainer, read_report
 from clp_core.workspace import ModelEntry
-from components.models import Pair, folder_of, models, workspace
+from components.models import SelectedPair, folder_of, models, workspace
 
 
-def last_comparison(pair: Pair) -> Job | None:
+def last_comparison(pair: SelectedPair) -> Job | None:
     """Return the newest finished comparison of the methods on a pair."""
     source, helper = str(folder_of(pair.source)), str(folder_of(pair.helper))
     for job in JobStore(workspace().jobs).jobs():
@@ -26,7 +26,7 @@ def last_comparison(pair: Pair) -> Job | None:
     return None
 
 
-def targets_of(pair: Pair) -> list[ModelEntry]:
+def targets_of(pair: SelectedPair) -> list[ModelEntry]:
     """Return the models that a transfer of this pair wrote, and the checkpoints trained from them."""
     folders = folder_of(pair.source), folder_of(pair.helper)
     prepared = Prepared.find(folders[1], workspace().cache)
@@ -36,10 +36,10 @@ def targets_of(pair: Pair) -> list[ModelEntry]:
         report = report_of(str(entry.folder), fingerprint(entry.folder)) if entry.kind != "model" else None
         if report is None:
             continue
-        written = Path(str(report.get("source"))), Path(str(report.get("helper")))
+        written = Path(report.source), Path(report.helper)
         # A workspace may have been moved: then names are the same, and so is what is in the helper.
         is_moved = [path.name for path in written] == [path.name for path in folders]
-        if written == folders or (is_moved and content is not None and report.get("helper_content") == content):
+        if written == folders or (is_moved and content is not None and report.helper_content == content):
             found.append(entry)
     return found
 
@@ -49,9 +49,9 @@ def before_and_after(targets: list[ModelEntry], entry: ModelEntry | None) -> tup
     if entry is None:
         return "", ""
     origin = {found.name: report_of(str(found.folder), fingerprint(found.folder)) for found in targets}
-    output = (origin[entry.name] or {}).get("output")
-    same = [found for found in targets if (origin[found.name] or {}).get("output") == output]
-    steps = {found.name: (origin[found.name] or {}).get("trained_steps", 0) for found in same}
+    outputs = {name: report.output if report else "" for name, report in origin.items()}
+    same = [found for found in targets if outputs[found.name] == outputs[entry.name]]
+    steps = {found.name: report.trained_steps or 0 if (report := origin[found.name]) else 0 for found in same}
     trained = {found.name for found in same if found.kind == "checkpoint" or steps[found.name]}  # or an exported one
     before = next((found.name for found in same if found.name not in trained), "")
     if entry.name in trained:
@@ -60,7 +60,7 @@ def before_and_after(targets: list[ModelEntry], entry: ModelEntry | None) -> tup
 
 
 @st.cache_data(max_entries=64, show_spinner=False)
-def report_of(folder: str, content: str) -> dict[str, Any] | None:
+def report_of(folder: str, content: str) -> TransferReport | None:
     """Return the report in a folder, or ``None`` where no transfer wrote it."""
     from clp_core.errors import InputError
 

@@ -164,7 +164,7 @@ def show_formula(
         )
     if explanation.parameters:
         st.caption(plain("Chosen by the fit: " + ", ".join(f"{k} = {v:g}" for k, v in explanation.parameters.items())))
-    if explainer.report.get("trained_steps"):
+    if explainer.report.trained_steps:
         st.caption("Training has changed this row since, so it cannot be made again from its anchors.")
         return
     width = source.meta["width"]
@@ -198,7 +198,7 @@ from clp_core.explain import Explainer
 
 target = Path({target!r})
 explainer = Explainer.open(target)
-source, written = Checkpoint.open(explainer.report["source"]), Checkpoint.open(target)
+source, written = Checkpoint.open(explainer.report.source), Checkpoint.open(target)
 token = explainer.vocabulary.find({token!r})
 for anchor in explainer.explain(token, k=10).anchors:
     print(anchor.source_id, anchor.token, anchor.weight, anchor.cosine)

@@ -3,7 +3,7 @@
 import streamlit as st
 
 from clp_core.errors import ClpError, InputError
-from clp_core.playground.answers import generate_command_of
+from clp_core.options import command_of
 from clp_core.playground.session import ask, sessions
 from components import playground_view as view
 from components.messages import plain, question
@@ -97,6 +97,6 @@ if living:
 else:
     st.caption("No memory is held. A prompt loads the checkpoints into a session, which ends after 120 s without one.")
 with st.expander("On the command line", icon=":material/terminal:"):
-    st.code(generate_command_of(options), language="bash", wrap_lines=True)
+    st.code(command_of(options), language="bash", wrap_lines=True)
 if session:
     view.earlier(session, numbers[:-1], labels)

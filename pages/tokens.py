@@ -60,7 +60,7 @@ if one.open:
             status, source_id = explanation.status, explanation.source_id
         else:
             status, source_id = status_of(pair_overlap(pair, "raw"), token_id)
-        trained_steps = explainer.report.get("trained_steps") if explainer else None
+        trained_steps = explainer.report.trained_steps if explainer else None
         question("Where does this row come from?", answer(explanation, status, source_id, trained_steps))
         card, picture = st.columns([1, 2])
         with card.container(border=True):

@@ -8,8 +8,9 @@ from clp_core.initializers import INITIALIZERS
 from clp_core.jobs import JobStore
 from clp_core.jobs.results import COMPARISON
 from clp_core.options import command_of, help_of
-from clp_core.submission import submit_compare, submit_transfer
+from clp_core.submission import submit_method_comparison, submit_transfer
 from clp_core.tokenization.match_choices import MATCHES
+from clp_core.transfer.compare_options import CompareMethodsOptions
 from clp_core.transfer.options import AUTO, GUARDS, TransferOptions
 from clp_core.transfer.overrides import OverrideList
 from components.jobs import follow, result_or_error
@@ -108,9 +109,9 @@ with form:
             str(helper),
             str(space.models / name.strip()),
             method,
-            match,
-            int(seed),
-            text,
+            match=match,
+            seed=int(seed),
+            eval_text=text,
             override=tuple(line.strip() for line in overrides.splitlines() if line.strip()),
             guard=guard,
             match_norms=match_norms,
@@ -180,7 +181,8 @@ with comparison:
     if comparing:
         follow(comparing)
     elif st.button("Compare the methods", icon=":material/compare_arrows:"):
-        submit_compare(space, str(source), str(helper), text, match, int(seed))
+        asked = CompareMethodsOptions(str(source), str(helper), text=text, match=match, seed=int(seed), keep_rows=True)
+        submit_method_comparison(space, asked)
         st.rerun()
 
 written = next((job for job in transfers if job.status().is_over), None)

@@ -72,9 +72,9 @@ def compared(setting: Setting, source: Path, helper: Path, method: str) -> dict[
         )  # fmt: skip
         with torch_products() if setting.smoke and device == "cuda" else contextlib.nullcontext():
             report = transfer(options)
-        figures[f"seconds_{device}"] = report["seconds"]
-        figures[f"device_{device}"] = report["device"]
-        figures["method"] = report["method"]
+        figures[f"seconds_{device}"] = report.seconds
+        figures[f"device_{device}"] = report.device
+        figures["method"] = report.method
     figures |= difference(*targets.values())
     note(f"{source.parent.name} {method}: {figures}")
     return figures

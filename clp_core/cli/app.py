@@ -76,22 +76,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(jobs_app, name="jobs")
-options_command(app, CompareMethodsOptions, "compare-methods")(compare_command)
-options_command(app, ExperimentOptions, "experiment", positional=("file",))(experiment_command)
-options_command(app, NeighborsOptions, "neighbors", positional=("model", "tokens"))(neighbors_command)
-options_command(app, AgreementOptions, "agreement", positional=("first", "second"))(agreement_command)
-options_command(app, NearDuplicatesOptions, "near-duplicates", positional=("model",))(near_duplicates_command)
-options_command(app, ProjectOptions, "project", positional=("model",))(project_command)
-options_command(app, DownstreamOptions, "downstream", positional=("model",))(downstream_command)
-options_command(jobs_app, ExportOptions, "export", positional=("job",))(export_command)
-options_command(app, PushOptions, "push", positional=("model", "repo"))(push_command)
-options_command(app, GenerateOptions, "generate", positional=("models",))(generate_command)
-options_command(app, PlaygroundOptions, "playground", positional=("models",))(playground_command)
-options_command(app, TokenizerOptions, "tokenizer")(tokenizer_command)
-options_command(app, PretrainOptions, "pretrain")(pretrain_command)
+options_command(app, CompareMethodsOptions)(compare_command)
+options_command(app, ExperimentOptions)(experiment_command)
+options_command(app, NeighborsOptions)(neighbors_command)
+options_command(app, AgreementOptions)(agreement_command)
+options_command(app, NearDuplicatesOptions)(near_duplicates_command)
+options_command(app, ProjectOptions)(project_command)
+options_command(app, DownstreamOptions)(downstream_command)
+options_command(jobs_app, ExportOptions)(export_command)
+options_command(app, PushOptions)(push_command)
+options_command(app, GenerateOptions)(generate_command)
+options_command(app, PlaygroundOptions)(playground_command)
+options_command(app, TokenizerOptions)(tokenizer_command)
+options_command(app, PretrainOptions)(pretrain_command)
 
 
-@options_command(app, OverlapOptions, "overlap", positional=("tokenizers",))
+@options_command(app, OverlapOptions)
 def overlap_command(options: OverlapOptions, as_json: Json = False) -> None:
     """Compare vocabularies: tokens in common, as shares of source and of target."""
     from clp_core.data.text_sources import Texts
@@ -136,32 +136,32 @@ def overlap_command(options: OverlapOptions, as_json: Json = False) -> None:
     emit({"pairs": pairs, "warnings": warnings}, as_json, show)
 
 
-@options_command(app, TransferOptions, "transfer")
+@options_command(app, TransferOptions)
 def transfer_command(options: TransferOptions, as_json: Json = False) -> None:
     """Write a target model: the source's body, the helper's tokenizer, new embedding rows."""
     from clp_core.geometry.embedding_cache import leave_prepared
-    from clp_core.reports.transfer_report import described
     from clp_core.transfer.pipeline import transfer
 
     with terminal_progress():
         report = transfer(options)
-    leave_prepared(Workspace.current(), report["output"], report["source"], report["helper"])
+    leave_prepared(Workspace.current(), report.output, report.source, report.helper)
 
     def show(result: dict[str, Any]) -> None:
         rows = [[key, result[key]] for key in ("output", "method", "overlap", "missing", "seconds")]
         rows += [[f"held-out {key}", value] for key, value in result["heldout"].items() if key != "output"]
         rows += list(map(list, result["health"].items()))
-        if result.get("zero_step"):
-            rows.append(["bits per byte before training", result["zero_step"]["bits_per_byte"]])
-        rows.append(["checked", described(result["check"])])
+        if report.zero_step:
+            rows.append(["bits per byte before training", report.zero_step.bits_per_byte])
+        if report.check:
+            rows.append(["checked", report.check.described])
         print_table("Transfer", ["figure", "value"], rows)
 
-    for warning in report["warnings"]:
+    for warning in report.warnings:
         echo(f"warning: {warning}", err=True)
-    emit(report, as_json, show)
+    emit(report.to_json(), as_json, show)
 
 
-@options_command(app, InspectOptions, "inspect", positional=("folder", "tokens"))
+@options_command(app, InspectOptions)
 def inspect_command(options: InspectOptions, as_json: Json = False) -> None:
     """Say for tokens of a target model where their rows come from."""
     from clp_core.hub.resolve import locate
@@ -184,7 +184,7 @@ def inspect_command(options: InspectOptions, as_json: Json = False) -> None:
     emit({"tokens": [explanation.as_json() for explanation in found]}, as_json, show)
 
 
-@options_command(app, PrepareOptions, "prepare", positional=("model",))
+@options_command(app, PrepareOptions)
 def prepare_command(options: PrepareOptions, as_json: Json = False) -> None:
     """Make what the pages need of a model: its tokenizer and its embedding rows, in the workspace's cache."""
     from clp_core.geometry.embedding_cache import prepare
@@ -194,7 +194,7 @@ def prepare_command(options: PrepareOptions, as_json: Json = False) -> None:
     emit({"output": str(prepared.path), **prepared.meta}, as_json, lambda found: echo(found["output"]))
 
 
-@options_command(app, TrainOptions, "train")
+@options_command(app, TrainOptions)
 def train_command(
     options: TrainOptions,
     detach: Annotated[bool, typer.Option("--detach", help="return at once; the run goes on")] = False,
@@ -213,7 +213,7 @@ def train_command(
     tell_run(submit_train(Workspace.current(), options), detach=detach, as_json=as_json)
 
 
-@options_command(app, EvaluateOptions, "evaluate", positional=("model",))
+@options_command(app, EvaluateOptions)
 def evaluate_command(options: EvaluateOptions, as_json: Json = False) -> None:
     """Score a model on a text: loss, perplexity and bits per byte."""
     from clp_core.evaluation.bits_per_byte import evaluate, sample
@@ -248,7 +248,7 @@ def demo(as_json: Json = False) -> None:
     emit(result, as_json, lambda found: echo("\n".join(f"{key}: {value}" for key, value in found.items())))
 
 
-@options_command(app, AppOptions, "app")
+@options_command(app, AppOptions)
 def app_command(options: AppOptions) -> None:
     """Start the web app."""
     root = Path(__file__).resolve().parents[2]

@@ -120,7 +120,7 @@ def jobs_remove(
     emit(result, as_json, lambda _: echo(f"removed {told}"))
 
 
-@options_command(jobs_app, CompareRunsOptions, "compare", positional=("names",))
+@options_command(jobs_app, CompareRunsOptions)
 def jobs_compare(options: CompareRunsOptions, as_json: Json = False) -> None:
     """Say how much sooner runs reach what a baseline reached."""
     from clp_core.experiments.curve_lookup import curve_named
@@ -173,7 +173,7 @@ def bound(row: dict[str, Any]) -> str:
     return ("" if row["reached"] else "> ") + written(round(row["tokens"]))
 
 
-@options_command(jobs_app, ImportOptions, "import", positional=("file",))
+@options_command(jobs_app, ImportOptions)
 def jobs_import(options: ImportOptions, as_json: Json = False) -> None:
     """Take in the curve of a run made elsewhere, to compare with."""
     from clp_core.files.hashing import content_of

@@ -9,7 +9,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
@@ -17,7 +17,7 @@ import typer
 
 from clp_core.errors import InputError
 from clp_core.files.json_files import write_json
-from clp_core.options import MISSING, OptionsError, flag_of
+from clp_core.options import MISSING, Options, OptionsError, flag_of
 from clp_core.progress import HEART, JOB_ENVIRONMENT
 from clp_core.tokenization.scripts import BIDI_CONTROLS, printable
 
@@ -114,20 +114,21 @@ def terminal_progress() -> Iterator[None]:
             HEART.listener = None
 
 
-def options_command(app: typer.Typer, options: type, name: str, positional: Sequence[str] = ()) -> Callable[..., Any]:
-    """Make a command of an option class: each field an option, with the field's help and default.
+def options_command(app: typer.Typer, options: type[Options]) -> Callable[..., Any]:
+    """Make the command of an option class: each field an option, with its help and default, required ones first.
 
     Args:
         app: what the command belongs to.
-        options: the class.
-        name: of the command.
-        positional: fields that are given by their place, in this order.
+        options: the class; its ``COMMAND`` names the command, its ``PLACED`` the fields that are given by their place.
     """
 
     def decorate(run: Callable[..., None]) -> Callable[..., None]:
         hints = get_type_hints(options)
         fields = [item for item in dataclasses.fields(options) if item.init]
-        parameters = [parameter_of(item, hints[item.name], is_positional=item.name in positional) for item in fields]
+        fields.sort(key=lambda item: item.default is not MISSING)
+        parameters = [
+            parameter_of(item, hints[item.name], is_positional=item.name in options.PLACED) for item in fields
+        ]
         extra = [p for p in inspect.signature(run, eval_str=True).parameters.values() if p.name != "options"]
 
         def command(*, context: typer.Context, **given: Any) -> None:
@@ -136,7 +137,7 @@ def options_command(app: typer.Typer, options: type, name: str, positional: Sequ
             try:
                 made = options(**values)
             except OptionsError as error:
-                places = {item.name: metavar_of(item) for item in fields if item.name in positional}
+                places = {item.name: metavar_of(item) for item in fields if item.name in options.PLACED}
                 raise InputError(error.worded(lambda field: places.get(field) or flag_of(field))) from error
             if hasattr(made, "beside_preset"):
                 made = made.beside_preset([name for name in values if was_typed(context, name)])
@@ -148,7 +149,7 @@ def options_command(app: typer.Typer, options: type, name: str, positional: Sequ
         command.__doc__ = run.__doc__
         command.__name__ = run.__name__
         command.__annotations__ = {p.name: p.annotation for p in [typed, *parameters, *keyword_only]}
-        return app.command(name)(command)
+        return app.command(options.COMMAND[-1])(command)
 
     return decorate
 

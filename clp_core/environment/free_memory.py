@@ -5,6 +5,7 @@ Containers and Slurm give a process less than the machine has, and end it where 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,3 +65,11 @@ def reclaimable(folder: Path) -> int:
         return int(entries.get("total_inactive_file", entries.get("inactive_file", 0)))
     except (OSError, ValueError):
         return 0
+
+
+def peak_rss_bytes() -> int | None:
+    """Return the peak resident memory of this process (VmHWM), or ``None`` where the system does not tell."""
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024
+    return None

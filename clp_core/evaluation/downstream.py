@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from clp_core.data.text_sources import DEFAULT_FIELD
 from clp_core.environment.devices import DEVICES
@@ -59,6 +59,9 @@ class Proportion:
 @dataclass(frozen=True)
 class DownstreamOptions(Options):
     """What is measured of a model."""
+
+    COMMAND: ClassVar[tuple[str, ...]] = ("downstream",)
+    PLACED: ClassVar[tuple[str, ...]] = ("model",)
 
     model: str = option(help="target model, or a checkpoint trained from it: a folder or a Hub id")
     text: tuple[str, ...] = option(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from clp_core.data.text_sources import DEFAULT_FIELD
 from clp_core.environment.devices import DEVICES
@@ -13,6 +14,9 @@ from clp_core.tokenization.text_reading import AUTO, BEGIN_HELP, BEGINS, CONTROL
 @dataclass(frozen=True)
 class EvaluateOptions(Options):
     """The text that a model is scored on, and how it is read."""
+
+    COMMAND: ClassVar[tuple[str, ...]] = ("evaluate",)
+    PLACED: ClassVar[tuple[str, ...]] = ("model",)
 
     model: str = option(help="model: a folder or a Hub id")
     text: tuple[str, ...] = option(help="file, folder or hub:ORG/NAME[:CONFIG][:SPLIT] with the text")

@@ -38,7 +38,7 @@ from clp_core.geometry.explore_options import AgreementOptions, OverlapOptions
 from clp_core.options import Options, OptionsError, like, option
 from clp_core.training.options import MAX_SEED, TrainOptions
 from clp_core.training.teacher import HELPER
-from clp_core.transfer.compare_options import NO_OUTPUT, CompareMethodsOptions
+from clp_core.transfer.compare_options import CompareMethodsOptions
 from clp_core.transfer.options import TransferOptions
 from clp_core.workspace import Workspace
 
@@ -237,7 +237,7 @@ class Design(Options):
         for arm in self.arms:
             yield from self.refused_training(arm)
             method, *settings = arm.method.split(":")
-            values = pair | {"output": NO_OUTPUT, "method": method, "setting": tuple(settings)}
+            values = pair | {"output": arm.name, "method": method, "setting": tuple(settings)}
             yield from refused(TransferOptions, values, f"arms.{arm.name}.method")
         if self.methods is not None:
             values = pair | {"text": self.eval_text, "folds": self.methods.folds}

@@ -19,6 +19,8 @@ from clp_core.experiments.runner import Runner
 from clp_core.experiments.staleness import measure_differs
 from clp_core.files.json_files import read_state
 from clp_core.jobs.store import JobStore
+from clp_core.options import arguments_of
+from clp_core.transfer.compare_options import CompareMethodsOptions
 from clp_core.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -40,12 +42,15 @@ class Measure:
 def measures_of(design: Design, workspace: Workspace) -> Iterator[Measure]:
     """Yield the measurements that an experiment asks for and that can be made by now."""
     if design.methods is not None:
-        arguments = ["compare-methods", "--source", design.model(design.source, workspace)]
-        arguments += ["--helper", design.model(design.helper, workspace), "--match", design.match]
-        arguments += ["--text", design.text(design.eval_text, workspace)]
-        arguments += ["--folds", str(design.methods.folds)]
-        names = design.methods.names
-        yield Measure(("methods.json",), {"methods": [*arguments, *(["--methods", ",".join(names)] if names else [])]})
+        options = CompareMethodsOptions(
+            design.model(design.source, workspace),
+            design.model(design.helper, workspace),
+            match=design.match,
+            text=design.text(design.eval_text, workspace),
+            folds=design.methods.folds,
+            methods=",".join(design.methods.names),
+        )
+        yield Measure(("methods.json",), {"methods": [*options.COMMAND, *arguments_of(options)]})
     if design.overlap is not None:
         tokenizers = [design.model(name, workspace) for name in design.overlap.tokenizers]
         yield Measure(("overlap.json",), {"overlap": ["overlap", *tokenizers, "--match", design.overlap.match]})

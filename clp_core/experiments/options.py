@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from clp_core.options import Options, option
 
@@ -14,6 +15,9 @@ FIGURES = (".html", ".svg", ".png")
 @dataclass(frozen=True)
 class ExperimentOptions(Options):
     """An experiment, and what is done of it."""
+
+    COMMAND: ClassVar[tuple[str, ...]] = ("experiment",)
+    PLACED: ClassVar[tuple[str, ...]] = ("file",)
 
     file: Path = option(help="YAML file of the experiment", metavar="FILE")
     limit: int = option(0, help="do no more than so many runs now; 0: all", minimum=0)

@@ -26,7 +26,7 @@ from clp_core.files.artifacts import REPORT_FILE
 from clp_core.files.json_files import read_json, write_json
 from clp_core.jobs.job import Job
 from clp_core.jobs.run_metrics import RunMetrics
-from clp_core.model_cards.licence import replaced
+from clp_core.reports.licence import replaced
 from clp_core.savings.curve import Curve, curve_of_metrics
 from clp_core.tokenization.text_reading import SCORING_FILE
 from clp_core.workspace import Workspace

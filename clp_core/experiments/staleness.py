@@ -14,8 +14,10 @@ from typing import Any
 from clp_core.experiments.design import OWN_TRAIN_FIELDS, Design, Run
 from clp_core.initializers import initializer
 from clp_core.initializers.base import parse_settings
+from clp_core.options import flag_of
 from clp_core.training.options import TrainOptions
 from clp_core.training.teacher import HELPER
+from clp_core.transfer.compare_options import CompareMethodsOptions
 from clp_core.transfer.options import AUTO
 from clp_core.workspace import Workspace
 
@@ -68,10 +70,19 @@ def measure_differs(commands: Mapping[str, Sequence[str]], told: Mapping[str, An
     def differs(asked: Sequence[str], kept: Sequence[str]) -> bool:
         if asked[0] == "downstream":
             asked, kept = asked[2:], kept[2:][: len(asked) - 2]
+        elif list(asked[:1]) == list(kept[:1]) == list(CompareMethodsOptions.COMMAND):
+            return given_in(asked[1:]) != given_in(kept[1:])
         return names_of(asked) != names_of(kept)
 
     kept = {name: shlex.split(entry["command"])[1:] for name, entry in told.items() if name != MADE_BY}
     return kept.keys() != commands.keys() or any(differs(commands[name], kept[name]) for name in commands)
+
+
+def given_in(arguments: Sequence[str]) -> dict[str, str]:
+    """Return the options in arguments of ``clp compare-methods`` that are not their defaults, models by their names."""
+    flags = {flag_of(item.name): item for item in fields(CompareMethodsOptions)}
+    given = dict(zip(arguments[::2], map(name_of, arguments[1::2]), strict=False))
+    return {flag: value for flag, value in given.items() if flag not in flags or value != str(flags[flag].default)}
 
 
 def name_of(reference: str) -> str:

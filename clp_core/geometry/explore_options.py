@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from clp_core.data.text_sources import DEFAULT_FIELD
 from clp_core.evaluation.options import EvaluateOptions
@@ -20,6 +21,9 @@ TOKENS_HELP = "tokens: the string, a text that is one token, or #id"
 @dataclass(frozen=True)
 class OverlapOptions(Options):
     """Vocabularies to compare."""
+
+    COMMAND: ClassVar[tuple[str, ...]] = ("overlap",)
+    PLACED: ClassVar[tuple[str, ...]] = ("tokenizers",)
 
     tokenizers: tuple[str, ...] = option(help="two or more tokenizers: folders or Hub ids; source first")
     match: str = option(
@@ -38,6 +42,9 @@ class OverlapOptions(Options):
 class InspectOptions(Options):
     """Tokens of a target model whose rows are explained."""
 
+    COMMAND: ClassVar[tuple[str, ...]] = ("inspect",)
+    PLACED: ClassVar[tuple[str, ...]] = ("folder", "tokens")
+
     folder: Path = option(help="a folder that a transfer wrote", metavar="DIR")
     tokens: tuple[str, ...] = option(help=TOKENS_HELP, metavar="TOKEN")
     k: int = option(10, help="anchors to show", minimum=1, maximum=MAX_NEIGHBORS)
@@ -46,6 +53,9 @@ class InspectOptions(Options):
 @dataclass(frozen=True)
 class NeighborsOptions(Options):
     """Tokens whose nearest tokens are shown."""
+
+    COMMAND: ClassVar[tuple[str, ...]] = ("neighbors",)
+    PLACED: ClassVar[tuple[str, ...]] = ("model", "tokens")
 
     model: str = option(help=MODEL_HELP)
     tokens: tuple[str, ...] = option(help=TOKENS_HELP, metavar="TOKEN")
@@ -56,6 +66,9 @@ class NeighborsOptions(Options):
 class AgreementOptions(Options):
     """Two models whose neighbours are compared."""
 
+    COMMAND: ClassVar[tuple[str, ...]] = ("agreement",)
+    PLACED: ClassVar[tuple[str, ...]] = ("first", "second")
+
     first: str = option(help=MODEL_HELP)
     second: str = option(help="another model with the same tokenizer")
     k: int = option(10, help="neighbours of each token", minimum=1, maximum=MAX_GRAPH_NEIGHBORS)
@@ -65,6 +78,9 @@ class AgreementOptions(Options):
 class NearDuplicatesOptions(Options):
     """A model whose nearly equal rows are listed."""
 
+    COMMAND: ClassVar[tuple[str, ...]] = ("near-duplicates",)
+    PLACED: ClassVar[tuple[str, ...]] = ("model",)
+
     model: str = option(help=MODEL_HELP)
     above: float = option(0.999, help="least cosine to the nearest other row", minimum=-1, maximum=1)
 
@@ -72,5 +88,8 @@ class NearDuplicatesOptions(Options):
 @dataclass(frozen=True)
 class PrepareOptions(Options):
     """A model that the pages are to show."""
+
+    COMMAND: ClassVar[tuple[str, ...]] = ("prepare",)
+    PLACED: ClassVar[tuple[str, ...]] = ("model",)
 
     model: str = option(help=MODEL_HELP)

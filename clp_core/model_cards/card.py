@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from clp_core import __version__
 from clp_core.files.artifacts import CURVE_FILE, PROVENANCE_FILE, REPORT_FILE, TRAINING_FILE
 from clp_core.initializers import initializer
-from clp_core.model_cards.licence import NOT_STATED, Licence, Origin, origins_of
-from clp_core.reports.transfer_report import described
+from clp_core.reports.licence import NOT_STATED, Licence, Origin
+from clp_core.reports.transfer_report import HealthSummary, TransferReport
 from clp_core.tokenization.scripts import printable
 
 if TYPE_CHECKING:
@@ -55,13 +55,13 @@ class Card:
 
     Attributes:
         name: what the model is called.
-        report: of the transfer that made it; empty for a model that no transfer made.
+        report: of the transfer that made it; ``None`` for a model that no transfer made.
         runs: the facts of its training, the first run first; see ``training_facts``.
         fields: what the user says.
     """
 
     name: str
-    report: Mapping[str, Any]
+    report: TransferReport | None
     runs: Sequence[Mapping[str, Any]] = ()
     fields: CardFields = CardFields()
 
@@ -69,7 +69,7 @@ class Card:
     def origins(self) -> dict[str, Origin]:
         """Source and helper; of a model that no transfer made, what its training began with."""
         if self.report:
-            return origins_of(self.report)
+            return self.report.made_from
         return {"source": Origin.read(self.runs[0]["origin"])} if self.runs else {}
 
     def text(self) -> str:
@@ -82,21 +82,21 @@ class Card:
     def context(self) -> dict[str, Any]:
         """Return what the template is filled in with; all names and texts of others are escaped for Markdown."""
         report, runs = self.report, self.runs
-        not_comparable = [each["reason"] for each in self.not_comparable()]
-        told = [*report.get("warnings", ()), *(f"{each}." for run in runs for each in run.get("warnings", ()))]
-        replaced_class = any("PreTrainedTokenizerFast" in warning for warning in report.get("warnings", []))
+        transferred = report.warnings if report else ()
+        told = [*transferred, *(f"{each}." for run in runs for each in run.get("warnings", ()))]
+        replaced_class = any("PreTrainedTokenizerFast" in warning for warning in transferred)
         return {
             "title": as_words(self.name),
-            "version": report["version"] if report else __version__,
+            "version": report.version if report else __version__,
             "transfer": self.transfer_facts(),
             "made": self.made(),
             "steps": f"{sum(run['step'] for run in runs):,}",
             "tokens": f"{sum(run['tokens'] or 0 for run in runs):,}",
-            "unrecorded_steps": f"{steps:,}" if (steps := report.get("trained_steps", 0)) else "",
+            "unrecorded_steps": f"{report.trained_steps:,}" if report and report.trained_steps else "",
             "warnings": [as_words(str(warning)) for warning in told],
             "runs": [self.run_facts(i) for i in range(len(runs))],
             "has_scores": any(run["curve"] for run in runs),
-            "not_comparable": not_comparable,
+            "not_comparable": self.not_comparable(),
             "tokenizer_class": "PreTrainedTokenizerFast" if replaced_class else "AutoTokenizer",
             "loaded_as": json.dumps(self.fields.repo_id or self.name, ensure_ascii=False),
             "licences": self.licences(),
@@ -145,13 +145,17 @@ class Card:
     def last_score(self) -> Mapping[str, Any]:
         """Return the last evaluation of the training, else that before any; empty where there is none."""
         scored = [run["curve"][-1] for run in self.runs if run["curve"]]
-        return scored[-1] if scored else self.report.get("zero_step") or {}
+        zero = self.report.zero_step if self.report else None
+        before = {"bits_per_byte": zero.bits_per_byte, "perplexity": zero.perplexity} if zero else {}
+        return scored[-1] if scored else before
 
-    def not_comparable(self) -> Sequence[Mapping[str, str]]:
-        """List why the last score cannot be compared across tokenizers: codes and reasons; empty where it can."""
+    def not_comparable(self) -> list[str]:
+        """List why the last score cannot be compared across tokenizers; empty where it can."""
         scored = [run.get("not_comparable") for run in self.runs if run["curve"]]
-        found = scored[-1] if scored else (self.report.get("zero_step") or {}).get("not_comparable")
-        return found or []
+        if scored:
+            return [each["reason"] for each in scored[-1] or ()]
+        zero = self.report.zero_step if self.report else None
+        return [each.reason for each in zero.not_comparable] if zero else []
 
     def eval_text(self) -> str:
         """Return the name of the text that was scored last."""
@@ -160,51 +164,51 @@ class Card:
 
     def transfer_facts(self) -> dict[str, Any]:
         """Return what the sentences of the card say of the transfer; empty for a model that no transfer made."""
-        if not self.report:
+        if self.report is None:
             return {}
         return {
-            "is_whole_model": initializer(self.report["method"]).whole_model,
-            "rows_at_risk": f"{n:,}" if (n := self.report["health"]["rows_at_risk"]) else "",
-            "missing": f"{self.report['missing']:,}",
+            "is_whole_model": initializer(self.report.method).whole_model,
+            "rows_at_risk": f"{n:,}" if (n := self.report.health.rows_at_risk) else "",
+            "missing": f"{self.report.missing:,}",
         }
 
     def made(self) -> list[tuple[str, str]]:
         """Return the rows of the table of the transfer: source, helper, method, overlap, health, held-out anchors."""
         report = self.report
-        if not report:
+        if report is None:
             return rows_of([("began from", named(origin)) for origin in self.origins.values()])
-        chosen = report["settings"][report["method"]]
+        chosen = report.settings[report.method]
         settings = f" with {', '.join(f'{name} {value:g}' for name, value in chosen.items())}" if chosen else ""
-        total = report["overlap"] + report["missing"]
+        total = report.overlap + report.missing
         rows = [(f"{role} model", named(origin)) for role, origin in self.origins.items()]
         rows += [
-            ("method", f"`{report['method']}`{settings} (match `{report['match']}`, seed {report['seed']})"),
-            ("tokens copied", f"{report['overlap']:,} of {total:,}"),
-            ("tokens initialised", f"{report['missing']:,}"),
-            ("rows at risk", f"{report['health']['rows_at_risk']:,}"),
-            ("health", health_told(report["health"])),
+            ("method", f"`{report.method}`{settings} (match `{report.match}`, seed {report.seed})"),
+            ("tokens copied", f"{report.overlap:,} of {total:,}"),
+            ("tokens initialised", f"{report.missing:,}"),
+            ("rows at risk", f"{report.health.rows_at_risk:,}"),
+            ("health", health_told(report.health)),
         ]
-        heldout = report["heldout"]
-        if heldout["centred_cosine"] is not None:
-            scores = f"centred cosine {heldout['centred_cosine']:.3f}"
-            if heldout["relative_error"] is not None:
-                scores += f", relative error {heldout['relative_error']:.3f}"
+        heldout, zero = report.heldout, report.zero_step
+        if heldout.centred_cosine is not None:
+            scores = f"centred cosine {heldout.centred_cosine:.3f}"
+            if heldout.relative_error is not None:
+                scores += f", relative error {heldout.relative_error:.3f}"
             rows.append(("held-out anchors", scores))
-        if (report.get("zero_step") or {}).get("bits_per_byte") is not None:
-            codes = ", ".join(each["code"] for each in report["zero_step"].get("not_comparable") or ())
+        if zero is not None and zero.bits_per_byte is not None:
+            codes = ", ".join(each.code for each in zero.not_comparable)
             told = f" (not comparable across tokenizers: {codes})" if codes else ""
-            rows.append(("bits per byte before training", f"{report['zero_step']['bits_per_byte']:.3f}{told}"))
-        if told := described(report.get("check")):
-            rows.append(("checked after writing", told))
-        if report["auto"]:
-            rows.append(("why this method", report["auto"]["reason"]))
-        if report["overrides"]:
-            rows.append(("tokens overridden by hand", f"{len(report['overrides']):,}"))
-        taken_over = {name: n for name, n in report["guard"]["taken_over"].items() if n}
+            rows.append(("bits per byte before training", f"{zero.bits_per_byte:.3f}{told}"))
+        if report.check:
+            rows.append(("checked after writing", report.check.described))
+        if report.auto:
+            rows.append(("why this method", report.auto.reason))
+        if report.overrides:
+            rows.append(("tokens overridden by hand", f"{len(report.overrides):,}"))
+        taken_over = {name: n for name, n in report.guard.taken_over.items() if n}
         if taken_over:
             told = ", ".join(f"{n:,} by `{name}`" for name, n in taken_over.items())
             rows.append(("rows at risk taken over", told))
-        rows += [("source file", f"`{name}`, SHA-256 `{digest}`") for name, digest in report["source_files"].items()]
+        rows += [("source file", f"`{name}`, SHA-256 `{digest}`") for name, digest in report.source_files.items()]
         return rows_of(rows)
 
     def run_facts(self, i: int) -> dict[str, Any]:
@@ -291,13 +295,13 @@ def point_told(point: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def health_told(health: Mapping[str, Any]) -> str:
+def health_told(health: HealthSummary) -> str:
     """Return the health figures of the new rows."""
     told = []
-    if health.get("n_eff_median") is not None:
-        told.append(f"half of the new rows rest on {health['n_eff_median']:,.1f} anchors or more (n_eff)")
-    if health.get("norm_ratio_max") is not None:
-        told.append(f"the longest is {health['norm_ratio_max']:.2f} times as long as copied rows are on average")
+    if health.n_eff_median is not None:
+        told.append(f"half of the new rows rest on {health.n_eff_median:,.1f} anchors or more (n_eff)")
+    if health.norm_ratio_max is not None:
+        told.append(f"the longest is {health.norm_ratio_max:.2f} times as long as copied rows are on average")
     return "; ".join(told) or NOT_STATED
 
 

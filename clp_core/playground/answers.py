@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-import shlex
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from clp_core.jobs.metrics import whole_lines
-from clp_core.options import Options, arguments_of, option
+from clp_core.options import Options, option
 
 MAX_MODELS = 8
 MAX_PROMPT = 100_000
@@ -24,6 +23,9 @@ END_OF_TEXT, LENGTH, STOPPED, REFUSED, FAILED = "end of text", "length", "stoppe
 @dataclass(frozen=True)
 class GenerateOptions(Options):
     """A prompt and how models complete it."""
+
+    COMMAND: ClassVar[tuple[str, ...]] = ("generate",)
+    PLACED: ClassVar[tuple[str, ...]] = ("models",)
 
     models: tuple[str, ...] = option(help="models that complete the prompt: folders or Hub ids")
     prompt: str = option("", help="text to continue; empty: the model begins a text")
@@ -156,9 +158,3 @@ class CompletionsReader:
                     if not self._completions[number].stopped:
                         self._completions[number] = self._completions[number].after(event)
             return list(self._completions)
-
-
-def generate_command_of(options: GenerateOptions) -> str:
-    """Command line of the same request."""
-    arguments = arguments_of(options)
-    return shlex.join(["clp", "generate", *options.models, *arguments[2 * len(options.models) :]])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 from clp_core.options import Options, option
 from clp_core.playground.answers import models_problems
@@ -15,6 +16,9 @@ MAX_IDLE_SECONDS = 30 * 24 * 3600
 @dataclass(frozen=True)
 class PlaygroundOptions(Options):
     """Which models a session keeps in memory, and for how long."""
+
+    COMMAND: ClassVar[tuple[str, ...]] = ("playground",)
+    PLACED: ClassVar[tuple[str, ...]] = ("models",)
 
     models: tuple[str, ...] = option(help="models to hold in memory: folders or Hub ids")
     idle_seconds: int = option(

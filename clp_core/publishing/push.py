@@ -25,12 +25,12 @@ from clp_core.hub.access_tokens import refuse_access_tokens
 from clp_core.hub.errors import explained, has_token, is_unreachable, patiently, status_of
 from clp_core.jobs.training_checkpoints import OPTIMISER_FILES, is_complete
 from clp_core.model_cards.card import Card, CardFields, kept_card
-from clp_core.model_cards.licence import Licence, bare, public_report
 from clp_core.progress import report_progress
 from clp_core.publishing.export import COMPANIONS
 from clp_core.publishing.push_options import PushOptions
 from clp_core.publishing.training_facts import curve_csv, run_of_checkpoint, runs_behind
-from clp_core.reports.transfer_report import read_transfer_report
+from clp_core.reports.licence import Licence, bare, replaced
+from clp_core.reports.transfer_report import TransferReport, read_transfer_report
 from clp_core.tokenization.tokenizer_reading import TOKENIZER_FILES
 from clp_core.workspace import Workspace
 
@@ -126,7 +126,8 @@ class PushPlan:
         folder = Path(options.model).expanduser()
         refuse_no_model(folder)
         report, runs = read_transfer_report(folder, for_card=True), runs_behind(folder)
-        public = public_report(report, workspace) if report else {}
+        told = replaced(read_json(folder / REPORT_FILE), report.names_of_paths(workspace)) if report else {}
+        public = TransferReport.of_json(told) if report else None
         name = options.repo.partition("/")[2]
         card = Card(name, public, runs)
         source = card.origins.get("source")
@@ -136,7 +137,7 @@ class PushPlan:
         text = kept_card(folder / CARD_FILE, own, Card(name, public, runs, fields))
         made: dict[str, bytes] = {CARD_FILE: text.encode()}
         if report:
-            made[REPORT_FILE] = as_json(public)
+            made[REPORT_FILE] = as_json(told)
         if runs:
             made |= {TRAINING_FILE: as_json({"runs": runs}), CURVE_FILE: curve_csv(runs).encode()}
         refuse_access_tokens([data.decode() for data in made.values()])

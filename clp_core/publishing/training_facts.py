@@ -14,7 +14,7 @@ from clp_core.files.json_files import read_json, read_state
 from clp_core.jobs.job import Job
 from clp_core.jobs.metrics import is_evaluation
 from clp_core.jobs.training_checkpoints import step_of
-from clp_core.model_cards.licence import bare, origin_of
+from clp_core.reports.licence import bare, origin_of
 from clp_core.savings.curve import settings_of, step_tokens_of
 from clp_core.tokenization.text_reading import SCORING_FILE
 from clp_core.training.slurm_options import CLUSTER_FIELDS

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from clp_core.options import Options, option
 
@@ -15,6 +16,9 @@ MEASURES = ("bits_per_byte", "eval_loss")
 @dataclass(frozen=True)
 class CompareRunsOptions(Options):
     """Runs that are compared with a baseline."""
+
+    COMMAND: ClassVar[tuple[str, ...]] = ("jobs", "compare")
+    PLACED: ClassVar[tuple[str, ...]] = ("names",)
 
     names: tuple[str, ...] = option(
         help="runs by directory, name or latest, import:NAME, published:clp, published:scratch, or an arm of an "
@@ -38,6 +42,9 @@ class CompareRunsOptions(Options):
 @dataclass(frozen=True)
 class ImportOptions(Options):
     """The curve of a run made elsewhere."""
+
+    COMMAND: ClassVar[tuple[str, ...]] = ("jobs", "import")
+    PLACED: ClassVar[tuple[str, ...]] = ("file",)
 
     file: Path = option(help="a CSV file with a header, or a trainer_state.json", metavar="FILE")
     name: str = option("", help="what the curve is called; without it the file's name")

@@ -22,7 +22,7 @@ from clp_core.errors import InputError
 from clp_core.files.artifacts import PROVENANCE_FILE, REPORT_FILE
 from clp_core.initializers import initializer
 from clp_core.initializers.base import Context, Fitted
-from clp_core.reports.transfer_report import read_transfer_report
+from clp_core.reports.transfer_report import TransferReport, read_transfer_report
 from clp_core.tokenization.vocabulary import Vocabulary
 from clp_core.transfer.provenance import KEPT_ANCHORS, ROW_GROUP
 
@@ -152,7 +152,7 @@ class Explainer:
     """
 
     folder: Path
-    report: Mapping[str, Any]
+    report: TransferReport
     table: pd.DataFrame
     vocabulary: Vocabulary
     helper_rows: RowSource | None
@@ -179,7 +179,7 @@ class Explainer:
         report = read_report(folder)
         if helper_rows is None:
             helper_rows, content = helper_of(report)
-        if content and content != report.get("helper_content", content):
+        if content and content != (report.helper_content or content):
             helper_rows = None
         table, vocabulary = read_columns(folder), Vocabulary.open(folder, apart=True)
         if len(table) < vocabulary.n_ids:
@@ -202,9 +202,9 @@ class Explainer:
         """Return a method, fitted again with the parameters that the transfer chose."""
         if method not in self._fitted:
             assert self.helper_rows is not None
-            parameters = self.report["parameters"]["input"].get(method, {})
-            settings = initializer(method).resolve(self.report["settings"].get(method, {}))
-            context = Context(self.helper_rows, self.anchor_ids, None, self.report["seed"], parameters, settings)
+            parameters = self.report.parameters["input"].get(method, {})
+            settings = initializer(method).resolve(self.report.settings.get(method, {}))
+            context = Context(self.helper_rows, self.anchor_ids, None, self.report.seed, parameters, settings)
             self._fitted[method] = initializer(method).fit(context)
         return self._fitted[method]
 
@@ -241,7 +241,7 @@ class Explainer:
             anchors_for_90_percent=weighed.carriers,
             n_anchors=len(self.anchor_ids),
             mass=weighed.mass,
-            parameters=self.report["parameters"]["input"].get(method, {}) if method else {},
+            parameters=self.report.parameters["input"].get(method, {}) if method else {},
             n_used=weighed.n_used,
         )
 
@@ -269,7 +269,7 @@ class Explainer:
                 f"{self.folder / PROVENANCE_FILE} names rows that the source lacks; write the target again"
             )
         check_rows(target, np.array([token_id]), "input", str(self.folder), self.vocabulary)
-        check_rows(source, np.unique(ids), "input", str(self.report["source"]), self._source_vocabulary)
+        check_rows(source, np.unique(ids), "input", self.report.source, self._source_vocabulary)
         for part in block_ranges(len(ids), source.shape[1]):
             made += values[part] @ source.take(ids[part]).astype(np.float64)
         written = target.take(np.array([token_id]))[0].astype(np.float64)
@@ -333,7 +333,7 @@ class Explainer:
         if not record["anchor_ids"]:
             if record["anchor_share"] is None and not pd.isna(self.table["n_eff"].iloc[token_id]):
                 raise InputError(
-                    f"the helper {self.report['helper']} is gone or changed, and no anchors were kept with "
+                    f"the helper {self.report.helper} is gone or changed, and no anchors were kept with "
                     f"{self.folder.name}; put it back as it was, or write the target with --provenance full"
                 )
             return Weighed()
@@ -352,7 +352,7 @@ class Explainer:
         return Weighed(self._anchors(none, sources, shares, np.full(len(sources), np.nan))[:k], 0.0, len(sources), 1.0)
 
     def _sources_of_override(self, token_id: int) -> list[int]:
-        sources = self.report["overrides"].get(str(token_id))
+        sources = self.report.overrides.get(str(token_id))
         if not sources:
             raise InputError(f"the report of {self.folder} does not hold its override #{token_id}; write it again")
         return [int(source) for source in sources]
@@ -361,7 +361,7 @@ class Explainer:
     def _source_vocabulary(self) -> Vocabulary | None:
         if self.source_vocabulary is not None:
             return self.source_vocabulary
-        folder = Path(self.report["source"])
+        folder = Path(self.report.source)
         return Vocabulary.open(folder, apart=True) if folder.is_dir() else None
 
     def _anchors(
@@ -386,16 +386,16 @@ class Explainer:
         return (tokens[place] or "") if 0 <= place < len(tokens) else f"#{place}"  # a foreign file may name any
 
 
-def helper_of(report: Mapping[str, Any]) -> tuple[TensorRows | None, str]:
+def helper_of(report: TransferReport) -> tuple[TensorRows | None, str]:
     """Return the helper's input rows and their content, ``None`` where it cannot be opened."""
     try:
-        rows = Checkpoint.open(report["helper"]).rows("input")
+        rows = Checkpoint.open(report.helper).rows("input")
         return rows, content_of(rows)
     except InputError:
         return None, ""
 
 
-def read_report(folder: Path) -> dict[str, Any]:
+def read_report(folder: Path) -> TransferReport:
     """Return the report of a transfer.
 
     Raises:

@@ -25,6 +25,7 @@ from clp_core.checkpoints.positions import padding_index
 from clp_core.environment.free_memory import free_memory
 from clp_core.errors import ClpError, InputError
 from clp_core.progress import report_progress
+from clp_core.reports.transfer_report import CheckSummary
 from clp_core.transfer.row_plan import RowPlan
 from clp_core.transfer.target_folder import check_tying
 
@@ -137,7 +138,7 @@ class Expected:
             raise NonFiniteError(f"{problem} in the source {name}: {CURE}")
         return cls(fed, copied, kept, extent, layers, source.names.tied)
 
-    def compare(self, target: Path) -> dict[str, Any]:
+    def compare(self, target: Path) -> CheckSummary:
         """Run the written target on the same tokens.
 
         Returns:
@@ -162,16 +163,16 @@ class Expected:
                 "derives something else from the vocabulary or from special ids in config.json; this architecture "
                 "is not supported (--check files writes the target all the same)"
             )
-        return {
-            "kind": "logits",
-            "layers": self.layers if self.extent.layers is None else self.extent.layers,
-            "of_layers": self.layers,
-            "dtype": self.extent.dtype,
-            "tokens_fed": len(self.fed),
-            "tokens_compared": len(self.copied),
-            "largest_difference": float(f"{found:.3g}"),
-            "limit": limit,
-        }
+        return CheckSummary(
+            "logits",
+            layers=self.layers if self.extent.layers is None else self.extent.layers,
+            of_layers=self.layers,
+            dtype=self.extent.dtype,
+            tokens_fed=len(self.fed),
+            tokens_compared=len(self.copied),
+            largest_difference=float(f"{found:.3g}"),
+            limit=limit,
+        )
 
 
 def chosen(plan: RowPlan, copied: np.ndarray, positions: int | None, padding: int | None) -> np.ndarray:

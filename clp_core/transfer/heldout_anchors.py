@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from clp_core.checkpoints.finite import CURE, NonFiniteError
 from clp_core.embeddings.row_source import Subset, block_ranges, mean_row, non_finite_rows
 from clp_core.initializers.base import Context, Initializer
+from clp_core.reports.transfer_report import HeldOutSummary
 
 HIDDEN_SHARE = 0.1
 
@@ -29,10 +30,11 @@ class HeldOut:
     relative_error: float
     hidden: int
 
-    def as_json(self) -> dict[str, float | None]:
-        """Return the scores for reports; ``None`` for one that is not finite, as JSON has no NaN."""
-        scores = {key: value for key, value in asdict(self).items() if key != "hidden"}
-        return {key: value if np.isfinite(value) else None for key, value in scores.items()}
+    @property
+    def summary(self) -> HeldOutSummary:
+        """The scores for reports; ``None`` for one that is not finite, as JSON has no NaN."""
+        cosine, error = self.centred_cosine, self.relative_error
+        return HeldOutSummary(cosine if np.isfinite(cosine) else None, error if np.isfinite(error) else None)
 
 
 def hide(context: Context, seed: int, share: float = HIDDEN_SHARE, fold: int = 0) -> tuple[Context, np.ndarray]:

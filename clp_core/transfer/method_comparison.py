@@ -16,16 +16,20 @@ import numpy as np
 from clp_core.checkpoints.finite import CURE, NonFiniteError, non_finite_weight
 from clp_core.checkpoints.model_config import max_positions
 from clp_core.data.text_sources import Texts
+from clp_core.environment.free_memory import peak_rss_bytes
 from clp_core.environment.memory_errors import memory_explained
 from clp_core.errors import InputError
 from clp_core.initializers import initializer
-from clp_core.initializers.base import Initializer, parse_settings
+from clp_core.initializers.base import parse_settings
 from clp_core.progress import report_progress
+from clp_core.reports.transfer_report import HeldOutSummary
 from clp_core.transfer import heldout_anchors
+from clp_core.transfer.compare_options import CompareMethodsOptions
 from clp_core.transfer.method_rows_cache import KEPT, MethodRows
-from clp_core.transfer.model_pair import Pair
+from clp_core.transfer.model_pair import ModelPair
 from clp_core.transfer.options import TransferOptions
-from clp_core.transfer.pipeline import Transfer, peak_rss_bytes, transfer
+from clp_core.transfer.pipeline import transfer
+from clp_core.transfer.target_rows import MethodChain, TargetRows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -59,10 +63,10 @@ class MethodScore:
 
     def as_json(self) -> dict[str, Any]:
         """Return the figures of the command line."""
-        empty = {"centred_cosine": None, "relative_error": None}
+        held = self.heldout.summary if self.heldout else HeldOutSummary(None, None)
         return {
             "method": self.method,
-            "heldout": self.heldout.as_json() if self.heldout else empty,
+            "heldout": {"centred_cosine": held.centred_cosine, "relative_error": held.relative_error},
             "zero_step_bits_per_byte": self.zero_step_bits_per_byte,
             "seconds": round(self.seconds, 3),
             "peak_bytes": self.peak_bytes,
@@ -70,16 +74,12 @@ class MethodScore:
         }
 
 
-def compare_methods(
-    options: TransferOptions, methods: Sequence[str] = (), folds: int = 1, cache: Path | None = None
-) -> tuple[list[MethodScore], str]:
+def compare_methods(options: CompareMethodsOptions, cache: Path | None = None) -> tuple[list[MethodScore], str]:
     """Score methods on one pair; no model is written, the source model is given each method's rows in memory.
 
     Args:
-        options: pair, match, seed, text and so on; its output and method are not used.
-        methods: names, with settings as in ``clp-topk:k=8:temperature=0.2``; by default all that have what they need,
+        options: the pair, the methods, the text and so on; without methods all that have what they need are scored,
             and ``linear`` as ``auto`` takes it.
-        folds: how often another tenth of the anchors is hidden.
         cache: where the new input rows of every method are kept for the page on tokens, if the disk has room; nowhere
             by default.
 
@@ -87,16 +87,15 @@ def compare_methods(
         The scores, best first, and one sentence of advice.
 
     Raises:
-        InputError: a method is unknown, the pair cannot be opened, or the source's weights beside its embeddings are
-            not finite.
+        InputError: the pair cannot be opened, or the source's weights beside its embeddings are not finite.
     """
-    chosen = [parse_method(name) for name in methods]
-    pair = Pair.of(options)
+    chosen = [parse_method(name) for name in options.names]
+    pair = ModelPair.of(options)
     for warning in pair.warnings:
         log.warning("%s", warning)
     if not chosen:
         chosen = [parse_method(name) for name in (*pair.usable_methods(), AS_AUTO)]
-    bench = Bench.open(pair, options) if options.eval_text else None
+    bench = Bench.open(pair, options) if options.text else None
     kept = None
     if cache is not None:
         kept = MethodRows.of(cache, pair.source.folder, pair.helper.folder, options.match, options.seed)
@@ -106,10 +105,9 @@ def compare_methods(
             log.warning("the methods' rows are not kept: %s", error)
             kept = None
     scores = []
-    for i, (name, method, settings) in enumerate(chosen):
+    for i, (name, chain) in enumerate(chosen):
         report_progress(f"scoring {name}", i / len(chosen))
-        own = replace(options, method=method.name, setting=settings)
-        score = score_method(pair, own, method, bench, folds, (kept, name) if kept else None)
+        score = score_method(pair, options, chain, bench, (kept, name) if kept else None)
         scores.append(replace(score, method=name))
     scores.sort(key=sort_key)
     if kept is not None:
@@ -117,74 +115,71 @@ def compare_methods(
     return scores, advice(scores)
 
 
-def parse_method(text: str) -> tuple[str, Initializer, tuple[str, ...]]:
-    """Return what a method is called here, the method, and its settings, from ``NAME`` or ``NAME:SETTING=NUMBER:...``.
+def parse_method(text: str) -> tuple[str, MethodChain]:
+    """Return what a method is called here, and it with its settings, from ``NAME`` or ``NAME:SETTING=NUMBER:...``.
 
     Raises:
         InputError: there is no such method or setting.
     """
     name, *settings = text.split(":")
-    method = initializer(name)
-    method.resolve(parse_settings(settings))
-    return text, method, tuple(settings)
+    given = parse_settings(settings)
+    initializer(name).resolve(given)
+    return text, MethodChain.of(name, given)
 
 
 def score_method(
-    pair: Pair,
-    options: TransferOptions,
-    method: Initializer,
+    pair: ModelPair,
+    options: CompareMethodsOptions,
+    chain: MethodChain,
     bench: Bench | None,
-    folds: int,
     keep: tuple[MethodRows, str] | None = None,
 ) -> MethodScore:
     """Score one method, and keep its rows where asked; what it cannot do on this pair is noted."""
     held, bits, note = None, None, ""
+    name = chain.names[0]
+    method = initializer(name)
     before = reset_peak()
     started = time.perf_counter()
     seconds = 0.0
     try:
-        # With full provenance the heaviest anchors are noted, where rows are made once more to be kept.
-        work = Transfer(replace(options, provenance="full"), pair, pair.plan(options.pad_to_multiple_of))
-        rows = target_rows(work)
+        rows = TargetRows(pair, pair.plan(), chain, seed=options.seed)
+        tensors = {} if method.whole_model else tensors_in_memory(rows)
         seconds = time.perf_counter() - started
         peak = peak_rss_bytes()
-        if keep is not None and rows:
-            keep_rows(work, *keep)
-        held = heldout_anchors.score(
-            method, pair.context("input", options.seed, options.settings), options.seed, folds=folds
-        )
+        if keep is not None and tensors:
+            keep_rows(rows, *keep)
+        context = pair.context("input", options.seed, chain.settings_of(name))
+        held = heldout_anchors.score(method, context, options.seed, folds=options.folds)
         if bench is not None:
             takes_rows = pair.is_source_with_other_rows and not method.whole_model
-            bits = bench.bits(rows) if takes_rows else bench.written_bits(options)
+            bits = bench.bits(tensors) if takes_rows else bench.written_bits(options, chain)
     except (InputError, np.linalg.LinAlgError) as error:
         note, peak = str(error), None
     used = max(peak - before, 0) if peak is not None and before is not None else None
-    return MethodScore(method.name, held, bits, seconds, used, note)
+    return MethodScore(name, held, bits, seconds, used, note)
 
 
-def target_rows(work: Transfer) -> dict[str, np.ndarray]:
+def tensors_in_memory(rows: TargetRows) -> dict[str, np.ndarray]:
     """Return the target's tensors by what they are (``input``, ``output``, ``bias``), as a transfer would write them.
 
-    Values are float32 widened from the source's data type. A method that draws the whole model has none.
+    Values are float32 widened from the source's data type.
 
     Raises:
         InputError: a row is not finite in the source's data type.
     """
-    if work.method.whole_model:
-        return {}
     found = {}
-    for kind, new in work.new_rows(measure=False).items():
+    for kind, new in rows.tensors(measure=False).items():
         found[kind] = np.concatenate([block.astype(np.float32) for block in new])
         if not np.isfinite(found[kind]).all():
             raise InputError(f"a new row of the {kind} embedding is not finite in the source's data type")
     return found
 
 
-def keep_rows(work: Transfer, kept: MethodRows, name: str) -> None:
+def keep_rows(rows: TargetRows, kept: MethodRows, name: str) -> None:
     """Make the missing input rows of a method with their figures, and keep them."""
-    rows = np.concatenate([block.astype(np.float32) for block in work.new_rows()["input"]])
-    ids, measured = work.plan.missing_ids, work.measured["input"]
-    copied = measured.norms[work.plan.source_ids >= 0]
+    values = np.concatenate([block.astype(np.float32) for block in rows.tensors()["input"]])
+    ids, measured = rows.plan.missing_ids, rows.measured["input"]
+    copied = measured.norms[rows.plan.source_ids >= 0]
     assert measured.anchors is not None
     anchors = measured.anchors.scaled(measured.scale)
     figures = {
@@ -193,7 +188,7 @@ def keep_rows(work: Transfer, kept: MethodRows, name: str) -> None:
         "sources": anchors.sources[ids, :KEPT],
         "weights": anchors.weights[ids, :KEPT],
     }
-    kept.keep(name, rows[ids], figures)
+    kept.keep(name, values[ids], figures)
 
 
 @dataclass
@@ -209,7 +204,7 @@ class Bench:
     text: EvaluationText
 
     @classmethod
-    def open(cls, pair: Pair, options: TransferOptions) -> Bench:
+    def open(cls, pair: ModelPair, options: CompareMethodsOptions) -> Bench:
         """Load the source model and read the text.
 
         Raises:
@@ -219,7 +214,7 @@ class Bench:
         from clp_core.evaluation.bits_per_byte import EvaluationText, load_model
 
         report_progress("loading the source")
-        texts, positions = Texts.open([options.eval_text], options.text_field), max_positions(pair.source.config)
+        texts, positions = Texts.open([options.text], options.text_field), max_positions(pair.source.config)
         text = EvaluationText.read(texts, pair.overlap.target, positions)
         model = load_model(pair.source.folder, options.device)
         # The embeddings are replaced by each method's rows, which are checked on their own.
@@ -252,7 +247,7 @@ class Bench:
                 layer.bias = parameter(rows["bias"][:, 0])
             return finite_bits(score(self.model, self.text).bits_per_byte)
 
-    def written_bits(self, options: TransferOptions) -> float:
+    def written_bits(self, options: CompareMethodsOptions, chain: MethodChain) -> float:
         """Return the bits per byte of a target that is more than the source with other rows, written for the purpose.
 
         Raises:
@@ -260,11 +255,15 @@ class Bench:
         """
         from clp_core.evaluation.bits_per_byte import load_model, score
 
+        setting = tuple(f"{name}={value!r}" for name, value in chain.settings.items())
         with tempfile.TemporaryDirectory() as folder:
-            output = Path(folder) / "target"
-            transfer(replace(options, output=str(output), eval_text="", no_heldout=True, target_vectors=""))
+            output = str(Path(folder) / "target")
+            pair = options.pair_values
+            if chain.names[0] != "static-vectors":
+                pair |= {"target_vectors": "", "source_vectors": "", "dictionary": ""}
+            transfer(TransferOptions(**pair, output=output, method=chain.names[0], setting=setting, no_heldout=True))
             with memory_explained("scoring a method's model", self.model.device.type):
-                return finite_bits(score(load_model(output, options.device), self.text).bits_per_byte)
+                return finite_bits(score(load_model(Path(output), options.device), self.text).bits_per_byte)
 
 
 def finite_bits(bits: float) -> float:
@@ -295,7 +294,7 @@ def sort_key(score: MethodScore) -> tuple[bool, float, float]:
 
 def advice(scores: Sequence[MethodScore]) -> str:
     """Return one sentence that names the best method and by what measure, and the other measure's where it differs."""
-    usable = [score for score in scores if not score.note and not parse_method(score.method)[1].whole_model]
+    usable = [score for score in scores if not score.note and not draws_whole_model(score.method)]
     if not usable:
         return "No method could be scored on this pair."
     if len(usable) == 1:
@@ -313,3 +312,8 @@ def advice(scores: Sequence[MethodScore]) -> str:
         return f"{text} and finds hidden anchors best." if finder == best else f"{text}."
     against = f"centred cosine {cosines[finder]:.3f} against {cosines[best]:.3f}"
     return f"{text}; {finder} finds hidden anchors better ({against})."
+
+
+def draws_whole_model(name: str) -> bool:
+    """Say whether a method, named with its settings, draws the whole model."""
+    return initializer(name.partition(":")[0]).whole_model

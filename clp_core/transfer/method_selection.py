@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from clp_core.initializers import initializer
 from clp_core.progress import report_progress
+from clp_core.reports.transfer_report import AutoSummary
 from clp_core.transfer import heldout_anchors
-from clp_core.transfer.model_pair import Pair
+from clp_core.transfer.model_pair import ModelPair
 
 PLAIN = ("linear", {"neighbours": 16.0})
 RICHER: tuple[str, dict[str, float]] = ("two-view", {})
@@ -36,19 +36,13 @@ class Choice:
     scores: Mapping[str, float | None]
     reason: str
 
-    def as_json(self) -> dict[str, Any]:
-        """Return it for the report."""
-        return {
-            "method": self.method,
-            "settings": dict(self.settings),
-            "scores": dict(self.scores),
-            "folds": FOLDS,
-            "margin": MARGIN,
-            "reason": self.reason,
-        }
+    @property
+    def summary(self) -> AutoSummary:
+        """The choice for the report."""
+        return AutoSummary(self.reason, self.method, self.settings, self.scores, FOLDS, MARGIN)
 
 
-def choose(pair: Pair, seed: int) -> Choice:
+def choose(pair: ModelPair, seed: int) -> Choice:
     """Score the candidates on hidden anchors, a tenth at a time in three folds.
 
     ``linear`` with the nearest residuals is taken unless ``two-view`` is better by the margin.

@@ -30,7 +30,7 @@ from clp_core.transfer.vocabulary_tensors import VocabularyTensors, tables_by_to
 from clp_core.transfer.word_vectors import read_vectors
 
 if TYPE_CHECKING:
-    from clp_core.transfer.options import TransferOptions
+    from clp_core.transfer.options import PairOptions
 
 SPARE_SHARE = 0.1
 NAMES_SHOWN = 5
@@ -38,7 +38,7 @@ OUTPUT_STREAM = 1
 
 
 @dataclass
-class Pair:
+class ModelPair:
     """Source and helper.
 
     Attributes:
@@ -60,7 +60,7 @@ class Pair:
     warnings: list[str] = field(default_factory=list)
 
     @classmethod
-    def of(cls, options: TransferOptions) -> Pair:
+    def of(cls, options: PairOptions) -> ModelPair:
         """Open source and helper, with the overrides, word vectors and device that the options name.
 
         Raises:
@@ -83,7 +83,7 @@ class Pair:
         special: str = "auto",
         overrides: Sequence[tuple[str, str]] = (),
         device: Device | None = None,
-    ) -> Pair:
+    ) -> ModelPair:
         """Open both checkpoints and match their vocabularies.
 
         Rows beyond a tokenizer's ids are left out and counted. Source tokens beyond the source's rows do not overlap,

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clp_core.checkpoints.provenance_file import ANCHOR_COLUMNS
+from clp_core.reports.transfer_report import HealthSummary
 from clp_core.tokenization.overlap import Overlap
 
 KEPT_ANCHORS = 16
@@ -75,18 +75,18 @@ class Health:
         """Missing rows that are too long, cancelled or collapsed, ``[n_rows]`` of bool."""
         return self.too_long | self.cancelled | self.collapsed
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> HealthSummary:
         """Return the figures of the report; ``None`` where there is nothing to measure."""
         n_eff = self.n_eff[self.is_missing & np.isfinite(self.n_eff)]
         ratios = self.norm_ratio[self.is_missing]
-        return {
-            "rows_at_risk": int(self.at_risk.sum()),
-            "n_eff_median": float(np.median(n_eff)) if len(n_eff) else None,
-            "norm_ratio_max": float(ratios.max()) if len(ratios) and np.isfinite(ratios).all() else None,
-            "too_long": int(self.too_long.sum()),
-            "cancelled": int(self.cancelled.sum()),
-            "collapsed": int(self.collapsed.sum()),
-        }
+        return HealthSummary(
+            rows_at_risk=int(self.at_risk.sum()),
+            too_long=int(self.too_long.sum()),
+            cancelled=int(self.cancelled.sum()),
+            collapsed=int(self.collapsed.sum()),
+            n_eff_median=float(np.median(n_eff)) if len(n_eff) else None,
+            norm_ratio_max=float(ratios.max()) if len(ratios) and np.isfinite(ratios).all() else None,
+        )
 
 
 @dataclass(frozen=True)

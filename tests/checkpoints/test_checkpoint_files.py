@@ -81,7 +81,7 @@ def test_report_of_a_transfer_names_unused_weights_of_both_models(tmp_path, engl
     helper = model_in_layout(tmp_path / "helper", english, "shards beside a pickle")
     report = transfer(TransferOptions(str(source), str(helper), str(tmp_path / "target"), "mean", no_heldout=True))
     (of_source,), (of_helper,) = (Checkpoint.open(folder).warnings for folder in (source, helper))
-    assert {of_source, of_helper} <= set(report["warnings"])
+    assert {of_source, of_helper} <= set(report.warnings)
 
 
 @pytest.mark.parametrize("layout", ["single beside stale shards", "shards beside a pickle", "pickle"])

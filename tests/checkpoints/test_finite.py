@@ -33,8 +33,10 @@ from clp_core.initializers.base import Context
 from clp_core.playground.answers import Completion, GenerateOptions
 from clp_core.playground.generation import LoadedModel, PromptEncoder, complete
 from clp_core.publishing.export import cast
+from clp_core.reports.transfer_report import HeldOutSummary
 from clp_core.tokenization.vocabulary import Vocabulary
 from clp_core.transfer import heldout_anchors
+from clp_core.transfer.compare_options import CompareMethodsOptions
 from clp_core.transfer.explanation import Explainer
 from clp_core.transfer.method_comparison import compare_methods
 from clp_core.transfer.options import TransferOptions
@@ -297,25 +299,25 @@ def test_word_pairs_refuse_rows_that_are_not_finite(tmp_path, damaged, healthy, 
 
 def test_comparison_of_methods_refuses_a_source_whose_body_is_not_finite(tmp_path, tokenizers, pair, texts):
     source = damaged_model(tmp_path / "source", tokenizers["byte-level", "en"], "nan body")
-    options = TransferOptions(str(source), str(pair[1]), "(none)", eval_text=str(texts[1]))
+    options = CompareMethodsOptions(str(source), str(pair[1]), "mean,linear", str(texts[1]))
     with pytest.raises(InputError, match=r"mlp\.up_proj\.weight"):
-        compare_methods(options, ("mean", "linear"))
+        compare_methods(options)
 
 
 @pytest.mark.parametrize("damage", ["nan row", "inf row", "nan output row"])
 def test_comparison_of_methods_refuses_a_source_with_a_row_that_is_not_finite(tmp_path, tokenizers, pair, damage):
     source = damaged_model(tmp_path / "source", tokenizers["byte-level", "en"], damage)
     with pytest.raises(InputError, match=rf"row {TOKEN} .* not finite"):
-        compare_methods(TransferOptions(str(source), str(pair[1]), "(none)"), ("mean", "linear"))
+        compare_methods(CompareMethodsOptions(str(source), str(pair[1]), "mean,linear"))
 
 
 @pytest.mark.parametrize("bits", [float("nan"), float("inf")])
 def test_method_whose_model_has_no_finite_score_is_not_ranked(pair, texts, monkeypatch, bits):
-    options = TransferOptions(*map(str, pair), "(none)", eval_text=str(texts[1]))
+    options = CompareMethodsOptions(*map(str, pair), "mean,linear", str(texts[1]))
     monkeypatch.setattr(
         "clp_core.evaluation.bits_per_byte.score", lambda model, text: SimpleNamespace(bits_per_byte=bits)
     )
-    scores, advice = compare_methods(options, ("mean", "linear"))
+    scores, advice = compare_methods(options)
     assert [score.zero_step_bits_per_byte for score in scores] == [None, None]
     assert all("not finite" in score.note for score in scores)
     assert advice == "No method could be scored on this pair."
@@ -334,7 +336,7 @@ def test_held_out_score_is_refused_where_an_anchor_is_not_finite(pair):
 def test_held_out_score_of_equal_rows_has_no_relative_error():
     rows, helper = np.ones((20, 4), np.float32), np.ones((25, 4), np.float32)
     found = heldout_anchors.score(initializer("mean"), Context(ArrayRows(helper), np.arange(20), ArrayRows(rows), 0), 0)
-    assert found.as_json() == {"centred_cosine": 0.0, "relative_error": None}
+    assert found.summary == HeldOutSummary(0.0, None)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), np.float32("nan")])

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from typer.testing import CliRunner
 
 from clp_core.cli.app import app, jobs_app
 from clp_core.cli.app_options import AppOptions
-from clp_core.cli.output import options_command
+from clp_core.cli.output import metavar_of, options_command
 from clp_core.errors import InputError
 from clp_core.evaluation.downstream import DownstreamOptions
 from clp_core.evaluation.options import EvaluateOptions
@@ -33,45 +34,46 @@ from clp_core.geometry.project_options import ProjectOptions
 from clp_core.helper.pretrain_options import PretrainOptions
 from clp_core.helper.tokenizer_options import TokenizerOptions
 from clp_core.jobs import JobStore
-from clp_core.options import MISSING, OptionsError, arguments_of, flag_of, like, option
+from clp_core.options import MISSING, OptionsError, command_of, flag_of, like, option
 from clp_core.playground.answers import GenerateOptions
 from clp_core.playground.options import PlaygroundOptions
 from clp_core.publishing.export_options import ExportOptions
 from clp_core.publishing.push_options import PushOptions
 from clp_core.savings.options import CompareRunsOptions, ImportOptions
-from clp_core.submission import submit_compare
+from clp_core.submission import submit_method_comparison
 from clp_core.training.options import TrainOptions
 from clp_core.transfer.compare_options import CompareMethodsOptions
 from clp_core.transfer.options import TransferOptions
 from components import messages
 
-COMMANDS = {
-    "overlap": (OverlapOptions, ("tokenizers",)),
-    "transfer": (TransferOptions, ()),
-    "compare-methods": (CompareMethodsOptions, ()),
-    "inspect": (InspectOptions, ("folder", "tokens")),
-    "prepare": (PrepareOptions, ("model",)),
-    "train": (TrainOptions, ()),
-    "evaluate": (EvaluateOptions, ("model",)),
-    "app": (AppOptions, ()),
-    "experiment": (ExperimentOptions, ("file",)),
-    "neighbors": (NeighborsOptions, ("model", "tokens")),
-    "agreement": (AgreementOptions, ("first", "second")),
-    "near-duplicates": (NearDuplicatesOptions, ("model",)),
-    "project": (ProjectOptions, ("model",)),
-    "downstream": (DownstreamOptions, ("model",)),
-    "push": (PushOptions, ("model", "repo")),
-    "generate": (GenerateOptions, ("models",)),
-    "playground": (PlaygroundOptions, ("models",)),
-    "tokenizer": (TokenizerOptions, ()),
-    "pretrain": (PretrainOptions, ()),
-    "jobs export": (ExportOptions, ("job",)),
-    "jobs compare": (CompareRunsOptions, ("names",)),
-    "jobs import": (ImportOptions, ("file",)),
-}
+OPTIONS = (
+    OverlapOptions,
+    TransferOptions,
+    CompareMethodsOptions,
+    InspectOptions,
+    PrepareOptions,
+    TrainOptions,
+    EvaluateOptions,
+    AppOptions,
+    ExperimentOptions,
+    NeighborsOptions,
+    AgreementOptions,
+    NearDuplicatesOptions,
+    ProjectOptions,
+    DownstreamOptions,
+    PushOptions,
+    GenerateOptions,
+    PlaygroundOptions,
+    TokenizerOptions,
+    PretrainOptions,
+    ExportOptions,
+    CompareRunsOptions,
+    ImportOptions,
+)
+COMMANDS = {" ".join(options.COMMAND): options for options in OPTIONS}
 WITHOUT_OPTIONS = {"demo", "jobs list", "jobs show", "jobs stop", "jobs resume", "jobs rename", "jobs remove"}
 VALID = {"output": "x.parquet", "repo": "owner/name", "file": __file__, "text": ("t.txt",), "checkpoint": "best"}
-CLASSES = pytest.mark.parametrize("options", [kind for kind, _ in COMMANDS.values()], ids=list(COMMANDS))
+CLASSES = pytest.mark.parametrize("options", list(COMMANDS.values()), ids=list(COMMANDS))
 
 
 def fields_of(options, *hints):
@@ -129,7 +131,8 @@ def test_words_switches_and_lists_of_another_kind_are_refused_by_flag(options):
 @pytest.mark.parametrize("command", COMMANDS)
 def test_command_names_every_flag_that_is_wrong_before_it_opens_anything(command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    options, positional = COMMANDS[command]
+    options = COMMANDS[command]
+    positional = options.PLACED
     arguments, wrong = command.split(), []
     for item in dataclasses.fields(options):
         if not item.init:
@@ -252,8 +255,8 @@ def test_arguments_give_the_same_options_back(options):
     more |= {"port": 80, "folds": 3, "seed": 7}
     wanted = options(**(needed(options) | {name: more[name] for name in more if hasattr(options, name)}))
     command = typer.Typer()
-    options_command(command, options, "made")(lambda options: made.append(options))
-    result = CliRunner().invoke(command, arguments_of(wanted))
+    options_command(command, options)(lambda options: made.append(options))
+    result = CliRunner().invoke(command, shlex.split(command_of(wanted))[1 + len(options.COMMAND) :])
     assert result.exit_code == 0, result.output
     assert made == [wanted]
 
@@ -261,12 +264,12 @@ def test_arguments_give_the_same_options_back(options):
 @CLASSES
 def test_every_field_has_help_and_stands_in_the_help_of_its_command(options):
     command = typer.Typer()
-    options_command(command, options, "made")(lambda options: None)
+    options_command(command, options)(lambda options: None)
     shown = CliRunner().invoke(command, ["--help"], env={"COLUMNS": "200", "TERM": "dumb"}).output
     for item in dataclasses.fields(options):
         if item.init:
             assert item.metadata["help"]
-            assert flag_of(item.name) in shown
+            assert (metavar_of(item) if item.name in options.PLACED else flag_of(item.name)) in shown
 
 
 def test_pages_name_fields_in_place_of_flags(monkeypatch):
@@ -303,7 +306,7 @@ def test_numbers_within_texts_are_refused_before_python_refuses_to_read_them(fie
 
 def test_comparison_of_methods_is_refused_before_there_is_a_job(workspace):
     with pytest.raises(OptionsError, match="--match: 'fuzzy' is unknown; use one of raw, canonical"):
-        submit_compare(workspace, "source", "helper", match="fuzzy")
+        submit_method_comparison(workspace, CompareMethodsOptions("source", "helper", match="fuzzy"))
     assert JobStore(workspace.jobs).jobs() == []
 
 

@@ -16,6 +16,7 @@ from clp_core.demo import DATA
 from clp_core.initializers import INITIALIZERS
 from clp_core.training.options import TrainOptions
 from clp_core.training.submit import submit_train
+from clp_core.transfer.compare_options import CompareMethodsOptions
 from clp_core.transfer.method_comparison import AS_AUTO, compare_methods
 from clp_core.transfer.options import TransferOptions
 from clp_core.transfer.pipeline import transfer
@@ -67,7 +68,7 @@ def test_demo_is_small_and_its_card_tells_the_measured_figures():
 
 @pytest.mark.process
 def test_linear_beats_random_rows_before_training_and_clp_is_reported_as_it_is(demo, record_property):
-    options = TransferOptions(str(demo["source"]), str(demo["helper"]), "(none)", eval_text=str(demo["eval_text"]))
+    options = CompareMethodsOptions(str(demo["source"]), str(demo["helper"]), text=str(demo["eval_text"]))
     scores, advice = compare_methods(options)
     assert {score.method for score in scores} == set(INITIALIZERS) - {"static-vectors"} | {AS_AUTO}
     found = {score.method: score for score in scores}
@@ -84,8 +85,8 @@ def test_linear_beats_random_rows_before_training_and_clp_is_reported_as_it_is(d
 
 def test_published_rule_on_the_demo_is_told_to_be_at_risk(demo, tmp_path):
     report = transfer(TransferOptions(str(demo["source"]), str(demo["helper"]), str(tmp_path / "t"), method="clp"))
-    assert report["health"]["rows_at_risk"] > 0.5 * report["missing"]
-    assert "use --method linear" in report["warnings"][-1]
+    assert report.health.rows_at_risk > 0.5 * report.missing
+    assert "--method auto" in report.warnings[-1]
 
 
 @pytest.mark.process
@@ -124,4 +125,4 @@ def test_build_script_trains_a_pair_from_any_text(tmp_path, monkeypatch):
     assert figures["helper"]["tokens_seen"] > 0
     assert re.search("Llama", (tmp_path / "out" / "source" / "config.json").read_text())
     report = transfer(TransferOptions(str(tmp_path / "out/source"), str(tmp_path / "out/helper"), str(tmp_path / "t")))
-    assert report["overlap"] == pytest.approx(300, abs=5)
+    assert report.overlap == pytest.approx(300, abs=5)

@@ -206,7 +206,7 @@ def test_helper_is_made_from_text_alone_and_serves_in_a_transfer(workspace, toke
     assert [path.name for path in workspace.list_texts()] == sorted(path.name for path in workspace.texts.glob("*.txt"))
     assert not [entry for entry in workspace.list_models() if entry.kind == "model"]  # no clutter of first weights
     report = transfer(TransferOptions(str(demo["source"]), str(checkpoint), str(tmp_path / "target"), "linear"))
-    assert report["overlap"] > 256
+    assert report.overlap > 256
     target = Checkpoint.open(tmp_path / "target")
     assert target.rows("input").shape == (1000, 256)
     assert Vocabulary.open(tmp_path / "target").content == Vocabulary.open(tokenizer).content

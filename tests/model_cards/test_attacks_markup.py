@@ -57,7 +57,7 @@ def test_code_of_a_model_card_loads_a_model_of_any_name():
     from clp_core.model_cards.card import Card
 
     name = 'x"); import os; os.system("touch x") # \n```\n'
-    code = Card(name, {}).text().split("```python\n")[1].rsplit("```", 1)[0].split("\n```\n")[0]
+    code = Card(name, None).text().split("```python\n")[1].rsplit("```", 1)[0].split("\n```\n")[0]
     called = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Constant)]
     assert name in {node.value for node in called}
     assert "system" not in {getattr(node, "attr", "") for node in ast.walk(ast.parse(code))}

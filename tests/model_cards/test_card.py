@@ -17,7 +17,7 @@ def test_template_is_packed_with_its_package():
 
 
 def test_card_of_a_model_of_which_nothing_is_known_has_no_empty_parts():
-    text = Card("a <model>", {}).text()
+    text = Card("a <model>", None).text()
     assert "# a \\<model>" in text
     assert "\n\n\n" not in text
     assert [line for line in text.splitlines() if line.startswith("## ")] == ["## Use", "## Limits", "## Licences"]

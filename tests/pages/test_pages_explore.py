@@ -236,8 +236,8 @@ def test_reasons_in_the_health_table_are_those_of_the_report(space):
     explainer = Explainer.open(space.models / "published")
     why = judged("once", explainer, None)["why"]
     for reason, count in (("too long", "too_long"), ("cancelled", "cancelled"), ("collapsed", "collapsed")):
-        assert why.str.contains(reason).sum() == report["health"][count]
-    assert (why != "").sum() == report["health"]["rows_at_risk"] > 1_000
+        assert why.str.contains(reason).sum() == report.health[count]
+    assert (why != "").sum() == report.health.rows_at_risk > 1_000
 
 
 @pytest.mark.process
@@ -272,13 +272,13 @@ def test_agreement_refuses_models_of_different_tokenizers(target, space):
 
 
 def test_tokens_shows_the_same_token_under_every_method(target, space):
+    from clp_core.transfer.compare_options import CompareMethodsOptions
     from clp_core.transfer.method_comparison import compare_methods
-    from clp_core.transfer.options import TransferOptions
 
     app = check(open_page("tokens", token="Ġauch"))
     assert any("not compared on this pair yet" in told for told in said(app))
-    options = TransferOptions(str(space.models / SOURCE), str(space.models / HELPER), "(none)")
-    compare_methods(options, ("clp", "linear", "mean"), cache=space.cache)
+    pair = str(space.models / SOURCE), str(space.models / HELPER)
+    compare_methods(CompareMethodsOptions(*pair, "clp,linear,mean"), space.cache)
     app = check(open_page("tokens", token="Ġauch"))
     table = app.dataframe[-1].value
     assert set(table["method"]) == {"clp", "linear", "mean"}

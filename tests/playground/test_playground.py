@@ -23,7 +23,8 @@ from clp_core.files.json_files import write_json
 from clp_core.jobs import JobStore
 from clp_core.jobs.device_queue import DeviceQueue
 from clp_core.jobs.reason_codes import ReasonCode
-from clp_core.playground.answers import Completion, GenerateOptions, generate_command_of
+from clp_core.options import command_of
+from clp_core.playground.answers import Completion, GenerateOptions
 from clp_core.playground.memory_placement import Needs, check_room, take_place
 from clp_core.playground.options import PlaygroundOptions
 from clp_core.playground.session import ask, session_for, start_session
@@ -335,7 +336,7 @@ def test_command_that_is_shown_asks_the_same(pair, monkeypatch):
     options = options_for(pair, prompt="-- 'Es' war\n\"einmal\" $HOME", temperature=0.0, seed=3, ignore_end=True)
     asked = []
     monkeypatch.setattr(session, "complete_one_by_one", lambda options, emit: asked.append(options))
-    words = shlex.split(generate_command_of(options))
+    words = shlex.split(command_of(options))
     assert words[:2] == ["clp", "generate"]
     assert CliRunner().invoke(app, [*words[1:], "--json"]).exit_code == 0
     assert asked == [options]

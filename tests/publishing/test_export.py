@@ -19,6 +19,7 @@ from clp_core.model_cards.card import Card, shown_points
 from clp_core.publishing.export import export
 from clp_core.publishing.export_options import ExportOptions
 from clp_core.publishing.training_facts import runs_behind
+from clp_core.reports.transfer_report import TransferReport
 
 
 @pytest.fixture(scope="module")
@@ -273,9 +274,9 @@ def test_curve_of_many_evaluations_is_shown_in_ten_rows():
 def test_models_of_the_hub_are_named_as_bases(bf16_target):
     report = json.loads((bf16_target / "clp_transfer.json").read_text())
     report["origins"]["source"] = {"name": "org/big", "hub": "org/big@" + "c" * 40, "licence": None}
-    card = Card("x", report).text()
+    card = Card("x", TransferReport.of_json(report)).text()
     assert "base_model:\n- org/big\n" in card
     assert f"[org/big](https://huggingface.co/org/big) at `{'c' * 40}`" in card
     del report["origins"]
     report["source"] = "/home/someone/hub/models--org--big/snapshots/" + "c" * 40
-    assert "base_model:\n- org/big\n" in Card("x", report).text()
+    assert "base_model:\n- org/big\n" in Card("x", TransferReport.of_json(report)).text()

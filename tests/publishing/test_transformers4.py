@@ -91,7 +91,7 @@ def test_target_of_several_architectures(tmp_path, tokenizers, compared):
         source = architecture(tmp_path / f"{model_type}-source", tokenizer, model_type)
         report = transfer(TransferOptions(str(source), str(helper), str(tmp_path / model_type), "linear"))
         folders[model_type] = tmp_path / model_type
-        assert not [one for one in report["warnings"] if "AutoTokenizer reads the target" in one]
+        assert not [one for one in report.warnings if "AutoTokenizer reads the target" in one]
     check_alike(compared(folders), folders)
 
 
@@ -101,7 +101,7 @@ def test_target_that_transformers_5_reads_with_a_tokenizer_of_its_own(tmp_path, 
     helper = make_model(tmp_path / "helper", tokenizers["byte-level", "de"], "gpt2", width=16)
     report = transfer(TransferOptions(str(source), str(helper), str(tmp_path / "target"), "linear"))
     four, five = compared({"target": tmp_path / "target"})
-    assert "AutoTokenizer reads the target as a Qwen2Tokenizer" in " ".join(report["warnings"])
+    assert "AutoTokenizer reads the target as a Qwen2Tokenizer" in " ".join(report.warnings)
     assert five["target"]["class"] == "Qwen2Tokenizer"
     check_ids(four["target"], tmp_path / "target")
     np.testing.assert_allclose(four["target"]["logits"], five["target"]["logits"], rtol=1e-4, atol=2e-5)

@@ -44,10 +44,10 @@ def test_awkward_tokenizer_goes_through_all_commands(workspace, tokenizers, pair
     text.write_text("\n".join(DOCUMENTS), encoding="utf-8")
     target = tmp_path / "target"
     report = transfer(TransferOptions(str(pair[0]), str(helper), str(target), eval_text=str(text), no_heldout=True))
-    assert (report["overlap"], report["missing"]) == (overlap.size, len(overlap.missing_ids))
+    assert (report.overlap, report.missing) == (overlap.size, len(overlap.missing_ids))
     found = evaluate(target, [text])
     assert found.bits_per_byte == pytest.approx(bits_by_transformers(target, DOCUMENTS), rel=1e-5)
-    assert found.bits_per_byte == pytest.approx(report["zero_step"]["bits_per_byte"], rel=1e-9)
+    assert found.bits_per_byte == pytest.approx(report.zero_step.bits_per_byte, rel=1e-9)
     assert found.comparable
     assert sample(target)
     job = train_here(workspace, train_options((target,), texts, max_steps=2, eval_every=2))

@@ -205,7 +205,7 @@ def test_target_of_an_awkward_helper_is_read_alike_by_autotokenizer(tmp_path, to
             assert ids == before(line, padding=False, truncation=False)["input_ids"]
     made = {own for own in theirs.get_vocab() if own in ADDS.get(case, [])}
     assert made == set(ADDS.get(case, []))
-    assert report["statuses"]["padding"] == 0
+    assert report.statuses["padding"] == 0
 
 
 @pytest.mark.parametrize("case", ADDS)
@@ -218,7 +218,7 @@ def test_added_tokens_without_a_row_are_left_out_of_the_target(tmp_path, tokeniz
     assert len(theirs) == len(tokenizer) == model.get_input_embeddings().num_embeddings
     assert max(max(theirs(line)["input_ids"]) for line in LINES) < len(tokenizer)
     for token in ADDS[case]:
-        assert any(repr(token) in warning and "left out" in warning for warning in report["warnings"])
+        assert any(repr(token) in warning and "left out" in warning for warning in report.warnings)
     for role in ROLES:
         assert (getattr(theirs, f"{role}_token_id") or 0) < len(tokenizer)
 
@@ -288,7 +288,7 @@ def test_ids_of_the_sources_tokens_do_not_stay(tmp_path, tokenizers, pair):
     stale = {"image_token_index", "suppress_tokens", "forced_eos_token_id", "begin_suppress_tokens"}
     assert not (stale | {"decoder_end_token_id"}) & (set(config) | set(generation))
     assert config["vision_config"] == {"hidden_size": 4}
-    named = " ".join(report["warnings"])
+    named = " ".join(report.warnings)
     assert all(name in named for name in (*stale, "vision_config.image_token_id", "decoder_end_token_id"))
 
 
@@ -308,7 +308,7 @@ def test_chat_template_of_the_helper_is_named(tmp_path, tokenizers, pair):
     helper = awkward_helper(tmp_path / "helper", "a chat template", tokenizers["byte-level", "de"])
     report = transfer(TransferOptions(str(pair[0]), str(helper), str(tmp_path / "target"), no_heldout=True))
     assert AutoTokenizer.from_pretrained(tmp_path / "target").chat_template == "{{ messages }}"
-    assert any("chat template" in warning for warning in report["warnings"])
+    assert any("chat template" in warning for warning in report.warnings)
 
 
 @pytest.mark.parametrize("side", ["source", "helper"])

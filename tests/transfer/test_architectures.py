@@ -71,9 +71,9 @@ def test_target_predicts_common_tokens_as_the_source_does(tmp_path, tokenizers, 
     dtype, shards, kind = form_of(model_type, tied=tied)
     make_source(source, model_type, tokenizers["sentencepiece-bpe", "en"], tied, dtype, shards, kind)
     report = transfer(options_for(source, helper, target))
-    assert report["check"]["kind"] == "logits"
-    assert report["check"]["layers"] == report["check"]["of_layers"]
-    assert report["tied"] == tied
+    assert report.check.kind == "logits"
+    assert report.check.layers == report.check.of_layers
+    assert report.tied == tied
     old = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).eval()
     new, info = AutoModelForCausalLM.from_pretrained(target, dtype=torch.float32, output_loading_info=True)
     assert not info["missing_keys"]

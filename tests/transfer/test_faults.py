@@ -15,7 +15,7 @@ from support.tiny_models import make_model
 from transformers import AutoModelForCausalLM
 
 from clp_core.errors import ClpError, InputError
-from clp_core.transfer import pipeline as module
+from clp_core.transfer import target_writer as module
 from clp_core.transfer.options import TransferOptions
 from clp_core.transfer.pipeline import transfer
 

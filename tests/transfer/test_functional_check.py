@@ -10,18 +10,20 @@ from safetensors.torch import load_file, save_file
 from support.commands import refused, result_of
 from support.sources import make_source
 from support.tiny_models import GERMAN, make_model, make_tokenizer
-from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from clp_core.checkpoints.checkpoint import Checkpoint
 from clp_core.checkpoints.model_config import max_positions
 from clp_core.checkpoints.positions import Padding
 from clp_core.errors import ClpError, InputError
 from clp_core.evaluation.bits_per_byte import evaluate
+from clp_core.reports.transfer_report import CheckSummary
 from clp_core.tokenization.vocabulary import Vocabulary
 from clp_core.transfer import functional_check
+from clp_core.transfer.compare_options import CompareMethodsOptions
 from clp_core.transfer.functional_check import NO_ROOM, UNCUT, Expected, extent_of, n_parameters
 from clp_core.transfer.method_comparison import compare_methods
-from clp_core.transfer.model_pair import Pair
+from clp_core.transfer.model_pair import ModelPair
 from clp_core.transfer.options import TransferOptions
 from clp_core.transfer.pipeline import transfer
 from clp_core.transfer.target_folder import SpecialIds, target_config, without_placeholders
@@ -50,7 +52,7 @@ def written(tmp_path_factory, pair):
     """A sound target of the Llama pair, and what its source predicts."""
     folder = tmp_path_factory.mktemp("written") / "target"
     transfer(options_for(*pair, folder))
-    opened = Pair.of(options_for(*pair, folder))
+    opened = ModelPair.of(options_for(*pair, folder))
     return folder, Expected.of(opened.source, opened.plan())
 
 
@@ -66,9 +68,9 @@ def changed(written, tmp_path, change):
 
 def test_sound_target_passes_with_all_layers_and_all_copied_tokens(written, pair):
     found = written[1].compare(written[0])
-    assert found["largest_difference"] < 1e-5
-    assert (found["layers"], found["of_layers"], found["dtype"]) == (1, 1, "float32")
-    assert found["tokens_compared"] == Pair.of(options_for(*pair, "x")).overlap.size
+    assert found.largest_difference < 1e-5
+    assert (found.layers, found.of_layers, found.dtype) == (1, 1, "float32")
+    assert found.tokens_compared == ModelPair.of(options_for(*pair, "x")).overlap.size
 
 
 def rolled(part):
@@ -105,23 +107,23 @@ def test_target_that_predicts_nothing_finite_is_not_kept(written, tmp_path):
 
 
 def test_new_rows_are_not_part_of_the_comparison(written, tmp_path, pair):
-    missing = Pair.of(options_for(*pair, "x")).plan().missing_ids
+    missing = ModelPair.of(options_for(*pair, "x")).plan().missing_ids
 
     def change(tensors, config):
         name = next(name for name in tensors if "embed_tokens" in name)
         tensors[name][missing] = 7.0
         return tensors, config
 
-    assert written[1].compare(changed(written, tmp_path, change))["largest_difference"] < 1e-5
+    assert written[1].compare(changed(written, tmp_path, change)).largest_difference < 1e-5
 
 
 def test_files_alone_are_checked_where_that_is_asked_for(tmp_path, pair, monkeypatch):
     monkeypatch.setattr(functional_check, "load", None)
     report = transfer(options_for(*pair, tmp_path / "target", check="files"))
-    assert report["check"] == {"kind": "files", "reason": "as asked for by --check files"}
+    assert report.check == CheckSummary("files", "as asked for by --check files")
     report = transfer(TransferOptions(*map(str, pair), str(tmp_path / "drawn"), "scratch"))
-    assert report["check"]["kind"] == "files"
-    assert "draws the whole model" in report["check"]["reason"]
+    assert report.check.kind == "files"
+    assert "draws the whole model" in report.check.reason
 
 
 def test_check_stands_in_the_report_of_the_command(tmp_path, pair):
@@ -151,13 +153,13 @@ def test_first_layers_are_compared_where_the_model_is_too_large(tmp_path, deep, 
     limited(monkeypatch, 4 * whole - 1)
     assert extent_of(source) == functional_check.Extent(1, "float32")
     report = transfer(options_for(deep, padded_helper, tmp_path / "target"))
-    assert (report["check"]["layers"], report["check"]["of_layers"]) == (1, 2)
-    assert report["check"]["largest_difference"] < 1e-5
+    assert (report.check.layers, report.check.of_layers) == (1, 2)
+    assert report.check.largest_difference < 1e-5
     limited(monkeypatch, 4 * one - 1)
     assert extent_of(source) == NO_ROOM  # its files are float32, which takes as much
     report = transfer(options_for(deep, padded_helper, tmp_path / "other"))
-    assert report["check"] == {"kind": "files", "reason": NO_ROOM}
-    assert any(NO_ROOM in warning for warning in report["warnings"])
+    assert report.check == CheckSummary("files", NO_ROOM)
+    assert any(NO_ROOM in warning for warning in report.warnings)
 
 
 @pytest.mark.parametrize("model_type", ["bart", "whisper", "prophetnet", "longcat_flash", "bamba", "mamba2"])
@@ -165,7 +167,7 @@ def test_layers_of_the_decoder_are_counted(tmp_path, english, padded_helper, mon
     source = make_source(tmp_path / "source", model_type, english, tied=True)
     limited(monkeypatch, 4 * Checkpoint.open(source).n_parameters - 1)
     report = transfer(options_for(source, padded_helper, tmp_path / "target"))
-    assert (report["check"]["layers"], report["check"]["of_layers"]) == (1, 2)
+    assert (report.check.layers, report.check.of_layers) == (1, 2)
 
 
 @pytest.mark.parametrize("model_type", ["gpt_neox_japanese", "rwkv"])
@@ -173,8 +175,8 @@ def test_class_that_cannot_be_cut_is_checked_by_its_files(tmp_path, english, pad
     source = make_source(tmp_path / "source", model_type, english, tied=False)
     limited(monkeypatch, 4 * Checkpoint.open(source).n_parameters - 1)
     report = transfer(options_for(source, padded_helper, tmp_path / "target"))
-    assert report["check"] == {"kind": "files", "reason": UNCUT}
-    assert any(UNCUT in warning for warning in report["warnings"])
+    assert report.check == CheckSummary("files", UNCUT)
+    assert any(UNCUT in warning for warning in report.warnings)
 
 
 def test_as_many_layers_as_fit_are_compared(tmp_path, english, monkeypatch):
@@ -197,9 +199,9 @@ def test_half_precision_passes_within_its_rounding(tmp_path, tokenizers, pair, m
     config = json.loads((source / "config.json").read_text())
     monkeypatch.setattr(functional_check, "extent_of", lambda source: functional_check.Extent(None, "bfloat16"))
     report = transfer(options_for(source, pair[1], tmp_path / "target"))
-    assert report["check"]["dtype"] == "bfloat16"
-    assert report["check"]["of_layers"] == config["n_layer"]
-    assert report["check"]["largest_difference"] <= functional_check.LIMITS["bfloat16"]
+    assert report.check.dtype == "bfloat16"
+    assert report.check.of_layers == config["n_layer"]
+    assert report.check.largest_difference <= functional_check.LIMITS["bfloat16"]
 
 
 def test_source_that_sees_later_tokens_is_refused_before_anything_is_written(tmp_path, english, padded_helper):
@@ -239,7 +241,7 @@ def test_position_table_moves_with_the_padding_id(tmp_path, english, padded_help
     assert torch.equal(new[target_pad:], old[pad:])
     assert len(new) == after.config["max_position_embeddings"] == len(old) + target_pad - pad
     assert max_positions(before.config) == max_positions(after.config) < len(old)
-    assert any("table of positions was moved" in warning for warning in report["warnings"])
+    assert any("table of positions was moved" in warning for warning in report.warnings)
 
 
 @pytest.mark.parametrize("check", ["logits", "files"])
@@ -250,7 +252,7 @@ def test_positions_are_right_whatever_is_checked(tmp_path, english, padded_helpe
 
 
 def predictions_differ_by(source, target, helper):
-    pair = Pair.of(options_for(source, helper, target))
+    pair = ModelPair.of(options_for(source, helper, target))
     common, special = pair.overlap.source_ids, pair.overlap.target.special_ids
     padding = pair.source.config["pad_token_id"]  # which the source's class passes over
     ids = [i for i in pair.overlap.ids.tolist() if i not in special and common[i] != padding][:20]
@@ -334,16 +336,18 @@ def test_vocabulary_size_reaches_a_nested_configuration_that_names_none(tmp_path
 def test_class_that_fails_on_its_own_cache_generates_without_it(tmp_path, english, padded_helper, texts):
     source = make_source(tmp_path / "source", "prophetnet", english, tied=True)
     report = transfer(options_for(source, padded_helper, tmp_path / "target", eval_text=str(texts[1])))
-    assert report["zero_step"]["sample"]
-    assert not [warning for warning in report["warnings"] if "sample" in warning]
+    assert report.zero_step.sample
+    assert not [warning for warning in report.warnings if "sample" in warning]
 
 
 def test_target_is_kept_where_its_class_cannot_generate(tmp_path, pair, texts, monkeypatch):
-    monkeypatch.setattr(GPT2LMHeadModel, "generate", None)
-    monkeypatch.setattr(LlamaForCausalLM, "generate", None)
+    def fail(*args, **more):
+        raise InputError("LlamaForCausalLM cannot generate text: it has no cache")
+
+    monkeypatch.setattr("clp_core.evaluation.bits_per_byte.generate", fail)
     report = transfer(options_for(*pair, tmp_path / "target", eval_text=str(texts[1])))
-    assert report["zero_step"]["sample"] == ""
-    assert any("there is no sample: LlamaForCausalLM cannot generate text" in each for each in report["warnings"])
+    assert report.zero_step.sample == ""
+    assert any("there is no sample: LlamaForCausalLM cannot generate text" in each for each in report.warnings)
 
 
 def test_xglm_keeps_every_position(tmp_path, english, padded_helper):
@@ -354,7 +358,7 @@ def test_xglm_keeps_every_position(tmp_path, english, padded_helper):
     )
     pad = Vocabulary.open(padded_helper).roles["pad"]
     assert (config["pad_token_id"], generation["pad_token_id"]) == (None, pad)
-    assert any("config.json names no pad_token_id" in warning for warning in report["warnings"])
+    assert any("config.json names no pad_token_id" in warning for warning in report.warnings)
 
 
 @pytest.mark.parametrize("model_type", ["modernbert-decoder", "gemma4_unified", "emu3"])
@@ -362,8 +366,8 @@ def test_class_that_needs_a_padding_id_gets_that_of_a_special_token(tmp_path, to
     source = make_source(tmp_path / "source", model_type, english, tied=True)
     helper = make_model(tmp_path / "helper", tokenizers["sentencepiece-bpe", "de"])
     report = transfer(options_for(source, helper, tmp_path / "target"))
-    assert any("need a pad_token_id and the helper has none" in warning for warning in report["warnings"])
-    assert report["check"]["largest_difference"] < 1e-4
+    assert any("need a pad_token_id and the helper has none" in warning for warning in report.warnings)
+    assert report.check.largest_difference < 1e-4
 
 
 @pytest.mark.parametrize("model_type", FROM_PADDING)
@@ -381,7 +385,7 @@ def test_experts_by_token_id_are_those_of_the_nearest_copied_token(tmp_path, eng
     transfer(options_for(source, padded_helper, tmp_path / "target"))
     (table,) = VocabularyTensors.of(Checkpoint.open(source)).tables
     old, new = (load_file(tmp_path / name / "model.safetensors")[table.name].numpy() for name in ("source", "target"))
-    pair = Pair.of(options_for(source, padded_helper, "x"))
+    pair = ModelPair.of(options_for(source, padded_helper, "x"))
     overlap, rows = pair.overlap, pair.helper.rows("input").take(np.arange(pair.overlap.target.n_ids)).astype(float)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     assert new.dtype == np.int64
@@ -400,7 +404,7 @@ def test_scales_of_logits_are_made_with_the_weights_of_the_output_rows(tmp_path,
     old, new = (
         load_file(tmp_path / name / "model.safetensors")["lm_head.logit_scale"] for name in ("source", "target")
     )
-    overlap = Pair.of(options).overlap
+    overlap = ModelPair.of(options).overlap
     copied = old[overlap.source_ids[overlap.ids]]
     assert torch.equal(new[overlap.ids], copied)
     torch.testing.assert_close(new[overlap.missing_ids], copied.mean().expand(len(overlap.missing_ids)))
@@ -409,8 +413,7 @@ def test_scales_of_logits_are_made_with_the_weights_of_the_output_rows(tmp_path,
 @pytest.mark.parametrize("model_type", ["dory", "deepseek_v4", "roberta"])
 def test_methods_are_compared_by_what_a_transfer_would_write(tmp_path, english, padded_helper, texts, model_type):
     source = make_source(tmp_path / "source", model_type, english, tied=False)
-    options = options_for(source, padded_helper, tmp_path / "not-written", eval_text=str(texts[1]))
-    (score,), _ = compare_methods(options, ["clp"])
+    (score,), _ = compare_methods(CompareMethodsOptions(str(source), str(padded_helper), "clp", str(texts[1])))
     transfer(options_for(source, padded_helper, tmp_path / "target"))
     assert score.zero_step_bits_per_byte == pytest.approx(evaluate(tmp_path / "target", [texts[1]]).bits_per_byte)
 
@@ -421,4 +424,4 @@ def test_table_of_as_many_positions_as_there_are_tokens_is_none_by_token_id(tmp_
     GPT2LMHeadModel(config).save_pretrained(tmp_path / "source")
     tokenizer.save_pretrained(tmp_path / "source")
     report = transfer(options_for(tmp_path / "source", pair[1], tmp_path / "target"))
-    assert report["check"]["largest_difference"] < 1e-4
+    assert report.check.largest_difference < 1e-4

@@ -9,6 +9,7 @@ from clp_core.checkpoints.checkpoint import Checkpoint
 from clp_core.errors import InputError
 from clp_core.initializers import INITIALIZERS
 from clp_core.tokenization.vocabulary import Vocabulary
+from clp_core.transfer.compare_options import CompareMethodsOptions
 from clp_core.transfer.explanation import Explainer
 from clp_core.transfer.method_comparison import compare_methods
 from clp_core.transfer.method_rows_cache import MethodRows
@@ -22,7 +23,7 @@ METHODS = ("clp", "linear", "clp-topk:k=4", "subword-mean", "two-view", "random"
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory, pair):
     cache = tmp_path_factory.mktemp("cache")
-    compare_methods(TransferOptions(str(pair[0]), str(pair[1]), "(none)"), METHODS, cache=cache)
+    compare_methods(CompareMethodsOptions(*map(str, pair), ",".join(METHODS)), cache)
     return MethodRows.of(cache, *pair, "raw", 42)
 
 

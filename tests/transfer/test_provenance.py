@@ -58,7 +58,7 @@ def test_anchors_that_are_kept_are_those_found_again(tmp_path, pair, method):
     run(*pair, tmp_path / "light", method=method, provenance="light")
     table = pd.read_parquet(tmp_path / "full" / PROVENANCE_FILE)
     light = pd.read_parquet(tmp_path / "light" / PROVENANCE_FILE)
-    assert full["provenance"] == "full"
+    assert full.provenance == "full"
     assert (light["anchor_ids"].map(len) == 0).all()
     same = ["id", "token", "status", "source_id", "method", "n_eff", "norm", "at_risk"]
     pd.testing.assert_frame_equal(table[same], light[same])
@@ -109,7 +109,7 @@ def test_helper_that_was_changed_in_place_is_not_used(tmp_path, tokenizers, pair
 
 def test_two_view_rows_are_the_weighted_sum_that_its_provenance_counts(tmp_path, pair, monkeypatch):
     """All anchors are kept here, so that the whole sum can be made."""
-    from clp_core.transfer import pipeline as module
+    from clp_core.transfer import target_rows as module
 
     overlap = Overlap.of(Vocabulary.open(pair[0]), Vocabulary.open(pair[1]))
     monkeypatch.setattr(module, "KEPT_ANCHORS", overlap.size)
@@ -172,8 +172,8 @@ def test_report_counts_what_the_table_holds(tmp_path, pair):
     report = run(*pair, tmp_path / "target", method="clp", guard="fallback")
     table = pd.read_parquet(tmp_path / "target" / PROVENANCE_FILE)
     counts = table["status"].value_counts()
-    assert {k: v for k, v in report["statuses"].items() if v} == counts.to_dict()
-    assert report["health"]["rows_at_risk"] == table["at_risk"].sum()
-    for name, n in report["guard"]["taken_over"].items():
+    assert {k: v for k, v in report.statuses.items() if v} == counts.to_dict()
+    assert report.health.rows_at_risk == table["at_risk"].sum()
+    for name, n in report.guard.taken_over.items():
         assert (table["method"] == name).sum() == n
-    assert json.loads((tmp_path / "target" / "clp_transfer.json").read_text())["statuses"] == report["statuses"]
+    assert json.loads((tmp_path / "target" / "clp_transfer.json").read_text())["statuses"] == report.statuses

@@ -8,7 +8,7 @@ from support.tiny_models import make_model
 
 from clp_core.initializers import initializer, linear
 from clp_core.transfer import heldout_anchors
-from clp_core.transfer.model_pair import Pair, seed_of_side
+from clp_core.transfer.model_pair import ModelPair, seed_of_side
 
 
 @pytest.fixture(scope="module")
@@ -16,10 +16,10 @@ def untied(tmp_path_factory, tokenizers):
     folder = tmp_path_factory.mktemp("untied")
     source = make_model(folder / "source", tokenizers["byte-level", "en"], tied=False, width=64)
     helper = make_model(folder / "helper", tokenizers["byte-level", "de"], "gpt2", width=16)
-    return Pair.open(source, helper)
+    return ModelPair.open(source, helper)
 
 
-def noise(pair: Pair, side: str, seed: int) -> np.ndarray:
+def noise(pair: ModelPair, side: str, seed: int) -> np.ndarray:
     """Return the standardised random rows of the missing tokens."""
     context = pair.context(side, seed)
     missing = pair.plan().missing_ids

@@ -62,7 +62,7 @@ def test_target_opens_as_it_is_with_the_rows_it_should_have(tmp_path, tokenizers
     is_tied = new.get_input_embeddings().weight is new.get_output_embeddings().weight
     assert is_tied == tied
     overlap = Overlap.of(Vocabulary.open(source), Vocabulary.open(helper))
-    assert (report["overlap"], report["missing"]) == (overlap.size, len(overlap.missing_ids))
+    assert (report.overlap, report.missing) == (overlap.size, len(overlap.missing_ids))
     h = AutoModelForCausalLM.from_pretrained(helper).get_input_embeddings().weight.detach().double().numpy()
     unit = h / np.linalg.norm(h, axis=1, keepdims=True)
     for get in ("get_input_embeddings", "get_output_embeddings"):
@@ -90,7 +90,7 @@ def test_every_tokenizer_family_can_be_the_helpers(tmp_path, tokenizers, pair, f
     text = "Der Fuchs läuft."
     expected = tokenizers[family, "de"](text)["input_ids"]
     assert AutoTokenizer.from_pretrained(tmp_path / "target")(text)["input_ids"] == expected
-    assert report["warnings"] == []
+    assert report.warnings == ()
 
 
 def test_sharded_source_stays_sharded_and_right(tmp_path, tokenizers, pair):
@@ -144,7 +144,7 @@ def test_padded_source_and_gap_in_the_helpers_ids_are_handled_and_told(tmp_path,
     )
     path.write_text(json.dumps(content))
     report = run(source, helper, tmp_path / "target", method="mean")
-    assert any("padded rows" in w for w in report["warnings"])
+    assert any("padded rows" in w for w in report.warnings)
     assert Vocabulary.open(helper).n_ids in (last + 2, last + 6)  # the library may close the gap itself
     table = pd.read_parquet(tmp_path / "target" / "clp_provenance.parquet")
     assert len(table) == Vocabulary.open(tmp_path / "target").n_ids
@@ -191,7 +191,7 @@ def test_writing_over_an_input_is_refused_with_any_flag(tmp_path, pair):
 
 
 def test_output_that_appears_meanwhile_is_kept(tmp_path, pair, monkeypatch):
-    from clp_core.transfer import pipeline as module
+    from clp_core.transfer import target_writer as module
 
     output = tmp_path / "target"
     check = module.verify
@@ -221,7 +221,7 @@ def test_chat_template_of_the_source_is_dropped_and_told(tmp_path, pair):
     source = shutil.copytree(pair[0], tmp_path / "source")
     (source / "chat_template.jinja").write_text("{{ messages }}")
     report = run(source, pair[1], tmp_path / "target", method="mean")
-    assert any("chat template" in warning for warning in report["warnings"])
+    assert any("chat template" in warning for warning in report.warnings)
     assert not (tmp_path / "target" / "chat_template.jinja").exists()
     assert "chat template" in (tmp_path / "target" / "README.md").read_text()
 
@@ -250,7 +250,7 @@ def test_tokenizer_that_transformers_replaces_is_told_with_the_cure(tmp_path, to
         AutoTokenizer.from_pretrained(tmp_path / "target")(text)["input_ids"]
         == tokenizers["wordpiece", "de"](text)["input_ids"]
     )
-    told = any("load it with PreTrainedTokenizerFast" in warning for warning in report["warnings"])
+    told = any("load it with PreTrainedTokenizerFast" in warning for warning in report.warnings)
     assert told != same  # nothing is tokenised otherwise in silence
     from transformers import PreTrainedTokenizerFast
 
@@ -268,7 +268,7 @@ def test_generation_config_drops_ids_of_the_sources_tokens(tmp_path, pair):
     written = json.loads((tmp_path / "target" / "generation_config.json").read_text())
     assert "suppress_tokens" not in written
     assert written["temperature"] == 0.7
-    assert any("suppress_tokens" in warning for warning in report["warnings"])
+    assert any("suppress_tokens" in warning for warning in report.warnings)
 
 
 def test_unsound_rows_are_told_with_the_better_method(tmp_path, tokenizers):
@@ -283,11 +283,11 @@ def test_unsound_rows_are_told_with_the_better_method(tmp_path, tokenizers):
     h[:, 40] = 5.0
     model.save_pretrained(helper)
     report = run(source, helper, tmp_path / "target", method="clp")
-    assert report["health"]["rows_at_risk"] == report["missing"]
-    (warning,) = report["warnings"]
+    assert report.health.rows_at_risk == report.missing
+    (warning,) = report.warnings
     assert "collapse to the mean" in warning
-    assert "use --method linear" in warning
-    assert run(source, helper, tmp_path / "better", method="linear")["health"]["rows_at_risk"] == 0
+    assert "--method auto" in warning
+    assert run(source, helper, tmp_path / "better", method="linear").health.rows_at_risk == 0
 
 
 def rows_of(folder, name="model.embed_tokens.weight"):
@@ -296,21 +296,21 @@ def rows_of(folder, name="model.embed_tokens.weight"):
 
 def test_report_names_the_hash_of_every_source_file(tmp_path, pair):
     report = run(*pair, tmp_path / "target", method="mean")
-    assert report["source_files"] == {"model.safetensors": digest_of(pair[0])["model.safetensors"]}
-    assert report["source_files"]["model.safetensors"] in (tmp_path / "target" / "README.md").read_text()
+    assert report.source_files == {"model.safetensors": digest_of(pair[0])["model.safetensors"]}
+    assert report.source_files["model.safetensors"] in (tmp_path / "target" / "README.md").read_text()
 
 
 def test_rows_fill_up_to_a_multiple(tmp_path, pair, tokenizers):
     report = run(*pair, tmp_path / "target", method="mean", pad_to_multiple_of=64)
     n_ids = len(tokenizers["byte-level", "de"])
-    assert report["rows"] == -(-n_ids // 64) * 64 > n_ids
+    assert report.rows == -(-n_ids // 64) * 64 > n_ids
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "target")
-    assert model.get_input_embeddings().weight.shape[0] == model.config.vocab_size == report["rows"]
+    assert model.get_input_embeddings().weight.shape[0] == model.config.vocab_size == report.rows
     table = pd.read_parquet(tmp_path / "target" / "clp_provenance.parquet")
     assert (table["status"][n_ids:] == "padding").all()
-    assert report["statuses"]["padding"] == report["rows"] - n_ids
+    assert report.statuses["padding"] == report.rows - n_ids
     rows, copied = rows_of(tmp_path / "target"), table["status"] == "copied"
-    np.testing.assert_allclose(rows[n_ids:], np.tile(rows[copied].mean(axis=0), (report["rows"] - n_ids, 1)), atol=1e-6)
+    np.testing.assert_allclose(rows[n_ids:], np.tile(rows[copied].mean(axis=0), (report.rows - n_ids, 1)), atol=1e-6)
 
 
 def test_source_tokens_beyond_the_sources_rows_count_as_missing(tmp_path, tokenizers, pair):
@@ -318,9 +318,9 @@ def test_source_tokens_beyond_the_sources_rows_count_as_missing(tmp_path, tokeni
     source = make_model(tmp_path / "source", tokenizer, rows=len(tokenizer) - 40)
     full = run(*pair, tmp_path / "full", method="mean")
     report = run(source, pair[1], tmp_path / "target", method="mean")
-    assert 0 < report["overlap"] < full["overlap"]
-    gone = full["overlap"] - report["overlap"]
-    assert any(w.startswith(f"{gone} tokens in common lie beyond the source's") for w in report["warnings"])
+    assert 0 < report.overlap < full.overlap
+    gone = full.overlap - report.overlap
+    assert any(w.startswith(f"{gone} tokens in common lie beyond the source's") for w in report.warnings)
 
 
 def test_special_tokens_are_copied_by_role_when_asked(tmp_path, tokenizers, pair):
@@ -343,7 +343,7 @@ def test_same_string_with_another_role_is_told(tmp_path, tokenizers, pair):
     config = json.loads((helper / "tokenizer_config.json").read_text())
     (helper / "tokenizer_config.json").write_text(json.dumps(config | {"pad_token": token}))
     report = run(pair[0], helper, tmp_path / "target", method="mean")
-    assert any("have another special role in the source" in warning for warning in report["warnings"])
+    assert any("have another special role in the source" in warning for warning in report.warnings)
 
 
 def test_overrides_are_the_mean_of_the_named_rows(tmp_path, pair):
@@ -356,8 +356,8 @@ def test_overrides_are_the_mean_of_the_named_rows(tmp_path, pair):
     report = run(
         *pair, tmp_path / "target", method="linear", override=override, override_file=str(tmp_path / "more.tsv")
     )
-    assert report["overlap"] == overlap.size - 1
-    assert report["statuses"]["override"] == 2
+    assert report.overlap == overlap.size - 1
+    assert report.statuses["override"] == 2
     rows, before = rows_of(tmp_path / "target"), rows_of(pair[0])
     np.testing.assert_allclose(rows[missing], before[[source.ids[t] for t in named]].mean(axis=0), atol=1e-6)
     np.testing.assert_allclose(rows[copied], before[source.encode("quick fox")].mean(axis=0), atol=1e-6)
@@ -401,18 +401,18 @@ def test_guard_is_silent_tells_or_takes_over(tmp_path, tokenizers, pair):
     helper = anisotropic(tmp_path, tokenizers, pair[0])
     reports = {g: run(pair[0], helper, tmp_path / g, method="clp", guard=g) for g in ("none", "warn", "fallback")}
     linear = run(pair[0], helper, tmp_path / "linear", method="linear")
-    assert reports["none"]["warnings"] == []
-    assert "collapse to the mean" in reports["warn"]["warnings"][0]
+    assert reports["none"].warnings == ()
+    assert "collapse to the mean" in reports["warn"].warnings[0]
     files = {name: (tmp_path / name / "model.safetensors").read_bytes() for name in ("none", "warn", "fallback")}
     assert files["none"] == files["warn"]  # the published result is untouched
-    taken = reports["fallback"]["guard"]["taken_over"]
-    assert taken["linear"] + taken["mean"] == reports["warn"]["health"]["rows_at_risk"]
+    taken = reports["fallback"].guard.taken_over
+    assert taken["linear"] + taken["mean"] == reports["warn"].health.rows_at_risk
     table = pd.read_parquet(tmp_path / "fallback" / "clp_provenance.parquet")
     by_linear = table["id"][table["method"] == "linear"].to_numpy()
     assert len(by_linear) == taken["linear"] > 0
     rows, expected = rows_of(tmp_path / "fallback")[by_linear], rows_of(tmp_path / "linear")[by_linear]
     np.testing.assert_allclose(rows, expected, atol=1e-6)
-    assert linear["health"]["rows_at_risk"] == taken["mean"]
+    assert linear.health.rows_at_risk == taken["mean"]
     assert Explainer.open(tmp_path / "fallback").explain(int(by_linear[0])).method == "linear"
 
 
@@ -424,7 +424,7 @@ def test_matched_norms_make_every_new_row_as_long_as_copied_ones(tmp_path, pair)
     np.testing.assert_allclose(table["norm_ratio"][made], 1, rtol=1e-5)
     before, after = rows_of(tmp_path / "plain")[made], rows_of(tmp_path / "matched")[made]
     np.testing.assert_allclose(after, before * table["scale"][made].to_numpy()[:, None], atol=1e-6)
-    assert plain["health"]["norm_ratio_max"] != 1
+    assert plain.health.norm_ratio_max != 1
 
 
 def test_scratch_keeps_nothing_of_the_source_but_its_shape(tmp_path, pair):
@@ -435,8 +435,8 @@ def test_scratch_keeps_nothing_of_the_source_but_its_shape(tmp_path, pair):
     shared = [n for n, p in old.named_parameters() if p.dim() == 2 and "embed" not in n]
     assert shared
     assert not any(torch.equal(old.get_parameter(n), new.get_parameter(n)) for n in shared)
-    assert (report["overlap"], report["statuses"]["copied"]) == (0, 0)
-    assert report["missing"] == again["missing"] == other["missing"] > 0
+    assert (report.overlap, report.statuses["copied"]) == (0, 0)
+    assert report.missing == again.missing == other.missing > 0
     files = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("target", "again", "other")]
     assert files[0] == files[1] != files[2]
     assert "drawn at random" in (tmp_path / "target" / "README.md").read_text()
@@ -446,17 +446,17 @@ def test_auto_takes_the_plain_method_unless_the_other_is_clearly_better(tmp_path
     from clp_core.transfer import method_selection
 
     report = run(*pair, tmp_path / "plain", method="auto")
-    assert report["method"] == "linear"
-    assert report["settings"]["linear"]["neighbours"] == 16
-    assert set(report["auto"]["scores"]) == {"linear", "two-view"}
-    assert report["auto"]["reason"] in (tmp_path / "plain" / "README.md").read_text()
+    assert report.method == "linear"
+    assert report.settings["linear"]["neighbours"] == 16
+    assert set(report.auto.scores) == {"linear", "two-view"}
+    assert report.auto.reason in (tmp_path / "plain" / "README.md").read_text()
     monkeypatch.setattr(method_selection, "MARGIN", -2.0)
-    assert run(*pair, tmp_path / "richer", method="auto")["method"] == "two-view"
+    assert run(*pair, tmp_path / "richer", method="auto").method == "two-view"
 
 
 def test_settings_of_the_method_are_used_and_reported(tmp_path, pair):
     report = run(*pair, tmp_path / "target", method="clp-topk", setting=("k=3", "temperature=0.5"))
-    assert report["settings"]["clp-topk"] == {"k": 3, "temperature": 0.5, "centred": 1}
+    assert report.settings["clp-topk"] == {"k": 3, "temperature": 0.5, "centred": 1}
     table = pd.read_parquet(tmp_path / "target" / "clp_provenance.parquet")
     assert (table["anchor_ids"][table["status"] == "initialised"].map(len) == 3).all()
     with pytest.raises(InputError, match=r"clp-topk .*'kk'"):
@@ -484,7 +484,7 @@ def test_static_vectors_of_words_make_rows_by_either_rule(tmp_path, pair):
         *pair, tmp_path / "wechsel", method="static-vectors", target_vectors=str(tmp_path / "de.vec"),
         source_vectors=str(tmp_path / "en.vec"), dictionary=str(tmp_path / "pairs.tsv"),
     )  # fmt: skip
-    assert focus["missing"] == wechsel["missing"]
+    assert focus.missing == wechsel.missing
     source, target = Vocabulary.open(pair[0]), Vocabulary.open(pair[1])
     fox = target.find(" Fuchs")
     found = Explainer.open(tmp_path / "wechsel").explain(fox)
@@ -554,7 +554,7 @@ def test_output_matrix_with_values_of_its_own_is_kept_though_the_config_says_tie
     safetensors_reader["lm_head.weight"] = torch.randn_like(safetensors_reader["model.embed_tokens.weight"])
     save_file(safetensors_reader, source / "model.safetensors", metadata={"format": "pt"})
     report = run(source, pair[1], tmp_path / "target", method="mean")
-    assert report["tied"] is False
+    assert report.tied is False
     overlap = Overlap.of(Vocabulary.open(source), Vocabulary.open(pair[1]))
     new = AutoModelForCausalLM.from_pretrained(tmp_path / "target")
     expected = safetensors_reader["lm_head.weight"][overlap.source_ids[overlap.ids]]
@@ -564,7 +564,7 @@ def test_output_matrix_with_values_of_its_own_is_kept_though_the_config_says_tie
         "model.embed_tokens.weight"
     ].clone()  # a second copy is a copy
     save_file(safetensors_reader, source / "model.safetensors", metadata={"format": "pt"})
-    assert run(source, pair[1], tmp_path / "again", method="mean")["tied"] is True
+    assert run(source, pair[1], tmp_path / "again", method="mean").tied is True
     assert "lm_head.weight" not in load_file(tmp_path / "again" / "model.safetensors")
 
 
@@ -629,12 +629,12 @@ def test_health_of_untied_output_rows_is_reported_too(tmp_path, tokenizers, pair
     source = make_model(tmp_path / "source", tokenizers["byte-level", "en"], tied=False)
     report = run(source, pair[1], tmp_path / "target", method="clp")
     table = pd.read_parquet(tmp_path / "target" / "clp_provenance.parquet")
-    assert report["health"]["output"]["rows_at_risk"] == table["output_at_risk"].sum()
+    assert report.health.output.rows_at_risk == table["output_at_risk"].sum()
     rows = rows_of(tmp_path / "target", "lm_head.weight")
     lengths = np.linalg.norm(rows, axis=1)
     usual = lengths[table["status"] == "copied"].mean()
     np.testing.assert_allclose(table["output_norm_ratio"], lengths / usual, rtol=1e-5)
-    assert any("new output rows are at risk" in w for w in report["warnings"])
+    assert any("new output rows are at risk" in w for w in report.warnings)
 
 
 def test_large_matrices_are_read_in_several_reads(tmp_path, pair, monkeypatch):

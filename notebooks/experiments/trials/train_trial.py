@@ -27,14 +27,14 @@ from clp_core.evaluation.bits_per_byte import EvaluationText, load_model, score
 from clp_core.geometry.embedding_cache import max_positions
 from clp_core.training.distillation import Distillation
 from clp_core.training.schedule import plain, teacher_weight
-from clp_core.transfer.model_pair import Pair
+from clp_core.transfer.model_pair import ModelPair
 
 RATE, BATCH, PLANNED, SEED = 3e-3, 16, 500, 0
 SOURCE_BLOCKS = 300
 SCORED = (10, 25, 40, 60)
 
 
-def rows_of(candidate: str, pair: Pair, blocks: np.ndarray) -> np.ndarray:
+def rows_of(candidate: str, pair: ModelPair, blocks: np.ndarray) -> np.ndarray:
     """Return all rows of a candidate, ``[n_target, D]``."""
     data, context = Data(pair, blocks, SOURCE_BLOCKS, load_model(pair.source.folder)), pair.context("input", 42)
     base, step = STEPS.get(candidate, (candidate, None))
@@ -77,7 +77,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--teacher", action="store_true", help="follow the helper besides the text")
     given = parser.parse_args()
-    pair = Pair.open(given.source, given.helper)
+    pair = ModelPair.open(given.source, given.helper)
     vocabulary = pair.overlap.target
     stream, _ = token_stream(Texts.open([given.train_text]), vocabulary)
     blocks = stream[: len(stream) // BLOCK * BLOCK].reshape(-1, BLOCK).astype(np.int64)

@@ -13,7 +13,7 @@ from scipy import sparse
 
 from clp_core.evaluation.bits_per_byte import load_model
 from clp_core.initializers.base import Context
-from clp_core.transfer.model_pair import Pair
+from clp_core.transfer.model_pair import ModelPair
 
 LAMBDAS = np.logspace(-6, 3, 46)
 BLOCK = 256
@@ -32,7 +32,7 @@ class Data:
         model: the source, whose rows are exchanged.
     """
 
-    pair: Pair
+    pair: ModelPair
     blocks: np.ndarray
     n_source_blocks: int
     model: Any

@@ -46,7 +46,7 @@ from clp_core.evaluation.bits_per_byte import EvaluationText, load_model, score
 from clp_core.geometry.embedding_cache import max_positions
 from clp_core.initializers.base import Context, Fitted, Initializer
 from clp_core.transfer import heldout_anchors
-from clp_core.transfer.model_pair import Pair
+from clp_core.transfer.model_pair import ModelPair
 
 log = logging.getLogger(__name__)
 AUTO = "linear:neighbours=16"
@@ -161,7 +161,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="names of candidates, by commas")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    pair = Pair.open(args.source, args.helper)
+    pair = ModelPair.open(args.source, args.helper)
     stream, _ = token_stream(Texts.open([args.train_text]), pair.overlap.target)
     blocks = stream[: len(stream) // BLOCK * BLOCK].reshape(-1, BLOCK).astype(np.int64)
     data = Data(pair, blocks, args.source_blocks, load_model(pair.source.folder))

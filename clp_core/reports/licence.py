@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from clp_core.hub.repo_id import HubName, is_hub_id
-from clp_core.workspace import Workspace
 
 NOT_STATED = "not stated"
 
@@ -89,30 +88,11 @@ class Origin:
         return self.hub.partition("@")[0] or None
 
 
-def origins_of(report: Mapping[str, Any]) -> dict[str, Origin]:
-    """Return source and helper of a transfer by its report; of an older report by the folders it names."""
-    if "origins" in report:
-        return {role: Origin.read(told) for role, told in report["origins"].items()}
-    return {role: Origin.of_folder(Path(report[role])) for role in ("source", "helper")}
-
-
 def origin_of(reference: str) -> Origin:
     """Return the origin that a run's model is: a folder, or a Hub id."""
     if is_hub_id(reference) and not Path(reference).is_dir():
         return Origin(reference.partition("@")[0], reference)
     return Origin.of_folder(Path(reference))
-
-
-def public_report(report: Mapping[str, Any], workspace: Workspace) -> dict[str, Any]:
-    """Return a transfer's report without the paths of this machine: names, or Hub ids, in their place."""
-    names = {role: origin.hub or origin.name for role, origin in origins_of(report).items()}
-    paths = {str(report[role]): name for role, name in names.items()}
-    paths[str(report["output"])] = Path(str(report["output"])).name
-    text = (report.get("zero_step") or {}).get("text")
-    if text:
-        paths[str(text)] = Path(str(text)).name
-    paths |= {f"{workspace.root}/": "", f"{Path.home()}/": "~/"}  # in what is told in words
-    return dict(replaced(report, paths))
 
 
 def replaced(value: Any, paths: Mapping[str, str]) -> Any:
