@@ -100,8 +100,9 @@ if controls.toggle(
     help="drawn for the shape alone: another text and another tokenizer; only as held-out loss",
 ):
     overlay = [curve for curve in published_curves() if curve.key not in (baseline_key, *chosen)]
+figure = comparison_figure(comparison, axis, log_x=log_x, overlay=overlay)
 st.plotly_chart(
-    comparison_figure(comparison, axis, log_x=log_x, overlay=overlay),
+    figure,
     key="comparison",
     alt=f"{TITLES[measure]} by {AXES[axis]} of {len(comparison.curves)} curves, and the gap between them",
 )
@@ -116,7 +117,7 @@ with st.expander("What differs", expanded=0 < len(comparison.differing) <= 12):
 
 st.subheader("Take it along")
 files = {
-    "One HTML file": ("comparison.html", "text/html", lambda: as_html(comparison, axis, log_x=log_x, overlay=overlay)),
+    "One HTML file": ("comparison.html", "text/html", lambda: as_html(comparison, figure, overlay)),
     "Table as CSV": ("comparison.csv", "text/csv", lambda: as_csv(comparison)),
     "Points as CSV": ("points.csv", "text/csv", lambda: points_csv(comparison)),
 }

@@ -141,7 +141,9 @@ def jobs_compare(options: CompareRunsOptions, as_json: Json = False) -> None:
         raise InputError(f"{baseline.name} has no {measure} to compare with; choose another baseline or measure")
     comparison = Comparison.of(baseline, runs, measure, level)
     if options.html is not None:
-        write_whole(options.html, as_html(comparison))
+        from clp_core.figures import comparison_figure
+
+        write_whole(options.html, as_html(comparison, comparison_figure(comparison)))
     if options.csv is not None:
         write_whole(options.csv, as_csv(comparison))
         write_whole(options.csv.with_name(f"{options.csv.stem}-points.csv"), points_csv(comparison))

@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from clp_core.figures.runs import comparison_figure
 from clp_core.savings.curve import Curve
 from clp_core.savings.tokens_saved import Comparison, short
 from clp_core.tokenization.scripts import no_formula
 
 if TYPE_CHECKING:
     import pandas as pd
+    from plotly.graph_objects import Figure
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2rem auto; padding: 0 1rem; color: #1c232b; }
@@ -102,9 +102,14 @@ def as_cell(value: Any) -> Any:
     return "" if value is None else value
 
 
-def as_html(comparison: Comparison, axis: str = "tokens", *, log_x: bool = True, overlay: Sequence[Curve] = ()) -> str:
-    """Return the whole comparison as one HTML page, plotly's script included; see ``comparison_figure``."""
-    figure = comparison_figure(comparison, axis, log_x=log_x, overlay=overlay)
+def as_html(comparison: Comparison, figure: Figure, overlay: Sequence[Curve] = ()) -> str:
+    """Write the whole comparison as one HTML page that needs no network: plotly's script is part of it.
+
+    Args:
+        comparison: the curves and what they save.
+        figure: its picture, see ``figures.comparison_figure``.
+        overlay: curves in the picture that are not compared, whose sources the page names too.
+    """
     picture = figure.to_html(full_html=False, include_plotlyjs=True, config={"displaylogo": False})
     made = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
     parts = [

@@ -207,7 +207,8 @@ EVIL = "<script>alert('x')</script>\"'&=cmd"
 def test_html_report_stands_alone_and_runs_nothing_of_a_name():
     slow = curve("slow", (100, 4.0), (10_000, 2.0), name=EVIL, prompt=EVIL)
     fast = curve("fast", (100, 3.0), (1000, 2.0), prompt="b")
-    page = as_html(Comparison.of(slow, [fast], "bits_per_byte"))
+    comparison = Comparison.of(slow, [fast], "bits_per_byte")
+    page = as_html(comparison, comparison_figure(comparison))
     assert "90 % of the tokens" in page
     assert "<script>alert" not in page
     assert "plotly.js v" in page
@@ -245,7 +246,8 @@ def test_html_tables_hold_every_cell_whole():
     slow = curve("slow", (100, 4.0), (10_000, 2.0), name=long, prompt=EVIL, warm=[1, 2])
     runs = [curve(f"run {i}", (100, 3.0), (1000, 1.9), prompt="b", warm=[3]) for i in range(80)]
     never = curve("never", (100, 30.0))
-    saved, differing = Cells(as_html(Comparison.of(slow, [*runs, never], "bits_per_byte"))).tables
+    comparison = Comparison.of(slow, [*runs, never], "bits_per_byte")
+    saved, differing = Cells(as_html(comparison, comparison_figure(comparison))).tables
     assert len(saved) == 1 + 82
     assert saved[1][:6] == [long, "2", "10 k", "100", "1000", "baseline"]
     assert (saved[-1][0], saved[-1][2]) == ("never", "> 100")
