@@ -10,7 +10,16 @@ from clp_core.data.packing import TextCounts
 from clp_core.data.text_sources import Texts
 from clp_core.errors import InputError
 from clp_core.evaluation import decoding
-from clp_core.evaluation.bits_per_byte import Evaluation, EvaluationText, evaluate, generate, load_model, sample, score
+from clp_core.evaluation.bits_per_byte import (
+    SAMPLE_TOKENS,
+    Evaluation,
+    EvaluationText,
+    evaluate,
+    generate,
+    load_model,
+    sample,
+    score,
+)
 from clp_core.tokenization.vocabulary import Vocabulary
 
 
@@ -56,6 +65,20 @@ def test_infinite_perplexity_becomes_null():
 
 def test_sample_is_seeded(pair):
     assert sample(pair[0], seed=1) == sample(pair[0], seed=1)
+
+
+def test_sharded_model_runs_equally_often_whatever_is_drawn(pair):
+    model, vocabulary, runs = load_model(pair[1]), Vocabulary.open(pair[1]), []
+    model.register_forward_pre_hook(lambda module, inputs: runs.append(1))
+    with torch.no_grad():  # the end of text follows every token
+        model.transformer.ln_f.weight.zero_()
+        model.transformer.ln_f.bias.copy_(model.transformer.wte.weight[vocabulary.roles["eos"]] * 1e4)
+    model.train()
+    assert generate(model, vocabulary, "Der") == "Der"
+    assert len(runs) == 1
+    assert generate(model, vocabulary, "Der", synced=True) == "Der"
+    assert len(runs) == 1 + SAMPLE_TOKENS
+    assert model.training
 
 
 def test_sample_stays_within_the_positions_of_the_model(tmp_path, tokenizers, monkeypatch):

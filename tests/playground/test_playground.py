@@ -284,6 +284,20 @@ def test_stop_ends_all_models_in_the_middle(pair, other):
     assert all(5 < answer.tokens < 15 for answer in answers)
 
 
+def test_interruption_leaves_what_was_written(pair, other):
+    events = []
+
+    def interrupt(event):
+        events.append(event)
+        if sum("id" in seen for seen in events) == 5 and "stopped" not in event:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        answers_of(options_for((pair[0], other), ignore_end=True), on_event=interrupt)
+    assert events[-1]["stopped"] == "stopped"
+    assert events[-1]["model"] == 0
+
+
 def test_error_of_one_model_is_told_and_leaves_the_other_alone(pair, other, monkeypatch):
     from transformers import GPT2LMHeadModel
 
