@@ -170,10 +170,10 @@ def check_cpu(queue: DeviceQueue, needs: Needs, why: str) -> None:
     free = max(0, psutil.virtual_memory().available - promised)
     if needs.cpu_bytes <= free:
         return
-    told = f"{' and '.join(needs.names)} need {gb(needs.cpu_bytes)} of memory on the CPU, {gb(free)} can be had"
-    told += f" ({gb(promised)} more are promised to a run)" if promised else ""
-    told += f"; {why}, {gb(needs.gpu_bytes)} are needed there" if why else ""
-    raise InputError(f"{told}; choose fewer or smaller models, or end what else holds memory")
+    message = f"{' and '.join(needs.names)} need {gb(needs.cpu_bytes)} of memory on the CPU, {gb(free)} can be had"
+    message += f" ({gb(promised)} more are promised to a run)" if promised else ""
+    message += f"; {why}, {gb(needs.gpu_bytes)} are needed there" if why else ""
+    raise InputError(f"{message}; choose fewer or smaller models, or end what else holds memory")
 
 
 def promised_on_cpu(queue: DeviceQueue) -> int:

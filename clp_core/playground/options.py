@@ -29,5 +29,5 @@ class PlaygroundOptions(Options):
     )
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yield what is wrong with the models."""
+        """Yield problems of the models."""
         yield from models_problems(self.models)

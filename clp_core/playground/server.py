@@ -1,4 +1,4 @@
-"""The process of a playground's session: it loads the models, answers prompts, and ends by itself."""
+"""Process of a session of the playground: loads the models, completes prompts, and ends by itself."""
 
 from __future__ import annotations
 
@@ -35,21 +35,21 @@ ON_REQUEST = "gave its memory back on request"
 
 
 class Playground:
-    """Answers the prompts that are dropped into one job's directory."""
+    """Completes the prompts in one job's directory."""
 
     def __init__(self, job: Job, options: PlaygroundOptions) -> None:
-        """Take the job and its options; nothing is loaded yet."""
+        """Prepare a session of a job; nothing is loaded yet."""
         self._session, self._options = Session(job), options
         self._queue = DeviceQueue.of_this_machine()
         self._place = Place("cpu", "")
         self._models: dict[str, LoadedModel] = {}
         self._end = ""
-        self._asked_queue_at = 0.0
+        self._queue_checked_at = 0.0
         self._answered = 0
         self._n_events = 0
 
     def run(self) -> dict[str, Any]:
-        """Answer until the session ends; return why it did.
+        """Complete prompts until the session ends; return the reason.
 
         Raises:
             InputError: a model cannot be loaded, or they do not fit in memory.
@@ -75,10 +75,10 @@ class Playground:
             if self._is_ending():
                 return
             self._models[name] = LoadedModel.load(PromptEncoder.open(name))
-        self._tell_memory()
+        self._write_memory()
 
-    def _tell_memory(self) -> None:
-        """Write where the models are and what memory the session holds."""
+    def _write_memory(self) -> None:
+        """Write the device of the models and the memory of the session."""
         content = {
             "device": self._place.device,
             "name": self._place.name,
@@ -88,14 +88,14 @@ class Playground:
         write_json(self._session.job.path / "session.json", content)
 
     def _serve(self) -> None:
-        """Answer one prompt after the other; return when the session is to end."""
+        """Complete one prompt after the other until the session is to end."""
         self._rest(READY)
         since = time.monotonic()
         while not self._is_ending():
             number = self._next()
             if number is not None:
                 self._answer(number)
-                self._tell_memory()
+                self._write_memory()
                 self._rest(IDLE)
                 since = time.monotonic()
             elif time.monotonic() - since < self._options.idle_seconds:
@@ -114,18 +114,18 @@ class Playground:
                 self._end = f"gave its memory back after {self._options.idle_seconds} s without a prompt"
 
     def _is_ending(self) -> bool:
-        """Say whether the session is to end: on request, or because a run waits for its device."""
+        """Check whether the session is to end: on request, or because a run waits for its device."""
         if not self._end and self._session.job.stop_asked:
             self._end = ON_REQUEST
         now = time.monotonic()
-        if not self._end and now - self._asked_queue_at > QUEUE_POLL_S:
-            self._asked_queue_at = now
+        if not self._end and now - self._queue_checked_at > QUEUE_POLL_S:
+            self._queue_checked_at = now
             if waiting := self._place.waiting(self._queue):
                 self._end = f"gave {self._place.device} back to {Job(waiting[0].job).name}, which waited for it"
         return bool(self._end)
 
     def _next(self) -> int | None:
-        """Return the number of the first prompt that was not answered yet."""
+        """Find the first prompt without completions."""
         session = self._session
         return next((number for number in session.numbers() if not session.answers_file(number).exists()), None)
 
@@ -157,21 +157,21 @@ class Playground:
         self._answered += 1
 
     def _write(self, number: int, event: Event) -> None:
-        """Append one event, in one call to the system."""
+        """Append one event in a single system call."""
         with open(self._session.answers_file(number), "ab", buffering=0) as file:
             file.write((json.dumps(event, ensure_ascii=False) + "\n").encode())
 
     def _close(self) -> None:
-        """Take no further prompt, and tell those that wait that they get no answer."""
+        """Accept no further prompt, and end those that wait with the reason."""
         with self._session.lock:
             (self._session.job.path / "closed").touch()
             while (number := self._next()) is not None:
-                told = self._end or "the session ended before it could answer"
-                self._write(number, {"model": None, "stopped": STOPPED, "error": told})
+                reason = self._end or "the session ended before it could answer"
+                self._write(number, {"model": None, "stopped": STOPPED, "error": reason})
 
 
 def memory_bytes(place: Place) -> int:
-    """Return the memory that this process holds on its device."""
+    """Memory that this process takes on its device, in bytes."""
     if place.device == "cpu":
         return int(psutil.Process().memory_info().rss)
     import torch
@@ -207,10 +207,10 @@ def renumber(emit: Callable[[Event], None], number: int, event: Event) -> None:
 
 
 def job_of_this_process(models: Sequence[str]) -> Job:
-    """Return the job that this process runs in.
+    """Job that this process runs in.
 
     Raises:
-        InputError: it runs in none.
+        InputError: it does not run in a job.
     """
     folder = os.environ.get(JOB_ENVIRONMENT)
     if not folder:

@@ -1,15 +1,15 @@
-"""The playground: one prompt for several models, and the job that holds the models and answers.
+"""Sessions of the playground: a job that keeps models in memory and completes prompts.
 
-A session is a job of kind ``playground``. Who asks drops a file into its directory, and reads
-the answers from another::
+A session is a job of kind ``playground``. Pages write a request into its directory, and read
+the completions from another file::
 
-    requests/0001.json    the prompt with its settings (``GenerateOptions``), put there whole
-    requests/0001.stop    its presence ends that answer
+    requests/0001.json    the prompt with its settings (``GenerateOptions``), written atomically
+    requests/0001.stop    its presence ends that completion
     answers/0001.jsonl    append-only: for each model its prompt's tokens, each token with its text, and how it ended
-    session.json          where the models are and what memory they hold
-    closed                its presence says that no further prompt is taken
+    session.json          device of the models, and the memory they take
+    closed                its presence: no further prompt is accepted
 
-The session ends by itself, and its memory is given back because its process ends.
+The session ends by itself; its memory is released with its process.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ from clp_core.workspace import Workspace
 
 KIND = "playground"
 READY, ANSWERING, IDLE = "ready", "answering", "idle"
-"""What the heartbeat says of a session whose models are loaded; before, that it loads them."""
+"""Phases of the heartbeat once the models are loaded; before, it names the model being loaded."""
 CLOSING_WAIT_S = 20.0
 
 
 class ClosedError(ClpError):
-    """A session that takes no further prompt."""
+    """A session that accepts no further prompt."""
 
 
 @dataclass(frozen=True)
@@ -58,17 +58,17 @@ class Session:
 
     @property
     def is_open(self) -> bool:
-        """Whether it takes prompts."""
+        """Whether it accepts prompts."""
         return not (self.job.path / "closed").exists() and not self.job.stop_asked and not self.job.status().is_over
 
     @property
     def held(self) -> dict[str, Any]:
-        """What it holds: ``device``, ``name`` of the device, ``memory_bytes``; empty until the models are loaded."""
+        """Content of ``session.json``: ``device``, ``name``, ``memory_bytes``, ``why``; empty while models load."""
         return read_state(self.job.path / "session.json")
 
     @property
     def phase(self) -> str:
-        """What it is doing: loading, ``READY``, ``ANSWERING`` or ``IDLE``."""
+        """Phase of its heartbeat: loading, ``READY``, ``ANSWERING`` or ``IDLE``."""
         return str(self.job.heartbeat().get("phase") or "starting")
 
     @property
@@ -82,30 +82,30 @@ class Session:
 
     @property
     def lock(self) -> FileLock:
-        """Return the lock under which prompts get their numbers and the session closes."""
+        """Lock under which prompts get their numbers and the session closes."""
         return FileLock(self.job.path / ".requests.lock", timeout=CLOSING_WAIT_S)
 
     def numbers(self) -> list[int]:
-        """Return the numbers of all prompts, in order."""
+        """Numbers of all prompts, in order."""
         return sorted(int(path.stem) for path in self.job.path.glob("requests/*.json") if path.stem.isdecimal())
 
     def request_file(self, number: int) -> Path:
-        """Return where a prompt lies."""
+        """File of a prompt."""
         return self.job.path / "requests" / f"{number:04}.json"
 
     def answers_file(self, number: int) -> Path:
-        """Return where the answers to a prompt lie."""
+        """File of the completions of a prompt."""
         return self.job.path / "answers" / f"{number:04}.jsonl"
 
     def stop_file(self, number: int) -> Path:
-        """Return the file whose presence ends the answers to a prompt."""
+        """File whose presence ends the completions of a prompt."""
         return self.job.path / "requests" / f"{number:04}.stop"
 
     def request(self, number: int) -> GenerateOptions:
-        """Return a prompt with its settings.
+        """Read a prompt with its settings.
 
         Raises:
-            InputError: its file holds none.
+            InputError: its file is not a valid request, or names a model that is not in this session.
         """
         try:
             content = read_json_file(self.request_file(number))
@@ -117,14 +117,14 @@ class Session:
         return found
 
     def answers(self, number: int) -> list[Completion]:
-        """Return the answers to a prompt as they stand."""
+        """Read the completions of a prompt as they stand."""
         return CompletionsReader(self.answers_file(number), self.request(number).models).read()
 
     def ask(self, options: GenerateOptions) -> int:
-        """Drop a prompt; return its number. The same one that is still being answered is not asked twice.
+        """Submit a prompt; return its number. One that is still being completed is not submitted twice.
 
         Raises:
-            ClosedError: the session takes no further prompt.
+            ClosedError: the session accepts no further prompt.
             InputError: the prompt holds an access token.
         """
         refuse_access_tokens([options.prompt])
@@ -148,17 +148,17 @@ class Session:
         return not all(answer.stopped for answer in self.answers(number))
 
     def stop(self, number: int) -> None:
-        """Ask to end the answers to a prompt."""
+        """Request the end of the completions of a prompt."""
         self.stop_file(number).touch()
 
 
 def sessions(workspace: Workspace) -> list[Session]:
-    """Return all sessions of a workspace, newest first."""
+    """All sessions of a workspace, newest first."""
     return [Session(job) for job in JobStore(workspace.jobs).jobs() if job.kind == KIND]
 
 
 def session_for(workspace: Workspace, models: Sequence[str]) -> Session | None:
-    """Return the open session that holds these models with their present content, or ``None``."""
+    """Find the open session that holds these models with their present content."""
     content = contents(models)
     for session in sessions(workspace):
         held = session.job.spec["arguments"]["content"]
@@ -168,12 +168,12 @@ def session_for(workspace: Workspace, models: Sequence[str]) -> Session | None:
 
 
 def ask(workspace: Workspace, options: GenerateOptions, idle_seconds: int = IDLE_SECONDS) -> tuple[Session, int]:
-    """Ask models in the session that holds them; where there is none, start one.
+    """Submit a prompt to the session that holds its models; where there is none, start one.
 
     Args:
         workspace: the workspace.
         options: the prompt; its models are folders.
-        idle_seconds: after how long without a prompt a session that is started here ends.
+        idle_seconds: seconds without a prompt after which a session started here ends.
 
     Returns:
         The session and the prompt's number.
@@ -218,5 +218,5 @@ def start_session(workspace: Workspace, options: PlaygroundOptions) -> Session:
 
 
 def contents(models: Sequence[str]) -> dict[str, str]:
-    """Return a name for the present content of each model that is a folder."""
+    """Fingerprint of the present content of each model that is a folder."""
     return {model: fingerprint(Path(model)) for model in models}
