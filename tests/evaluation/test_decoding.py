@@ -185,6 +185,14 @@ def test_model_is_run_once_per_token_and_only_for_tokens_that_are_taken():
     assert lengths == [len(IDS), 1, 1]
 
 
+@pytest.mark.parametrize("model_type", ["llama", "recurrent_gemma"])
+def test_logits_of_other_tokens_than_the_next_are_not_computed(model_type):
+    model, shapes = model_of(model_type), []
+    model.get_output_embeddings().register_forward_hook(lambda *call: shapes.append(tuple(call[2].shape)))
+    decoded(model, IDS, GREEDY, 3)
+    assert shapes == 3 * [(1, 1, 64)]
+
+
 def test_ends_are_those_of_the_generation_config_and_the_tokenizer(pair):
     vocabulary = Vocabulary.open(pair[0])
     model = model_of("llama")
