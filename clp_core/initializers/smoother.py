@@ -9,12 +9,15 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from clp_core.embeddings.nearest import largest_products
 from clp_core.embeddings.row_source import BLOCK_BYTES, RowSource, block_ranges
 from clp_core.initializers.base import Context, Fitted, Mix, Top
 
 CACHE_BYTES = 1 << 30
 """Points are kept in memory up to this size, and read again block by block beyond it."""
+SPARE = 8
+"""Columns beyond those asked for that are weighed again in float64: products in float32 may exchange near ones."""
+RUN = 64
+"""Columns of which ``largest_entries`` takes a maximum at a time."""
 
 
 class Smoother(Fitted):
@@ -121,24 +124,15 @@ class Smoother(Fitted):
         return weights
 
     def top(self, mix: Mix, k: int) -> Top:
-        """Return the k heaviest columns; where all take part, by products in blocks (FAISS)."""
+        """Return the k heaviest columns; where all take part, from one product in float32 with all points.
+
+        The heaviest of that product, ``SPARE`` more than are asked for, are weighed again in float64.
+        """
         if not mix.is_dense:
             assert mix.near is not None
             return heaviest(mix.near, k, np.abs(mix.near).sum(axis=1), mix.near.sum(axis=1))
-        queries = mix.queries if mix.queries is not None else np.zeros((len(mix.ids), self.width))
-        constants = mix.constants if mix.constants is not None else np.zeros(len(mix.ids))
-        wide = np.column_stack([queries, constants]).astype(np.float32)
-        more = min(self.n_columns, k + (0 if mix.near is None else int(np.diff(mix.near.indptr).max(initial=0))))
-        found: list[np.ndarray] = []
-        total = np.zeros(len(mix.ids))
-        for part in block_ranges(self.n_columns, self.width + 1, CACHE_BYTES // 4):
-            block = np.column_stack([self._points(part), np.ones(part.stop - part.start, dtype=np.float32)])
-            found.extend(
-                largest_products(sign * wide, block, more, use_gpu=self.context.device.is_gpu)[1] + part.start
-                for sign in (1, -1)
-            )
-            total += self._absolute_sums(wide, block)
-        columns = np.concatenate(found, axis=1)
+        n_near = 0 if mix.near is None else int(np.diff(mix.near.indptr).max(initial=0))
+        columns, total = self._heaviest_products(mix, min(self.n_columns, k + n_near + SPARE))
         rows = np.repeat(np.arange(len(mix.ids)), columns.shape[1])
         flat = columns.ravel()
         if mix.near is not None:
@@ -152,27 +146,54 @@ class Smoother(Fitted):
             total += np.abs(dense_part + mix.near).sum(axis=1) - np.abs(dense_part).sum(axis=1)
         return heaviest(exact, k, total, self._moments(mix)[0])
 
-    def _absolute_sums(self, wide: np.ndarray, block: np.ndarray) -> np.ndarray:
-        held = self.context.device.hold(np.ascontiguousarray(block.T))
-        sums = np.zeros(len(wide))
-        for part in block_ranges(len(wide), len(block)):
-            product = self.context.device.product(wide[part], held)
-            sums[part] = np.abs(product, out=product).sum(axis=1, dtype=np.float64)
-        return sums
+    def _heaviest_products(self, mix: Mix, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """Multiply a mix's dense part out in float32, a block at a time.
+
+        Returns:
+            The columns of the n largest absolute weights of each token, in no order, ``[b, n]``, and the sum of all
+            its absolute weights, ``[b]``.
+        """
+        queries = mix.queries if mix.queries is not None else np.zeros((len(mix.ids), self.width))
+        constants = mix.constants if mix.constants is not None else np.zeros(len(mix.ids))
+        wide = np.column_stack([queries, constants]).astype(np.float32)
+        device, total = self.context.device, np.zeros(len(wide))
+        values, columns = np.zeros((len(wide), 0), np.float32), np.zeros((len(wide), 0), np.int64)
+        for part in block_ranges(self.n_columns, self.width + 1, CACHE_BYTES // 4):
+            n_points = part.stop - part.start
+            block = np.column_stack([self._points(part), np.ones(n_points, dtype=np.float32)])
+            held = device.hold(np.ascontiguousarray(block.T))
+            found = np.zeros((len(wide), min(n, n_points)), np.int64)
+            found_values = np.zeros(found.shape, np.float32)
+            for some in block_ranges(len(wide), n_points):
+                product = device.product(wide[some], held)
+                np.abs(product, out=product)
+                total[some] += product.sum(axis=1, dtype=np.float64)
+                found[some] = largest_entries(product, found.shape[1])
+                found_values[some] = np.take_along_axis(product, found[some], axis=1)
+            values = np.concatenate([values, found_values], axis=1)
+            columns = np.concatenate([columns, found + part.start], axis=1)
+            if columns.shape[1] > n:
+                kept = largest_entries(values, n)
+                values, columns = (np.take_along_axis(each, kept, axis=1) for each in (values, columns))
+        return columns, total
 
     def _exact(self, mix: Mix, where: sparse.csr_array) -> sparse.csr_array:
         """Return a mix's weights in float64 at the places of a pattern."""
         out = where.astype(np.float64)
-        for part in block_ranges(where.shape[0], 1 << 15):
-            low, high = where.indptr[part.start], where.indptr[part.stop]
-            used, local = np.unique(where.indices[low:high], return_inverse=True)
-            lines = np.repeat(np.arange(part.stop - part.start), np.diff(where.indptr[part.start : part.stop + 1]))
-            values = np.zeros(high - low)
+        lines = np.repeat(np.arange(where.shape[0]), np.diff(where.indptr))
+        for part in block_ranges(where.nnz, 2 * max(self.width, 1)):
+            places, own = where.indices[part], lines[part]
+            values = np.zeros(len(places))
             if mix.queries is not None:
-                values += (mix.queries[part] @ self.points_at(used).T)[lines, local]
+                if self._is_cached:
+                    points = self._all_points[places].astype(np.float64)
+                else:
+                    used, local = np.unique(places, return_inverse=True)
+                    points = self.points(used)[local]
+                values += np.einsum("nd,nd->n", points, mix.queries[own])
             if mix.constants is not None:
-                values += mix.constants[part][lines]
-            out.data[low:high] = values
+                values += mix.constants[own]
+            out.data[part] = values
         if mix.near is not None:
             out = sparse.csr_array(out + mix.near)
         return out
@@ -256,6 +277,34 @@ class Smoother(Fitted):
         for part in block_ranges(self.n_columns, max(self.width, 1)):
             total += self.points(np.arange(part.start, part.stop)).sum(axis=0)
         return total
+
+
+def largest_entries(values: np.ndarray, n: int) -> np.ndarray:
+    """Return the places of the n largest entries of each row of a non-negative matrix, in no order, ``[b, n]``.
+
+    The n-th largest of the maxima of runs of columns is a bound below which none of them lies, so that few entries
+    are left to be sorted.
+    """
+    n_rows, n_columns = values.shape
+    n = min(n, n_columns)
+    n_runs = n_columns // RUN
+    if n_runs < 2 * n:
+        return np.argpartition(values, n_columns - n, axis=1)[:, n_columns - n :]
+    maxima = values[:, : n_runs * RUN].reshape(n_rows, n_runs, RUN).max(axis=2)
+    bound = np.partition(maxima, n_runs - n, axis=1)[:, n_runs - n]
+    is_large = values >= bound[:, None]
+    crowded = np.flatnonzero(np.count_nonzero(is_large, axis=1) > RUN * n)  # rows of many equal entries
+    is_large[crowded] = False
+    rows, columns = np.nonzero(is_large)
+    order = np.lexsort((-values[rows, columns], rows))
+    counts = np.bincount(rows, minlength=n_rows)
+    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    found = np.zeros((n_rows, n), dtype=np.int64)
+    full = np.flatnonzero(counts)
+    found[full] = columns[order][starts[full, None] + np.arange(n)]
+    if len(crowded):
+        found[crowded] = np.argpartition(values[crowded], n_columns - n, axis=1)[:, n_columns - n :]
+    return found
 
 
 def pattern(weights: sparse.csr_array) -> sparse.csr_array:

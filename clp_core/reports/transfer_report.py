@@ -241,6 +241,8 @@ class TransferReport:
         found["warnings"] = list(self.warnings)
         for name in ("health", "heldout"):
             found[name] = without_none(found[name], ("output",))
+            if "output" in found[name]:
+                found[name]["output"] = without_none(found[name]["output"], ("output",))
         for name in ("guard", "check"):
             if name in found:
                 found[name] = without_none(found[name])

@@ -31,7 +31,7 @@ def health_warnings(
         if score is not None and score.centred_cosine is not None:
             text += f". It finds held-out anchors with a centred cosine of {score.centred_cosine:.2f}"
         if not was_chosen:
-            text += "; --method auto takes the better of two others, clp compare-methods scores all"
+            text += "; --method auto takes the better of linear and two-view there, clp compare-methods scores all"
         yield text
     if health.output is not None and health.output.rows_at_risk:
         yield at_risk(health.output, missing, "output rows", method)
