@@ -30,7 +30,7 @@ from clp_core.options import command_of, help_of
 from clp_core.tokenization.vocabulary import Vocabulary
 from clp_core.training.hardware import find_device
 from clp_core.training.options import TrainOptions
-from clp_core.training.throughput import Sized, measured_speeds
+from clp_core.training.throughput import RunScale, measured_speeds
 from clp_core.transfer.options import TransferOptions
 from clp_core.workspace import ModelEntry, Workspace
 from components.jobs import badge, follow, last_of, wait_or_offer
@@ -277,7 +277,7 @@ def size_table(vocabulary: Vocabulary, tokens: int) -> None:
 
 def time_told(plan: HelperPlan, runs: Sequence[Job]) -> str:
     """Say how long a helper will take at the pace of runs of its size here."""
-    speeds = measured_speeds(runs, Sized(plan.parameters, find_device().kind))
+    speeds = measured_speeds(runs, RunScale(plan.parameters, find_device().kind))
     if not speeds:
         return "No helper of this size and vocabulary was trained here yet, so the time is not known."
     return f"About {number(plan.tokens / min(speeds) / 60, 1)} minutes at the pace of the last one of this size."

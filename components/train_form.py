@@ -36,8 +36,8 @@ CHOICES = {item.name: list(item.metadata["choices"]) for item in fields(TrainOpt
 
 
 @dataclass(frozen=True)
-class Filled:
-    """What the form holds.
+class FormValues:
+    """Values of the form.
 
     Attributes:
         options: what would run.
@@ -65,7 +65,7 @@ def cloned_run(space: Workspace) -> Job | None:
     return job
 
 
-def form(space: Workspace, entries: list[ModelEntry], job: Job | None) -> Filled | None:
+def form(space: Workspace, entries: list[ModelEntry], job: Job | None) -> FormValues | None:
     """Show the form; return what it holds, or ``None`` while something is missing.
 
     Raises:
@@ -90,7 +90,7 @@ def form(space: Workspace, entries: list[ModelEntry], job: Job | None) -> Filled
     )
     if options.teacher:
         confine_teacher(teacher_of(options.teacher, folder), space)
-    return Filled(by_preset(options, preset), folder)
+    return FormValues(by_preset(options, preset), folder)
 
 
 def settings_of(job: Job) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import pandas as pd
 import streamlit as st
 
 from clp_core.figures import schedule_figure
-from clp_core.training.hardware import Device
+from clp_core.training.hardware import TrainingDevice
 from clp_core.training.options import TrainOptions
 from clp_core.training.plan import TrainPlan, early_steps
 from components.messages import cards, number, plain, share, size
@@ -16,7 +16,7 @@ from components.messages import cards, number, plain, share, size
 SHARDING = {"none": "one process", "ddp": "each holds the model (DDP)", "fsdp": "each holds a part (FSDP2)"}
 
 
-def answer(chosen: TrainPlan, device: Device, speeds: list[float]) -> str:
+def answer(chosen: TrainPlan, device: TrainingDevice, speeds: list[float]) -> str:
     """Say in a sentence what the run does and how long it takes, at the pace of earlier runs where there are any."""
     stages = chosen.schedule.stages
     order = (
@@ -48,7 +48,7 @@ def show_warnings(chosen: TrainPlan) -> None:
         st.warning(plain(f"{told[:1].upper()}{told[1:]}."), icon=":material/warning:")
 
 
-def show_cards(chosen: TrainPlan, device: Device) -> None:
+def show_cards(chosen: TrainPlan, device: TrainingDevice) -> None:
     """Show what the run costs."""
     passes = "passes over the text not known" if chosen.epochs is None else f"{number(chosen.epochs, 1)} passes"
     if chosen.minutes:
@@ -82,7 +82,9 @@ def evaluations_told(options: TrainOptions, chosen: TrainPlan) -> str:
     return f"every {number(chosen.eval_every)} steps" + (f", before that at {early}" if early else "")
 
 
-def show_facts(options: TrainOptions, chosen: TrainPlan, device: Device, speeds: list[float], place: str) -> None:
+def show_facts(
+    options: TrainOptions, chosen: TrainPlan, device: TrainingDevice, speeds: list[float], place: str
+) -> None:
     """Show every setting that was chosen, and the run's place in the queue."""
     kept = f"the last {number(options.keep_last)}" + ("" if options.only_last else " and the best")
     is_open = bool(chosen.minutes)

@@ -22,12 +22,12 @@ from clp_core.jobs.training_checkpoints import RUN_STATE_FILE, keep_only, seal, 
 from clp_core.progress import HEART
 from clp_core.tokenization.vocabulary import Vocabulary
 from clp_core.training.companion_files import complete_folder
-from clp_core.training.distributed import Council, is_distributed, is_first
+from clp_core.training.distributed import ControlGroup, is_distributed, is_first
 from clp_core.training.options import TrainOptions
 from clp_core.training.parameter_groups import refuse_unsharded, refuse_untied
 from clp_core.training.placement import FSDP
 from clp_core.training.plan import early_steps
-from clp_core.training.telemetry import Measured, Stopwatch, steps_that_fit, system_figures
+from clp_core.training.telemetry import RunTelemetry, Stopwatch, steps_that_fit, system_figures
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, TrainerControl, TrainerState
@@ -45,19 +45,24 @@ class JobCallback(TrainerCallback):
     """Writes metrics and heartbeat, obeys control/stop, and seals checkpoints. Only the first process writes."""
 
     def __init__(
-        self, measured: Measured, options: TrainOptions, companions: Path, vocabulary: Vocabulary, council: Council
+        self,
+        telemetry: RunTelemetry,
+        options: TrainOptions,
+        companions: Path,
+        vocabulary: Vocabulary,
+        group: ControlGroup,
     ) -> None:
         """Take the run, what it was asked, the folder whose files every checkpoint gets, tokenizer and processes."""
-        self._measured = measured
+        self._telemetry = telemetry
         self._companions = companions
         self._vocabulary = vocabulary
         self._options = options
         self._prompts = options.prompt or ("",)
         self._rates = (math.nan, math.nan)
-        self._council = council
+        self._group = group
         self._micro_losses: list[torch.Tensor] = []
         self._losses: list[torch.Tensor] = []
-        self._stopwatch = Stopwatch(measured.plan.step_tokens)
+        self._stopwatch = Stopwatch(telemetry.plan.step_tokens)
         self._took_longer = False
         self.stopped = False
         self.reason = NO_REASON
@@ -82,7 +87,7 @@ class JobCallback(TrainerCallback):
     ) -> None:
         """Look once more at the model as it will train, sharded or not."""
         refuse_untied(model)
-        if self._measured.plan.sharding == FSDP:
+        if self._telemetry.plan.sharding == FSDP:
             refuse_unsharded(model)
 
     def on_optimizer_step(
@@ -93,16 +98,16 @@ class JobCallback(TrainerCallback):
         **kwargs: Any,  # noqa: ARG002
     ) -> None:
         """Note the rates of the step that is just done."""
-        self._rates = self._measured.rates(state.global_step)
+        self._rates = self._telemetry.rates(state.global_step)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:  # noqa: ARG002
         """Beat, look for a stop request, and look at the losses before anything is saved."""
         self._losses.append(torch.stack(self._micro_losses).sum())
         self._micro_losses = []
-        if state.global_step in early_steps(self._measured.plan.eval_every, self._options.early_evals):
+        if state.global_step in early_steps(self._telemetry.plan.eval_every, self._options.early_evals):
             control.should_evaluate = True
         self._beat(state, control)
-        if not self._measured.is_fitted:
+        if not self._telemetry.is_fitted:
             self._fit_to_time(state)
         if self._all_agree_to_stop():
             self.stopped = state.global_step < state.max_steps
@@ -116,7 +121,7 @@ class JobCallback(TrainerCallback):
 
     def _line_is_due(self, state: TrainerState) -> bool:
         step = state.global_step
-        return step == 1 or step % self._measured.plan.loss_every == 0 or step == state.max_steps
+        return step == 1 or step % self._telemetry.plan.loss_every == 0 or step == state.max_steps
 
     def _mean_losses(self) -> list[float]:
         """Return the losses of the steps since the last line, each the mean over all processes."""
@@ -134,30 +139,30 @@ class JobCallback(TrainerCallback):
                 raise DivergedError(f"the loss is {told(loss)} at step {at}; {self._cure()}")
 
     def _cure(self) -> str:
-        kept = self._measured.job.checkpoints()
+        kept = self._telemetry.job.checkpoints()
         newest = f"the newest checkpoint is that of step {step_of(kept[-1])}" if kept else "nothing is kept"
         return f"{newest}; a smaller learning rate or a longer warm-up may help"
 
     def _all_agree_to_stop(self) -> bool:
         """Say whether any process has seen a request to stop, so that all leave at the same step."""
-        run = self._measured
-        if run.attempt == 1 and run.plan.minutes and self._council.any(run.seconds > 60 * run.plan.minutes):
+        run = self._telemetry
+        if run.attempt == 1 and run.plan.minutes and self._group.any(run.seconds > 60 * run.plan.minutes):
             told = f"its {run.plan.minutes:g} minutes are over, saved; resume does the rest of its steps"
             self.reason = Reason(ReasonCode.TIME_BUDGET_SPENT, told)
             return True
-        return self._council.any(run.job.stop_asked)
+        return self._group.any(run.job.stop_asked)
 
     def _fit_to_time(self, state: TrainerState) -> None:
         """Settle the steps of a run by time, once the first process has measured enough of them."""
-        run, watch = self._measured, self._stopwatch
+        run, watch = self._telemetry, self._stopwatch
         budget = 60 * run.plan.minutes
         pure = watch.pure_step_seconds()
         enough = pure is not None and run.seconds > SHARE_TO_MEASURE * budget
-        if not self._council.of_first(float(enough)):
+        if not self._group.broadcast(float(enough)):
             return
-        step_seconds = self._council.of_first(pure or 0.0)
-        evaluation = self._council.of_first(watch.last["evaluation"])
-        left = SHARE_TO_FILL * (budget - self._council.of_first(run.seconds))
+        step_seconds = self._group.broadcast(pure or 0.0)
+        evaluation = self._group.broadcast(watch.last["evaluation"])
+        left = SHARE_TO_FILL * (budget - self._group.broadcast(run.seconds))
         steps = steps_that_fit(left, step_seconds, evaluation, self._options.eval_every)
         plan = run.plan.with_steps(self._options, min(state.global_step + steps, state.max_steps))
         run.settle(plan)
@@ -204,23 +209,23 @@ class JobCallback(TrainerCallback):
         self._losses = []
         figures = {"loss": sum(losses) / len(losses), "grad_norm": norm}
         figures |= dict(zip(("lr", "lr_embeddings"), self._rates, strict=True))
-        if self._measured.plan.teacher:
-            figures["teacher_weight"] = self._measured.teacher_weight(state.global_step - 1)
-        figures |= self._stopwatch.lap(state.global_step) | system_figures(self._measured.plan.device)
-        share = self._measured.utilisation(figures["tokens_per_s"]) if "tokens_per_s" in figures else None
+        if self._telemetry.plan.teacher:
+            figures["teacher_weight"] = self._telemetry.teacher_weight(state.global_step - 1)
+        figures |= self._stopwatch.lap(state.global_step) | system_figures(self._telemetry.plan.device)
+        share = self._telemetry.utilisation(figures["tokens_per_s"]) if "tokens_per_s" in figures else None
         figures |= {"mfu": share} if share is not None else {}
         if state.is_world_process_zero:
-            self._measured.write(state.global_step, **figures)
+            self._telemetry.write(state.global_step, **figures)
         return figures
 
     def after_evaluation(self, step: int, scores: dict[str, float]) -> None:
         """Write the line of an evaluation."""
         self.scores[step] = scores
-        self._measured.write(step, **scores)
+        self._telemetry.write(step, **scores)
 
     def write_samples(self, model: PreTrainedModel, step: int, *, sharded: bool) -> None:
         """Let the model go on from each prompt, and write what it says; every process asks a sharded model."""
-        run = self._measured
+        run = self._telemetry
         try:
             texts = [generate(model, self._vocabulary, prompt, synced=sharded) for prompt in self._prompts]
         except NonFiniteError as error:
@@ -248,7 +253,7 @@ class JobCallback(TrainerCallback):
         losses = self._mean_losses() if self._losses else []
         if not state.is_world_process_zero:
             return
-        run = self._measured
+        run = self._telemetry
         complete_folder(folder, self._companions, state.global_step)
         state_beside = {"step": state.global_step, "seconds": run.seconds, "losses": losses}
         write_json(folder / RUN_STATE_FILE, state_beside)

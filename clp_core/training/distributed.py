@@ -25,8 +25,8 @@ def is_distributed() -> bool:
     return torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
 
 
-class Council:
-    """Lets all processes decide alike; over the CPU, so that no GPU waits. One process decides by itself.
+class ControlGroup:
+    """Collective operations over the CPU (gloo), so that no GPU waits; a single process gets its own values back.
 
     Every call raises ``ClpError`` where another process has ended, or does not come for ``COLLECTIVE_TIMEOUT_S``.
     """
@@ -38,7 +38,7 @@ class Council:
         if is_distributed():
             self._group = torch.distributed.new_group(backend="gloo", timeout=self._timeout)
 
-    def most(self, value: float) -> float:
+    def max(self, value: float) -> float:
         """Return the largest value that any process has."""
         if self._group is None:
             return value
@@ -47,15 +47,15 @@ class Council:
             torch.distributed.all_reduce(tensor, op=torch.distributed.ReduceOp.MAX, group=self._group)
         return float(tensor)
 
-    def any(self, said: bool) -> bool:
-        """Say whether any process says so."""
-        return bool(self.most(float(said)))
+    def any(self, value: bool) -> bool:
+        """Whether any process has a true value."""
+        return bool(self.max(float(value)))
 
-    def of_first(self, value: float) -> float:
+    def broadcast(self, value: float) -> float:
         """Return the value of the first process."""
-        return self.most(value if is_first() else -torch.inf)
+        return self.max(value if is_first() else -torch.inf)
 
-    def text_of_first(self, text: str) -> str:
+    def broadcast_text(self, text: str) -> str:
         """Return the text that the first process has; the others wait until it comes here."""
         if self._group is None:
             return text
@@ -73,7 +73,7 @@ class Council:
             happened = f"did not answer for {self._timeout}" if is_late else "has ended"
             raise ClpError(f"another process of this run {happened}; its own lines in the log say why") from error
 
-    def part(self) -> None:
+    def shutdown(self) -> None:
         """End the processes' connection once all have come here; one that merely ends may be aborted by its threads.
 
         Waits in this thread. Work that a thread of gloo has just done is freed there, which needs Python's lock; a

@@ -20,7 +20,7 @@ NUMBERS = "numbers are those of nvidia-smi"
 
 
 @dataclass(frozen=True)
-class Device:
+class TrainingDevice:
     """A place to train.
 
     Attributes:
@@ -55,7 +55,7 @@ class Device:
         return not self.processes
 
 
-def find_device(wanted: str = "auto") -> Device:
+def find_device(wanted: str = "auto") -> TrainingDevice:
     """Find the device to train on through the driver, without torch.
 
     Args:
@@ -82,7 +82,7 @@ def find_device(wanted: str = "auto") -> Device:
     names = tuple(gpu.device for gpu in gpus)
     is_held = bool(queue.ahead(names))
     models = tuple(gpu.name for gpu in gpus)
-    return Device(
+    return TrainingDevice(
         "cuda",
         " and ".join(dict.fromkeys(models)),
         names,
@@ -92,11 +92,11 @@ def find_device(wanted: str = "auto") -> Device:
     )
 
 
-def find_cpu() -> Device:
+def find_cpu() -> TrainingDevice:
     """Describe the CPU, with the memory that a run can have."""
     memory = psutil.virtual_memory()
     free = memory.total if DeviceQueue.of_this_machine().ahead(["cpu"]) else memory.available
-    return Device("cpu", f"CPU, {psutil.cpu_count(logical=False) or 1} cores", ("cpu",), free)
+    return TrainingDevice("cpu", f"CPU, {psutil.cpu_count(logical=False) or 1} cores", ("cpu",), free)
 
 
 def numbered(gpus: Sequence[Gpu], wanted: str) -> list[Gpu]:
@@ -131,7 +131,7 @@ def reason_for_no_gpu() -> str:
     return "no NVIDIA GPU is found"
 
 
-def has_fast_bf16(device: Device) -> bool:
+def has_fast_bf16(device: TrainingDevice) -> bool:
     """Say whether bfloat16 products are faster than float32 ones: on GPUs that have them, and on CPUs with AMX."""
     if device.kind == "cuda":
         return device.has_bf16
@@ -139,7 +139,7 @@ def has_fast_bf16(device: Device) -> bool:
     return device.is_here and cpu.is_file() and "amx_bf16" in cpu.read_text()
 
 
-def mean_peak(device: Device, *, bf16: bool) -> float | None:
+def mean_peak(device: TrainingDevice, *, bf16: bool) -> float | None:
     """Average the peak rates of a device's GPUs, in operations per second; ``None`` where one is not known.
 
     Args:

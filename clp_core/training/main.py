@@ -48,12 +48,12 @@ from clp_core.tokenization.vocabulary import Vocabulary
 from clp_core.training.callback import FIRST_STEPS_EXPECT_S, JobCallback, LogLines
 from clp_core.training.companion_files import companions_of
 from clp_core.training.distillation import Distillation
-from clp_core.training.distributed import COLLECTIVE_TIMEOUT_S, Council, is_first
+from clp_core.training.distributed import COLLECTIVE_TIMEOUT_S, ControlGroup, is_first
 from clp_core.training.options import TrainOptions
 from clp_core.training.parameter_groups import refuse_non_finite, refuse_untied
 from clp_core.training.placement import FSDP
 from clp_core.training.plan import TrainPlan, counts_warnings, emulated_warning
-from clp_core.training.telemetry import Measured
+from clp_core.training.telemetry import RunTelemetry
 from clp_core.training.trainer import RunTrainer
 from clp_core.workspace import Workspace
 
@@ -96,7 +96,7 @@ def blocks_at_once(plan: TrainPlan, processes: int) -> int:
     return micro
 
 
-def arguments_of(plan: TrainPlan, options: TrainOptions, output: Path) -> TrainingArguments:
+def trainer_arguments(plan: TrainPlan, options: TrainOptions, output: Path) -> TrainingArguments:
     """Return the Trainer's arguments for a plan."""
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     micro = blocks_at_once(plan, processes)
@@ -151,7 +151,7 @@ def unsettled(plan: TrainPlan, options: TrainOptions) -> TrainPlan:
 
 
 def open_blocks(
-    plan: TrainPlan, options: TrainOptions, vocabulary: Vocabulary, cache: Path, council: Council
+    plan: TrainPlan, options: TrainOptions, vocabulary: Vocabulary, cache: Path, group: ControlGroup
 ) -> tuple[Blocks, str]:
     """Return the blocks of the training text in the order of the run, and a name for their content.
 
@@ -170,19 +170,19 @@ def open_blocks(
     if is_first():
         key = content_key(texts, vocabulary, length, start=start, control_strings=control)
         packed_blocks(texts, vocabulary, length, cache, start=start, control_strings=control, key=key)
-    key = council.text_of_first(key)
+    key = group.broadcast_text(key)
     dataset, counts = open_packed(cache, key)
     return ShuffledBlocks(dataset, counts, length, padding_of(vocabulary), wanted, options.seed, start), key
 
 
-def settled_precision(plan: TrainPlan, options: TrainOptions, council: Council) -> tuple[TrainPlan, str]:
+def settled_precision(plan: TrainPlan, options: TrainOptions, group: ControlGroup) -> tuple[TrainPlan, str]:
     """Plan float32 products where a GPU of the run has no bfloat16, as may be on a cluster, unless bfloat16 is chosen.
 
     Returns:
         The plan, the same on every process; and a warning, empty where bfloat16 is as fast as was planned.
     """
     lacks = plan.bf16 and plan.device == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False)
-    if not council.any(lacks):
+    if not group.any(lacks):
         return plan, ""
     name = torch.cuda.get_device_name() if lacks else "another GPU of the run"
     if options.precision == "bf16":
@@ -207,12 +207,12 @@ def train(job: Job, space: Workspace) -> dict[str, Any]:
         plan = unsettled(plan, options)
     set_seed(options.seed)
     output = job.path / "checkpoints"
-    arguments = arguments_of(plan, options, output)  # the processes find each other here
-    council = Council()
-    plan, precision_warning = settled_precision(plan, options, council)
+    arguments = trainer_arguments(plan, options, output)  # the processes find each other here
+    group = ControlGroup()
+    plan, precision_warning = settled_precision(plan, options, group)
     if is_first():
         note_precision(job, plan)
-    checkpoint = agreed_checkpoint(output, council)
+    checkpoint = agreed_checkpoint(output, group)
     arguments.eval_on_start = checkpoint is None
     folder = checkpoint or locate(options.model)
     HEART.beat("reading the texts", expect_next_s=FIRST_STEPS_EXPECT_S)
@@ -220,7 +220,7 @@ def train(job: Job, space: Workspace) -> dict[str, Any]:
     if is_first():
         look_for_leak(job, options, vocabulary, space.cache)
     teaching = locate(plan.teacher) if plan.teacher else None
-    blocks, content = open_blocks(plan, options, vocabulary, space.cache, council)
+    blocks, content = open_blocks(plan, options, vocabulary, space.cache, group)
     positions = max_positions(read_json(folder / "config.json"))
     held_out = Texts.open([options.eval_text], options.text_field)
     text = EvaluationText.read(held_out, vocabulary, positions, plan.begin, options.control_strings)
@@ -232,13 +232,13 @@ def train(job: Job, space: Workspace) -> dict[str, Any]:
     check_tokenizer_fits(model, vocabulary)
     refuse_non_finite(model, f"the model {folder.name}", vocabulary)
     refuse_non_causal(model, f"the model {folder.name}", positions)
-    measured = Measured(job, plan, blocks, attempt=job.written_status().attempt)
+    telemetry = RunTelemetry(job, plan, blocks, attempt=job.written_status().attempt)
     companions = job.path / "companions"
     if is_first():
         companions_of(folder, companions, vocabulary)
         remove_incomplete(output)
     trained_rows = missing_rows(folder) if plan.schedule.trains_missing_rows_alone else None
-    callback = JobCallback(measured, options, companions, vocabulary, council)
+    callback = JobCallback(telemetry, options, companions, vocabulary, group)
     router = router_coefficient(model)
     objective = Distillation.open(teaching, vocabulary, arguments.device, router) if teaching else TextLoss(router)
     trainer = RunTrainer(
@@ -251,21 +251,21 @@ def train(job: Job, space: Workspace) -> dict[str, Any]:
     )
     trainer.remove_callback(PrinterCallback)  # a print that a full disk refuses would end the run
     torch.backends.cuda.matmul.allow_tf32 = False  # accelerate turns it on for compiled models
-    trainer.set_up(measured, text, callback, trained_rows, objective)
+    trainer.set_up(telemetry, text, callback, trained_rows, objective)
     if is_first():
         add_warnings(job, [precision_warning, left_out(model, objective, torch.from_numpy(text.ids))])
-    if measured.attempt > 1:
-        go_on(measured, callback, checkpoint, arguments)
+    if telemetry.attempt > 1:
+        go_on(telemetry, callback, checkpoint, arguments)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     step = trainer.state.global_step
     trainer.evaluate()  # of a step that was scored before the attempt, which ended before it said so
     trainer.release_wrapper()
-    council.part()
+    group.shutdown()
     if not is_first():
         return {}
     if options.streaming:  # nothing was known of it before
         add_warnings(job, counts_warnings("training", blocks.counts, is_whole=False))
-    measured.finish()
+    telemetry.finish()
     result = {
         "outcome": "stopped" if callback.stopped else "finished",
         "reason": callback.reason.text,
@@ -281,14 +281,14 @@ def train(job: Job, space: Workspace) -> dict[str, Any]:
     return result
 
 
-def agreed_checkpoint(output: Path, council: Council) -> Path | None:
+def agreed_checkpoint(output: Path, group: ControlGroup) -> Path | None:
     """Return the newest complete checkpoint as the first process sees it; on a shared disk others may see less.
 
     Raises:
         ClpError: this process does not see that checkpoint.
     """
     found = resumable_checkpoint(output)
-    step = int(council.of_first(step_of(found) if found else -1))
+    step = int(group.broadcast(step_of(found) if found else -1))
     if step < 0:
         return None
     checkpoint = output / f"checkpoint-{step}"
@@ -355,7 +355,9 @@ def refuse_changed_inputs(job: Job, data: str, model: Path | None, teacher: Path
     write_json(job.path / INPUTS_FILE, {"data": data}, durable=True)
 
 
-def go_on(measured: Measured, callback: JobCallback, checkpoint: Path | None, arguments: TrainingArguments) -> None:
+def go_on(
+    telemetry: RunTelemetry, callback: JobCallback, checkpoint: Path | None, arguments: TrainingArguments
+) -> None:
     """Take up what the Trainer does not keep of a checkpoint, and tell readers what was lost since.
 
     Without a checkpoint the run begins again, and all that was measured before is lost.
@@ -363,11 +365,11 @@ def go_on(measured: Measured, callback: JobCallback, checkpoint: Path | None, ar
     state: dict[str, Any] = {"step": 0, "seconds": 0.0}
     if checkpoint is not None:
         state = read_json(checkpoint / RUN_STATE_FILE)
-    measured.seconds_before = state["seconds"]
+    telemetry.seconds_before = state["seconds"]
     if checkpoint is not None:
         callback.go_on_from(checkpoint, arguments.device)
     if arguments.process_index == 0:
-        measured.write(state["step"], resumed_from=state["step"])
+        telemetry.write(state["step"], resumed_from=state["step"])
         log.info("goes on from the checkpoint of step %d" if checkpoint else "begins again at step %d", state["step"])
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from clp_core.checkpoints.memory_estimate import COPIES_OF_LOGITS, Shape
 from clp_core.errors import InputError
 from clp_core.evaluation.bits_per_byte import LOGITS_BYTES
-from clp_core.training.hardware import Device, find_device
+from clp_core.training.hardware import TrainingDevice, find_device
 from clp_core.training.options import TrainOptions
 
 FSDP = "fsdp"
@@ -19,7 +19,7 @@ UNKNOWN_MEMORY_BYTES = 16_000_000_000
 """What is taken for the memory of a cluster's GPUs where nobody said it."""
 
 
-def place_of(options: TrainOptions) -> Device:
+def place_of(options: TrainOptions) -> TrainingDevice:
     """Return where a run will train: on this machine's device, or on the machines it asks Slurm for.
 
     Raises:
@@ -28,17 +28,17 @@ def place_of(options: TrainOptions) -> Device:
     return place_on_cluster(options) if options.launcher == "slurm" else find_device(options.device)
 
 
-def place_on_cluster(options: TrainOptions) -> Device:
+def place_on_cluster(options: TrainOptions) -> TrainingDevice:
     """Return the machines that a run asks Slurm for; what this one has does not matter."""
     each = options.gpus_per_node or options.processes_per_node
     unit = ("GPU" if each == 1 else "GPUs") if options.gpus_per_node else ("process" if each == 1 else "processes")
     machines = "1 machine" if options.nodes == 1 else f"{options.nodes} machines"
     name = f"{machines} with {each} {unit}{' each' if options.nodes > 1 else ''}, through Slurm"
     kind = "cuda" if options.gpus_per_node else "cpu"
-    return Device(kind, name, (), int(options.memory_gb * 1e9), options.nodes, options.nodes * each)
+    return TrainingDevice(kind, name, (), int(options.memory_gb * 1e9), options.nodes, options.nodes * each)
 
 
-def processes_of(options: TrainOptions, device: Device) -> int:
+def processes_of(options: TrainOptions, device: TrainingDevice) -> int:
     """Return how many processes train together, on all machines.
 
     Raises:
@@ -56,7 +56,7 @@ def processes_of(options: TrainOptions, device: Device) -> int:
 def fit(
     options: TrainOptions,
     shape: Shape,
-    device: Device,
+    device: TrainingDevice,
     processes: int,
     block_length: int,
     own_blocks: int,

@@ -24,7 +24,7 @@ from clp_core.files.artifacts import PROVENANCE_FILE
 from clp_core.tokenization.text_reading import FIRST, block_start, end_token, resolved_begin
 from clp_core.tokenization.vocabulary import Vocabulary
 from clp_core.training import schedule as schedules
-from clp_core.training.hardware import Device, has_fast_bf16, mean_peak
+from clp_core.training.hardware import TrainingDevice, has_fast_bf16, mean_peak
 from clp_core.training.options import TrainOptions
 from clp_core.training.placement import fit, place_of, processes_of
 from clp_core.training.schedule import Schedule
@@ -388,7 +388,7 @@ def steps_of(
     text_tokens: int | None,
     step_tokens: int,
     flops: float,
-    device: Device,
+    device: TrainingDevice,
     peak: float | None,
     read_tokens: int = 0,
 ) -> int:

@@ -21,8 +21,8 @@ STEPS_TO_MEASURE = 4
 PROCESS = psutil.Process()
 
 
-class Measured:
-    """What the metrics lines of a run are computed from: the run, its plan, its text, and the time it took."""
+class RunTelemetry:
+    """Telemetry of a run: the plan in force, the seconds of training, and the lines of metrics.jsonl."""
 
     def __init__(self, job: Job, plan: TrainPlan, blocks: Blocks, attempt: int = 1) -> None:
         """Take the run, its settings, its training text, and how often the run was started, from 1."""
@@ -30,7 +30,7 @@ class Measured:
         self.seconds_before = 0.0
         """Seconds of training until the checkpoint that this attempt goes on from."""
         self.is_fitted = not plan.minutes or (job.path / PLAN_FILE).is_file()
-        """Whether the number of steps is settled: that of a run by time is, once some steps were measured."""
+        """Whether the number of steps is settled: that of a run by time is, once some steps were telemetry."""
         self._peak = plan.peak_flops
         if self._peak is None and plan.device == "cuda" and not plan.devices:  # a cluster's, not known before
             self._peak = peak_flops(torch.cuda.get_device_name(), bf16=plan.bf16)

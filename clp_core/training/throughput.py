@@ -15,8 +15,8 @@ LEAST_STEPS = 20
 
 
 @dataclass(frozen=True)
-class Sized:
-    """What decides how fast a run is: its parameters and the kind of its device, on this machine, in one process."""
+class RunScale:
+    """Scale of a run: what its speed depends on, for a run on this machine in one process."""
 
     parameters: int
     device: str
@@ -29,7 +29,7 @@ def pace(tokens: float, seconds: float) -> float | None:
     return tokens / seconds if tokens > 0 and seconds > 0 else None
 
 
-def measured_speeds(jobs: Iterable[Job], plan: TrainPlan | Sized) -> list[float]:
+def measured_speeds(jobs: Iterable[Job], plan: TrainPlan | RunScale) -> list[float]:
     """Return the tokens/s of the newest runs, three at most, with as many parameters on the same kind of place.
 
     They are those of the last lines of each run, 20 steps at least, so what it spends on evaluations and checkpoints

@@ -26,7 +26,7 @@ from clp_core.training.distributed import is_distributed
 from clp_core.training.parameter_groups import Freezing, Groups
 from clp_core.training.placement import FSDP
 from clp_core.training.schedule import Stage
-from clp_core.training.telemetry import Measured
+from clp_core.training.telemetry import RunTelemetry
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 class RunTrainer(Trainer):
     """The Trainer of a run; ``set_up`` it before it trains."""
 
-    measured: Measured
+    telemetry: RunTelemetry
     text: EvaluationText
     callback: JobCallback
     trained_rows: np.ndarray | None
@@ -49,7 +49,7 @@ class RunTrainer(Trainer):
 
     def set_up(
         self,
-        measured: Measured,
+        telemetry: RunTelemetry,
         text: EvaluationText,
         callback: JobCallback,
         trained_rows: np.ndarray | None,
@@ -59,13 +59,13 @@ class RunTrainer(Trainer):
 
         The loss is the ``compute_loss_func`` that the Trainer was given.
         """
-        self.measured, self.text, self.callback, self.objective = measured, text, callback, objective
+        self.telemetry, self.text, self.callback, self.objective = telemetry, text, callback, objective
         self.trained_rows, self.freezing = trained_rows, None
 
     @property
     def is_sharded(self) -> bool:
         """Whether each process holds a part of the model."""
-        return self.measured.plan.sharding == FSDP
+        return self.telemetry.plan.sharding == FSDP
 
     def create_accelerator_and_postprocess(self) -> None:
         """Make the accelerator; on CPUs, where accelerate knows no sharding, tell it to shard all the same."""
@@ -94,7 +94,7 @@ class RunTrainer(Trainer):
         if self.optimizer is None:
             whole = self.model if model is None else model
             decaying = set(self.get_decay_parameter_names(whole))
-            self.groups = Groups(whole, decaying, self.args.weight_decay, self.measured.schedule)
+            self.groups = Groups(whole, decaying, self.args.weight_decay, self.telemetry.schedule)
             kind, settings = self.get_optimizer_cls_and_kwargs(self.args, whole)
             self.optimizer = kind(self.groups.for_optimiser, **settings | {"lr": 1.0})
         return self.optimizer
@@ -109,26 +109,26 @@ class RunTrainer(Trainer):
         The Trainer calls this once its optimiser has the parameters as they train, sharded or not.
         """
         if self.lr_scheduler is None:
-            self.lr_scheduler = self.groups.scheduler(optimizer or self.optimizer, self.measured.rates)
-        if self.freezing is None and self.measured.schedule.freezes:
+            self.lr_scheduler = self.groups.scheduler(optimizer or self.optimizer, self.telemetry.rates)
+        if self.freezing is None and self.telemetry.schedule.freezes:
             self.freezing = Freezing(self.optimizer, self.groups.kinds, self._stage, self.trained_rows)
         return self.lr_scheduler
 
     def _stage(self) -> Stage:
-        return self.measured.schedule.stage_at(self.state.global_step)[0]
+        return self.telemetry.schedule.stage_at(self.state.global_step)[0]
 
     def compute_loss_context_manager(self) -> AbstractContextManager[Any]:
         """Compute products in bfloat16 where the plan says so, in training alone: scores are those of float32."""
-        if not self.measured.plan.bf16:
+        if not self.telemetry.plan.bf16:
             return nullcontext()
-        return torch.autocast(self.measured.plan.device, dtype=torch.bfloat16)
+        return torch.autocast(self.telemetry.plan.device, dtype=torch.bfloat16)
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Train on a part of a step, and remember its loss: that on the text alone, whoever is followed besides."""
-        if self.freezing is None and self.measured.schedule.freezes:
+        if self.freezing is None and self.telemetry.schedule.freezes:
             raise ClpError("the Trainer made no schedule, so nothing would stay frozen; install transformers as pinned")
         if isinstance(self.objective, Distillation):
-            self.objective.weight = self.measured.teacher_weight(self.state.global_step)
+            self.objective.weight = self.telemetry.teacher_weight(self.state.global_step)
         loss = super().training_step(*args, **kwargs)
         self.callback.add_loss(loss * self.objective.text_share)
         return loss

@@ -17,7 +17,7 @@ from clp_core.jobs import JobStore
 from clp_core.jobs.device_queue import DeviceQueue
 from clp_core.playground.memory_placement import Needs, Place
 from clp_core.training import hardware
-from clp_core.training.hardware import Device, find_device, has_fast_bf16, mean_peak
+from clp_core.training.hardware import TrainingDevice, find_device, has_fast_bf16, mean_peak
 from clp_core.training.main import note_precision, settled_precision
 from clp_core.training.peaks import peak_flops
 from clp_core.training.plan import emulated_warning, plan
@@ -372,4 +372,6 @@ def test_peaks_are_those_of_the_data_sheets_or_missing(name, bf16, float32):
 
 
 def test_a_device_of_unknown_gpus_has_no_peak():
-    assert mean_peak(Device("cuda", "2 machines with 4 GPUs each, through Slurm", (), 0, 2, 8), bf16=True) is None
+    assert (
+        mean_peak(TrainingDevice("cuda", "2 machines with 4 GPUs each, through Slurm", (), 0, 2, 8), bf16=True) is None
+    )

@@ -576,7 +576,7 @@ def test_run_whose_weights_are_lost_ends_as_diverged_before_a_sample_is_drawn(pa
         model.model.norm.weight.fill_(torch.nan)
     run = SimpleNamespace(plan=SimpleNamespace(step_tokens=1), job=SimpleNamespace(checkpoints=list))
     callback = JobCallback.__new__(JobCallback)
-    callback._measured, callback._vocabulary, callback._prompts = run, Vocabulary.open(pair[0]), ("Der",)
+    callback._telemetry, callback._vocabulary, callback._prompts = run, Vocabulary.open(pair[0]), ("Der",)
     with pytest.raises(DivergedError, match="not finite at step 7; nothing is kept; a smaller learning rate"):
         callback.write_samples(model, 7, sharded=False)
 

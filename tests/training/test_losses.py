@@ -66,7 +66,7 @@ def first_step(model, rows, objective, folder, micro):
     trainer = FirstStep(model=model, args=arguments, train_dataset=rows, compute_loss_func=objective)
     text_losses, weight = [], getattr(objective, "weight", 0.0)
     trainer.objective, trainer.losses = objective, []
-    trainer.measured = SimpleNamespace(
+    trainer.telemetry = SimpleNamespace(
         plan=SimpleNamespace(bf16=False), schedule=SimpleNamespace(freezes=False), teacher_weight=lambda step: weight
     )
     trainer.freezing = None

@@ -13,7 +13,7 @@ from clp_core.environment import gpus as driver
 from clp_core.errors import InputError
 from clp_core.options import arguments_of
 from clp_core.training import hardware, placement
-from clp_core.training.hardware import Device
+from clp_core.training.hardware import TrainingDevice
 from clp_core.training.options import PRESETS, TrainOptions
 from clp_core.training.placement import fit
 from clp_core.training.plan import TrainPlan, plan, steps_of
@@ -23,7 +23,7 @@ BIG = Shape(parameters=1_560_000_000, width=1600, inner=6400, layers=48, vocabul
 
 
 def gpus(count, gigabytes, name="NVIDIA H100 80GB HBM3"):
-    return Device("cuda", name, tuple(f"cuda:{i}" for i in range(count)), int(gigabytes * 1e9))
+    return TrainingDevice("cuda", name, tuple(f"cuda:{i}" for i in range(count)), int(gigabytes * 1e9))
 
 
 def fitted(options, device, shape=BIG, own_blocks=16):
