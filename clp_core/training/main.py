@@ -45,16 +45,17 @@ from clp_core.jobs.training_checkpoints import (
 from clp_core.progress import HEART, JOB_ENVIRONMENT
 from clp_core.tokenization.text_reading import SCORING_FILE, block_start
 from clp_core.tokenization.vocabulary import Vocabulary
-from clp_core.training.callback import FIRST_STEPS_EXPECT_S, JobCallback, LogLines
+from clp_core.training.callback import JobCallback, LogLines, RunUnits
 from clp_core.training.companion_files import companions_of
 from clp_core.training.distillation import Distillation
 from clp_core.training.distributed import COLLECTIVE_TIMEOUT_S, ControlGroup, is_first
+from clp_core.training.heartbeat import FIRST_STEPS_EXPECT_S
 from clp_core.training.options import TrainOptions
 from clp_core.training.parameter_groups import refuse_non_finite, refuse_untied
 from clp_core.training.placement import FSDP
 from clp_core.training.plan import TrainPlan, counts_warnings, emulated_warning
 from clp_core.training.telemetry import RunTelemetry
-from clp_core.training.trainer import RunTrainer
+from clp_core.training.trainer import RunSetup, RunTrainer
 from clp_core.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -238,24 +239,24 @@ def train(job: Job, space: Workspace) -> dict[str, Any]:
         companions_of(folder, companions, vocabulary)
         remove_incomplete(output)
     trained_rows = missing_rows(folder) if plan.schedule.trains_missing_rows_alone else None
-    callback = JobCallback(telemetry, options, companions, vocabulary, group)
+    units = RunUnits.of_run(telemetry, options, companions, vocabulary, group)
+    callback = JobCallback(units, options)
     router = router_coefficient(model)
     objective = Distillation.open(teaching, vocabulary, arguments.device, router) if teaching else TextLoss(router)
     trainer = RunTrainer(
+        RunSetup(units, text, objective, trained_rows),
         model=model,
         args=arguments,
         train_dataset=blocks,
         eval_dataset=blocks,
         callbacks=[callback, LogLines()],
-        compute_loss_func=objective,
     )
     trainer.remove_callback(PrinterCallback)  # a print that a full disk refuses would end the run
     torch.backends.cuda.matmul.allow_tf32 = False  # accelerate turns it on for compiled models
-    trainer.set_up(telemetry, text, callback, trained_rows, objective)
     if is_first():
         add_warnings(job, [precision_warning, left_out(model, objective, torch.from_numpy(text.ids))])
     if telemetry.attempt > 1:
-        go_on(telemetry, callback, checkpoint, arguments)
+        go_on(units, checkpoint, arguments)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     step = trainer.state.global_step
     trainer.evaluate()  # of a step that was scored before the attempt, which ended before it said so
@@ -355,21 +356,18 @@ def refuse_changed_inputs(job: Job, data: str, model: Path | None, teacher: Path
     write_json(job.path / INPUTS_FILE, {"data": data}, durable=True)
 
 
-def go_on(
-    telemetry: RunTelemetry, callback: JobCallback, checkpoint: Path | None, arguments: TrainingArguments
-) -> None:
-    """Take up what the Trainer does not keep of a checkpoint, and tell readers what was lost since.
+def go_on(units: RunUnits, checkpoint: Path | None, arguments: TrainingArguments) -> None:
+    """Restore what the Trainer does not keep of a checkpoint, and record for readers what was lost since.
 
     Without a checkpoint the run begins again, and all that was measured before is lost.
     """
     state: dict[str, Any] = {"step": 0, "seconds": 0.0}
     if checkpoint is not None:
-        state = read_json(checkpoint / RUN_STATE_FILE)
-    telemetry.seconds_before = state["seconds"]
-    if checkpoint is not None:
-        callback.go_on_from(checkpoint, arguments.device)
+        state = read_state(checkpoint / RUN_STATE_FILE)
+        units.losses.restore(state["losses"], arguments.device)
+    units.telemetry.seconds_before = state["seconds"]
     if arguments.process_index == 0:
-        telemetry.write(state["step"], resumed_from=state["step"])
+        units.telemetry.write(state["step"], resumed_from=state["step"])
         log.info("goes on from the checkpoint of step %d" if checkpoint else "begins again at step %d", state["step"])
 
 

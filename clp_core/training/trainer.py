@@ -6,6 +6,7 @@ import gc
 import logging
 import time
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,48 +20,56 @@ from clp_core.errors import ClpError
 from clp_core.evaluation.bits_per_byte import EvaluationText, score
 from clp_core.evaluation.losses import TextLoss
 from clp_core.jobs.training_checkpoints import is_complete
-from clp_core.training.callback import JobCallback
+from clp_core.training.callback import RunUnits
 from clp_core.training.companion_files import remove_half_written
 from clp_core.training.distillation import Distillation
 from clp_core.training.distributed import is_distributed
 from clp_core.training.parameter_groups import Freezing, Groups
 from clp_core.training.placement import FSDP
 from clp_core.training.schedule import Stage
-from clp_core.training.telemetry import RunTelemetry
 
 log = logging.getLogger(__name__)
 
 
-class RunTrainer(Trainer):
-    """The Trainer of a run; ``set_up`` it before it trains."""
+@dataclass(frozen=True)
+class RunSetup:
+    """What a run's Trainer needs beside its model, blocks and arguments.
 
-    telemetry: RunTelemetry
+    Attributes:
+        units: metrics, samples and checkpoints.
+        text: the held-out text.
+        objective: the loss.
+        trained_rows: which embedding rows train where new rows train alone, bool ``[n_rows]``; ``None`` where no stage
+            does so.
+    """
+
+    units: RunUnits
     text: EvaluationText
-    callback: JobCallback
-    trained_rows: np.ndarray | None
-    freezing: Freezing | None
     objective: TextLoss
+    trained_rows: np.ndarray | None = None
+
+
+class RunTrainer(Trainer):
+    """The Trainer of a run."""
+
     groups: Groups
     optimizer: Any
     lr_scheduler: Any
     is_fsdp_enabled: bool
-    last_evaluation: dict[str, float]
-    evaluated_at: int = -1
 
-    def set_up(
-        self,
-        telemetry: RunTelemetry,
-        text: EvaluationText,
-        callback: JobCallback,
-        trained_rows: np.ndarray | None,
-        objective: TextLoss,
-    ) -> None:
-        """Take the run, its held-out text, its callback, which rows train where only missing rows do, its loss.
+    def __init__(self, setup: RunSetup, **settings: Any) -> None:
+        """Make the Trainer.
 
-        The loss is the ``compute_loss_func`` that the Trainer was given.
+        Args:
+            setup: the run.
+            settings: the Trainer's own: model, arguments, blocks, callbacks.
         """
-        self.telemetry, self.text, self.callback, self.objective = telemetry, text, callback, objective
-        self.trained_rows, self.freezing = trained_rows, None
+        self.setup = setup
+        self.units, self.telemetry, self.objective = setup.units, setup.units.telemetry, setup.objective
+        self.freezing: Freezing | None = None
+        self.last_evaluation: dict[str, float] = {}
+        self.evaluated_at = -1
+        super().__init__(compute_loss_func=setup.objective, **settings)
 
     @property
     def is_sharded(self) -> bool:
@@ -86,7 +95,9 @@ class RunTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Write the line of loss that is due, and hand its figures to the Trainer's integrations too."""
-        figures = self.callback.line(logs, self.state) if "loss" in logs else {}
+        figures: dict[str, float] = {}
+        if "loss" in logs:
+            figures = self.units.recorder.record_losses(self.state.global_step, self.state.max_steps, logs)
         super().log(logs | figures, start_time)
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
@@ -111,7 +122,7 @@ class RunTrainer(Trainer):
         if self.lr_scheduler is None:
             self.lr_scheduler = self.groups.scheduler(optimizer or self.optimizer, self.telemetry.rates)
         if self.freezing is None and self.telemetry.schedule.freezes:
-            self.freezing = Freezing(self.optimizer, self.groups.kinds, self._stage, self.trained_rows)
+            self.freezing = Freezing(self.optimizer, self.groups.kinds, self._stage, self.setup.trained_rows)
         return self.lr_scheduler
 
     def _stage(self) -> Stage:
@@ -130,7 +141,7 @@ class RunTrainer(Trainer):
         if isinstance(self.objective, Distillation):
             self.objective.weight = self.telemetry.teacher_weight(self.state.global_step)
         loss = super().training_step(*args, **kwargs)
-        self.callback.add_loss(loss * self.objective.text_share)
+        self.units.losses.add(loss * self.objective.text_share)
         return loss
 
     def compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
@@ -148,7 +159,7 @@ class RunTrainer(Trainer):
         if self.evaluated_at == step:  # the Trainer asks again when it ends
             return self.last_evaluation
         began = time.monotonic()
-        result = score(self.model, self.text)
+        result = score(self.model, self.setup.text)
         figures = {
             "eval_loss": result.loss,
             "perplexity": result.perplexity,
@@ -157,13 +168,13 @@ class RunTrainer(Trainer):
         }
         first = self.state.is_world_process_zero
         if first:
-            self.callback.after_evaluation(step, figures)
+            self.units.recorder.record_evaluation(step, figures)
             log.info("step %d: held-out loss %.4f, %.4f bits per byte", step, result.loss, result.bits_per_byte)
             if self.args.report_to:
                 self.log({f"eval_{name.removeprefix('eval_')}": value for name, value in figures.items()})
         if first or self.is_sharded:  # the parts of a sharded model come together only if every process asks
-            self.callback.write_samples(self.model, step, sharded=self.is_sharded)
-        self.callback.leave_out_evaluation(time.monotonic() - began)
+            self.units.samples.write(self.model, step, sharded=self.is_sharded)
+        self.units.stopwatch.leave_out(time.monotonic() - began, "evaluation")
         self.last_evaluation, self.evaluated_at = figures, step
         return figures
 
@@ -179,7 +190,7 @@ class RunTrainer(Trainer):
         if is_distributed():
             torch.distributed.barrier()  # before any process writes into it
         super()._save_checkpoint(*args, **kwargs)
-        self.callback.seal(folder, self.state, time.monotonic() - began)
+        self.units.seal(folder, self.state.global_step, time.monotonic() - began)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """Write the model; one matrix that a sharded model's state names twice is written once."""

@@ -44,11 +44,12 @@ from clp_core.savings.tokens_saved import Comparison
 from clp_core.tokenization.text_coverage import TokenizerFigures
 from clp_core.tokenization.text_reading import EVERY, FIRST, resolved_begin
 from clp_core.tokenization.vocabulary import Vocabulary
-from clp_core.training.callback import JobCallback
 from clp_core.training.distillation import Distillation
+from clp_core.training.divergence import DivergenceGuard
 from clp_core.training.main import load_for_training
 from clp_core.training.parameter_groups import refuse_non_finite
 from clp_core.training.plan import plan
+from clp_core.training.samples import SampleWriter
 
 END = "<|end|>"
 
@@ -574,11 +575,10 @@ def test_run_whose_weights_are_lost_ends_as_diverged_before_a_sample_is_drawn(pa
     model = AutoModelForCausalLM.from_pretrained(pair[0])
     with torch.no_grad():
         model.model.norm.weight.fill_(torch.nan)
-    run = SimpleNamespace(plan=SimpleNamespace(step_tokens=1), job=SimpleNamespace(checkpoints=list))
-    callback = JobCallback.__new__(JobCallback)
-    callback._telemetry, callback._vocabulary, callback._prompts = run, Vocabulary.open(pair[0]), ("Der",)
+    guard = DivergenceGuard(SimpleNamespace(checkpoints=list))
+    samples = SampleWriter(SimpleNamespace(), Vocabulary.open(pair[0]), ("Der",), guard)
     with pytest.raises(DivergedError, match="not finite at step 7; nothing is kept; a smaller learning rate"):
-        callback.write_samples(model, 7, sharded=False)
+        samples.write(model, 7, sharded=False)
 
 
 def test_text_of_nothing_but_separators_is_refused(tmp_path, pair):

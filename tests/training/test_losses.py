@@ -19,7 +19,7 @@ from clp_core.evaluation.losses import TextLoss, left_out, router_coefficient
 from clp_core.tokenization.vocabulary import Vocabulary
 from clp_core.training.distillation import Distillation
 from clp_core.training.submit import submit_train
-from clp_core.training.trainer import RunTrainer
+from clp_core.training.trainer import RunSetup, RunTrainer
 from scripts.build_demo import labels_of
 
 ROWS, LENGTH, PADDING = 40, 12, 0
@@ -63,14 +63,14 @@ def first_step(model, rows, objective, folder, micro):
         gradient_accumulation_steps=len(rows) // micro, learning_rate=0.0, lr_scheduler_type="constant",
         save_strategy="no", logging_strategy="no", disable_tqdm=True, optim="sgd",
     )  # fmt: skip
-    trainer = FirstStep(model=model, args=arguments, train_dataset=rows, compute_loss_func=objective)
     text_losses, weight = [], getattr(objective, "weight", 0.0)
-    trainer.objective, trainer.losses = objective, []
-    trainer.telemetry = SimpleNamespace(
+    telemetry = SimpleNamespace(
         plan=SimpleNamespace(bf16=False), schedule=SimpleNamespace(freezes=False), teacher_weight=lambda step: weight
     )
-    trainer.freezing = None
-    trainer.callback = SimpleNamespace(add_loss=lambda loss: text_losses.append(float(loss)))
+    losses = SimpleNamespace(add=lambda loss: text_losses.append(float(loss)))
+    setup = RunSetup(SimpleNamespace(telemetry=telemetry, losses=losses), None, objective)
+    trainer = FirstStep(setup, model=model, args=arguments, train_dataset=rows)
+    trainer.losses = []
     trainer.optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     trainer.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(trainer.optimizer, lambda _: 1.0)
     trainer.train()
