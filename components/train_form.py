@@ -15,7 +15,7 @@ from clp_core.errors import InputError
 from clp_core.hub.repo_id import is_hub_id
 from clp_core.jobs import Job, JobStore
 from clp_core.options import MISSING, help_of
-from clp_core.training.options import PRESETS, TrainOptions
+from clp_core.training.options import BUDGETS, PRESETS, TrainOptions
 from clp_core.training.slurm_options import CLUSTER_FIELDS
 from clp_core.training.teacher import HELPER, teacher_of
 from clp_core.workspace import ModelEntry, Workspace
@@ -28,8 +28,7 @@ from components.path_confinement import confined
 FIRST_PRESET = "quick"
 LARGEST_NUMBER = (1 << 53) - 1
 """The largest whole number that a browser holds exactly, and a field takes."""
-BUDGETS = ("What the preset says", "Tokens", "Steps", "Minutes")
-BUDGET_FIELDS = ("max_tokens", "max_steps", "max_minutes")
+BUDGET_LABELS = ("What the preset says", "Tokens", "Steps", "Minutes")
 DEFAULTS: dict[str, Any] = {item.name: item.default for item in fields(TrainOptions) if item.default is not MISSING}
 LEAST = {item.name: item.metadata["minimum"] for item in fields(TrainOptions)}
 CHOICES = {item.name: list(item.metadata["choices"]) for item in fields(TrainOptions) if item.metadata["choices"]}
@@ -119,7 +118,7 @@ def by_preset(options: TrainOptions, preset: str) -> TrainOptions:
     """Return the options that name the preset in place of its settings, where that says the same."""
     same = [name for name, value in PRESETS[preset].settings.items() if getattr(options, name) == value]
     named = replace(options, preset=preset, **{name: DEFAULTS[name] for name in same})
-    return named if named.with_preset() == replace(options, preset=preset) else options
+    return named if named.resolved().options == replace(options, preset=preset) else options
 
 
 def text_fields(space: Workspace, cloned: Mapping[str, Any], of: str) -> tuple[tuple[str, ...], str]:
@@ -206,11 +205,11 @@ def preset_field(cloned: Mapping[str, Any], of: str) -> str:
 
 def budget(given: Mapping[str, Any], preset: str, of: str) -> dict[str, Any]:
     """Let the user choose how long to train."""
-    by_preset_alone = {name: PRESETS[preset].settings.get(name, DEFAULTS[name]) for name in BUDGET_FIELDS}
-    own = {name: given[name] for name in BUDGET_FIELDS}
-    set_by_user = [name for name in BUDGET_FIELDS if own[name]] if own != by_preset_alone else []
-    index = 1 + BUDGET_FIELDS.index(set_by_user[0]) if set_by_user else 0
-    chosen = st.radio("Budget", BUDGETS, index=index, key=f"budget_{of}", horizontal=True)
+    by_preset_alone = {name: PRESETS[preset].settings.get(name, DEFAULTS[name]) for name in BUDGETS}
+    own = {name: given[name] for name in BUDGETS}
+    set_by_user = [name for name in BUDGETS if own[name]] if own != by_preset_alone else []
+    index = 1 + BUDGETS.index(set_by_user[0]) if set_by_user else 0
+    chosen = st.radio("Budget", BUDGET_LABELS, index=index, key=f"budget_{of}", horizontal=True)
     if chosen == "Tokens":
         value = min(int(own["max_tokens"] or 1_000_000), LARGEST_NUMBER)
         return {
@@ -230,7 +229,7 @@ def budget(given: Mapping[str, Any], preset: str, of: str) -> dict[str, Any]:
 
 def more_settings(given: Mapping[str, Any], of: str, *, here: bool) -> dict[str, Any]:
     """Let the user change the settings that have a default; those of this machine, where the run is on it."""
-    hidden = ("name", "preset", "launcher", *BUDGET_FIELDS, *CLUSTER_FIELDS)
+    hidden = ("name", "preset", "launcher", *BUDGETS, *CLUSTER_FIELDS)
     changed = any(given[name] != DEFAULTS[name] for name in DEFAULTS if name not in hidden)
 
     def about(name: str) -> dict[str, Any]:

@@ -18,9 +18,9 @@ from components.navigation import opened_by_app, remember
 
 
 @st.cache_data(ttl=30, show_spinner="Planning")
-def planned(options: TrainOptions, folder: str) -> TrainPlan:
+def planned(options: TrainOptions, folder: str, cache: str) -> TrainPlan:
     """Plan a run; kept for half a minute, as free memory changes."""
-    return plan(options, Path(folder))
+    return plan(options.resolved(), Path(folder), Path(cache))
 
 
 opened_by_app()
@@ -44,7 +44,7 @@ if filled is None:
         question("What will it cost and what will I get?", "Choose a training text and a held-out text.")
     st.stop()
 options = filled.options
-chosen = planned(options, str(filled.folder))
+chosen = planned(options, str(filled.folder), str(space.cache))
 device = place_of(options)
 ahead = DeviceQueue.of_this_machine().ahead(chosen.devices)
 speeds = measured_speeds([job for job in jobs if job.kind == "train"], chosen)
@@ -73,7 +73,7 @@ with right:
         )
     label = "Put in the queue" if ahead else "Start training" if device.is_here else "Hand to Slurm"
     if st.button(label, type="primary", icon=":material/play_arrow:", key="start"):
-        job = submit_train(space, options, script)
+        job = submit_train(space, options, script, planned=chosen)
         remember("run", job.id)
         st.session_state["started"], st.session_state["started_options"] = job.id, (options, script)
         st.rerun()

@@ -147,7 +147,7 @@ def refused(trial: Trial, folder: Path) -> dict[str, Any]:
         max_steps=trial.steps, keep_last=1, only_last=True, **fields_of(trial),
     )  # fmt: skip
     try:
-        plan(options, folder / "model")
+        plan(options.resolved(), folder / "model")
     except InputError as error:
         note(f"{trial.name}: {error}")
         told = PLANNED_BYTES.search(str(error))

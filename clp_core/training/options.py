@@ -27,6 +27,8 @@ REPORTERS = {
     "neptune": "neptune",
 }
 """The Trainer's own integrations, and the package each needs."""
+BUDGETS = ("max_tokens", "max_steps", "max_minutes")
+"""Fields of which one may say how long a run is."""
 LEAST_BLOCK = 8
 MAX_MINUTES = 10.0 * 365 * 24 * 60
 MAX_MEMORY_GB = 1e6
@@ -253,7 +255,7 @@ class TrainOptions(Options):
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yield what does not go together, or would have no effect."""
-        budgets = [name for name in ("max_tokens", "max_steps", "max_minutes") if getattr(self, name)]
+        budgets = [name for name in BUDGETS if getattr(self, name)]
         if len(budgets) > 1:
             first, second = budgets[:2]
             yield first, f"this and {flag_of(second)} exclude each other; give one of them"
@@ -280,17 +282,40 @@ class TrainOptions(Options):
         others = {name: value for name, value in settings.items() if name not in given}
         return replace(self, preset="default", **others)
 
-    def with_preset(self) -> TrainOptions:
-        """Return the options with the preset's settings where the user has left the default."""
+    def resolved(self) -> ResolvedOptions:
+        """Resolve the preset: its settings are in force where the user has left the default."""
         defaults = {item.name: item.default for item in fields(self) if item.default is not MISSING}
-        budgets = ("max_tokens", "max_steps", "max_minutes")
-        has_budget = any(getattr(self, name) for name in budgets)
-        chosen = {
+        given = {item.name for item in fields(self)} - {
+            name for name, default in defaults.items() if getattr(self, name) == default
+        }
+        has_budget = any(getattr(self, name) for name in BUDGETS)
+        of_preset = {
             name: value
             for name, value in PRESETS[self.preset].settings.items()
-            if getattr(self, name) == defaults[name] and not (name in budgets and has_budget)
+            if name not in given and not (name in BUDGETS and has_budget)
         }
-        return replace(self, **chosen)
+        return ResolvedOptions(replace(self, **of_preset), frozenset(given))
+
+
+@dataclass(frozen=True)
+class ResolvedOptions:
+    """Options of a run with the settings of its preset in force; made by ``TrainOptions.resolved`` alone.
+
+    Attributes:
+        options: the options, the preset's settings among them.
+        given: names of the fields that the user gave, the preset's own left out.
+    """
+
+    options: TrainOptions
+    given: frozenset[str]
+
+    @property
+    def as_given(self) -> TrainOptions:
+        """The options as the user gave them, which name the preset in place of its settings."""
+        others: dict[str, Any] = {
+            item.name: item.default for item in fields(self.options) if item.name not in self.given
+        }
+        return replace(self.options, **others)
 
 
 def reporter_problem(name: str) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,17 @@ from clp_core.checkpoints.checkpoint import Checkpoint
 from clp_core.checkpoints.memory_estimate import Shape
 from clp_core.checkpoints.model_config import decoder_config, embedding_rows, max_positions
 from clp_core.checkpoints.provenance_file import missing_rows
-from clp_core.data.contamination import LARGEST_TEXT_AT_ONCE, find_leak
-from clp_core.data.packing import TextCounts, counts_of_beginning, estimated_tokens, stored_length
+from clp_core.data.contamination import LARGEST_TEXT_AT_ONCE, Leak, find_leak
+from clp_core.data.packing import TextCounts, counts_of_beginning, estimated_tokens, stored_length, stream_fingerprint
 from clp_core.data.text_sources import Texts
 from clp_core.errors import InputError
 from clp_core.files.artifacts import PROVENANCE_FILE
+from clp_core.files.hashing import fingerprint
 from clp_core.tokenization.text_reading import FIRST, block_start, end_token, resolved_begin
 from clp_core.tokenization.vocabulary import Vocabulary
 from clp_core.training import schedule as schedules
 from clp_core.training.hardware import TrainingDevice, has_fast_bf16, mean_peak
-from clp_core.training.options import TrainOptions
+from clp_core.training.options import ResolvedOptions, TrainOptions
 from clp_core.training.placement import fit, place_of, processes_of
 from clp_core.training.schedule import Schedule
 from clp_core.training.teacher import check_teacher, teacher_of
@@ -165,6 +167,44 @@ class TrainPlan:
         return "new-rows" if first.rows == schedules.MISSING_ROWS else "two-stage"
 
 
+@dataclass(frozen=True)
+class Keyed:
+    """A value that caches know by a key for its content."""
+
+    key: Any
+    value: Any = field(compare=False)
+
+    @classmethod
+    def text(cls, texts: Texts) -> Keyed:
+        """Key a local text by path, size and time of its files, and by how it is read."""
+        return cls((stream_fingerprint(texts), texts.field, texts.split_at), texts)
+
+
+@lru_cache(maxsize=4)
+def open_vocabulary(folder: Path, content: str, rows: int | None, apart: bool) -> Vocabulary:  # noqa: ARG001
+    """Open the tokenizer of a model, once per content of its folder; see ``Vocabulary.open``.
+
+    Args:
+        folder: the model.
+        content: its fingerprint.
+        rows: its embedding rows.
+        apart: whether to read a new tokenizer in another process.
+    """
+    return Vocabulary.open(folder, rows=rows, apart=apart)
+
+
+@lru_cache(maxsize=8)
+def count_beginning(text: Keyed, vocabulary: Keyed, control_strings: str) -> tuple[TextCounts, bool]:
+    """Count the beginning of a text once per content; see ``counts_of_beginning``."""
+    return counts_of_beginning(text.value, vocabulary.value, control_strings)
+
+
+@lru_cache(maxsize=8)
+def find_leak_once(text: Keyed, held_out: Keyed, cache: Path | None, ignored: tuple[str, ...]) -> Leak:
+    """Search a training text for a held-out text once per pair of texts; see ``find_leak``."""
+    return find_leak(text.value, held_out.value, cache, ignored)
+
+
 def by_size(parameters: int, table: Sequence[tuple[float, float]]) -> float:
     """Return the value of the first row whose bound the number of parameters does not reach."""
     return next(value for bound, value in table if parameters < bound)
@@ -209,23 +249,31 @@ def rhythm_of(options: TrainOptions, steps: int, schedule: str, rate: float) -> 
     }
 
 
-def plan(options: TrainOptions, folder: Path) -> TrainPlan:
+def plan(resolved: ResolvedOptions, folder: Path, cache: Path | None = None) -> TrainPlan:
     """Choose what the options leave open, by the model in a folder and the device found.
+
+    What is read of texts and tokenizer is remembered by their content, so that a plan that differs in settings alone
+    reads neither again.
+
+    Args:
+        resolved: options of the run.
+        folder: the model's.
+        cache: where the search for contamination is kept, which the run itself reads; ``None``: nowhere.
 
     Raises:
         InputError: a text is missing, the block is longer than the model's positions, or memory does not suffice.
     """
-    asked, options = options, options.with_preset()
+    options = resolved.options
     texts = Texts.open(options.text, options.text_field)
     held_out = open_held_out(options)
     checkpoint = Checkpoint.open(folder)
     # The page plans in the server's process, which stays free of torch.
-    vocabulary = Vocabulary.open(folder, rows=embedding_rows(checkpoint), apart="torch" not in sys.modules)
+    vocabulary = open_vocabulary(folder, fingerprint(folder), embedding_rows(checkpoint), "torch" not in sys.modules)
     start = block_start(vocabulary, options.begin)
     text_tokens, warnings = survey(options, vocabulary, texts, held_out)
     teacher = teacher_of(options.teacher, folder) if options.teacher else ""
     teacher_shape, teacher_positions = check_teacher(teacher, vocabulary) if teacher else (None, None)
-    block_length = block_length_of(asked, options.block_length, checkpoint.config, warnings, teacher_positions)
+    block_length = block_length_of(resolved, checkpoint.config, warnings, teacher_positions)
     shape = Shape.of_checkpoint(checkpoint, vocabulary.n_ids)
     device = place_of(options)
     bf16 = has_fast_bf16(device) if options.precision == "auto" else options.precision == "bf16"
@@ -245,7 +293,8 @@ def plan(options: TrainOptions, folder: Path) -> TrainPlan:
     bytes_kept = CHECKPOINT_BYTES_PER_PARAMETER * (options.keep_last + 1)
     bytes_kept += 0 if options.only_last else WEIGHT_BYTES_PER_PARAMETER
     if texts.is_local and texts.text_bytes <= LARGEST_TEXT_AT_ONCE:
-        warnings += find_leak(texts, held_out, ignored=tuple(vocabulary.control_strings)).warnings
+        ignored = tuple(vocabulary.control_strings)
+        warnings += find_leak_once(Keyed.text(texts), Keyed.text(held_out), cache, ignored).warnings
     warnings += size_warnings(options, step_tokens, text_tokens)
     is_single_gpu = device.kind == "cuda" and processes == 1
     compiled = is_single_gpu and steps >= COMPILE_FROM_STEPS if options.compile == "auto" else options.compile == "on"
@@ -295,12 +344,12 @@ def survey(
             "the tokenizer has neither an end-of-text nor a separator token: documents are packed into blocks with "
             "nothing between them, and no token predicts where one ends"
         )
-    text_tokens = None
+    keyed, text_tokens = Keyed((vocabulary.content, vocabulary.n_ids), vocabulary), None
     if texts.is_local:
-        counts, is_whole = counts_of_beginning(texts, vocabulary, options.control_strings)
+        counts, is_whole = count_beginning(Keyed.text(texts), keyed, options.control_strings)
         text_tokens = estimated_tokens(texts, counts, is_whole)
         warnings += counts_warnings("training", counts, is_whole=is_whole)
-    counts, is_whole = counts_of_beginning(held_out, vocabulary, options.control_strings)
+    counts, is_whole = count_beginning(Keyed.text(held_out), keyed, options.control_strings)
     return text_tokens, warnings + counts_warnings("held-out", counts, is_whole=is_whole)
 
 
@@ -322,31 +371,34 @@ def open_held_out(options: TrainOptions) -> Texts:
 
 
 def block_length_of(
-    asked: TrainOptions,
-    of_preset: int,
+    resolved: ResolvedOptions,
     config: Mapping[str, Any],
     warnings: list[str],
     teacher_positions: int | None = None,
 ) -> int:
-    """Return the tokens a block, and warn of more than the model has seen at once; a preset asks for no more.
+    """Choose the tokens per block, and warn of more than the model has seen at once.
+
+    A length that the user gave is used or refused; that of a preset is cut to the model's positions.
 
     Raises:
         InputError: the model has no position embeddings for so many, or its teacher has not.
     """
-    if teacher_positions is not None and asked.block_length > teacher_positions:
+    length = resolved.options.block_length
+    given = length if "block_length" in resolved.given else 0
+    if teacher_positions is not None and given > teacher_positions:
         raise InputError(
-            f"--block-length {asked.block_length} is longer than the teacher's {teacher_positions} positions; give no "
-            "more, or another --teacher"
+            f"--block-length {given} is longer than the teacher's {teacher_positions} positions; give no more, or "
+            "another --teacher"
         )
     positions = max_positions(dict(config)) or MAX_BLOCK
-    if asked.block_length > positions:
+    if given > positions:
         if not any(decoder_config(config).get(name) for name in ROTARY):
-            raise InputError(f"--block-length {asked.block_length} is longer than the model's {positions} positions")
+            raise InputError(f"--block-length {given} is longer than the model's {positions} positions")
         warnings.append(
-            f"blocks of {asked.block_length:,} tokens are longer than the model's {positions:,} positions: it has "
-            "not learnt such distances, and held-out text is scored in windows of its positions"
+            f"blocks of {given:,} tokens are longer than the model's {positions:,} positions: it has not learnt such "
+            "distances, and held-out text is scored in windows of its positions"
         )
-    return asked.block_length or min(positions, of_preset or MAX_BLOCK, teacher_positions or MAX_BLOCK)
+    return given or min(positions, length or MAX_BLOCK, teacher_positions or MAX_BLOCK)
 
 
 def size_warnings(options: TrainOptions, step_tokens: int, text_tokens: int | None) -> list[str]:

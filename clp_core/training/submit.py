@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import MISSING, asdict, fields, replace
 from pathlib import Path
 
-from clp_core.data.text_sources import absolute
+from clp_core.data.text_sources import Texts, absolute
 from clp_core.errors import InputError, JobError
 from clp_core.files.disk import check_disk
 from clp_core.files.hashing import content_of, fingerprint
@@ -19,7 +19,7 @@ from clp_core.jobs.store import MOST_LISTED, SCHEMA_VERSION, JobStore
 from clp_core.jobs.submit import launch, submit
 from clp_core.options import command_of
 from clp_core.training.options import TrainOptions
-from clp_core.training.plan import TrainPlan, plan
+from clp_core.training.plan import TrainPlan, open_held_out, plan
 from clp_core.training.slurm_script import checked_script, read_script, render
 from clp_core.workspace import Workspace
 
@@ -76,23 +76,30 @@ def is_resumable(job: Job) -> bool:
     return job.kind == "train" and job.status().is_over and job.status().state != "finished"
 
 
-def submit_train(workspace: Workspace, options: TrainOptions, script: str = "") -> Job:
+def submit_train(
+    workspace: Workspace, options: TrainOptions, script: str = "", *, planned: TrainPlan | None = None
+) -> Job:
     """Plan a training run, check memory and disk, and start it as a job.
 
     Args:
         workspace: where the run is kept.
         options: what is asked for.
         script: with Slurm, an edited script in place of the one that the options make.
+        planned: the plan of these options that a user has seen; without one the run is planned here.
 
     Raises:
         InputError: model or text cannot be used, memory or disk does not suffice, or Slurm refuses it.
     """
-    asked, options = options, options.with_preset()
+    resolved = options.resolved()
+    options = resolved.options
     if options.launcher == "slurm":
         require()
     reference = options.model
     folder = locate(reference)
-    chosen = plan(asked, folder)
+    if planned is not None:  # its texts may be gone since
+        Texts.open(options.text, options.text_field)
+        open_held_out(options)
+    chosen = planned or plan(resolved, folder, workspace.cache)
     check_disk(workspace.jobs, chosen.disk_bytes)
     arguments = asdict(options) | {
         "model": reference if is_hub_id(reference) and not Path(reference).is_dir() else str(folder)
@@ -109,7 +116,7 @@ def submit_train(workspace: Workspace, options: TrainOptions, script: str = "") 
         "train",
         arguments,
         training_argv(chosen) if chosen.devices else [],
-        command=train_command(asked, script if edited else ""),
+        command=train_command(resolved.as_given, script if edited else ""),
         name=options.name,
         plan=chosen.as_json(),
         fingerprints=prints | {"eval_text": content_of(Path(arguments["eval_text"]))},
@@ -132,7 +139,8 @@ def preview_script(workspace: Workspace, options: TrainOptions) -> str:
     """
     if options.launcher != "slurm":
         raise InputError("--show-script shows what Slurm would get; give --launcher slurm with it")
-    return script_of(workspace, options, plan(options, locate(options.model)))[1]
+    chosen = plan(options.resolved(), locate(options.model), workspace.cache)
+    return script_of(workspace, options, chosen)[1]
 
 
 def script_of(workspace: Workspace, options: TrainOptions, chosen: TrainPlan, edited: str = "") -> tuple[bool, str]:

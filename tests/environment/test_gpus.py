@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pynvml as real
 import pytest
 import torch
-from support.jobs import train_options
+from support.jobs import plan_of, train_options
 
 from clp_core.checkpoints.loading import weights_type
 from clp_core.environment.gpus import Gpu, cuda_environment, list_gpus
@@ -20,7 +20,7 @@ from clp_core.training import hardware
 from clp_core.training.hardware import TrainingDevice, find_device, has_fast_bf16, mean_peak
 from clp_core.training.main import note_precision, settled_precision
 from clp_core.training.peaks import peak_flops
-from clp_core.training.plan import emulated_warning, plan
+from clp_core.training.plan import emulated_warning
 
 H100, T4 = "NVIDIA H100 80GB HBM3", "Tesla T4"
 
@@ -256,7 +256,7 @@ def test_of_several_kinds_of_gpus_all_must_have_bfloat16_and_a_peak(driver):
 def test_the_plan_of_an_old_gpu_is_float32_and_warns_where_bfloat16_is_chosen(driver, pair, texts):
     driver(Part(T4, "GPU-a", (7, 5)))
     plans = {
-        wanted: plan(train_options(pair, texts, precision=wanted), pair[0]) for wanted in ("auto", "bf16", "float32")
+        wanted: plan_of(train_options(pair, texts, precision=wanted), pair[0]) for wanted in ("auto", "bf16", "float32")
     }
     assert [(wanted, result.bf16) for wanted, result in plans.items()] == [
         ("auto", False),
@@ -281,7 +281,7 @@ class Alone:
 
 def test_a_run_on_a_cluster_falls_back_to_float32_where_torch_finds_no_bfloat16(driver, pair, texts, monkeypatch):
     cluster = train_options(pair, texts, launcher="slurm", gpus_per_node=1)
-    planned = plan(cluster, pair[0])
+    planned = plan_of(cluster, pair[0])
     assert planned.bf16
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: T4)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation)
@@ -300,7 +300,7 @@ def test_a_run_on_a_cluster_falls_back_to_float32_where_torch_finds_no_bfloat16(
 
 @pytest.mark.parametrize("minutes", [0.0, 5.0])
 def test_readers_of_a_run_learn_that_it_fell_back_to_float32(workspace, pair, texts, minutes):
-    planned = plan(train_options(pair, texts, precision="bf16", max_minutes=minutes), pair[0])
+    planned = plan_of(train_options(pair, texts, precision="bf16", max_minutes=minutes), pair[0])
     job, _ = JobStore(workspace.jobs).create("train", {}, ["-c", ""], "clp train", plan=planned.as_json())
     note_precision(job, planned)
     assert job.plan == json.loads(json.dumps(planned.as_json()))

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from support.awkward_models import damaged_model
 from support.awkward_tokenizers import added_in_json, bos_in_template, dropout, sentencepiece_folder
 from support.commands import clp, refused, result_of
-from support.jobs import train_here, train_options
+from support.jobs import plan_of, train_here, train_options
 from support.tiny_models import GERMAN, make_model
 from tokenizers import Tokenizer, normalizers
 from transformers import (
@@ -48,7 +48,6 @@ from clp_core.training.distillation import Distillation
 from clp_core.training.divergence import DivergenceGuard
 from clp_core.training.main import load_for_training
 from clp_core.training.parameter_groups import refuse_non_finite
-from clp_core.training.plan import plan
 from clp_core.training.samples import SampleWriter
 
 END = "<|end|>"
@@ -183,7 +182,7 @@ def test_tokenizer_without_start_and_end_leaves_bytes_that_no_token_predicts(tmp
     found = evaluate(folder, [texts[1]])
     assert codes(found) == ["first_token_unscored", "line_ends_unpredicted"]
     assert found.scored == found.counts.tokens - 1
-    warnings = plan(train_options((folder, None), texts), folder).warnings
+    warnings = plan_of(train_options((folder, None), texts), folder).warnings
     assert any("neither an end-of-text nor a separator token" in told for told in warnings)
 
 
@@ -392,16 +391,16 @@ def test_replacement_characters_are_counted_and_warned_of(tmp_path, tokenizers, 
     folder = make_model(tmp_path / "m", tokenizers["byte-level", "de"])
     found = result_of("evaluate", folder, "--text", path)
     assert found["replacement_characters"] == 3
-    (told,) = plan(train_options((folder, None), (texts[0], path)), folder).warnings
+    (told,) = plan_of(train_options((folder, None), (texts[0], path)), folder).warnings
     assert told.startswith("held-out text: 2 of 3 documents contain U+FFFD (3 times)")
 
 
 def test_plan_warns_of_literal_control_strings_and_finds_leaks_in_spite_of_them(tmp_path, pair, texts):
     held_out = written(tmp_path, f"{GERMAN[0]}{END}", name="valid.txt")
-    warnings = plan(train_options(pair, (texts[0], held_out)), pair[0]).warnings
+    warnings = plan_of(train_options(pair, (texts[0], held_out)), pair[0]).warnings
     assert any("held-out text: 1 of 1 documents contain strings of special tokens" in told for told in warnings)
     assert any("1 of 1 held-out lines stand in the training text too" in told for told in warnings)
-    read_as_text = plan(train_options(pair, (texts[0], held_out), control_strings="text"), pair[0]).warnings
+    read_as_text = plan_of(train_options(pair, (texts[0], held_out), control_strings="text"), pair[0]).warnings
     assert not any("special tokens" in told for told in read_as_text)
 
 
@@ -456,18 +455,18 @@ def test_weights_that_are_finite_pass(pair):
 def test_plan_leaves_out_added_tokens_beyond_the_matrix_and_refuses_ordinary_ones(tmp_path, tokenizers, texts):
     folder = make_model(tmp_path / "m", tokenizers["byte-level", "de"])
     added_in_json(folder, "<image>")
-    (told,) = plan(train_options((folder, None), texts), folder).warnings
+    (told,) = plan_of(train_options((folder, None), texts), folder).warnings
     assert "'<image>'" in told
-    taught = plan(train_options((folder, None), texts, teacher=str(folder)), folder)
+    taught = plan_of(train_options((folder, None), texts, teacher=str(folder)), folder)
     assert taught.teacher == str(folder)
     small = make_model(tmp_path / "s", tokenizers["byte-level", "de"], rows=50)
     with pytest.raises(InputError, match="has 50 embedding rows"):
-        plan(train_options((small, None), texts), small)
+        plan_of(train_options((small, None), texts), small)
 
 
 def test_plan_counts_the_text_of_blocks_that_begin_with_a_token(gemma_like, long_text, texts):
     options = train_options((gemma_like, None), (long_text, texts[1]), block_length=16, batch_tokens=32)
-    found, other = plan(options, gemma_like), plan(replace(options, begin="first"), gemma_like)
+    found, other = plan_of(options, gemma_like), plan_of(replace(options, begin="first"), gemma_like)
     assert (found.begin, other.begin) == (EVERY, FIRST)
     assert found.epochs == pytest.approx(found.steps * 2 * 15 / found.text_tokens)
     assert found.steps == math.ceil(4 * found.text_tokens / 30)

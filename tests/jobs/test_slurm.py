@@ -10,7 +10,7 @@ from dataclasses import asdict
 
 import pytest
 from support.commands import clp
-from support.jobs import train_options
+from support.jobs import plan_of, train_options
 from support.made_runs import PLAN
 from support.pages_run import check, open_page, text_of
 
@@ -220,23 +220,22 @@ def test_time_limits_are_read_as_slurm_reads_them(limit, seconds):
 
 def test_plan_for_a_cluster_does_not_look_at_this_machine(pair, texts, options, monkeypatch):
     from clp_core.training import placement
-    from clp_core.training.plan import plan
 
     def never(*args):
         raise AssertionError("this machine was asked")
 
     monkeypatch.setattr(placement, "find_device", never)
     monkeypatch.setattr("clp_core.training.plan.psutil.virtual_memory", never)
-    chosen = plan(options, pair[0])
+    chosen = plan_of(options, pair[0])
     assert (chosen.nodes, chosen.processes, chosen.devices, chosen.device) == (2, 6, (), "cpu")
     assert chosen.step_blocks % 6 == 0
     assert not chosen.bf16
-    gpus = plan(train_options(pair, texts, launcher="slurm", nodes=3, gpus_per_node=4), pair[0])
+    gpus = plan_of(train_options(pair, texts, launcher="slurm", nodes=3, gpus_per_node=4), pair[0])
     assert (gpus.nodes, gpus.processes, gpus.device, gpus.bf16) == (3, 12, "cuda", True)
     assert place_of(options).name == "2 machines with 3 processes each, through Slurm"
     small = train_options(pair, texts, launcher="slurm", memory_gb=1e-6)
     with pytest.raises(InputError, match="1 machine with 1 GPU"):
-        plan(small, pair[0])
+        plan_of(small, pair[0])
 
 
 def test_run_without_slurm_is_refused_in_one_line(workspace, options, monkeypatch, tmp_path):

@@ -11,6 +11,7 @@ from clp_core.jobs.launcher import LOCAL, register
 from clp_core.jobs.local_launcher import LocalLauncher
 from clp_core.jobs.reason_codes import NO_REASON, reason_in
 from clp_core.training.options import TrainOptions
+from clp_core.training.plan import plan
 from clp_core.training.submit import resume, submit_train
 
 
@@ -44,6 +45,11 @@ class HereLauncher(LocalLauncher):
         job.write_status("running")
         result = train(job, Workspace.current())
         job.write_status(result["outcome"], reason_in(result) or NO_REASON, 0)
+
+
+def plan_of(options, folder):
+    """Plan a run, its preset resolved first as ever."""
+    return plan(options.resolved(), folder)
 
 
 def train_here(workspace, options):

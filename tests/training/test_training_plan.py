@@ -2,21 +2,27 @@
 
 import json
 from dataclasses import asdict, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from support.jobs import train_options
+from support.jobs import plan_of, train_options
 from support.tiny_models import GERMAN, make_model
 
 from clp_core.checkpoints.memory_estimate import Shape
 from clp_core.environment import gpus as driver
 from clp_core.errors import InputError
+from clp_core.jobs.job import WARNINGS_FILE
 from clp_core.options import arguments_of
+from clp_core.tokenization.vocabulary import Vocabulary
 from clp_core.training import hardware, placement
+from clp_core.training import plan as plans
+from clp_core.training import submit as submission
 from clp_core.training.hardware import TrainingDevice
+from clp_core.training.main import look_for_leak
 from clp_core.training.options import PRESETS, TrainOptions
 from clp_core.training.placement import fit
-from clp_core.training.plan import TrainPlan, plan, steps_of
+from clp_core.training.plan import TrainPlan, steps_of
 from clp_core.training.schedule import Schedule, plain, staged
 
 BIG = Shape(parameters=1_560_000_000, width=1600, inner=6400, layers=48, vocabulary=50_257, tied=True)
@@ -99,23 +105,24 @@ def test_rates_warm_up_fall_on_a_cosine_and_change_with_the_stage():
 
 def test_preset_fills_what_the_user_leaves(options):
     options = replace(options, block_length=0)
-    published = replace(options, preset="published-two-stage").with_preset()
+    published = replace(options, preset="published-two-stage").resolved().options
     assert (published.schedule, published.block_length, published.learning_rate) == ("two-stage", 512, 3e-4)
-    own = replace(options, preset="published", learning_rate=1e-5).with_preset()
+    own = replace(options, preset="published", learning_rate=1e-5).resolved().options
     assert (own.block_length, own.learning_rate) == (512, 1e-5)
-    beside = replace(options, preset="new-rows").beside_preset(["first_stage_share"]).with_preset()
+    beside = replace(options, preset="new-rows").beside_preset(["first_stage_share"]).resolved().options
     assert (beside.schedule, beside.first_stage_share, beside.preset) == ("new-rows", 0.1, "default")
     assert replace(options, preset="new-rows").beside_preset(["seed"]).preset == "new-rows"
-    taught = replace(options, preset="taught", teacher_share=0.5).with_preset()
+    taught = replace(options, preset="taught", teacher_share=0.5).resolved().options
     assert (taught.teacher, taught.teacher_share) == ("helper", 0.5)
-    assert replace(options, preset="quick", max_tokens=5).with_preset().max_steps == 0
+    assert replace(options, preset="quick", max_tokens=5).resolved().options.max_steps == 0
     assert TrainOptions.of_json(json.loads(json.dumps(asdict(options)))) == options
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_names_settings_that_exist_and_are_allowed(options, preset):
     assert PRESETS[preset].reason
-    replace(options, preset=preset).with_preset()
+    settings = asdict(replace(options, preset=preset).resolved().options)
+    assert all(settings[name] == value for name, value in PRESETS[preset].settings.items() if name != "block_length")
 
 
 @pytest.mark.parametrize(
@@ -144,23 +151,23 @@ def test_bad_settings_are_refused_by_name(pair, texts, settings, told):
 
 def test_gpus_have_one_process_each(monkeypatch, pair, options):
     monkeypatch.setattr(placement, "find_device", lambda wanted: gpus(2, 80))
-    chosen = plan(options, pair[0])
+    chosen = plan_of(options, pair[0])
     assert (chosen.processes, chosen.sharding, chosen.bf16, chosen.peak_flops) == (2, "ddp", True, 989e12)
     assert chosen.step_blocks % 2 == 0
     with pytest.raises(InputError, match="on GPUs there is one process each"):
-        plan(replace(options, processes_per_node=3), pair[0])
+        plan_of(replace(options, processes_per_node=3), pair[0])
     with pytest.raises(InputError, match="--sharding none is for one process, 2 are planned"):
-        plan(replace(options, sharding="none"), pair[0])
+        plan_of(replace(options, sharding="none"), pair[0])
 
 
 def test_long_runs_on_one_gpu_are_compiled(monkeypatch, pair, options):
     monkeypatch.setattr(placement, "find_device", lambda wanted: gpus(1, 80))
-    assert plan(replace(options, max_steps=1000), pair[0]).compiled
-    assert not plan(replace(options, max_steps=999), pair[0]).compiled
-    assert not plan(replace(options, max_steps=1000, compile="off"), pair[0]).compiled
+    assert plan_of(replace(options, max_steps=1000), pair[0]).compiled
+    assert not plan_of(replace(options, max_steps=999), pair[0]).compiled
+    assert not plan_of(replace(options, max_steps=1000, compile="off"), pair[0]).compiled
     monkeypatch.setattr(placement, "find_device", lambda wanted: gpus(2, 80))
     with pytest.raises(InputError, match="--compile on and --sharding fsdp do not go together"):
-        plan(replace(options, compile="on", sharding="fsdp"), pair[0])
+        plan_of(replace(options, compile="on", sharding="fsdp"), pair[0])
 
 
 def test_steps_of_a_budget(options):
@@ -177,26 +184,26 @@ def test_steps_of_a_budget(options):
 def test_block_beyond_rotary_positions_is_warned_of_and_beyond_learnt_ones_refused(tmp_path, pair, texts, tokenizers):
     assert (
         "longer than the model's 64 positions"
-        in plan(train_options(pair, texts, block_length=128), pair[0]).warnings[0]
+        in plan_of(train_options(pair, texts, block_length=128), pair[0]).warnings[0]
     )
-    assert plan(train_options(pair, texts, block_length=0, preset="published"), pair[0]).block_length == 64
+    assert plan_of(train_options(pair, texts, block_length=0, preset="published"), pair[0]).block_length == 64
     with pytest.raises(InputError, match="longer than the model's 64 positions"):
-        plan(train_options(pair[::-1], texts, block_length=128), pair[1])
+        plan_of(train_options(pair[::-1], texts, block_length=128), pair[1])
 
 
 def test_held_out_text_in_the_training_text_is_warned_of(tmp_path, pair, texts):
     held_out = tmp_path / "valid.txt"
     held_out.write_text(f"{GERMAN[0].upper()}\nEin Satz, der sonst nirgends steht.\nkurz\n")
-    (told,) = plan(train_options(pair, (texts[0], held_out)), pair[0]).warnings
+    (told,) = plan_of(train_options(pair, (texts[0], held_out)), pair[0]).warnings
     assert told.startswith("1 of 2 held-out lines stand in the training text too ('DER SCHNELLE")
-    assert not plan(train_options(pair, texts), pair[0]).warnings
+    assert not plan_of(train_options(pair, texts), pair[0]).warnings
     rows = tmp_path / "train.jsonl"  # the line stands within a longer document
     rows.write_text(json.dumps({"text": "Davor.\n" + GERMAN[0] + "\nDanach."}) + "\n")
-    assert "1 of 2 held-out lines" in plan(train_options(pair, (rows, held_out)), pair[0]).warnings[0]
+    assert "1 of 2 held-out lines" in plan_of(train_options(pair, (rows, held_out)), pair[0]).warnings[0]
 
 
 def test_plan_survives_its_json(pair, options):
-    chosen = plan(options, pair[0])
+    chosen = plan_of(options, pair[0])
     assert TrainPlan.of_spec(json.loads(json.dumps(chosen.as_json()))) == chosen
     longer = chosen.with_steps(options, 10_000)
     assert (longer.steps, longer.schedule.steps, longer.eval_every) == (10_000, 10_000, 10)
@@ -214,11 +221,11 @@ def test_options_become_the_arguments_that_give_them(options):
 def test_untied_output_layer_of_a_made_model_is_seen(tmp_path, tokenizers, texts):
     tokenizer = tokenizers["byte-level", "de"]
     folders = {tied: make_model(tmp_path / str(tied), tokenizer, tied=tied) for tied in (True, False)}
-    plans = {tied: plan(train_options((folder, None), texts), folder) for tied, folder in folders.items()}
+    plans = {tied: plan_of(train_options((folder, None), texts), folder) for tied, folder in folders.items()}
     rows = len(tokenizer) * 32
     assert plans[False].parameters == plans[True].parameters + rows
     assert plans[False].flops_per_token == plans[True].flops_per_token
-    taught = plan(train_options((folders[True], None), texts, teacher=str(folders[False])), folders[True])
+    taught = plan_of(train_options((folders[True], None), texts, teacher=str(folders[False])), folders[True])
     assert taught.flops_per_token == pytest.approx(4 / 3 * plans[True].flops_per_token)
 
 
@@ -242,3 +249,76 @@ def test_steps_that_fit_leave_time_for_their_evaluations(seconds, step, evaluati
     from clp_core.training.telemetry import steps_that_fit
 
     assert steps_that_fit(seconds, step, evaluation, every) == expected
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_resolved_options_know_what_was_given(options, preset):
+    options = replace(options, block_length=0, learning_rate=1e-5, preset=preset)
+    resolved = options.resolved()
+    assert resolved.as_given == options
+    assert "learning_rate" in resolved.given
+    assert "block_length" not in resolved.given
+    assert resolved.options.learning_rate == 1e-5
+    assert resolved.options.block_length == PRESETS[preset].settings.get("block_length", 0)
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """What planning reads of texts and tokenizers, by name; the caches begin empty."""
+    found = []
+
+    def watched(name):
+        real = getattr(plans, name)
+
+        def call(*args, **kwargs):
+            found.append(name)
+            return real(*args, **kwargs)
+
+        return call
+
+    for name in ("find_leak", "counts_of_beginning"):
+        monkeypatch.setattr(plans, name, watched(name))
+    caches = (plans.open_vocabulary, plans.count_beginning, plans.find_leak_once)
+    for cache in caches:
+        cache.cache_clear()
+    yield found
+    for cache in caches:
+        cache.cache_clear()
+
+
+def test_plan_reads_texts_and_tokenizer_once_for_all_settings(pair, texts, tmp_path, reads):
+    train, held_out = (tmp_path / name for name in ("train.txt", "held.txt"))
+    train.write_bytes(texts[0].read_bytes())
+    held_out.write_bytes(texts[1].read_bytes())
+    settings = train_options(pair, (train, held_out))
+    first = plan_of(settings, pair[0])
+    assert sorted(reads) == ["counts_of_beginning", "counts_of_beginning", "find_leak"]
+    reads.clear()
+    assert plan_of(replace(settings, learning_rate=1e-5), pair[0]).warnings == first.warnings == ()
+    assert plans.open_vocabulary.cache_info().misses == 1
+    assert not reads
+    held_out.write_text(train.read_text().splitlines()[0] + "\n")
+    assert "held-out line" in plan_of(settings, pair[0]).warnings[0]
+    assert sorted(reads) == ["counts_of_beginning", "find_leak"]
+
+
+def test_shown_plan_is_submitted_and_no_text_is_read_again(workspace, pair, texts, reads, monkeypatch):
+    settings = replace(train_options(pair, texts, max_steps=2), preset="published")
+    shown = replace(plans.plan(settings.resolved(), pair[0], workspace.cache), steps=7)
+    reads.clear()
+    monkeypatch.setattr(submission, "submit", lambda *args, plan, **more: plan)
+    assert submission.submit_train(workspace, settings, planned=shown) == shown.as_json()
+    assert not reads
+    with pytest.raises(InputError, match="there is no such file"):
+        submission.submit_train(workspace, replace(settings, eval_text="gone.txt"), planned=shown)
+
+
+def test_run_finds_what_its_plan_has_found_of_contamination(workspace, pair, texts):
+    settings = train_options(pair, texts)
+    plans.plan(settings.resolved(), pair[0], workspace.cache)
+    (file,) = (workspace.cache / "leaks").iterdir()
+    file.write_text(json.dumps({"found": 3, "lines": 9, "example": "kept"}))
+    vocabulary = Vocabulary.open(pair[0])
+    job = SimpleNamespace(path=workspace.root)
+    look_for_leak(job, settings, vocabulary, workspace.cache)
+    assert "3 of 9" in (workspace.root / WARNINGS_FILE).read_text()
