@@ -216,16 +216,15 @@ def train_command(
 @options_command(app, EvaluateOptions)
 def evaluate_command(options: EvaluateOptions, as_json: Json = False) -> None:
     """Score a model on a text: loss, perplexity and bits per byte."""
-    from clp_core.evaluation.bits_per_byte import evaluate, sample
-    from clp_core.hub.resolve import locate
+    from clp_core.evaluation.bits_per_byte import ScoringModel
 
-    reading = (options.text_field, options.begin, options.control_strings)
-    found = evaluate(options.model, options.text, *reading, both=True, device=options.device)
+    model = ScoringModel.open(options.model, options.device)
+    found = model.evaluate(options.text, options.text_field, options.begin, options.control_strings, both=True)
     if found.failure:
         raise ClpError(found.failure)
     result = found.as_json()
     if options.sample:
-        result["sample"] = sample(locate(options.model), options.prompt, device=options.device)
+        result["sample"] = model.sample(options.prompt)
     result["warnings"] = [*found.notes, *found.warnings]
     for warning in result["warnings"]:
         echo(f"warning: {warning}", err=True)

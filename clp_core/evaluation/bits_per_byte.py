@@ -22,6 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -355,22 +356,75 @@ def evaluate(
         OutOfMemoryError: the model does not fit in memory.
     """
     EvaluateOptions(str(reference), tuple(map(str, texts)), field, begin, control_strings)  # refuses unknown words
-    checkpoint = Checkpoint.open(locate(reference))
-    folder = checkpoint.folder
-    vocabulary = Vocabulary.open(folder, rows=embedding_rows(checkpoint))
-    positions = max_positions(read_json(folder / "config.json"))
-    text = EvaluationText.read(Texts.open(texts, field), vocabulary, positions, begin, control_strings)
-    model = load_model(folder, device)
-    with memory_explained(f"scoring with {folder.name}", model.device.type):
-        check_tokenizer_fits(model, vocabulary)
-        refuse_non_causal(model, folder.name, positions)
-        result = score(model, text)
-        if not math.isfinite(result.loss):
-            return replace(result, failure=str(scores_error(model, folder.name, vocabulary)))
-        if both and vocabulary.template_start is not None and text.scored > text.window:
-            other = replace(text, start=None if text.begin == EVERY else start_token(vocabulary))
-            result = replace(result, other_begin=score(model, other).bits_per_byte)
-        return result
+    return ScoringModel.open(reference, device).evaluate(texts, field, begin, control_strings, both=both)
+
+
+@dataclass(frozen=True)
+class ScoringModel:
+    """A model opened for scores and samples; its weights are loaded once, when they are first needed.
+
+    Attributes:
+        folder: the model.
+        vocabulary: its tokenizer.
+        device: ``cpu``, ``cuda``, or ``auto`` for a GPU where there is one.
+    """
+
+    folder: Path
+    vocabulary: Vocabulary
+    device: str = AUTO
+
+    @classmethod
+    def open(cls, reference: str | Path, device: str = AUTO) -> ScoringModel:
+        """Open a folder or a model of the Hub.
+
+        Raises:
+            InputError: it cannot be opened.
+        """
+        checkpoint = Checkpoint.open(locate(reference))
+        return cls(checkpoint.folder, Vocabulary.open(checkpoint.folder, rows=embedding_rows(checkpoint)), device)
+
+    @cached_property
+    def model(self) -> PreTrainedModel:
+        """The model in memory, see ``load_model``."""
+        return load_model(self.folder, self.device)
+
+    def evaluate(
+        self,
+        texts: Sequence[str | Path],
+        field: str = DEFAULT_FIELD,
+        begin: str = AUTO,
+        control_strings: str = TOKENS,
+        *,
+        both: bool = False,
+    ) -> Evaluation:
+        """Score texts, which are read before the weights; see the function ``evaluate``."""
+        vocabulary, name = self.vocabulary, self.folder.name
+        positions = max_positions(read_json(self.folder / "config.json"))
+        text = EvaluationText.read(Texts.open(texts, field), vocabulary, positions, begin, control_strings)
+        model = self.model
+        with memory_explained(f"scoring with {name}", model.device.type):
+            check_tokenizer_fits(model, vocabulary)
+            refuse_non_causal(model, name, positions)
+            result = score(model, text)
+            if not math.isfinite(result.loss):
+                return replace(result, failure=str(scores_error(model, name, vocabulary)))
+            if both and vocabulary.template_start is not None and text.scored > text.window:
+                other = replace(text, start=None if text.begin == EVERY else start_token(vocabulary))
+                result = replace(result, other_begin=score(model, other).bits_per_byte)
+            return result
+
+    def sample(self, prompt: str = "", seed: int = 42) -> str:
+        """Continue a prompt with a sample; see ``generate``.
+
+        Raises:
+            InputError: the class cannot generate, or the prompt is too long.
+            NonFiniteError: the scores of a token are not finite; it names the weights that cause it.
+        """
+        try:
+            with memory_explained(f"generating with {self.folder.name}", self.model.device.type):
+                return generate(self.model, self.vocabulary, prompt, seed)
+        except NonFiniteError as error:
+            raise scores_error(self.model, self.folder.name, self.vocabulary) from error
 
 
 def load_model(folder: Path, device: str = AUTO) -> PreTrainedModel:
@@ -482,13 +536,7 @@ def batch_loss(
 
 def sample(folder: Path, prompt: str = "", seed: int = 42, device: str = AUTO) -> str:
     """Continue a prompt with a sample of the model in a folder; see ``generate``."""
-    vocabulary = Vocabulary.open(folder, rows=embedding_rows(Checkpoint.open(folder)))
-    model = load_model(folder, device)
-    try:
-        with memory_explained(f"generating with {folder.name}", model.device.type):
-            return generate(model, vocabulary, prompt, seed)
-    except NonFiniteError as error:
-        raise scores_error(model, folder.name, vocabulary) from error
+    return ScoringModel.open(folder, device).sample(prompt, seed)
 
 
 def generate(

@@ -200,13 +200,14 @@ def zero_step(folder: Path, text: str, field: str, device: str) -> tuple[ZeroSte
     Returns:
         The scores, and what a reader of them should know.
     """
-    from clp_core.evaluation.bits_per_byte import evaluate, sample
+    from clp_core.evaluation.bits_per_byte import ScoringModel
 
-    result = evaluate(folder, [text], field, device=device)
+    model = ScoringModel.open(folder, device)
+    result = model.evaluate([text], field)
     said, warnings = "", list(result.warnings)
     if not result.failure:
         try:
-            said = sample(folder, device=device)
+            said = model.sample()
         except NonFiniteError:
             raise
         except InputError as error:

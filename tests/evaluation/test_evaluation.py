@@ -1,3 +1,4 @@
+import json
 import math
 
 import numpy as np
@@ -5,15 +6,18 @@ import pytest
 import torch
 from support.tiny_models import make_model
 from transformers import AutoModelForCausalLM
+from typer.testing import CliRunner
 
+from clp_core.cli.app import app
 from clp_core.data.packing import TextCounts
 from clp_core.data.text_sources import Texts
 from clp_core.errors import InputError
-from clp_core.evaluation import decoding
+from clp_core.evaluation import bits_per_byte, decoding
 from clp_core.evaluation.bits_per_byte import (
     SAMPLE_TOKENS,
     Evaluation,
     EvaluationText,
+    ScoringModel,
     evaluate,
     generate,
     load_model,
@@ -21,6 +25,7 @@ from clp_core.evaluation.bits_per_byte import (
     score,
 )
 from clp_core.tokenization.vocabulary import Vocabulary
+from clp_core.transfer.pipeline import zero_step
 
 
 def test_bits_per_byte_equals_its_definition_token_by_token(pair, texts):
@@ -124,3 +129,42 @@ def test_model_with_fewer_rows_than_tokens_is_refused(tmp_path, tokenizers, text
     assert AutoModelForCausalLM.from_pretrained(folder).config.vocab_size == 50
     with pytest.raises(InputError, match="50 embedding rows"):
         evaluate(folder, [texts[1]])
+
+
+@pytest.fixture
+def loads(monkeypatch):
+    """Folders whose weights were loaded for scores or samples, in order."""
+    folders, real = [], bits_per_byte.load_model
+
+    def load(folder, device="auto"):
+        folders.append(folder)
+        return real(folder, device)
+
+    monkeypatch.setattr(bits_per_byte, "load_model", load)
+    return folders
+
+
+def test_score_and_sample_of_an_opened_model_load_its_weights_once(pair, texts, loads):
+    opened = ScoringModel.open(pair[0])
+    assert not loads
+    found, text = opened.evaluate([texts[1]]), opened.sample("Der", seed=3)
+    assert loads == [pair[0]]
+    assert (found, text) == (evaluate(pair[0], [texts[1]]), sample(pair[0], "Der", seed=3))
+    assert len(loads) == 3
+
+
+def test_text_that_is_missing_is_refused_before_weights_are_loaded(pair, tmp_path, loads):
+    with pytest.raises(InputError):
+        ScoringModel.open(pair[0]).evaluate([tmp_path / "none.txt"])
+    assert not loads
+
+
+def test_score_before_training_and_the_command_load_the_weights_once(pair, texts, loads):
+    zero, _ = zero_step(pair[1], str(texts[1]), "text", "cpu")
+    assert zero.sample
+    assert loads == [pair[1]]
+    loads.clear()
+    found = CliRunner().invoke(app, ["evaluate", str(pair[1]), "--text", str(texts[1]), "--sample", "--json"])
+    assert found.exit_code == 0, found.output
+    assert json.loads(found.stdout.splitlines()[-1])["sample"] == zero.sample
+    assert loads == [pair[1]]
