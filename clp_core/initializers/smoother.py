@@ -170,11 +170,10 @@ class Smoother(Fitted):
                 total[some] += product.sum(axis=1, dtype=np.float64)
                 found[some] = largest_entries(product, found.shape[1])
                 found_values[some] = np.take_along_axis(product, found[some], axis=1)
-            values = np.concatenate([values, found_values], axis=1)
-            columns = np.concatenate([columns, found + part.start], axis=1)
-            if columns.shape[1] > n:
-                kept = largest_entries(values, n)
-                values, columns = (np.take_along_axis(each, kept, axis=1) for each in (values, columns))
+            all_values = np.concatenate([values, found_values], axis=1)
+            kept = largest_entries(all_values, n)
+            values = np.take_along_axis(all_values, kept, axis=1)
+            columns = np.take_along_axis(np.concatenate([columns, found + part.start], axis=1), kept, axis=1)
         return columns, total
 
     def _exact(self, mix: Mix, where: sparse.csr_array) -> sparse.csr_array:

@@ -197,9 +197,9 @@ def test_bfloat16_checkpoint_has_one_score_in_evaluate_transfer_comparison_and_r
     job = train_here(workspace, options)
     (first,) = [line for line in job.metrics() if line["step"] == 0 and "bits_per_byte" in line]
     found = result_of("evaluate", output, "--text", valid)
-    assert found["dtype"] == report.zero_step.dtype == "float32"
+    assert found["dtype"] == report["zero_step"]["dtype"] == "float32"
     assert (job.path / "scoring.json").read_text().count('"dtype": "float32"') == 1
-    assert report.zero_step.bits_per_byte == found["bits_per_byte"] == first["bits_per_byte"]
+    assert report["zero_step"]["bits_per_byte"] == found["bits_per_byte"] == first["bits_per_byte"]
     assert compared["methods"][0]["zero_step_bits_per_byte"] == pytest.approx(found["bits_per_byte"], rel=1e-7)
     assert found["bits_per_byte"] == pytest.approx(plain_bits(output, valid, torch.float32), rel=1e-6)
     assert found["bits_per_byte"] != pytest.approx(plain_bits(output, valid, torch.bfloat16), rel=1e-6)

@@ -542,8 +542,8 @@ def test_zero_step_of_a_transfer_carries_the_reasons(tmp_path, pair):
     output = tmp_path / "target"
     arguments = ["--source", pair[0], "--helper", pair[1], "--output", output, "--method", "mean"]
     report = result_of("transfer", *arguments, "--eval-text", literal(tmp_path))
-    assert report.zero_step.comparable is False
-    assert [each["code"] for each in report.zero_step.not_comparable] == ["control_strings"]
+    assert report["zero_step"]["comparable"] is False
+    assert [each["code"] for each in report["zero_step"]["not_comparable"]] == ["control_strings"]
     card = (output / "README.md").read_text(encoding="utf-8")
     assert "not comparable across tokenizers: control_strings" in card
 
