@@ -162,12 +162,12 @@ def leave_one_out_errors(fitted: FittedLinear, source: RowSource, candidates: np
     blocks = list(block_ranges(n_anchors, max(fitted.width, project.shape[1] * len(candidates))))
     product = np.zeros((fitted.width, project.shape[1]))
     for part in blocks:
-        product += fitted.points(np.arange(part.start, part.stop)).T @ targets[part]
+        product += fitted.wide_points(part).T @ targets[part]
     shrunk = np.stack([fitted.shrinkage(ridge) for ridge in candidates])
     coefficients = (shrunk[:, :, None] * product).transpose(1, 0, 2).reshape(fitted.width, -1)
     errors, least_left = np.zeros(len(candidates)), np.ones(len(candidates))
     for part in blocks:
-        points = fitted.points(np.arange(part.start, part.stop))
+        points = fitted.wide_points(part)
         predicted = (points @ coefficients).reshape(len(points), len(candidates), -1)
         left = 1 - 1 / n_anchors - points**2 @ shrunk.T
         least_left = np.minimum(least_left, left.min(axis=0, initial=1.0))

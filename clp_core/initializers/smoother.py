@@ -213,6 +213,12 @@ class Smoother(Fitted):
     def _is_cached(self) -> bool:
         return 4 * self.width * self.n_columns <= CACHE_BYTES
 
+    def wide_points(self, part: slice) -> np.ndarray:
+        """Return the points of a run of columns in float64; where all fit in memory, they were made once in float32."""
+        if self._is_cached:
+            return self._all_points[part].astype(np.float64)
+        return self.points(np.arange(part.start, part.stop))
+
     def _points(self, part: slice) -> np.ndarray:
         """Return the points of a run of columns, from memory where all of them fit there."""
         if self._is_cached:
@@ -239,8 +245,9 @@ class Smoother(Fitted):
             rows = columns.take(np.arange(part.start, part.stop))
             total += rows.sum(axis=0, dtype=np.float64)
             if self.width:
-                points = self.points(np.arange(part.start, part.stop))
-                point_sum += points.sum(axis=0)
+                is_at_hand = "_all_points" in self.__dict__
+                points = self._all_points[part] if is_at_hand else self.points(np.arange(part.start, part.stop))
+                point_sum += points.sum(axis=0, dtype=np.float64)
                 product += device.product(points.astype(np.float32).T, device.hold(rows))
         return product, total, point_sum
 
