@@ -227,11 +227,14 @@ class Smoother(Fitted):
 
     @cached_property
     def _all_points(self) -> np.ndarray:
-        parts = [
-            self.points(np.arange(part.start, part.stop)).astype(np.float32)
-            for part in block_ranges(self.n_columns, max(self.width, 1))
-        ]
-        return np.concatenate(parts) if parts else np.zeros((0, self.width), dtype=np.float32)
+        found = np.zeros((self.n_columns, self.width), dtype=np.float32)
+        for part in block_ranges(self.n_columns, max(self.width, 1)):
+            found[part] = self.narrow_points(np.arange(part.start, part.stop))
+        return found
+
+    def narrow_points(self, positions: np.ndarray) -> np.ndarray:
+        """Return the points of these columns in float32, ``[m, p]``."""
+        return self.points(positions).astype(np.float32)
 
     @cached_property
     def _sums(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -67,6 +68,17 @@ def score(
     Raises:
         InputError: a source row of an anchor, or one that the method predicts, is not finite.
     """
+    return mean_of(score_folds(method, context, seed, share, folds))
+
+
+def score_folds(
+    method: Initializer, context: Context, seed: int = 42, share: float = HIDDEN_SHARE, folds: int = 1
+) -> list[HeldOut]:
+    """Score a method on hidden anchors, another part of them hidden each time; see ``score``.
+
+    Raises:
+        InputError: a source row of an anchor, or one that the method predicts, is not finite.
+    """
     bad = non_finite_rows(context.needed_anchor_rows())
     if len(bad):
         raise NonFiniteError(
@@ -74,11 +86,15 @@ def score(
             f"token {int(context.anchor_ids[bad[0]])}): {CURE}"
         )
     found = [score_fold(method, context, *hide(context, seed, share, fold)) for fold in range(folds)]
-    parts = [part for part in found if part is not None]
-    if not parts:
+    return [part for part in found if part is not None]
+
+
+def mean_of(folds: Sequence[HeldOut]) -> HeldOut | None:
+    """Return the mean scores of folds; ``None`` where there are none."""
+    if not folds:
         return None
-    cosine = float(np.mean([part.centred_cosine for part in parts]))
-    return HeldOut(cosine, float(np.mean([part.relative_error for part in parts])), sum(part.hidden for part in parts))
+    cosine = float(np.mean([fold.centred_cosine for fold in folds]))
+    return HeldOut(cosine, float(np.mean([fold.relative_error for fold in folds])), sum(fold.hidden for fold in folds))
 
 
 def score_fold(method: Initializer, context: Context, visible: Context, hidden: np.ndarray) -> HeldOut | None:

@@ -68,7 +68,7 @@ def transfer(options: TransferOptions) -> TransferReport:
     output.parent.mkdir(parents=True, exist_ok=True)
     with partial_folder(output) as part:
         rows = target_rows(options, pair, plan, chosen)
-        scores = {} if options.no_heldout else heldout_scores(rows)
+        scores = {} if options.no_heldout else heldout_scores(rows, chosen)
         written = write_target(part, rows, options.check)
         health = rows.health()
         leave_provenance(part, rows, health)
@@ -106,10 +106,18 @@ def target_rows(options: TransferOptions, pair: ModelPair, plan: RowPlan, chosen
     return TargetRows(pair, plan, chain, seed=options.seed, match_norms=options.match_norms)
 
 
-def heldout_scores(rows: TargetRows) -> dict[str, heldout_anchors.HeldOut | None]:
-    """Score the first method of a chain on hidden anchors of each side."""
+def heldout_scores(rows: TargetRows, chosen: Choice | None) -> dict[str, heldout_anchors.HeldOut | None]:
+    """Score the first method of a chain on hidden anchors of each side.
+
+    Args:
+        rows: of the target.
+        chosen: what ``auto`` found; it has scored the input rows already.
+    """
     name, scores = rows.chain.names[0], {}
     for side in rows.pair.source.sides:
+        if side == "input" and chosen is not None:
+            scores[side] = chosen.first_fold
+            continue
         report_progress(f"scoring {name} on hidden {side} rows")
         context = rows.pair.context(side, rows.seed, rows.chain.settings_of(name))
         scores[side] = heldout_anchors.score(initializer(name), context, rows.seed)
