@@ -158,7 +158,7 @@ class Proof:
         clear(work, keep=name == "experiment" and args.resume)
         device = "cpu" if args.smoke else "cuda"
         setting = Setting(args.smoke, device, work, limit_s, args.source, args.corpora, args.tokens)
-        write_json(work / "setting.json", setting.as_json())
+        write_json(work / "setting.json", setting.to_json())
         command = [sys.executable, str(Path(__file__).resolve()), "--child", name, "--work", str(work)]
         used = None if args.smoke else gpu_bytes()
         outcome = run_contained(command, limit_s, work / "log.txt", environment_of(setting))

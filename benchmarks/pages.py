@@ -184,12 +184,12 @@ def main() -> None:
 def measure_explanation(root: Path, repeats: int) -> dict[str, float]:
     """Return how long one token's explanation takes."""
     from clp_core.files.hashing import fingerprint
-    from clp_core.geometry.embedding_cache import Prepared
+    from clp_core.geometry.embedding_cache import EmbeddingCache
     from clp_core.transfer.explanation import Explainer
     from clp_core.workspace import Workspace
 
     space = Workspace(root)
-    helper = Prepared.find(space.models / "helper", space.cache)
+    helper = EmbeddingCache.find(space.models / "helper", space.cache)
     assert helper is not None, fingerprint(space.models / "helper")
     explainer = Explainer.open(space.models / "target", helper.rows("input"), helper.meta["content"])
     missing = np.flatnonzero((explainer.table["status"] == "initialised").to_numpy())

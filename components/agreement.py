@@ -9,7 +9,7 @@ import streamlit as st
 
 from clp_core.errors import InputError
 from clp_core.figures import agreement_bars
-from clp_core.geometry.embedding_cache import Prepared
+from clp_core.geometry.embedding_cache import EmbeddingCache
 from clp_core.geometry.neighbor_graph import Agreement, find_agreement, graph_file
 from clp_core.submission import submit_agreement
 from components.jobs import last_job, wait_or_offer
@@ -21,7 +21,7 @@ MOST_ROWS = 100
 
 
 @st.cache_resource(max_entries=8, show_spinner="Comparing the neighbours")
-def agreement_of(key: str, _first: Prepared, _second: Prepared) -> tuple[Agreement, pd.DataFrame] | None:
+def agreement_of(key: str, _first: EmbeddingCache, _second: EmbeddingCache) -> tuple[Agreement, pd.DataFrame] | None:
     """Compare two models whose graphs were made, once; return the agreement and its tokens, least common first."""
     found = find_agreement(_first, _second, workspace().cache)
     if found is None:

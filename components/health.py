@@ -11,8 +11,8 @@ import streamlit as st
 
 from clp_core.errors import InputError
 from clp_core.figures import health_histograms
-from clp_core.geometry.embedding_cache import Prepared
-from clp_core.geometry.neighbor_graph import DUPLICATE_COSINE, Graph, find_graph
+from clp_core.geometry.embedding_cache import EmbeddingCache
+from clp_core.geometry.neighbor_graph import DUPLICATE_COSINE, NeighborGraph, find_graph
 from clp_core.initializers import initializer
 from clp_core.submission import submit_near_duplicates
 from clp_core.transfer.explanation import Explainer
@@ -35,7 +35,7 @@ MOST_ROWS = 100
 
 
 @st.cache_resource(max_entries=8, show_spinner="Judging the rows")
-def judged(key: str, _explainer: Explainer, _graph: Graph | None) -> pd.DataFrame:
+def judged(key: str, _explainer: Explainer, _graph: NeighborGraph | None) -> pd.DataFrame:
     """Return the made rows of a target with what speaks against each: columns id, token, n_eff, norm_ratio, why, ..."""
     rows = _explainer.table
     made = (rows["status"] == "initialised").to_numpy()
@@ -116,7 +116,7 @@ def show_health(pair: SelectedPair, explainer: Explainer, target: str) -> None:
     show_worst(pair, table, target, prepared)
 
 
-def show_worst(pair: SelectedPair, table: pd.DataFrame, target: str, prepared: Prepared) -> None:
+def show_worst(pair: SelectedPair, table: pd.DataFrame, target: str, prepared: EmbeddingCache) -> None:
     """Show the worst rows by a measure of choice; a selected one can be opened or overridden."""
     about, choice = st.columns([3, 2], vertical_alignment="bottom")
     by = choice.selectbox("Worst by", list(WORST), key="worst_by", help="the table's heads sort it too") or FLAGGED
@@ -148,7 +148,7 @@ def show_worst(pair: SelectedPair, table: pd.DataFrame, target: str, prepared: P
         offer_override(pair, int(shown["id"].iloc[place]), prepared)
 
 
-def offer_override(pair: SelectedPair, token_id: int, prepared: Prepared) -> None:
+def offer_override(pair: SelectedPair, token_id: int, prepared: EmbeddingCache) -> None:
     """Let a row be opened, or let its token be noted as made of a text."""
     vocabulary = prepared.vocabulary
     noted = OverrideList.of(workspace().root, folder_of(pair.source), folder_of(pair.helper))
@@ -177,7 +177,7 @@ def offer_override(pair: SelectedPair, token_id: int, prepared: Prepared) -> Non
     st.button("Open this token", icon=":material/open_in_full:", on_click=open_token, args=(token_id,))
 
 
-def check_override(name: str, text: str, target: Prepared, source: Prepared) -> None:
+def check_override(name: str, text: str, target: EmbeddingCache, source: EmbeddingCache) -> None:
     """Refuse an override that the transfer would refuse.
 
     Raises:

@@ -12,7 +12,7 @@ import streamlit as st
 from clp_core.demo import HELPER, SOURCE
 from clp_core.errors import InputError
 from clp_core.files.hashing import fingerprint
-from clp_core.geometry.embedding_cache import Prepared
+from clp_core.geometry.embedding_cache import EmbeddingCache
 from clp_core.hub.access_tokens import refuse_access_tokens
 from clp_core.hub.download import cached
 from clp_core.hub.repo_id import HubName, is_hub_id
@@ -137,13 +137,13 @@ def folder_of(reference: str) -> Path:
     raise InputError(f"there is no model {reference} in the workspace, on this path or in the Hub's cache")
 
 
-def prepared_or_stop(reference: str) -> Prepared:
+def prepared_or_stop(reference: str) -> EmbeddingCache:
     """Return what was prepared of a model; else offer to prepare it and end the page here."""
     found = prepared_or_offer(reference)
     return found if found is not None else st.stop()
 
 
-def prepared_or_offer(reference: str) -> Prepared | None:
+def prepared_or_offer(reference: str) -> EmbeddingCache | None:
     """Return what was prepared of a model; else offer to prepare it in its place."""
     try:
         folder: Path | None = folder_of(reference)
@@ -153,7 +153,7 @@ def prepared_or_offer(reference: str) -> Prepared | None:
         if not is_hub_id(reference) or reference.startswith((".", "/", "~")):
             raise
         folder = None
-    found = Prepared.find(folder, workspace().cache) if folder else None
+    found = EmbeddingCache.find(folder, workspace().cache) if folder else None
     if found is not None:
         return cached_prepared(str(found.path), found)
     offer_to_prepare(reference, str(folder or reference), is_download=folder is None)
@@ -180,7 +180,7 @@ def offer_to_prepare(reference: str, model: str, *, is_download: bool) -> None:
 
 
 @st.cache_resource(max_entries=12, show_spinner=False)
-def cached_prepared(path: str, _prepared: Prepared) -> Prepared:
+def cached_prepared(path: str, _prepared: EmbeddingCache) -> EmbeddingCache:
     """Keep a prepared model, whose vocabulary is parsed on first use."""
     return _prepared
 
@@ -213,7 +213,7 @@ def vocabulary_of(reference: str) -> tuple[Vocabulary, str]:
             raise UnpreparedError(f"{reference} is not here yet; run `clp prepare {reference}`") from error
         raise
     content = fingerprint(folder)
-    found = Prepared.find(folder, workspace().cache)
+    found = EmbeddingCache.find(folder, workspace().cache)
     if found is not None:
         return cached_prepared(str(found.path), found).vocabulary, content
     if (folder / "tokenizer.json").is_file():

@@ -11,7 +11,7 @@ import streamlit as st
 
 from clp_core.embeddings.row_source import ArrayRows, non_finite_rows
 from clp_core.errors import InputError
-from clp_core.geometry.embedding_cache import Prepared
+from clp_core.geometry.embedding_cache import EmbeddingCache
 from clp_core.transfer.method_rows_cache import MethodRows
 from components.messages import number, plain
 from components.models import SelectedPair, folder_of, prepared_or_offer, prepared_or_stop, workspace
@@ -26,13 +26,13 @@ Near = list[tuple[int, float]]
 
 
 @st.cache_data(max_entries=512, show_spinner=False)
-def nearest_tokens(path: str, content: str, token_id: int, k: int, _prepared: Prepared) -> Near:
+def nearest_tokens(path: str, content: str, token_id: int, k: int, _prepared: EmbeddingCache) -> Near:
     """Return the nearest tokens of a token once: id and cosine."""
     return _prepared.index.neighbours(token_id, k)
 
 
 @st.cache_data(max_entries=512, show_spinner="Looking for neighbours")
-def nearest_in_all(key: str, token_id: int, _bases: list[tuple[Prepared, np.ndarray]]) -> list[Near]:
+def nearest_in_all(key: str, token_id: int, _bases: list[tuple[EmbeddingCache, np.ndarray]]) -> list[Near]:
     """Return for each model the tokens nearest to a row, the row's own token among them; one more than is shown.
 
     The models are searched side by side: one search uses one core.
@@ -43,7 +43,7 @@ def nearest_in_all(key: str, token_id: int, _bases: list[tuple[Prepared, np.ndar
         _bases: models with the row ``[D]`` to look for.
     """
 
-    def search(ask: tuple[Prepared, np.ndarray]) -> Near:
+    def search(ask: tuple[EmbeddingCache, np.ndarray]) -> Near:
         base, row = ask
         cosines, ids = base.index.nearest(row[None], K + 1)
         return list(zip(ids[0].tolist(), cosines[0].tolist(), strict=True))
@@ -53,12 +53,12 @@ def nearest_in_all(key: str, token_id: int, _bases: list[tuple[Prepared, np.ndar
 
 
 @st.cache_data(max_entries=512, show_spinner=False)
-def nearest_rows(key: str, k: int, _rows: np.ndarray, _base: Prepared) -> tuple[np.ndarray, np.ndarray]:
+def nearest_rows(key: str, k: int, _rows: np.ndarray, _base: EmbeddingCache) -> tuple[np.ndarray, np.ndarray]:
     """Return the tokens of a model nearest to some rows once: cosines and ids."""
     return _base.index.nearest(_rows, k)
 
 
-def token_table(prepared: Prepared, pairs: list[tuple[int, float]]) -> pd.DataFrame:
+def token_table(prepared: EmbeddingCache, pairs: list[tuple[int, float]]) -> pd.DataFrame:
     """Return tokens with id and cosine as a table."""
     rows = [(prepared.vocabulary.shown(i), i, cosine) for i, cosine in pairs]
     return pd.DataFrame(rows, columns=["token", "id", "cosine"])
@@ -80,7 +80,7 @@ def show_all_neighbours(pair: SelectedPair, token_id: int, source_id: int | None
             after = prepared_or_offer(trained)
     warn_of_rows(written, after)
     row = row_of(written, token_id)
-    asks: dict[int, tuple[str, Prepared, np.ndarray, int]] = {}
+    asks: dict[int, tuple[str, EmbeddingCache, np.ndarray, int]] = {}
     if (own := row_of(helper, token_id)) is not None:
         asks[0] = ("helper", helper, own, token_id)
     if source_id is not None and (own := row_of(source, source_id)) is not None:
@@ -111,21 +111,21 @@ def show_all_neighbours(pair: SelectedPair, token_id: int, source_id: int | None
         columns[2].caption("Not written yet: the page Transfer does it.")
 
 
-def row_of(prepared: Prepared | None, token_id: int) -> np.ndarray | None:
+def row_of(prepared: EmbeddingCache | None, token_id: int) -> np.ndarray | None:
     """Return the input row of a token, ``[D]``, or ``None`` where the model has none or it is not finite."""
     if prepared is None or token_id >= prepared.meta["rows"] or is_not_finite(prepared, token_id):
         return None
     return prepared.rows("input").take(np.array([token_id]))[0]
 
 
-def warn_of_rows(*models: Prepared | None) -> None:
+def warn_of_rows(*models: EmbeddingCache | None) -> None:
     """Name the rows of models that are not finite; neighbours and layouts leave them out."""
     for prepared in models:
         for warning in prepared.warnings if prepared is not None else []:
             st.warning(plain(warning), icon=":material/warning:")
 
 
-def is_not_finite(prepared: Prepared | None, token_id: int | None) -> bool:
+def is_not_finite(prepared: EmbeddingCache | None, token_id: int | None) -> bool:
     """Say whether a token has an input row that is not finite, so that it has no neighbours."""
     return prepared is not None and token_id is not None and token_id in prepared.non_finite()
 

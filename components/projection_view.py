@@ -16,7 +16,7 @@ from clp_core.checkpoints.provenance_file import read_columns
 from clp_core.errors import InputError
 from clp_core.figures import Marks, scatter
 from clp_core.files.artifacts import PROVENANCE_FILE
-from clp_core.geometry.embedding_cache import Prepared
+from clp_core.geometry.embedding_cache import EmbeddingCache
 from clp_core.geometry.layout import MOST_POINTS, Movement, find_layout, inside, sampled
 from clp_core.geometry.project_options import ProjectOptions
 from clp_core.options import command_of
@@ -53,7 +53,7 @@ class Space:
     """
 
     name: str
-    prepared: Prepared
+    prepared: EmbeddingCache
     points: pd.DataFrame
     method: str
 
@@ -89,7 +89,7 @@ def stored_figures(folder: str, content: str) -> tuple[np.ndarray, np.ndarray]:
     return table["status"].to_numpy(dtype=object), table["n_eff"].to_numpy(np.float32)
 
 
-def offer_umap(prepared: Prepared) -> None:
+def offer_umap(prepared: EmbeddingCache) -> None:
     """Follow the job that lays a model out by UMAP, or offer to start it."""
     model = str(prepared.meta["folder"])
     output = workspace().cache / "projections" / f"{prepared.path.name}-umap.parquet"
@@ -103,7 +103,7 @@ def offer_umap(prepared: Prepared) -> None:
 
 @st.cache_resource(max_entries=12, show_spinner="Placing the tokens")
 def points_of(
-    key: str, _prepared: Prepared, _layout: np.ndarray, _status: np.ndarray, _n_eff: np.ndarray | None
+    key: str, _prepared: EmbeddingCache, _layout: np.ndarray, _status: np.ndarray, _n_eff: np.ndarray | None
 ) -> pd.DataFrame:
     """Return one row a token with all that it can be coloured by."""
     vocabulary, ids = _prepared.vocabulary, _prepared.token_ids
@@ -126,7 +126,7 @@ def points_of(
     return points
 
 
-def statuses_of(pair: SelectedPair, name: str, prepared: Prepared) -> tuple[str, np.ndarray]:
+def statuses_of(pair: SelectedPair, name: str, prepared: EmbeddingCache) -> tuple[str, np.ndarray]:
     """Return the status of each id of a model that no transfer wrote, against the pair, and a key for their content."""
     source = prepared_or_stop(pair.source)
     if name == pair.source:
@@ -270,7 +270,7 @@ def parquet_of(space: Space) -> bytes:
 
 
 @st.cache_resource(max_entries=4, show_spinner="Comparing the rows before and after")
-def movement_of(key: str, _before: Prepared, _after: Prepared) -> Movement:
+def movement_of(key: str, _before: EmbeddingCache, _after: EmbeddingCache) -> Movement:
     """Compare two models row by row once."""
     return Movement.of(_before, _after)
 

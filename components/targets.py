@@ -7,7 +7,7 @@ from pathlib import Path
 import streamlit as st
 
 from clp_core.files.hashing import fingerprint
-from clp_core.geometry.embedding_cache import Prepared
+from clp_core.geometry.embedding_cache import EmbeddingCache
 from clp_core.jobs import Job, JobStore
 from clp_core.reports.transfer_report import TransferReport
 from clp_core.transfer.explanation import Explainer, read_report
@@ -29,7 +29,7 @@ def last_comparison(pair: SelectedPair) -> Job | None:
 def targets_of(pair: SelectedPair) -> list[ModelEntry]:
     """Return the models that a transfer of this pair wrote, and the checkpoints trained from them."""
     folders = folder_of(pair.source), folder_of(pair.helper)
-    prepared = Prepared.find(folders[1], workspace().cache)
+    prepared = EmbeddingCache.find(folders[1], workspace().cache)
     content = prepared.meta["content"] if prepared else None
     found = []
     for entry in models():
@@ -71,6 +71,6 @@ def report_of(folder: str, content: str) -> TransferReport | None:
 
 
 @st.cache_resource(max_entries=8, show_spinner="Reading the provenance")
-def explainer_of(folder: str, content: str, pair: str, _source: Prepared, _helper: Prepared) -> Explainer:
+def explainer_of(folder: str, content: str, pair: str, _source: EmbeddingCache, _helper: EmbeddingCache) -> Explainer:
     """Return the explainer of a target, its anchors ready; ``pair`` names the present content of source and helper."""
     return Explainer.open(Path(folder), _helper.rows("input"), _helper.meta["content"], _source.vocabulary)

@@ -8,7 +8,7 @@ import streamlit as st
 
 from clp_core.errors import InputError
 from clp_core.figures import anchor_bars
-from clp_core.geometry.embedding_cache import Prepared
+from clp_core.geometry.embedding_cache import EmbeddingCache
 from clp_core.tokenization.overlap import Overlap
 from clp_core.tokenization.scripts import script_of
 from clp_core.tokenization.vocabulary import Vocabulary, id_in
@@ -148,7 +148,7 @@ def show_anchors(explanation: Explanation, vocabulary: Vocabulary) -> None:
 
 
 def show_formula(
-    explanation: Explanation, explainer: Explainer, source: Prepared, target: Callable[[], Prepared]
+    explanation: Explanation, explainer: Explainer, source: EmbeddingCache, target: Callable[[], EmbeddingCache]
 ) -> None:
     """Show the formula with its numbers, and the row made again from them."""
     if explanation.formula:

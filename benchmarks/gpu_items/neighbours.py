@@ -11,7 +11,7 @@ import faiss
 import numpy as np
 
 from clp_core.embeddings.nearest import largest_products, unit
-from clp_core.geometry.neighbor_graph import Graph
+from clp_core.geometry.neighbor_graph import NeighborGraph
 from gpu_items.findings import NEEDS_GPU, Findings
 from gpu_items.setting import Setting
 
@@ -36,7 +36,7 @@ def run(setting: Setting, findings: Findings) -> None:
         reason = NEEDS_GPU if not setting.on_gpu else f"FAISS {faiss.__version__} sees no GPU: it is the CPU build"
         findings.skip("neighbours on the GPU", reason)
         findings.skip("graph on the GPU", reason)
-        cosines_found = Graph.of(rows, np.arange(n), K - 1).cosines
+        cosines_found = NeighborGraph.of(rows, np.arange(n), K - 1).cosines
         findings.check("graph on the CPU", bool(np.isfinite(cosines_found).all()), f"{n:,} rows, {K - 1} neighbours")
         return
     largest_products(rows[:64], rows[:64], K)  # makes its scratch memory
@@ -45,8 +45,8 @@ def run(setting: Setting, findings: Findings) -> None:
     findings.figure("largest_cosine_difference", float(np.abs(on_gpu - cosines).max()))
     judge(findings, "neighbours on the GPU equal the CPU's", rows, np.arange(n), found, ids)
     with mock.patch.object(faiss, "get_num_gpus", return_value=0):
-        seconds_cpu, on_cpu = timed(lambda: Graph.of(rows, np.arange(n), K - 1))
-    seconds, graph = timed(lambda: Graph.of(rows, np.arange(n), K - 1))
+        seconds_cpu, on_cpu = timed(lambda: NeighborGraph.of(rows, np.arange(n), K - 1))
+    seconds, graph = timed(lambda: NeighborGraph.of(rows, np.arange(n), K - 1))
     findings.figure("graph_seconds", {"cpu": seconds_cpu, "gpu": seconds})
     judge(findings, "graph on the GPU equals the CPU's", rows, np.arange(n), graph.near, on_cpu.near)
 

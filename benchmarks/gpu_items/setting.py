@@ -51,7 +51,7 @@ class Setting:
         """Seconds in which something can still be begun and ended."""
         return self.limit_s - RESERVE_S - (time.monotonic() - self.began)
 
-    def as_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Return the setting without the time at which it began."""
         return {
             name: str(value) if name == "work" else value for name, value in asdict(self).items() if name != "began"

@@ -14,7 +14,7 @@ import numpy as np
 
 from clp_core.checkpoints.checkpoint import Checkpoint
 from clp_core.demo import DATA
-from clp_core.embeddings.matmul_backend import TorchDevice
+from clp_core.embeddings.matmul_backend import TorchBackend
 from clp_core.transfer.options import TransferOptions
 from clp_core.transfer.pipeline import transfer
 from gpu_items import made
@@ -86,7 +86,7 @@ def torch_products() -> Iterator[None]:
     users = [name for name, module in sys.modules.items() if name.startswith("clp_core.") and hasattr(module, CHOOSER)]
     with contextlib.ExitStack() as stack:
         for name in users:
-            stack.enter_context(mock.patch(f"{name}.{CHOOSER}", return_value=TorchDevice("cpu")))
+            stack.enter_context(mock.patch(f"{name}.{CHOOSER}", return_value=TorchBackend("cpu")))
         yield
 
 

@@ -95,7 +95,7 @@ class EmbeddingNames:
 
 
 @dataclass(frozen=True)
-class Written:
+class CopyDigests:
     """What was seen while a checkpoint was written.
 
     Attributes:
@@ -269,7 +269,7 @@ class Checkpoint:
         """Number of stored parameters."""
         return sum(int(np.prod(entry.shape)) for entry in self.entries.values())
 
-    def write(self, target: Path, replaced: Mapping[str, Replacement], config: Mapping[str, Any]) -> Written:
+    def write(self, target: Path, replaced: Mapping[str, Replacement], config: Mapping[str, Any]) -> CopyDigests:
         """Write the weights with some tensors replaced, and another configuration, into a folder that exists.
 
         Args:
@@ -309,7 +309,7 @@ class Checkpoint:
         self._write_index(target, names, spare, total)
         own = {key: value for key, value in config.items() if key != "transformers_weights"}
         (target / "config.json").write_text(json.dumps(own, indent=2) + "\n")
-        return Written(files, digests)
+        return CopyDigests(files, digests)
 
     def _write_index(self, target: Path, names: Mapping[Path, str], spare: frozenset[str], total: int) -> None:
         """Write the index of the files that were written; a single file has none, and a stale one is removed."""

@@ -30,7 +30,7 @@ BITS = {
 
 
 @dataclass(frozen=True)
-class Place:
+class TensorPlace:
     """One tensor of a header.
 
     Attributes:
@@ -68,7 +68,7 @@ def header_length(start: bytes, file_bytes: int) -> int:
     return int(length)
 
 
-def parse_header(data: bytes) -> tuple[list[Place], dict[str, str]]:
+def parse_header(data: bytes) -> tuple[list[TensorPlace], dict[str, str]]:
     """Read a header; tensors come in the order of the file, without a check of the file's size.
 
     Args:
@@ -150,7 +150,7 @@ def metadata_of(value: Any) -> dict[str, str]:
     return value
 
 
-def place_of(name: str, item: Any) -> Place:
+def place_of(name: str, item: Any) -> TensorPlace:
     """Read the entry of one tensor.
 
     Raises:
@@ -178,7 +178,7 @@ def place_of(name: str, item: Any) -> Place:
             f"{name!r} has {offsets[1] - offsets[0]} bytes, and its shape {shortened(shape)} in {dtype} takes "
             f"{n_bits // 8 if n_bits % 8 == 0 else n_bits / 8}"
         )
-    return Place(name, dtype, tuple(shape), *offsets)
+    return TensorPlace(name, dtype, tuple(shape), *offsets)
 
 
 def is_sizes(value: Any) -> bool:
@@ -186,7 +186,7 @@ def is_sizes(value: Any) -> bool:
     return isinstance(value, list) and all(type(entry) is int for entry in value)  # a bool is no size
 
 
-def check_layout(places: list[Place]) -> None:
+def check_layout(places: list[TensorPlace]) -> None:
     """Refuse tensors that overlap or leave gaps.
 
     Args:

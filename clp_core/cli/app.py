@@ -181,7 +181,7 @@ def inspect_command(options: InspectOptions, as_json: Json = False) -> None:
                 columns = ["anchor", "id", "weight", "cosine", "source row"]
                 print_table("", columns, [list(anchor.values()) for anchor in token["anchors"]])
 
-    emit({"tokens": [explanation.as_json() for explanation in found]}, as_json, show)
+    emit({"tokens": [explanation.to_json() for explanation in found]}, as_json, show)
 
 
 @options_command(app, PrepareOptions)
@@ -222,7 +222,7 @@ def evaluate_command(options: EvaluateOptions, as_json: Json = False) -> None:
     found = model.evaluate(options.text, options.text_field, options.begin, options.control_strings, both=True)
     if found.failure:
         raise ClpError(found.failure)
-    result = found.as_json()
+    result = found.to_json()
     if options.sample:
         result["sample"] = model.sample(options.prompt)
     result["warnings"] = [*found.notes, *found.warnings]

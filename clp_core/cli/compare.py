@@ -19,7 +19,7 @@ def compare_command(options: CompareMethodsOptions, as_json: Json = False) -> No
     cache = Workspace.current().cache if options.keep_rows else None
     with terminal_progress():
         scores, advice = compare_methods(options, cache)
-    result: dict[str, Any] = {"methods": [score.as_json() for score in scores], "advice": advice}
+    result: dict[str, Any] = {"methods": [score.to_json() for score in scores], "advice": advice}
     if options.figure is not None:
         from clp_core.figures import methods_chart
 

@@ -23,7 +23,7 @@ def downstream_command(options: DownstreamOptions, as_json: Json = False) -> Non
 
     for warning in found.warnings:
         echo(f"warning: {warning}", err=True)
-    emit(found.as_json(), as_json, show)
+    emit(found.to_json(), as_json, show)
 
 
 def percent(share: float) -> str:

@@ -48,7 +48,7 @@ def experiment_command(options: ExperimentOptions, as_json: Json = False) -> Non
     if records.mixed_precision:
         echo(f"{file}: {records.mixed_precision}", err=True)
     result: dict[str, Any] = {"experiment": design.name, "folder": str(design.folder), "failed": failed}
-    result["tables"] = {table.name: table.as_json() for table in found}
+    result["tables"] = {table.name: table.to_json() for table in found}
 
     def show(_: dict[str, Any]) -> None:
         for table in found:

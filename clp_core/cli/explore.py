@@ -14,7 +14,7 @@ from clp_core.geometry.project_options import ProjectOptions
 from clp_core.workspace import Workspace
 
 if TYPE_CHECKING:
-    from clp_core.geometry.embedding_cache import Prepared
+    from clp_core.geometry.embedding_cache import EmbeddingCache
 
 
 def neighbors_command(options: NeighborsOptions, as_json: Json = False) -> None:
@@ -59,7 +59,7 @@ def neighbors_command(options: NeighborsOptions, as_json: Json = False) -> None:
     emit({"tokens": result, "left_out": left_out.tolist()}, as_json, show)
 
 
-def warn(*prepared: Prepared) -> list[int]:
+def warn(*prepared: EmbeddingCache) -> list[int]:
     """Print which rows of models are left out as they are not finite, and return their ids."""
     for model in prepared:
         for warning in model.warnings:
@@ -69,7 +69,7 @@ def warn(*prepared: Prepared) -> list[int]:
 
 def project_command(options: ProjectOptions, as_json: Json = False) -> None:
     """Lay out a model's input embeddings in two dimensions."""
-    from clp_core.geometry.embedding_cache import Prepared, prepare
+    from clp_core.geometry.embedding_cache import EmbeddingCache, prepare
     from clp_core.geometry.layout import project
     from clp_core.hub.resolve import locate
 
@@ -80,7 +80,7 @@ def project_command(options: ProjectOptions, as_json: Json = False) -> None:
         raise InputError(f"there is no folder {output.absolute().parent}; make it first")
     check_writable(output)
     folder = locate(options.model)
-    was_prepared = Prepared.find(folder, cache) is not None  # which is when the layout by PCA was made
+    was_prepared = EmbeddingCache.find(folder, cache) is not None  # which is when the layout by PCA was made
     with terminal_progress():
         prepared = prepare(folder, cache)
         table, cached = project(prepared, options.method, cache, options.settings)
@@ -117,7 +117,7 @@ def agreement_command(options: AgreementOptions, as_json: Json = False) -> None:
         print_table("", ["in common", "tokens"], [[i, count] for i, count in enumerate(result["histogram"])])
 
     pair = {"first": options.first, "second": options.second}
-    emit({**pair, **found.as_json(), "left_out": left_out}, as_json, show)
+    emit({**pair, **found.to_json(), "left_out": left_out}, as_json, show)
 
 
 def near_duplicates_command(options: NearDuplicatesOptions, as_json: Json = False) -> None:

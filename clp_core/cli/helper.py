@@ -48,5 +48,5 @@ def pretrain_command(
         started = start_helper(Workspace.current(), options)
     for warning in started.warnings:
         echo(f"warning: {warning}", err=True)
-    more = {"plan": started.plan.as_json(), "warnings": list(started.warnings)}
+    more = {"plan": started.plan.to_json(), "warnings": list(started.warnings)}
     tell_run(started.job, detach=detach, as_json=as_json, more=more)

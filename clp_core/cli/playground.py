@@ -34,7 +34,7 @@ def generate_command(options: GenerateOptions, as_json: Json = False) -> None:
 
     complete_one_by_one(options, on_event)
     if as_json:
-        emit({"answers": [answer.as_json() for answer in answers]}, as_json)
+        emit({"answers": [answer.to_json() for answer in answers]}, as_json)
     if failed := next((answer for answer in answers if answer.stopped == FAILED), None):
         raise ClpError(f"{failed.model} could not answer: {failed.error}")
 

@@ -24,7 +24,7 @@ SHORTEST, SHORTEST_BYTES = 20, 40
 
 
 @dataclass(frozen=True)
-class Leak:
+class Contamination:
     """Contamination: how much of a held-out text stands in a training text, compared as ``line_key`` says.
 
     Attributes:
@@ -49,7 +49,7 @@ class Leak:
         ]
 
 
-def find_leak(texts: Texts, held_out: Texts, cache: Path | None = None, ignored: Sequence[str] = ()) -> Leak:
+def find_leak(texts: Texts, held_out: Texts, cache: Path | None = None, ignored: Sequence[str] = ()) -> Contamination:
     """Look for the lines of a held-out text in a training text.
 
     A line that contains ignored strings is looked for as a whole, without them, and in the parts between them: any of
@@ -67,7 +67,7 @@ def find_leak(texts: Texts, held_out: Texts, cache: Path | None = None, ignored:
         name = "\0".join([KEY_VERSION, texts.content(), held_out.content(), json.dumps(separators)])
         file = cache / "leaks" / f"{hashlib.blake2b(name.encode(), digest_size=16).hexdigest()}.json"
         if known := read_json(file):
-            return Leak(**known)
+            return Contamination(**known)
     lines: dict[bytes, str] = {}
     wanted: dict[bytes, bytes] = {}
     for line, own in digests(held_out, separators):
@@ -79,7 +79,7 @@ def find_leak(texts: Texts, held_out: Texts, cache: Path | None = None, ignored:
         for digest in own:
             if (whole := wanted.get(digest)) is not None:
                 found[whole] = lines[whole]
-    leak = Leak(len(found), len(lines), next(iter(found.values()), "")[:80])
+    leak = Contamination(len(found), len(lines), next(iter(found.values()), "")[:80])
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_json(file, asdict(leak))

@@ -11,7 +11,7 @@ from clp_core.environment.memory_errors import memory_explained
 from clp_core.errors import InputError
 
 
-class Device:
+class MatmulBackend:
     """The CPU."""
 
     name = "cpu"
@@ -26,7 +26,7 @@ class Device:
         return np.asarray(left @ right)
 
 
-class TorchDevice(Device):
+class TorchBackend(MatmulBackend):
     """A device of torch's; products are float32 or float64 as their inputs are, never TF32."""
 
     def __init__(self, name: str) -> None:
@@ -50,7 +50,7 @@ class TorchDevice(Device):
             return np.asarray((self.hold(left) @ right).cpu().numpy())
 
 
-def device_named(name: str) -> Device:
+def backend_named(name: str) -> MatmulBackend:
     """Return a device: ``cpu``, ``cuda``, or ``auto`` for a GPU where there is one.
 
     Raises:
@@ -59,11 +59,11 @@ def device_named(name: str) -> Device:
     if name not in DEVICES:
         raise InputError(f"--device {name!r} is unknown; use one of {', '.join(DEVICES)}")
     if name == "cpu":
-        return Device()
+        return MatmulBackend()
     import torch
 
     if torch.cuda.is_available():
-        return TorchDevice("cuda")
+        return TorchBackend("cuda")
     if name == "cuda":
         raise InputError("there is no GPU that torch can use; use --device cpu")
-    return Device()
+    return MatmulBackend()

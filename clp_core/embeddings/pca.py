@@ -14,7 +14,7 @@ WIDEST_EXACT = 1_024
 
 
 @dataclass(frozen=True)
-class Axes:
+class PrincipalAxes:
     """Where a picture by PCA has its origin and its axes.
 
     Attributes:
@@ -24,7 +24,7 @@ class Axes:
     values: np.ndarray
 
     @classmethod
-    def of(cls, rows: RowSource, ids: np.ndarray, seed: int = 42) -> Axes:
+    def of(cls, rows: RowSource, ids: np.ndarray, seed: int = 42) -> PrincipalAxes:
         """Find the axes of some rows; of more than 20,000 the same number is drawn, with a seed.
 
         Args:

@@ -59,7 +59,7 @@ class Gpu:
 
 
 @dataclass(frozen=True)
-class Card:
+class GpuCard:
     """A card in the driver's list.
 
     Attributes:
@@ -96,15 +96,15 @@ def list_gpus() -> list[Gpu]:
     return visible_gpus(cards, os.environ.get("CUDA_VISIBLE_DEVICES"))
 
 
-def card_at(nvml: Any, index: int) -> Card:
+def card_at(nvml: Any, index: int) -> GpuCard:
     """Read one card of the driver's list; one that fails has no GPUs and keeps its number."""
     try:
         handle = nvml.nvmlDeviceGetHandleByIndex(index)
         card = gpu_of(nvml, handle, index, tuple(nvml.nvmlDeviceGetCudaComputeCapability(handle)))
         slices = slices_of(nvml, handle, card) if is_in_slices(nvml, handle) else (card,)
-        return Card(card.uuid, slices)
+        return GpuCard(card.uuid, slices)
     except nvml.NVMLError:  # such as one that has fallen off the bus
-        return Card("", ())
+        return GpuCard("", ())
 
 
 def gpu_of(nvml: Any, handle: Any, index: int, capability: tuple[int, int] | None) -> Gpu:
@@ -138,7 +138,7 @@ def slices_of(nvml: Any, handle: Any, card: Gpu) -> tuple[Gpu, ...]:
     return tuple(slices)
 
 
-def visible_gpus(cards: Sequence[Card], variable: str | None) -> list[Gpu]:
+def visible_gpus(cards: Sequence[GpuCard], variable: str | None) -> list[Gpu]:
     """Choose the GPUs that ``CUDA_VISIBLE_DEVICES`` leaves, in its order, as CUDA reads it.
 
     Entries are numbers, beginnings of a card's UUID (``GPU-8932f937``) or of a slice's (``MIG-...``), of one kind. The

@@ -35,7 +35,7 @@ from clp_core.checkpoints.memory_estimate import Shape
 from clp_core.checkpoints.model_config import embedding_rows, max_positions
 from clp_core.data.packing import TextCounts, token_stream
 from clp_core.data.text_sources import DEFAULT_FIELD, Texts
-from clp_core.embeddings.matmul_backend import device_named
+from clp_core.embeddings.matmul_backend import backend_named
 from clp_core.environment.memory_errors import SMALLER, check_memory, is_out_of_memory, memory_explained
 from clp_core.errors import InputError, first_line
 from clp_core.evaluation.options import EvaluateOptions
@@ -79,13 +79,13 @@ class Obstacle:
     code: str
     reason: str
 
-    def as_json(self) -> dict[str, str]:
+    def to_json(self) -> dict[str, str]:
         """Return code and reason."""
         return {"code": self.code, "reason": self.reason}
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class EvaluationResult:
     """How well a model predicts a text.
 
     Attributes:
@@ -138,7 +138,7 @@ class Evaluation:
         """What a reader of the figures should know."""
         return [*map(warning_of, self.not_comparable), *self.counts.warnings]
 
-    def as_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Return the figures of the command line; what is not finite becomes ``None``."""
         figures = {
             "loss": self.loss,
@@ -160,7 +160,7 @@ class Evaluation:
             "control_strings": dict(self.counts.control),
             "replacement_characters": self.counts.replacements,
             "comparable": self.comparable,
-            "not_comparable": [obstacle.as_json() for obstacle in self.not_comparable],
+            "not_comparable": [obstacle.to_json() for obstacle in self.not_comparable],
         }
 
 
@@ -241,13 +241,13 @@ class EvaluationText:
         """What a reader of scores on this text should know."""
         return [*map(warning_of, self.obstacles), *self.counts.warnings]
 
-    def as_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Return how the text is scored: what the curves of two runs must share to be compared."""
         return {
             "begin": self.begin,
             "bytes": self.counts.bytes,
             "dtype": SCORED_IN,
-            "not_comparable": [obstacle.as_json() for obstacle in self.obstacles],
+            "not_comparable": [obstacle.to_json() for obstacle in self.obstacles],
         }
 
     def windows(self) -> Iterator[tuple[int, int, int]]:
@@ -339,7 +339,7 @@ def evaluate(
     *,
     both: bool = False,
     device: str = AUTO,
-) -> Evaluation:
+) -> EvaluationResult:
     """Score a model on texts.
 
     Args:
@@ -396,7 +396,7 @@ class ScoringModel:
         control_strings: str = TOKENS,
         *,
         both: bool = False,
-    ) -> Evaluation:
+    ) -> EvaluationResult:
         """Score texts, which are read before the weights; see the function ``evaluate``."""
         vocabulary, name = self.vocabulary, self.folder.name
         positions = max_positions(read_json(self.folder / "config.json"))
@@ -440,7 +440,7 @@ def load_model(folder: Path, device: str = AUTO) -> PreTrainedModel:
     """
     import torch
 
-    name = device_named(device).name
+    name = backend_named(device).name
     check_memory(scoring_bytes(folder), f"scoring with {folder.name} in {SCORED_IN}", name)
     return placed(folder, torch.float32, name)
 
@@ -452,7 +452,7 @@ def load_to_generate(folder: Path) -> PreTrainedModel:
         InputError: transformers cannot load it, or it lacks weights of its class.
         OutOfMemoryError: it does not fit in memory.
     """
-    name = device_named(AUTO).name
+    name = backend_named(AUTO).name
     return placed(folder, weights_type(name), name, SMALLER)
 
 
@@ -480,7 +480,7 @@ def check_tokenizer_fits(model: PreTrainedModel, vocabulary: Vocabulary) -> None
         raise InputError(f"the model has {rows} embedding rows, its tokenizer ids up to {vocabulary.n_ids - 1}")
 
 
-def score(model: PreTrainedModel, text: EvaluationText) -> Evaluation:
+def score(model: PreTrainedModel, text: EvaluationText) -> EvaluationResult:
     """Score a loaded model on a tokenised text; the loss is summed in float64.
 
     Processes that train together share the windows. Each goes through the model equally often, as the parts of a
@@ -511,7 +511,7 @@ def score(model: PreTrainedModel, text: EvaluationText) -> Evaluation:
     model.train(was_training)
     loss = float(total) / text.scored
     dtype = str(model.get_input_embeddings().weight.dtype).removeprefix("torch.")
-    return Evaluation(loss, text.counts, text.scored, text.begin, text.obstacles, notes=text.notes, dtype=dtype)
+    return EvaluationResult(loss, text.counts, text.scored, text.begin, text.obstacles, notes=text.notes, dtype=dtype)
 
 
 def batch_loss(

@@ -263,11 +263,11 @@ class ClozeScore:
             told.append(f"in {self.tied} cloze questions the best words score exactly alike: the model guesses there")
         return told
 
-    def as_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Return the figures of the command line."""
-        return self.score.as_json() | {
+        return self.score.to_json() | {
             "chance": CHANCE,
-            "context_free": self.context_free.as_json() if self.context_free else None,
+            "context_free": self.context_free.to_json() if self.context_free else None,
             "tied": self.tied,
             "too_long": self.too_long,
             "unknown": self.unknown,

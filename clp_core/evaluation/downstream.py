@@ -51,7 +51,7 @@ class Proportion:
         interval = binomtest(self.right, self.n).proportion_ci(confidence_level=0.95, method="wilson")
         return float(interval.low), float(interval.high)
 
-    def as_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Figures of the command line."""
         return {"n": self.n, "right": self.right, "accuracy": self.value, "interval": list(self.interval)}
 
@@ -83,7 +83,7 @@ class DownstreamOptions(Options):
 
 
 @dataclass(frozen=True)
-class Downstream:
+class DownstreamScores:
     """What was measured of a model.
 
     Attributes:
@@ -96,13 +96,13 @@ class Downstream:
     retrieval: Retrieval | None
     warnings: tuple[str, ...] = ()
 
-    def as_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Return the figures of the command line."""
         parts = {"cloze": self.cloze, "retrieval": self.retrieval}
-        return {name: part.as_json() if part else None for name, part in parts.items()}
+        return {name: part.to_json() if part else None for name, part in parts.items()}
 
 
-def measure(options: DownstreamOptions) -> Downstream:
+def measure(options: DownstreamOptions) -> DownstreamScores:
     """Measure what a model can do.
 
     Raises:
@@ -124,7 +124,7 @@ def measure(options: DownstreamOptions) -> Downstream:
         warnings.append(f"the text gives {len(questions)} cloze questions only, {options.questions} were asked for")
     if retrieval and not (retrieval.missing or retrieval.copied):
         warnings.append("the model holds no provenance: missing and copied tokens cannot be told apart")
-    return Downstream(cloze, retrieval, tuple(warnings))
+    return DownstreamScores(cloze, retrieval, tuple(warnings))
 
 
 def ask(checkpoint: Checkpoint, questions: Sequence[Question], device: str = "auto") -> ClozeScore:

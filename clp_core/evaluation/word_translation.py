@@ -76,7 +76,7 @@ class Ranks:
 
 
 @dataclass(frozen=True)
-class Found:
+class RetrievalScore:
     """Retrieval of some tokens of the target.
 
     Attributes:
@@ -90,14 +90,14 @@ class Found:
     chance: Ranks
 
     @classmethod
-    def of(cls, ranks: np.ndarray, right: np.ndarray, n_candidates: int) -> Found | None:
+    def of(cls, ranks: np.ndarray, right: np.ndarray, n_candidates: int) -> RetrievalScore | None:
         """Measure the ranks of tokens and the number of right answers of each; ``None`` where there are no tokens."""
         if not len(ranks):
             return None
         first = Proportion(int((ranks == 1).sum()), len(ranks))
         return cls(first, Ranks.of(ranks), Ranks.by_chance(right, n_candidates))
 
-    def as_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Return the figures of the command line."""
         interval = {"precision_at_1_interval": list(self.first.interval)}
         return {"tokens": self.first.n} | asdict(self.ranks) | interval | {"chance": asdict(self.chance)}
@@ -119,14 +119,14 @@ class Retrieval:
     pairs: int
     listed: int
     candidates: int
-    all: Found
-    missing: Found | None
-    copied: Found | None
+    all: RetrievalScore
+    missing: RetrievalScore | None
+    copied: RetrievalScore | None
 
-    def as_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Return the figures of the command line."""
         parts = {"all": self.all, "missing": self.missing, "copied": self.copied}
-        told = {name: found.as_json() if found else None for name, found in parts.items()}
+        told = {name: found.to_json() if found else None for name, found in parts.items()}
         return {"pairs": self.pairs, "listed": self.listed, "candidates": self.candidates} | told
 
 
@@ -203,10 +203,10 @@ def retrieve(target: Checkpoint, source: Checkpoint, pairs: Sequence[tuple[str, 
     )  # fmt: skip
     right = np.array([len(answers[a]) for a in queries.tolist()])
     parts = {
-        name: Found.of(ranks[mask], right[mask], len(candidates))
+        name: RetrievalScore.of(ranks[mask], right[mask], len(candidates))
         for name, mask in provenance_masks(target.folder, queries).items()
     }
-    found = Found.of(ranks, right, len(candidates))
+    found = RetrievalScore.of(ranks, right, len(candidates))
     assert found is not None
     return Retrieval(len(usable), len(pairs), len(candidates), found, parts.get("missing"), parts.get("copied"))
 

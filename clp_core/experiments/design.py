@@ -69,7 +69,7 @@ class Arm(Options):
 
 
 @dataclass(frozen=True)
-class Methods(Options):
+class MethodsSection(Options):
     """What ``clp compare-methods`` scores."""
 
     names: tuple[str, ...] = option((), help="methods to score, with settings as in clp-topk:k=8; empty: all")
@@ -77,7 +77,7 @@ class Methods(Options):
 
 
 @dataclass(frozen=True)
-class Overlap(Options):
+class OverlapSection(Options):
     """What ``clp overlap`` compares."""
 
     tokenizers: tuple[str, ...] = like(OverlapOptions, "tokenizers")
@@ -85,7 +85,7 @@ class Overlap(Options):
 
 
 @dataclass(frozen=True)
-class Downstream(Options):
+class DownstreamSection(Options):
     """What ``clp downstream`` measures of the runs."""
 
     questions: int = like(DownstreamOptions, "questions")
@@ -127,12 +127,12 @@ class Design(Options):
     baselines: tuple[str, ...] = option((), help="arms whose best score the others are to reach")
     train: dict[str, Any] | None = option(None, help="options of `clp train` for every run")
     arms: tuple[Arm, ...] = option((), help="the ways to compare")
-    methods: Methods | None = option(None, help="what `clp compare-methods` scores")
-    overlap: Overlap | None = option(None, help="what `clp overlap` compares")
+    methods: MethodsSection | None = option(None, help="what `clp compare-methods` scores")
+    overlap: OverlapSection | None = option(None, help="what `clp overlap` compares")
     agreement: tuple[tuple[str, str], ...] = option(
         (), help="pairs of models whose neighbours are compared, as in [[one, other]]"
     )
-    downstream: Downstream | None = option(None, help="what `clp downstream` measures of the runs")
+    downstream: DownstreamSection | None = option(None, help="what `clp downstream` measures of the runs")
     evaluate: tuple[str, ...] = option((), help="models that `clp evaluate` scores on the held-out text")
     output: Path | None = option(None, help="folder of the raw measurements; else that beside the file", hidden=True)
 
@@ -346,7 +346,7 @@ def parts_of(content: dict[Any, Any]) -> dict[str, Any]:
         parts["arms"] = tuple(
             part_of(Arm, f"arms.{name}", content_of(name, settings)) for name, settings in arms.items()
         )
-    for name, kind in (("methods", Methods), ("overlap", Overlap), ("downstream", Downstream)):
+    for name, kind in (("methods", MethodsSection), ("overlap", OverlapSection), ("downstream", DownstreamSection)):
         if content.get(name) is not None:
             parts[name] = part_of(kind, name, content[name])
     return parts

@@ -31,7 +31,7 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
 
-    def as_json(self) -> list[dict[str, str]]:
+    def to_json(self) -> list[dict[str, str]]:
         """Return one object a row."""
         return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
 

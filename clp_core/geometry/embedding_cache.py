@@ -21,7 +21,7 @@ from clp_core.checkpoints.finite import CURE, rows_message
 from clp_core.checkpoints.model_config import max_positions
 from clp_core.checkpoints.safetensors_reader import DTYPES, TensorRows, content_of
 from clp_core.embeddings.nearest import RowIndex, write_index
-from clp_core.embeddings.pca import Axes
+from clp_core.embeddings.pca import PrincipalAxes
 from clp_core.embeddings.row_source import ArrayRows, block_ranges, non_finite_rows
 from clp_core.errors import InputError, first_line, system_failure
 from clp_core.files.disk import check_disk
@@ -39,7 +39,7 @@ VERSION = 7
 
 
 @dataclass(frozen=True)
-class Prepared:
+class EmbeddingCache:
     """A prepared model in the cache.
 
     Attributes:
@@ -52,7 +52,7 @@ class Prepared:
     meta: dict[str, Any]
 
     @classmethod
-    def find(cls, folder: Path, cache: Path) -> Prepared | None:
+    def find(cls, folder: Path, cache: Path) -> EmbeddingCache | None:
         """Return what was prepared for the present content of a folder; ``None`` where it is not there or damaged."""
         path = cache / fingerprint(folder)
         try:
@@ -115,9 +115,9 @@ class Prepared:
         return array_in(self.path / "pca.npy")
 
     @cached_property
-    def axes(self) -> Axes:
+    def axes(self) -> PrincipalAxes:
         """The first two principal axes of the input rows."""
-        return Axes(array_in(self.path / "axes.npy"))
+        return PrincipalAxes(array_in(self.path / "axes.npy"))
 
     @cached_property
     def index(self) -> RowIndex:
@@ -147,19 +147,19 @@ def array_in(path: Path, *, is_mapped: bool = False) -> np.ndarray:
         ) from error
 
 
-def prepare(folder: Path, cache: Path) -> Prepared:
+def prepare(folder: Path, cache: Path) -> EmbeddingCache:
     """Write tokenizer, roles and embedding rows of a model into the cache, unless they are there.
 
     Raises:
         InputError: the folder is no model, or the disk is too full.
     """
-    found = Prepared.find(folder, cache)
+    found = EmbeddingCache.find(folder, cache)
     if found is not None:
         return found
     cache.mkdir(parents=True, exist_ok=True)
     name = fingerprint(folder)
     with FileLock(cache / f"{name}.lock"):
-        found = Prepared.find(folder, cache)
+        found = EmbeddingCache.find(folder, cache)
         if found is not None:
             return found
         checkpoint = Checkpoint.open(folder)
@@ -208,7 +208,7 @@ def prepare(folder: Path, cache: Path) -> Prepared:
         except BaseException:
             shutil.rmtree(part, ignore_errors=True)
             raise
-    return Prepared(cache / name, meta)
+    return EmbeddingCache(cache / name, meta)
 
 
 def leave_prepared(workspace: Workspace, output: str, *others: str) -> None:
@@ -232,7 +232,7 @@ def derive(rows: TensorRows, ids: np.ndarray, folder: Path) -> None:
     report_progress("making the neighbours' index", 0.4)
     write_index(rows, ids, folder / "index.faiss")
     report_progress("finding the principal axes", 0.7)
-    axes = Axes.of(rows, ids)
+    axes = PrincipalAxes.of(rows, ids)
     norms = np.zeros(rows.shape[0], dtype=np.float32)
     places = np.zeros((rows.shape[0], 2), dtype=np.float32)
     for part in block_ranges(*rows.shape):

@@ -17,7 +17,7 @@ from clp_core.embeddings.nearest import nearest_unit, unit
 from clp_core.embeddings.row_source import block_ranges
 from clp_core.errors import InputError
 from clp_core.files.atomic import whole_file
-from clp_core.geometry.embedding_cache import Prepared
+from clp_core.geometry.embedding_cache import EmbeddingCache
 from clp_core.geometry.neighbor_graph import check_same_tokens
 from clp_core.geometry.project_options import UmapSettings
 from clp_core.progress import report_progress
@@ -90,7 +90,7 @@ def reduced(rows: np.ndarray, width: int, seed: int) -> np.ndarray:
     return np.asarray(PCA(components, random_state=seed).fit_transform(rows), dtype=np.float32)
 
 
-def layout_file(prepared: Prepared, settings: UmapSettings, cache: Path) -> Path:
+def layout_file(prepared: EmbeddingCache, settings: UmapSettings, cache: Path) -> Path:
     """Return where a UMAP layout is kept: named by the hash of the rows, their tokens and the settings."""
     told = f"{settings.neighbors}-{settings.min_dist:g}-{settings.seed}-{REDUCED_WIDTH}-{NEGATIVE_SAMPLES}"
     digest = hashlib.blake2b(f"{prepared.meta['content']}-{told}".encode(), digest_size=12)
@@ -99,7 +99,7 @@ def layout_file(prepared: Prepared, settings: UmapSettings, cache: Path) -> Path
 
 
 def find_layout(
-    prepared: Prepared, method: str, cache: Path, settings: UmapSettings | None = None
+    prepared: EmbeddingCache, method: str, cache: Path, settings: UmapSettings | None = None
 ) -> np.ndarray | None:
     """Return the layout of a model's tokens, float32 ``[n, 2]``, or ``None`` where a UMAP was not made before."""
     if method == "pca":
@@ -113,7 +113,7 @@ def find_layout(
 
 
 def project(
-    prepared: Prepared, method: str, cache: Path, settings: UmapSettings | None = None
+    prepared: EmbeddingCache, method: str, cache: Path, settings: UmapSettings | None = None
 ) -> tuple[pd.DataFrame, bool]:
     """Lay out the tokens of a model; a layout of the same rows and settings is taken from the cache.
 
@@ -208,7 +208,7 @@ class Movement:
     norm_ratio: np.ndarray
 
     @classmethod
-    def of(cls, before: Prepared, after: Prepared) -> Movement:
+    def of(cls, before: EmbeddingCache, after: EmbeddingCache) -> Movement:
         """Compare the input rows of two models of one tokenizer, token by token.
 
         Raises:

@@ -16,7 +16,7 @@ from filelock import FileLock
 from clp_core.embeddings.nearest import nearest_unit, unit
 from clp_core.errors import InputError
 from clp_core.files.atomic import whole_file
-from clp_core.geometry.embedding_cache import Prepared
+from clp_core.geometry.embedding_cache import EmbeddingCache
 from clp_core.progress import report_progress
 from clp_core.tokenization.vocabulary import Vocabulary
 
@@ -29,7 +29,7 @@ DUPLICATE_COSINE = 0.999
 
 
 @dataclass(frozen=True)
-class Graph:
+class NeighborGraph:
     """The nearest neighbours of every token by the cosine of its input row, exact.
 
     Attributes:
@@ -43,7 +43,7 @@ class Graph:
     cosines: np.ndarray
 
     @classmethod
-    def of(cls, rows: np.ndarray, ids: np.ndarray, k: int = K) -> Graph:
+    def of(cls, rows: np.ndarray, ids: np.ndarray, k: int = K) -> NeighborGraph:
         """Search the neighbours of all rows, block by block, on a GPU where there is one.
 
         Args:
@@ -74,26 +74,26 @@ class Graph:
         return self.ids[self.cosines[:, 0] >= above] if self.cosines.shape[1] else self.ids[:0]
 
 
-def graph_file(prepared: Prepared, cache: Path, k: int = K) -> Path:
+def graph_file(prepared: EmbeddingCache, cache: Path, k: int = K) -> Path:
     """Return where the graph of a model's rows is kept, by their content."""
     return cache / "graphs" / f"{content_key(prepared, k)}.npz"
 
 
-def content_key(prepared: Prepared, k: int) -> str:
+def content_key(prepared: EmbeddingCache, k: int) -> str:
     """Return a name for the rows of a model's tokens and a number of neighbours."""
     digest = hashlib.blake2b(f"{prepared.meta['content']}-{k}".encode(), digest_size=12)
     digest.update(prepared.token_ids.tobytes())
     return digest.hexdigest()
 
 
-def find_graph(prepared: Prepared, cache: Path, k: int = K) -> Graph | None:
+def find_graph(prepared: EmbeddingCache, cache: Path, k: int = K) -> NeighborGraph | None:
     """Return a graph that was made before, or ``None`` where there is none or its file is damaged."""
     file = graph_file(prepared, cache, k)
     if not file.is_file():
         return None
     try:
         with np.load(file) as found:
-            graph = Graph(found["ids"], found["near"], found["cosines"])
+            graph = NeighborGraph(found["ids"], found["near"], found["cosines"])
     except DAMAGED:
         return None
     shape = (len(prepared.token_ids), min(k, len(prepared.token_ids) - 1))
@@ -101,7 +101,7 @@ def find_graph(prepared: Prepared, cache: Path, k: int = K) -> Graph | None:
     return graph if is_whole else None
 
 
-def make_graph(prepared: Prepared, cache: Path, k: int = K) -> Graph:
+def make_graph(prepared: EmbeddingCache, cache: Path, k: int = K) -> NeighborGraph:
     """Return the graph of a model's tokens, made once.
 
     Raises:
@@ -119,7 +119,7 @@ def make_graph(prepared: Prepared, cache: Path, k: int = K) -> Graph:
         found = find_graph(prepared, cache, k)
         if found is not None:
             return found
-        graph = Graph.of(prepared.rows("input").take(prepared.token_ids), prepared.token_ids, k)
+        graph = NeighborGraph.of(prepared.rows("input").take(prepared.token_ids), prepared.token_ids, k)
         with whole_file(file) as part:
             np.savez(part, ids=graph.ids, near=graph.near, cosines=graph.cosines)
     return graph
@@ -140,7 +140,7 @@ class Agreement:
     k: int
 
     @classmethod
-    def of(cls, first: Graph, second: Graph) -> Agreement:
+    def of(cls, first: NeighborGraph, second: NeighborGraph) -> Agreement:
         """Compare two graphs on the tokens that both have.
 
         Raises:
@@ -180,7 +180,7 @@ class Agreement:
         tokens = [vocabulary.tokens[i] for i in self.ids.tolist()]
         return pd.DataFrame({"id": self.ids, "token": tokens, "common": self.common, "share": self.share})
 
-    def as_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Return the figures of the command line."""
         figures = {"k": self.k, "tokens": len(self.ids), "mean": self.mean, "by_chance": self.by_chance}
         return figures | {"histogram": self.histogram()}
@@ -205,7 +205,7 @@ def check_same_tokens(first: Vocabulary, second: Vocabulary) -> None:
     )
 
 
-def make_agreement(first: Prepared, second: Prepared, cache: Path, k: int = K) -> Agreement:
+def make_agreement(first: EmbeddingCache, second: EmbeddingCache, cache: Path, k: int = K) -> Agreement:
     """Compare two models, whose graphs are made where they are lacking.
 
     Raises:
@@ -215,7 +215,7 @@ def make_agreement(first: Prepared, second: Prepared, cache: Path, k: int = K) -
     return Agreement.of(make_graph(first, cache, k), make_graph(second, cache, k))
 
 
-def find_agreement(first: Prepared, second: Prepared, cache: Path, k: int = K) -> Agreement | None:
+def find_agreement(first: EmbeddingCache, second: EmbeddingCache, cache: Path, k: int = K) -> Agreement | None:
     """Return the agreement of two models whose graphs were both made before, or ``None``.
 
     Raises:

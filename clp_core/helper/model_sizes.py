@@ -173,7 +173,7 @@ class HelperPlan:
             "over the text"
         )
 
-    def as_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Return the figures of the plan."""
         return {
             "size": self.size.name,

@@ -117,7 +117,7 @@ def fresh_folder(
 
 
 @dataclass(frozen=True)
-class Started:
+class StartedHelper:
     """A helper's run.
 
     Attributes:
@@ -131,7 +131,7 @@ class Started:
     warnings: tuple[str, ...]
 
 
-def start_helper(workspace: Workspace, options: PretrainOptions) -> Started:
+def start_helper(workspace: Workspace, options: PretrainOptions) -> StartedHelper:
     """Hold out a part of the text where none is given, draw the weights, and start the run.
 
     Raises:
@@ -156,7 +156,7 @@ def start_helper(workspace: Workspace, options: PretrainOptions) -> Started:
     name = options.name or f"{options.size} helper on {called}"
     run = options.as_train(str(weights), given, str(valid), name=name, **budget)
     job = submit_train(workspace, run)
-    return Started(job, plan, (*([plan.shortfall] if plan.shortfall else []), *warnings))
+    return StartedHelper(job, plan, (*([plan.shortfall] if plan.shortfall else []), *warnings))
 
 
 def command_detached(options: PretrainOptions) -> str:

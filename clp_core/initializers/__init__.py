@@ -27,7 +27,7 @@ MODULES = {
 """Each method's module in this package and its class."""
 
 
-class Registry(Mapping[str, "Initializer"]):
+class MethodRegistry(Mapping[str, "Initializer"]):
     """The methods by name; each one's module is imported when it is first looked up, so that names cost nothing."""
 
     def __init__(self, modules: Mapping[str, str]) -> None:
@@ -55,7 +55,7 @@ class Registry(Mapping[str, "Initializer"]):
         return len(self._modules)
 
 
-INITIALIZERS = Registry(MODULES)
+INITIALIZERS = MethodRegistry(MODULES)
 
 
 def initializer(name: str) -> Initializer:

@@ -1,8 +1,8 @@
 """The interface of all initializers: arrays in, arrays out.
 
 Every method but random drawing is a linear smoother, ``row_v = sum_u w_vu e_u``, whose weights depend on all but the
-rows ``e`` themselves. So one description of the weights, a ``Mix``, serves rows, health figures and explanations, and
-no matrix of |missing| x |anchors| is formed where a closed form exists.
+rows ``e`` themselves. So one description of them, ``SmootherWeights``, serves rows, health figures and explanations,
+and no matrix of |missing| x |anchors| is formed where a closed form exists.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import ClassVar, Protocol
 import numpy as np
 from scipy import sparse
 
-from clp_core.embeddings.matmul_backend import Device
+from clp_core.embeddings.matmul_backend import MatmulBackend
 from clp_core.embeddings.row_source import RowSource
 from clp_core.errors import InputError
 
@@ -53,7 +53,7 @@ class Setting:
         return value
 
 
-class Pieces(Protocol):
+class SubwordSegmentation(Protocol):
     """How the source's tokenizer writes the target's tokens."""
 
     def of(self, ids: np.ndarray) -> sparse.csr_array:
@@ -104,10 +104,10 @@ class Context:
     parameters: Mapping[str, float] = field(default_factory=dict)
     settings: Mapping[str, float] = field(default_factory=dict)
     source_rows: RowSource | None = None
-    pieces: Pieces | None = None
+    pieces: SubwordSegmentation | None = None
     vectors: Vectors | None = None
     source_ids: np.ndarray | None = None
-    device: Device = field(default_factory=Device)
+    device: MatmulBackend = field(default_factory=MatmulBackend)
 
     @property
     def n_anchors(self) -> int:
@@ -120,7 +120,7 @@ class Context:
             raise ValueError("this context explains weights only; it has no source rows to fit")
         return self.anchor_rows
 
-    def needed_pieces(self) -> Pieces:
+    def needed_pieces(self) -> SubwordSegmentation:
         """Return the pieces, which some methods need."""
         if self.pieces is None:
             raise ValueError("this context has no pieces of the source's tokenizer")
@@ -128,7 +128,7 @@ class Context:
 
 
 @dataclass(frozen=True)
-class Mix:
+class SmootherWeights:
     """The weights of a block of tokens, ``w = queries @ points' + constants + near``, never multiplied out.
 
     Attributes:
@@ -150,7 +150,7 @@ class Mix:
 
 
 @dataclass(frozen=True)
-class Top:
+class TopAnchors:
     """The heaviest columns of a block of tokens.
 
     Attributes:
@@ -178,15 +178,15 @@ class Fitted(ABC):
     basis: str = "anchors"
 
     @abstractmethod
-    def mix(self, ids: np.ndarray) -> Mix | None:
+    def mix(self, ids: np.ndarray) -> SmootherWeights | None:
         """Return the weights of these target ids; ``None`` if the method has none."""
 
     @abstractmethod
-    def rows(self, ids: np.ndarray, mix: Mix | None = None) -> np.ndarray:
+    def rows(self, ids: np.ndarray, mix: SmootherWeights | None = None) -> np.ndarray:
         """Return the new rows of these target ids, float32 ``[len(ids), D]``; a mix made before is used again."""
 
     @abstractmethod
-    def n_eff(self, ids: np.ndarray, mix: Mix | None = None) -> np.ndarray:
+    def n_eff(self, ids: np.ndarray, mix: SmootherWeights | None = None) -> np.ndarray:
         """Return Kish's effective count of anchors, ``(sum w)^2 / sum w^2``, float64; NaN if it has no weights."""
 
     @abstractmethod
@@ -194,7 +194,7 @@ class Fitted(ABC):
         """Return the weights themselves, float64 ``[len(ids), n]``: for one token or a few; ``None`` if none."""
 
     @abstractmethod
-    def top(self, mix: Mix, k: int) -> Top:
+    def top(self, mix: SmootherWeights, k: int) -> TopAnchors:
         """Return the k heaviest columns of a mix."""
 
 

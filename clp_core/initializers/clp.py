@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from clp_core.embeddings.row_source import Subset
-from clp_core.initializers.base import Context, Initializer, Mix
+from clp_core.initializers.base import Context, Initializer, SmootherWeights
 from clp_core.initializers.smoother import Smoother
 
 
@@ -65,7 +65,7 @@ class FittedClp(Smoother):
         wide *= (1 / lengths(wide))[:, None]
         return wide
 
-    def mix(self, ids: np.ndarray) -> Mix:
+    def mix(self, ids: np.ndarray) -> SmootherWeights:
         """Return ``cos / sum cos`` as queries ``h^ / (h^ z)``, z the sum of the points."""
         block = self.context.helper_rows.take(ids).astype(np.float64)
         # The length of h_v cancels: (h^ / (h^ z)) = h / (h z).
@@ -75,4 +75,4 @@ class FittedClp(Smoother):
         constants = np.where(defined, 0.0, 1 / max(self.n_columns, 1))
         # In float64 here: h may be long and the scale tiny, or the other way round.
         block *= scale[:, None]
-        return Mix(ids, block, None if defined.all() else constants)
+        return SmootherWeights(ids, block, None if defined.all() else constants)

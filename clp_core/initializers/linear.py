@@ -8,9 +8,9 @@ import numpy as np
 from scipy import sparse
 
 from clp_core.embeddings.row_source import RowSource, Subset, block_ranges, mean_row, row_blocks
-from clp_core.initializers.base import Context, Initializer, Mix, Setting
+from clp_core.initializers.base import Context, Initializer, Setting, SmootherWeights
 from clp_core.initializers.smoother import Smoother
-from clp_core.initializers.topk import Nearest, softmax
+from clp_core.initializers.topk import AnchorSearch, softmax
 
 LAMBDA_STEPS = np.logspace(-6, 3, 55)
 """Candidates for lambda, as multiples of the mean variance that the anchors' features have per direction."""
@@ -117,12 +117,12 @@ class FittedLinear(Smoother):
         total = self._variances + ridge
         return np.divide(1, total, out=np.zeros_like(total), where=total > 0)
 
-    def mix(self, ids: np.ndarray) -> Mix:
+    def mix(self, ids: np.ndarray) -> SmootherWeights:
         """Return the smoother's weights; each row sums to 1."""
         turned = self.turned(ids)
         constants = np.full(len(ids), 1 / max(self.n_columns, 1))
         if not self._settings["neighbours"]:
-            return Mix(ids, turned * self._shrunk, constants)
+            return SmootherWeights(ids, turned * self._shrunk, constants)
         cosines, found = self._nearest.of(ids, int(self._settings["neighbours"]))
         shares = self._settings["strength"] * softmax(cosines, self._settings["temperature"])
         near = sparse.csr_array(
@@ -134,11 +134,11 @@ class FittedLinear(Smoother):
         for part in block_ranges(len(used), self.width):
             fitted_part += by_column[:, part] @ self.points_at(used[part])
         taken = shares.sum(axis=1)
-        return Mix(ids, (turned - fitted_part) * self._shrunk, constants * (1 - taken), near)
+        return SmootherWeights(ids, (turned - fitted_part) * self._shrunk, constants * (1 - taken), near)
 
     @cached_property
-    def _nearest(self) -> Nearest:
-        return Nearest(self.context, centred=True)
+    def _nearest(self) -> AnchorSearch:
+        return AnchorSearch(self.context, centred=True)
 
 
 def moments(rows: RowSource) -> tuple[np.ndarray, np.ndarray]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from clp_core.initializers.base import Context, Initializer, Mix
+from clp_core.initializers.base import Context, Initializer, SmootherWeights
 from clp_core.initializers.smoother import Smoother
 
 
@@ -24,6 +24,6 @@ class Mean(Initializer):
 class FittedMean(Smoother):
     """The mean row of one embedding matrix."""
 
-    def mix(self, ids: np.ndarray) -> Mix:
+    def mix(self, ids: np.ndarray) -> SmootherWeights:
         """Return ``1/n`` for every anchor."""
-        return Mix(ids, constants=np.full(len(ids), 1 / max(self.n_columns, 1)))
+        return SmootherWeights(ids, constants=np.full(len(ids), 1 / max(self.n_columns, 1)))

@@ -10,7 +10,7 @@ from scipy import sparse
 
 from clp_core.embeddings.row_source import Subset, block_ranges
 from clp_core.errors import InputError
-from clp_core.initializers.base import Context, Initializer, Mix, Setting
+from clp_core.initializers.base import Context, Initializer, Setting, SmootherWeights
 from clp_core.initializers.smoother import Smoother
 from clp_core.initializers.sparsemax import stacked
 
@@ -67,7 +67,7 @@ class FittedOmp(Smoother):
     def _held(self) -> Any:
         return self.context.device.hold(np.ascontiguousarray(self._atoms.T))
 
-    def mix(self, ids: np.ndarray) -> Mix:
+    def mix(self, ids: np.ndarray) -> SmootherWeights:
         """Return the coefficients, in blocks of tokens within the stated bound."""
         targets = self.context.helper_rows.take(ids)
         widest = max(self.n_columns, 2 * self._k * targets.shape[1])
@@ -76,7 +76,7 @@ class FittedOmp(Smoother):
         near.eliminate_zeros()
         empty = ~targets.any(axis=1)  # nothing to pursue: such a token gets the mean
         constants = np.where(empty, 1 / max(self.n_columns, 1), 0.0)
-        return Mix(ids, constants=constants if empty.any() else None, near=near)
+        return SmootherWeights(ids, constants=constants if empty.any() else None, near=near)
 
     def _pursue(self, targets: np.ndarray) -> sparse.csr_array:
         """Pursue a block of helper rows ``[b, d]``: products in float32, least squares in float64."""

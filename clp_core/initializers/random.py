@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from clp_core.embeddings.row_source import RowSource, mean_row, row_blocks
-from clp_core.initializers.base import Context, Fitted, Initializer, Mix, Top
+from clp_core.initializers.base import Context, Fitted, Initializer, SmootherWeights, TopAnchors
 
 
 class Random(Initializer):
@@ -37,18 +37,18 @@ class FittedRandom(Fitted):
     def mix(self, ids: np.ndarray) -> None:
         """Return nothing: a random row is no mean of anchors."""
 
-    def rows(self, ids: np.ndarray, mix: Mix | None = None) -> np.ndarray:  # noqa: ARG002
+    def rows(self, ids: np.ndarray, mix: SmootherWeights | None = None) -> np.ndarray:  # noqa: ARG002
         """Return one random row an id, float32 ``[len(ids), D]``."""
         return drawn_rows(self._mean, self._std, self._seed, ids)
 
-    def n_eff(self, ids: np.ndarray, mix: Mix | None = None) -> np.ndarray:  # noqa: ARG002
+    def n_eff(self, ids: np.ndarray, mix: SmootherWeights | None = None) -> np.ndarray:  # noqa: ARG002
         """Return NaN: there are no weights."""
         return np.full(len(ids), np.nan)
 
     def weights(self, ids: np.ndarray) -> None:
         """Return nothing."""
 
-    def top(self, mix: Mix, k: int) -> Top:  # noqa: ARG002
+    def top(self, mix: SmootherWeights, k: int) -> TopAnchors:  # noqa: ARG002
         """Refuse: there are no weights."""
         raise ValueError("a random row has no anchors")
 

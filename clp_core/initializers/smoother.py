@@ -10,7 +10,7 @@ import numpy as np
 from scipy import sparse
 
 from clp_core.embeddings.row_source import BLOCK_BYTES, RowSource, block_ranges
-from clp_core.initializers.base import Context, Fitted, Mix, Top
+from clp_core.initializers.base import Context, Fitted, SmootherWeights, TopAnchors
 
 CACHE_BYTES = 1 << 30
 """Points are kept in memory up to this size, and read again block by block beyond it."""
@@ -42,14 +42,14 @@ class Smoother(Fitted):
         self.width = width
 
     @abstractmethod
-    def mix(self, ids: np.ndarray) -> Mix:
+    def mix(self, ids: np.ndarray) -> SmootherWeights:
         """Return the weights of these target ids."""
 
     def points(self, positions: np.ndarray) -> np.ndarray:
         """Return the points of these columns, float64 ``[m, p]``."""
         return np.zeros((len(positions), 0))
 
-    def rows(self, ids: np.ndarray, mix: Mix | None = None) -> np.ndarray:
+    def rows(self, ids: np.ndarray, mix: SmootherWeights | None = None) -> np.ndarray:
         """Return the weighted sums, float32 ``[len(ids), D]``, without forming the weights."""
         found = self.mix(ids) if mix is None else mix
         columns = self.needed_columns()
@@ -63,13 +63,13 @@ class Smoother(Fitted):
             rows += sparse_product(found.near, columns)
         return rows
 
-    def n_eff(self, ids: np.ndarray, mix: Mix | None = None) -> np.ndarray:
+    def n_eff(self, ids: np.ndarray, mix: SmootherWeights | None = None) -> np.ndarray:
         """Return ``(sum w)^2 / sum w^2`` in closed form; NaN for a token without weights."""
         total, squares = self._moments(self.mix(ids) if mix is None else mix)
         undefined = np.full(len(total), np.nan)
         return np.divide(total**2, squares, out=undefined, where=squares > 0)
 
-    def _moments(self, found: Mix) -> tuple[np.ndarray, np.ndarray]:
+    def _moments(self, found: SmootherWeights) -> tuple[np.ndarray, np.ndarray]:
         """Return ``sum w`` and ``sum w^2`` of every token, in closed form."""
         total, squares = np.zeros(len(found.ids)), np.zeros(len(found.ids))
         if found.is_dense:
@@ -92,7 +92,7 @@ class Smoother(Fitted):
         turned = queries * gram if gram.ndim == 1 else queries @ gram
         return np.einsum("bi,bi->b", turned, queries)
 
-    def _crossed(self, mix: Mix) -> np.ndarray:
+    def _crossed(self, mix: SmootherWeights) -> np.ndarray:
         """Return ``sum_k near_k (q x_k + c)`` for every token."""
         near = mix.near
         assert near is not None
@@ -123,7 +123,7 @@ class Smoother(Fitted):
             weights += found.near.toarray()
         return weights
 
-    def top(self, mix: Mix, k: int) -> Top:
+    def top(self, mix: SmootherWeights, k: int) -> TopAnchors:
         """Return the k heaviest columns; where all take part, from one product in float32 with all points.
 
         The heaviest of that product, ``SPARE`` more than are asked for, are weighed again in float64.
@@ -142,11 +142,11 @@ class Smoother(Fitted):
         candidates.sum_duplicates()
         exact = self._exact(mix, candidates)
         if mix.near is not None:
-            dense_part = self._exact(Mix(mix.ids, mix.queries, mix.constants), pattern(mix.near))
+            dense_part = self._exact(SmootherWeights(mix.ids, mix.queries, mix.constants), pattern(mix.near))
             total += np.abs(dense_part + mix.near).sum(axis=1) - np.abs(dense_part).sum(axis=1)
         return heaviest(exact, k, total, self._moments(mix)[0])
 
-    def _heaviest_products(self, mix: Mix, n: int) -> tuple[np.ndarray, np.ndarray]:
+    def _heaviest_products(self, mix: SmootherWeights, n: int) -> tuple[np.ndarray, np.ndarray]:
         """Multiply a mix's dense part out in float32, a block at a time.
 
         Returns:
@@ -176,7 +176,7 @@ class Smoother(Fitted):
             columns = np.take_along_axis(np.concatenate([columns, found + part.start], axis=1), kept, axis=1)
         return columns, total
 
-    def _exact(self, mix: Mix, where: sparse.csr_array) -> sparse.csr_array:
+    def _exact(self, mix: SmootherWeights, where: sparse.csr_array) -> sparse.csr_array:
         """Return a mix's weights in float64 at the places of a pattern."""
         out = where.astype(np.float64)
         lines = np.repeat(np.arange(where.shape[0]), np.diff(where.indptr))
@@ -331,7 +331,7 @@ def sparse_product(weights: sparse.csr_array, rows: RowSource) -> np.ndarray:
     return out.astype(np.float32)
 
 
-def heaviest(weights: sparse.csr_array, k: int, total: np.ndarray, signed: np.ndarray) -> Top:
+def heaviest(weights: sparse.csr_array, k: int, total: np.ndarray, signed: np.ndarray) -> TopAnchors:
     """Return the k largest absolute entries of each row; equal ones by their column."""
     n_rows = weights.shape[0]
     lines = np.repeat(np.arange(n_rows), np.diff(weights.indptr))
@@ -342,7 +342,7 @@ def heaviest(weights: sparse.csr_array, k: int, total: np.ndarray, signed: np.nd
     values = np.zeros((n_rows, k))
     columns[lines[kept], rank[kept]] = weights.indices[order][kept]
     values[lines[kept], rank[kept]] = weights.data[order][kept]
-    return Top(columns, values, np.asarray(total, dtype=np.float64), np.asarray(signed, dtype=np.float64))
+    return TopAnchors(columns, values, np.asarray(total, dtype=np.float64), np.asarray(signed, dtype=np.float64))
 
 
 def blocks_of_products(n_rows: int, n_columns: int) -> list[slice]:

@@ -10,7 +10,7 @@ from scipy import sparse
 
 from clp_core.embeddings.nearest import unit
 from clp_core.embeddings.row_source import Subset
-from clp_core.initializers.base import Context, Initializer, Mix
+from clp_core.initializers.base import Context, Initializer, SmootherWeights
 from clp_core.initializers.smoother import Smoother, blocks_of_products
 
 
@@ -45,14 +45,14 @@ class FittedSparse(Smoother):
         anchors = Subset(self.context.helper_rows, self.context.anchor_ids)
         return self.context.device.hold(np.ascontiguousarray(unit(anchors.take(np.arange(self.n_columns))).T))
 
-    def mix(self, ids: np.ndarray) -> Mix:
+    def mix(self, ids: np.ndarray) -> SmootherWeights:
         """Return the sparsemax of the cosines, in blocks of tokens within the stated bound."""
         queries = unit(self.context.helper_rows.take(ids))
         parts = [
             sparsemax(self.context.device.product(queries[part], self._held_anchors))
             for part in blocks_of_products(len(ids), self.n_columns)
         ]
-        return Mix(ids, near=stacked(parts, self.n_columns))
+        return SmootherWeights(ids, near=stacked(parts, self.n_columns))
 
 
 def stacked(parts: list[sparse.csr_array], n_columns: int) -> sparse.csr_array:

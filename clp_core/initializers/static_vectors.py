@@ -7,7 +7,7 @@ from scipy import sparse
 
 from clp_core.embeddings.nearest import largest_products, unit
 from clp_core.errors import InputError
-from clp_core.initializers.base import Context, Initializer, Mix, Setting
+from clp_core.initializers.base import Context, Initializer, Setting, SmootherWeights
 from clp_core.initializers.random import drawn_rows, mean_and_spread
 from clp_core.initializers.smoother import Smoother, blocks_of_products
 from clp_core.initializers.sparsemax import sparsemax, stacked
@@ -66,14 +66,14 @@ class FittedVectors(Smoother):
         if context.anchor_rows is not None:
             self._mean, self._std = mean_and_spread(context.anchor_rows)
 
-    def mix(self, ids: np.ndarray) -> Mix:
+    def mix(self, ids: np.ndarray) -> SmootherWeights:
         """Return the weights; a token without a vector has none."""
         queries = self._target[ids]
         known = np.flatnonzero(queries.any(axis=1)) if len(self._usable) else np.zeros(0, dtype=np.int64)
         near = self._wechsel(ids[known], queries[known]) if self.is_wechsel else self._focus(queries[known])
         spread = near.tocoo()
         places = (known[spread.row], self._usable[spread.col])
-        return Mix(ids, near=sparse.csr_array((spread.data, places), (len(ids), self.n_columns)))
+        return SmootherWeights(ids, near=sparse.csr_array((spread.data, places), (len(ids), self.n_columns)))
 
     def _focus(self, queries: np.ndarray) -> sparse.csr_array:
         parts = [sparsemax(queries[part] @ self._base.T) for part in blocks_of_products(len(queries), len(self._base))]
@@ -91,7 +91,7 @@ class FittedVectors(Smoother):
         starts = np.arange(len(queries) + 1) * found.shape[1]
         return sparse.csr_array((shares.ravel(), found.ravel(), starts), (len(queries), len(self._base)))
 
-    def rows(self, ids: np.ndarray, mix: Mix | None = None) -> np.ndarray:
+    def rows(self, ids: np.ndarray, mix: SmootherWeights | None = None) -> np.ndarray:
         """Return the weighted sums, and random rows for tokens without a vector."""
         found = self.mix(ids) if mix is None else mix
         rows = super().rows(ids, found)

@@ -6,7 +6,7 @@ import numpy as np
 from scipy import sparse
 
 from clp_core.embeddings.row_source import mean_row
-from clp_core.initializers.base import Context, Initializer, Mix
+from clp_core.initializers.base import Context, Initializer, SmootherWeights
 from clp_core.initializers.smoother import Smoother
 
 
@@ -40,11 +40,11 @@ class FittedSubwordMean(Smoother):
         rows = context.source_rows
         super().__init__(context, rows, rows.shape[0] if rows is not None else 0)
 
-    def mix(self, ids: np.ndarray) -> Mix:
+    def mix(self, ids: np.ndarray) -> SmootherWeights:
         """Return equal weights on each token's pieces."""
-        return Mix(ids, near=self._pieces.of(ids))
+        return SmootherWeights(ids, near=self._pieces.of(ids))
 
-    def rows(self, ids: np.ndarray, mix: Mix | None = None) -> np.ndarray:
+    def rows(self, ids: np.ndarray, mix: SmootherWeights | None = None) -> np.ndarray:
         """Return the means, and the anchors' mean where a token has no pieces."""
         found = self.mix(ids) if mix is None else mix
         rows = super().rows(ids, found)

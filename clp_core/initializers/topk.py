@@ -9,7 +9,7 @@ from scipy import sparse
 
 from clp_core.embeddings.nearest import largest_products, unit
 from clp_core.embeddings.row_source import RowSource, Subset, block_ranges, mean_row
-from clp_core.initializers.base import Context, Initializer, Mix, Setting
+from clp_core.initializers.base import Context, Initializer, Setting, SmootherWeights
 from clp_core.initializers.smoother import Smoother
 
 
@@ -47,18 +47,18 @@ class FittedTopk(Smoother):
         """Take a context and all settings."""
         super().__init__(context, context.anchor_rows, context.n_anchors)
         self._settings = settings
-        self._nearest = Nearest(context, centred=bool(settings["centred"]))
+        self._nearest = AnchorSearch(context, centred=bool(settings["centred"]))
 
-    def mix(self, ids: np.ndarray) -> Mix:
+    def mix(self, ids: np.ndarray) -> SmootherWeights:
         """Return the softmax over the nearest anchors."""
         cosines, found = self._nearest.of(ids, int(self._settings["k"]))
         shares = softmax(cosines, self._settings["temperature"])
         starts = np.arange(len(ids) + 1) * found.shape[1]
         near = sparse.csr_array((shares.ravel(), found.ravel(), starts), (len(ids), self.n_columns))
-        return Mix(ids, near=near)
+        return SmootherWeights(ids, near=near)
 
 
-class Nearest:
+class AnchorSearch:
     """Nearest anchors by cosine, exact, by FAISS in blocks of anchors."""
 
     def __init__(self, context: Context, centred: bool) -> None:

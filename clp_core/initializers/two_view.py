@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from clp_core.embeddings.row_source import RowSource, Subset, block_ranges, mean_row, row_blocks
-from clp_core.initializers.base import Context, Initializer, Pieces, Setting
+from clp_core.initializers.base import Context, Initializer, Setting, SubwordSegmentation
 from clp_core.initializers.linear import RESIDUAL_SETTINGS, FittedLinear
 from clp_core.initializers.smoother import sparse_product
 
@@ -60,7 +60,7 @@ class TwoViews:
 
     helper: RowSource
     source: RowSource
-    pieces: Pieces
+    pieces: SubwordSegmentation
     centre: np.ndarray
     factors: tuple[float, float, float]
     n_traits: int

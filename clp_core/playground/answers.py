@@ -123,7 +123,7 @@ class Completion:
             error=event.get("error", self.error),
         )
 
-    def as_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Figures of the command line."""
         return {
             "model": self.model,

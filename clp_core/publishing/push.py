@@ -191,7 +191,7 @@ class PushPlan:
         content = self.contents[name]
         return len(content) if isinstance(content, bytes) else content.stat().st_size
 
-    def as_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Return it as ``--json`` prints it."""
         private = self.remote.private if self.remote.exists else not self.options.public
         files = [{"name": name, "bytes": self.size_of(name)} for name in sorted(self.contents)]
@@ -220,7 +220,7 @@ def push(options: PushOptions, workspace: Workspace) -> dict[str, Any]:
     """
     report_progress("looking at the model and the repository")
     plan = PushPlan.make(options, workspace)
-    result = plan.as_json() | {"dry_run": options.dry_run, "url": None, "commit": None}
+    result = plan.to_json() | {"dry_run": options.dry_run, "url": None, "commit": None}
     if options.dry_run:
         return result
     if plan.problems:

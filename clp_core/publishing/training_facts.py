@@ -77,7 +77,7 @@ def facts_of_run(job: Job, step: int) -> dict[str, Any]:
     left_out = {*LEFT_OUT, *(() if arguments.get("teacher") else OF_TEACHERS)}
     return {
         "run": job.name,
-        "origin": origin_of(str(arguments["model"])).as_json(),
+        "origin": origin_of(str(arguments["model"])).to_json(),
         "step": step,
         "steps_planned": plan.get("steps"),
         "tokens": last.get("tokens"),

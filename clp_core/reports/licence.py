@@ -78,7 +78,7 @@ class Origin:
         """Return what a report holds of an origin."""
         return cls(told["name"], told.get("hub", ""), Licence.read(told.get("licence")))
 
-    def as_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Return it as a report holds it."""
         return asdict(self)
 

@@ -15,7 +15,7 @@ from clp_core.tokenization.vocabulary import Vocabulary
 MOST_SPLITS = 64
 
 
-class SourcePieces:
+class SourceSegmentation:
     """Pieces of target tokens in source tokens, never a token's own match.
 
     A hidden anchor is a token of the source, so its text would come back as itself: it is split at its last merge

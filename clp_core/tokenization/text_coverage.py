@@ -29,7 +29,7 @@ WORD = re.compile(rf"\w[\w{re.escape(MARKS)}\u200c\u200d]*")
 
 
 @dataclass(frozen=True)
-class Reading:
+class Segmentation:
     """A text as one tokenizer reads it.
 
     Attributes:
@@ -41,7 +41,7 @@ class Reading:
     ends: np.ndarray
 
     @classmethod
-    def of(cls, vocabulary: Vocabulary, text: str) -> Reading:
+    def of(cls, vocabulary: Vocabulary, text: str) -> Segmentation:
         """Read a text without special tokens around it; a long one is read in parts that end at line ends."""
         ids, ends = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
         start = 0
@@ -75,9 +75,9 @@ class TokenizerFigures:
     unknown_share: float
 
     @classmethod
-    def of(cls, vocabulary: Vocabulary, text: str, reading: Reading | None = None) -> TokenizerFigures:
+    def of(cls, vocabulary: Vocabulary, text: str, reading: Segmentation | None = None) -> TokenizerFigures:
         """Measure a tokenizer on a text, which it may have read before."""
-        ids = (reading or Reading.of(vocabulary, text)).ids
+        ids = (reading or Segmentation.of(vocabulary, text)).ids
         n_words = sum(1 for _ in WORD.finditer(text)) or 1
         n = max(len(ids), 1)
         return cls(
@@ -103,7 +103,7 @@ class Segment:
     agrees: bool
 
 
-def segments(overlap: Overlap, source: Reading, target: Reading) -> Iterator[Segment]:
+def segments(overlap: Overlap, source: Segmentation, target: Segmentation) -> Iterator[Segment]:
     """Yield the stretches of a text between the places where both readings cut, in order.
 
     They agree on a stretch where each has one token for it, or where both have the same bytes in the same cuts (a
@@ -155,8 +155,8 @@ class TextOverlap:
     target_bytes_per_token: float
     unknown_share: float
     scripts: pd.DataFrame = field(repr=False)
-    source_reading: Reading = field(repr=False)
-    target_reading: Reading = field(repr=False)
+    source_reading: Segmentation = field(repr=False)
+    target_reading: Segmentation = field(repr=False)
 
     @property
     def figures(self) -> dict[str, float]:
@@ -174,7 +174,7 @@ def measure_text(overlap: Overlap, text: str) -> TextOverlap:
     if not text.strip():
         raise InputError("the text is empty; give some text of the target language")
     text = without_surrogates(text)
-    source, target = Reading.of(overlap.source, text), Reading.of(overlap.target, text)
+    source, target = Segmentation.of(overlap.source, text), Segmentation.of(overlap.target, text)
     of_source = TokenizerFigures.of(overlap.source, text, source)
     of_target = TokenizerFigures.of(overlap.target, text, target)
     return TextOverlap(

@@ -24,7 +24,7 @@ TOKENS, TEXT, SEPARATOR = "tokens", "text", "separator"
 CONTROL_STRINGS = (TOKENS, TEXT, SEPARATOR)
 SEPARATING_ROLES = ("eos", "bos", "sep")
 SCORING_FILE = "scoring.json"
-"""In the folder of a run: how its held-out text is scored, see ``bits_per_byte.EvaluationText.as_json``."""
+"""In the folder of a run: how its held-out text is scored, see ``bits_per_byte.EvaluationText.to_json``."""
 BEGIN_HELP = (
     "where the begin-of-text token stands: every (in each window and block), first (before the first scored window "
     "only, in no block), auto: every where the tokenizer's own template has one, else first"

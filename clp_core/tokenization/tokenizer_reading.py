@@ -65,7 +65,7 @@ NAME = "{name}"
 
 
 @dataclass(frozen=True)
-class Reading:
+class TokenizerReading:
     """A tokenizer as ``AutoTokenizer`` reads it.
 
     Attributes:
@@ -85,10 +85,10 @@ class Reading:
     splits_special_tokens: bool = False
 
 
-_READINGS: OrderedDict[str, Reading] = OrderedDict()
+_READINGS: OrderedDict[str, TokenizerReading] = OrderedDict()
 
 
-def read_tokenizer(folder: Path, cache: Path, *, apart: bool = False) -> Reading:
+def read_tokenizer(folder: Path, cache: Path, *, apart: bool = False) -> TokenizerReading:
     """Return the reading of the tokenizer in a folder, from the cache where its content was read before.
 
     Args:
@@ -143,17 +143,17 @@ def versions() -> tuple[str, ...]:
     return tuple(metadata.version(name) for name in ("transformers", "tokenizers", "sentencepiece"))
 
 
-def stored_reading(file: Path, folder: Path) -> Reading | None:
+def stored_reading(file: Path, folder: Path) -> TokenizerReading | None:
     """Return a cached reading, or ``None``."""
     stored = read_json(file)
     if not stored:
         return None
     if stored["serialized"] is None:  # the same as the file
         stored["serialized"] = raw_json(folder)
-    return Reading(**stored | {"warnings": tuple(stored["warnings"])})
+    return TokenizerReading(**stored | {"warnings": tuple(stored["warnings"])})
 
 
-def store(reading: Reading, file: Path, folder: Path) -> None:
+def store(reading: TokenizerReading, file: Path, folder: Path) -> None:
     """Write a reading into the cache; a cache that cannot be written costs time only."""
     content = asdict(reading)
     if reading.serialized == raw_json(folder):
@@ -198,7 +198,7 @@ def raw_json(folder: Path) -> str | None:
         raise InputError(f"{file} is no UTF-8 text ({error}); fetch the file again") from error
 
 
-def read(folder: Path) -> Reading:
+def read(folder: Path) -> TokenizerReading:
     """Read the tokenizer in a folder with transformers, and compare the two.
 
     Raises:
@@ -218,7 +218,7 @@ def read(folder: Path) -> Reading:
             f"AutoTokenizer cannot open the tokenizer of {NAME} ({first_line(error)}); it is read from "
             "tokenizer.json alone, and tokens that other files add are unknown here"
         )
-        return Reading(base or "", roles_in(config, base or ""), has_template, (warning,))
+        return TokenizerReading(base or "", roles_in(config, base or ""), has_template, (warning,))
     notes: list[str] = []
     chosen, has_file = theirs, base is not None
     if base is None:
@@ -259,7 +259,7 @@ def read(folder: Path) -> Reading:
         for role in ROLES
         if getattr(one, f"{role}_token", None)
     }
-    return Reading(
+    return TokenizerReading(
         serialized,
         {role: token for role, token in roles.items() if tokenizer.token_to_id(token) is not None},
         has_template,

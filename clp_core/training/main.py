@@ -312,7 +312,7 @@ def describe_texts(job: Job, counts: TextCounts, text: EvaluationText) -> None:
         counts: sizes of the training text.
         text: the held-out text.
     """
-    write_json(job.path / SCORING_FILE, text.as_json())
+    write_json(job.path / SCORING_FILE, text.to_json())
     warnings = [
         *counts_warnings("training", counts, is_whole=True),
         *(f"held-out text: {each}" for each in text.warnings),

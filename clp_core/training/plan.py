@@ -17,7 +17,7 @@ from clp_core.checkpoints.checkpoint import Checkpoint
 from clp_core.checkpoints.memory_estimate import Shape
 from clp_core.checkpoints.model_config import decoder_config, embedding_rows, max_positions
 from clp_core.checkpoints.provenance_file import missing_rows
-from clp_core.data.contamination import LARGEST_TEXT_AT_ONCE, Leak, find_leak
+from clp_core.data.contamination import LARGEST_TEXT_AT_ONCE, Contamination, find_leak
 from clp_core.data.packing import TextCounts, counts_of_beginning, estimated_tokens, stored_length, stream_fingerprint
 from clp_core.data.text_sources import Texts
 from clp_core.errors import InputError
@@ -150,7 +150,7 @@ class TrainPlan:
         lists = {name: tuple(plan[name]) for name in ("devices", "stages", "warnings")}
         return cls(**{**plan, **lists})
 
-    def as_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Return the plan for the job's spec."""
         return asdict(self)
 
@@ -200,7 +200,7 @@ def count_beginning(text: Keyed, vocabulary: Keyed, control_strings: str) -> tup
 
 
 @lru_cache(maxsize=8)
-def find_leak_once(text: Keyed, held_out: Keyed, cache: Path | None, ignored: tuple[str, ...]) -> Leak:
+def find_leak_once(text: Keyed, held_out: Keyed, cache: Path | None, ignored: tuple[str, ...]) -> Contamination:
     """Search a training text for a held-out text once per pair of texts; see ``find_leak``."""
     return find_leak(text.value, held_out.value, cache, ignored)
 
@@ -240,7 +240,7 @@ def rhythm_of(options: TrainOptions, steps: int, schedule: str, rate: float) -> 
     eval_every = options.eval_every or evaluation_rhythm(steps)
     return {
         "steps": steps,
-        "stages": tuple(made.as_json()),
+        "stages": tuple(made.to_json()),
         "learning_rate": rate,
         "warmup_steps": made.stages[0].warmup_steps,
         "eval_every": eval_every,

@@ -68,7 +68,7 @@ class Schedule:
         """Return the schedule that ``as_json`` gave."""
         return cls(tuple(Stage(**stage) for stage in stages))
 
-    def as_json(self) -> list[dict[str, Any]]:
+    def to_json(self) -> list[dict[str, Any]]:
         """Return the stages as plain objects."""
         return [asdict(stage) for stage in self.stages]
 

@@ -118,7 +118,7 @@ def submit_train(
         training_argv(chosen) if chosen.devices else [],
         command=train_command(resolved.as_given, script if edited else ""),
         name=options.name,
-        plan=chosen.as_json(),
+        plan=chosen.to_json(),
         fingerprints=prints | {"eval_text": content_of(Path(arguments["eval_text"]))},
         devices=chosen.devices,
         launcher=options.launcher,

@@ -74,7 +74,7 @@ class TimeBudget:
         plan = run.plan.with_steps(self._options, min(step + steps, max_steps))
         run.settle(plan)
         if is_first():
-            content = {name: value for name, value in plan.as_json().items() if name in SETTLED}
+            content = {name: value for name, value in plan.to_json().items() if name in SETTLED}
             write_json(run.job.path / PLAN_FILE, content, durable=True)
             run.job.add_event("steps settled", steps=plan.steps, step_seconds=step_seconds)
         return plan

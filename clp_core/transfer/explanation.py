@@ -105,7 +105,7 @@ class Explanation:
         method = initializer(self.method or "mean")
         return method.filled_in(terms, known - len(terms) if known is not None else None)
 
-    def as_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Return the figures of the command line."""
         shown = ("token", "id", "status", "method", "source_id", "n_eff", "cancellation", "norm_ratio", "at_risk")
         keys = ("token", "id", "weight", "cosine", "source_id")
@@ -114,7 +114,7 @@ class Explanation:
 
 
 @dataclass(frozen=True)
-class Weighed:
+class AnchorWeights:
     """The anchors of one token with the sums over all of them; see ``Anchor`` and ``Explanation``."""
 
     anchors: tuple[Anchor, ...] = ()
@@ -220,7 +220,7 @@ class Explainer:
         record = self.table.iloc[token_id]
         status = str(record["status"])
         method = None if pd.isna(record["method"]) else str(record["method"])
-        weighed = Weighed()
+        weighed = AnchorWeights()
         if status == "override":
             weighed = self._overridden(token_id, k)
         elif method is not None:
@@ -299,11 +299,11 @@ class Explainer:
             return None
         return np.array([a.source_id for a in kept.anchors]), np.array([a.weight for a in kept.anchors])
 
-    def _weighed(self, token_id: int, method: str, k: int) -> Weighed:
+    def _weighed(self, token_id: int, method: str, k: int) -> AnchorWeights:
         """Find a token's weights again from the helper's rows."""
         found = self.fitted(method).weights(np.array([token_id]))
         if found is None or not found.shape[1]:
-            return Weighed()
+            return AnchorWeights()
         assert self.helper_rows is not None
         weights = found[0] * float(self.table["scale"].iloc[token_id])
         size = np.abs(weights)
@@ -315,7 +315,7 @@ class Explainer:
         total = float(size.sum())
         carriers = int(np.searchsorted(np.cumsum(size[order]), 0.9 * total)) + 1
         used = int(np.count_nonzero(size))
-        return Weighed(
+        return AnchorWeights(
             anchors[: min(k, used)],
             float(1 - abs(weights.sum()) / total) if total else None,
             min(carriers, used),
@@ -323,7 +323,7 @@ class Explainer:
             used,
         )
 
-    def _kept(self, token_id: int, k: int) -> Weighed:
+    def _kept(self, token_id: int, k: int) -> AnchorWeights:
         """Read the anchors that were kept with the model."""
         file = pq.ParquetFile(self.folder / PROVENANCE_FILE)
         columns = [*ANCHOR_COLUMNS, "anchor_share", "cancellation"]
@@ -336,20 +336,22 @@ class Explainer:
                     f"the helper {self.report.helper} is gone or changed, and no anchors were kept with "
                     f"{self.folder.name}; put it back as it was, or write the target with --provenance full"
                 )
-            return Weighed()
+            return AnchorWeights()
         weights = np.array(record["anchor_weights"])
         share, cancellation = record["anchor_share"], record["cancellation"]
         parts = np.cumsum(np.abs(weights)) / np.abs(weights).sum() * share
         carriers = int(np.searchsorted(parts, 0.9)) + 1 if share >= 0.9 else None
         columns_of = (record[name][:k] for name in ANCHOR_COLUMNS)
-        return Weighed(self._anchors(*columns_of), cancellation, carriers, float(parts[:k][-1]))
+        return AnchorWeights(self._anchors(*columns_of), cancellation, carriers, float(parts[:k][-1]))
 
-    def _overridden(self, token_id: int, k: int) -> Weighed:
+    def _overridden(self, token_id: int, k: int) -> AnchorWeights:
         """Return the source tokens whose mean an overridden row is."""
         sources = self._sources_of_override(token_id)
         shares = np.full(len(sources), 1 / len(sources))
         none = np.full(len(sources), -1)
-        return Weighed(self._anchors(none, sources, shares, np.full(len(sources), np.nan))[:k], 0.0, len(sources), 1.0)
+        return AnchorWeights(
+            self._anchors(none, sources, shares, np.full(len(sources), np.nan))[:k], 0.0, len(sources), 1.0
+        )
 
     def _sources_of_override(self, token_id: int) -> list[int]:
         sources = self.report.overrides.get(str(token_id))

@@ -61,7 +61,7 @@ class MethodScore:
     peak_bytes: int | None = None
     note: str = ""
 
-    def as_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Return the figures of the command line."""
         held = self.heldout.summary if self.heldout else HeldOutSummary(None, None)
         return {

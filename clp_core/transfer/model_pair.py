@@ -16,13 +16,13 @@ from clp_core.checkpoints.finite import check_rows
 from clp_core.checkpoints.positions import padding_index
 from clp_core.checkpoints.safetensors_reader import TensorRows
 from clp_core.checkpoints.safetensors_writer import read_ahead
-from clp_core.embeddings.matmul_backend import Device, device_named
+from clp_core.embeddings.matmul_backend import MatmulBackend, backend_named
 from clp_core.embeddings.row_source import JoinedRows, RowSource, Subset
 from clp_core.errors import InputError
 from clp_core.initializers import INITIALIZERS
 from clp_core.initializers.base import Context, Vectors
 from clp_core.tokenization.overlap import Overlap
-from clp_core.tokenization.source_segmentation import SourcePieces
+from clp_core.tokenization.source_segmentation import SourceSegmentation
 from clp_core.tokenization.vocabulary import Vocabulary
 from clp_core.transfer.overrides import read_overrides, resolve_overrides
 from clp_core.transfer.row_plan import RowPlan
@@ -56,7 +56,7 @@ class ModelPair:
     overlap: Overlap
     overrides: Mapping[int, np.ndarray] = field(default_factory=dict)
     vectors: Vectors | None = None
-    device: Device = field(default_factory=Device)
+    device: MatmulBackend = field(default_factory=MatmulBackend)
     warnings: list[str] = field(default_factory=list)
 
     @classmethod
@@ -67,7 +67,7 @@ class ModelPair:
             InputError: one of the files they name cannot be used; see ``open``.
         """
         overrides = read_overrides(options.override, options.override_file)
-        device = device_named(options.device)
+        device = backend_named(options.device)
         pair = cls.open(options.source, options.helper, options.match, options.special_tokens, overrides, device)
         pair.vectors = read_vectors(
             options.target_vectors, options.source_vectors, options.dictionary, pair.overlap.source, pair.overlap.target
@@ -82,7 +82,7 @@ class ModelPair:
         match: str = "raw",
         special: str = "auto",
         overrides: Sequence[tuple[str, str]] = (),
-        device: Device | None = None,
+        device: MatmulBackend | None = None,
     ) -> ModelPair:
         """Open both checkpoints and match their vocabularies.
 
@@ -115,7 +115,7 @@ class ModelPair:
         if not overlap.size:
             hint = "; try --match canonical" if match == "raw" else "; CLP needs tokens in common"
             raise InputError(f"{a.folder.name} and {b.folder.name} have no token in common{hint}")
-        return cls(a, b, overlap, by_hand, device=device or Device(), warnings=warnings)
+        return cls(a, b, overlap, by_hand, device=device or MatmulBackend(), warnings=warnings)
 
     def plan(self, multiple: int = 1) -> RowPlan:
         """Return what becomes of every target row, the number of rows filled up to a multiple."""
@@ -144,9 +144,9 @@ class ModelPair:
         return not (self.further.vectors or self.further.tables) and padding_index(self.source.config) is None
 
     @cached_property
-    def pieces(self) -> SourcePieces:
+    def pieces(self) -> SourceSegmentation:
         """The target's tokens in source tokens."""
-        return SourcePieces(self.overlap, self.source.rows("input").shape[0])
+        return SourceSegmentation(self.overlap, self.source.rows("input").shape[0])
 
     def context(self, side: str, seed: int, settings: Mapping[str, float] | None = None, bias: bool = False) -> Context:
         """Return what an initializer sees of one side; input and output draw from independent random streams.

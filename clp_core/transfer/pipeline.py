@@ -220,7 +220,7 @@ def zero_step(folder: Path, text: str, field: str, device: str) -> tuple[ZeroSte
             raise
         except InputError as error:
             warnings.append(f"there is no sample: {error}")
-    figures = result.as_json()
+    figures = result.to_json()
     reasons = tuple(NotComparable(each["code"], each["reason"]) for each in figures.pop("not_comparable"))
     return ZeroStep(text=text, sample=said, not_comparable=reasons, **figures), warnings
 

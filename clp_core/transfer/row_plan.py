@@ -12,7 +12,7 @@ from clp_core.checkpoints.safetensors_reader import TensorRows
 from clp_core.embeddings.nearest import unit
 from clp_core.embeddings.row_source import RowSource, block_ranges
 from clp_core.initializers import initializer
-from clp_core.initializers.base import Fitted, Mix
+from clp_core.initializers.base import Fitted, SmootherWeights
 from clp_core.progress import report_progress
 from clp_core.tokenization.overlap import Overlap
 from clp_core.transfer.provenance import Anchors, at_risk
@@ -71,7 +71,7 @@ class RowPlan:
 
 
 @dataclass(frozen=True)
-class Made:
+class RowBlock:
     """A block of rows that methods made.
 
     Attributes:
@@ -86,10 +86,10 @@ class Made:
     n_eff: np.ndarray
     method: np.ndarray
     scale: np.ndarray
-    parts: list[tuple[int, np.ndarray, Mix | None]]
+    parts: list[tuple[int, np.ndarray, SmootherWeights | None]]
 
 
-class Maker:
+class RowFactory:
     """Makes missing rows by a method, with its guard."""
 
     def __init__(
@@ -140,10 +140,10 @@ class Maker:
         for part in block_ranges(len(ids), widest):
             yield ids[part]
 
-    def make(self, ids: np.ndarray, measure: bool = True) -> Made:
+    def make(self, ids: np.ndarray, measure: bool = True) -> RowBlock:
         """Make the rows of these target ids; n_eff is left out where nothing asks for it."""
         n = len(ids)
-        made = Made(np.zeros((n, 0), np.float32), np.full(n, np.nan), np.zeros(n, np.int8), np.ones(n), [])
+        made = RowBlock(np.zeros((n, 0), np.float32), np.full(n, np.nan), np.zeros(n, np.int8), np.ones(n), [])
         rows: np.ndarray | None = None
         left = np.arange(n)
         for index in range(len(self.methods)):
@@ -170,11 +170,11 @@ class Maker:
             lengths = lengths_of(rows[:, : self.width])
             made.scale[:] = np.divide(self._usual, lengths, out=np.ones(n), where=lengths > 0)
             rows[:, : self.width] *= made.scale[:, None].astype(np.float32)
-        return Made(rows, made.n_eff, made.method, made.scale, made.parts)
+        return RowBlock(rows, made.n_eff, made.method, made.scale, made.parts)
 
 
 @dataclass
-class Measured:
+class RowStatistics:
     """What is measured of the rows while they are written, by target row.
 
     Attributes:
@@ -192,7 +192,7 @@ class Measured:
     anchors: Anchors | None = None
 
     @classmethod
-    def empty(cls, n_rows: int, n_anchors_kept: int = 0) -> Measured:
+    def empty(cls, n_rows: int, n_anchors_kept: int = 0) -> RowStatistics:
         """Return room for the figures of so many rows."""
         anchors = Anchors.empty(n_rows, n_anchors_kept) if n_anchors_kept else None
         return cls(np.zeros(n_rows), np.full(n_rows, np.nan), np.zeros(n_rows, np.int8), np.ones(n_rows), anchors)
@@ -208,11 +208,11 @@ class NewRows:
         self,
         plan: RowPlan,
         source_rows: TensorRows,
-        maker: Maker,
+        maker: RowFactory,
         *,
         columns: slice | None = None,
         helper_rows: RowSource | None = None,
-        measured: Measured | None = None,
+        measured: RowStatistics | None = None,
         keeps: tuple[bool, ...] = (),
     ) -> None:
         """Take a plan, the source's tensor and a maker.
@@ -261,7 +261,7 @@ class NewRows:
             yield block
             report_progress("writing rows", part.stop / plan.n_rows)
 
-    def _note(self, ids: np.ndarray, made: Made) -> None:
+    def _note(self, ids: np.ndarray, made: RowBlock) -> None:
         assert self._measured is not None
         self._measured.n_eff[ids] = made.n_eff
         self._measured.method[ids] = made.method

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from clp_core.checkpoints.checkpoint import Checkpoint, Written, embedding_names
+from clp_core.checkpoints.checkpoint import Checkpoint, CopyDigests, embedding_names
 from clp_core.checkpoints.model_config import max_positions
 from clp_core.checkpoints.safetensors_reader import TensorRows, all_finite, tensor_digest
 from clp_core.embeddings.row_source import block_ranges
@@ -331,7 +331,7 @@ def check_config(folder: Path, n_rows: int, ids: SpecialIds) -> dict[str, Any]:
     return dict(config.to_dict())
 
 
-def verify(folder: Path, source: Checkpoint, plan: RowPlan, ids: SpecialIds, written: Written | None) -> list[str]:
+def verify(folder: Path, source: Checkpoint, plan: RowPlan, ids: SpecialIds, written: CopyDigests | None) -> list[str]:
     """Reopen a written target and compare it with what it should be.
 
     Shapes, data type, tying, special ids, loading by transformers without missing or misshapen weights, every tensor of

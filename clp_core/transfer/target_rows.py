@@ -13,7 +13,7 @@ from clp_core.initializers.base import Fitted
 from clp_core.progress import report_progress
 from clp_core.transfer.model_pair import ModelPair
 from clp_core.transfer.provenance import KEPT_ANCHORS, Health
-from clp_core.transfer.row_plan import FALLBACKS, INITIALISED, Maker, Measured, NewRows, RowPlan, mean_length
+from clp_core.transfer.row_plan import FALLBACKS, INITIALISED, NewRows, RowFactory, RowPlan, RowStatistics, mean_length
 
 
 @dataclass(frozen=True)
@@ -92,11 +92,11 @@ class TargetRows:
         self.parameters: dict[str, dict[str, dict[str, float]]] = {}
         self._makers = {side: self._maker(side, match_norms) for side in pair.source.sides}
         self.measured = {
-            side: Measured.empty(plan.n_rows, KEPT_ANCHORS if any(chain.keeps) and side == "input" else 0)
+            side: RowStatistics.empty(plan.n_rows, KEPT_ANCHORS if any(chain.keeps) and side == "input" else 0)
             for side in pair.source.sides
         }
 
-    def _maker(self, side: str, match_norms: bool) -> Maker:
+    def _maker(self, side: str, match_norms: bool) -> RowFactory:
         pair, chain = self.pair, self.chain
         copied = Subset(pair.source.rows(side), pair.overlap.source_ids[pair.overlap.ids])
         self.parameters[side] = {}
@@ -107,7 +107,7 @@ class TargetRows:
             self.parameters[side][name] = dict(fitted.parameters)
             return fitted
 
-        return Maker(
+        return RowFactory(
             chain.names,
             fit,
             dense=chain.dense,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from clp_core.checkpoints.checkpoint import SIDES, Written
+from clp_core.checkpoints.checkpoint import SIDES, CopyDigests
 from clp_core.checkpoints.positions import Padding
 from clp_core.checkpoints.random_weights import write_random_model
 from clp_core.checkpoints.safetensors_writer import Replacement
@@ -105,7 +105,7 @@ def expected_scores(rows: TargetRows, check: str) -> Expected | str:
     return Expected.of(rows.pair.source, rows.plan)
 
 
-def write_weights(folder: Path, rows: TargetRows, config: Mapping[str, Any], padding: Padding) -> Written | None:
+def write_weights(folder: Path, rows: TargetRows, config: Mapping[str, Any], padding: Padding) -> CopyDigests | None:
     """Write the weights; for a method that draws the whole model, nothing of the source's is copied.
 
     Returns:

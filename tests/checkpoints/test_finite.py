@@ -27,7 +27,7 @@ from clp_core.evaluation.cloze import make_questions
 from clp_core.evaluation.downstream import DownstreamOptions, measure
 from clp_core.geometry.embedding_cache import prepare
 from clp_core.geometry.layout import Movement, project
-from clp_core.geometry.neighbor_graph import Graph, make_agreement, make_graph
+from clp_core.geometry.neighbor_graph import NeighborGraph, make_agreement, make_graph
 from clp_core.initializers import initializer
 from clp_core.initializers.base import Context
 from clp_core.playground.answers import Completion, GenerateOptions
@@ -432,12 +432,14 @@ def test_health_table_has_no_nearest_row_for_a_row_that_is_not_finite(tmp_path, 
     explainer, prepared = Explainer.open(tmp_path / "target"), prepare(tmp_path / "target", tmp_path)
     rows = prepared.rows("input").take(prepared.token_ids)
     new = np.flatnonzero(explainer.table["status"] == "initialised")
-    expected = judged("whole", explainer, Graph.of(rows, prepared.token_ids)).set_index("id")
+    expected = judged("whole", explainer, NeighborGraph.of(rows, prepared.token_ids)).set_index("id")
     kept = np.delete(prepared.token_ids, [new[0], new[-1]])
-    found = judged("without", explainer, Graph.of(rows[kept], kept)).set_index("id")
+    found = judged("without", explainer, NeighborGraph.of(rows[kept], kept)).set_index("id")
     assert found.loc[[new[0], new[-1]], "nearest cosine"].isna().all()
     assert (found.loc[[new[0], new[-1]], "nearest row"] == "").all()
-    others = [i for i in new[1:-1] if not np.isin(Graph.of(rows, prepared.token_ids).near[i, 0], [new[0], new[-1]])]
+    others = [
+        i for i in new[1:-1] if not np.isin(NeighborGraph.of(rows, prepared.token_ids).near[i, 0], [new[0], new[-1]])
+    ]
     assert len(others) > 10
     np.testing.assert_allclose(
         found.loc[others, "nearest cosine"].to_numpy(float), expected.loc[others, "nearest cosine"], atol=1e-5

@@ -73,8 +73,8 @@ def test_linear_beats_random_rows_before_training_and_clp_is_reported_as_it_is(d
     assert {score.method for score in scores} == set(INITIALIZERS) - {"static-vectors"} | {AS_AUTO}
     found = {score.method: score for score in scores}
     for name, score in found.items():
-        record_property(name, score.as_json())
-        print(name, score.as_json())  # noqa: T201  shown by pytest -rP
+        record_property(name, score.to_json())
+        print(name, score.to_json())  # noqa: T201  shown by pytest -rP
     bits = {name: score.zero_step_bits_per_byte for name, score in found.items()}
     assert bits["linear"] < bits["random"] - 0.2
     assert bits["linear"] < bits["mean"]

@@ -12,8 +12,8 @@ from clp_core.embeddings.nearest import RowIndex, nearest, unit, write_index
 from clp_core.embeddings.row_source import ArrayRows
 from clp_core.errors import InputError
 from clp_core.files.hashing import has_changed
-from clp_core.geometry.embedding_cache import Prepared, fingerprint, prepare
-from clp_core.geometry.neighbor_graph import Agreement, Graph, find_agreement, make_agreement, make_graph
+from clp_core.geometry.embedding_cache import EmbeddingCache, fingerprint, prepare
+from clp_core.geometry.neighbor_graph import Agreement, NeighborGraph, find_agreement, make_agreement, make_graph
 
 
 def test_neighbours_are_exact_and_best_first():
@@ -84,7 +84,7 @@ def test_graph_leaves_out_the_token_itself_even_among_equal_rows():
     rows = r.standard_normal((200, 6)).astype(np.float32)
     rows[50:80] = rows[50]
     ids = np.arange(0, 400, 2)
-    graph = Graph.of(rows, ids, 5)
+    graph = NeighborGraph.of(rows, ids, 5)
     assert graph.near.shape == (200, 5)
     assert not (graph.near == ids[:, None]).any()
     cosines = unit(rows) @ unit(rows).T
@@ -96,7 +96,7 @@ def test_graph_leaves_out_the_token_itself_even_among_equal_rows():
 
 def test_agreement_is_the_share_of_common_neighbours():
     r = np.random.default_rng()
-    graphs = [Graph.of(r.standard_normal((90, 8)).astype(np.float32), np.arange(90), 10) for _ in range(2)]
+    graphs = [NeighborGraph.of(r.standard_normal((90, 8)).astype(np.float32), np.arange(90), 10) for _ in range(2)]
     found = Agreement.of(*graphs)
     by_hand = [len(set(a) & set(b)) / 10 for a, b in zip(*(g.near.tolist() for g in graphs), strict=True)]
     assert found.share.tolist() == by_hand
@@ -128,7 +128,7 @@ def test_files_of_an_older_version_are_made_again(tmp_path, pair):
     meta = prepared.path / "meta.json"
     meta.write_text(json.dumps(prepared.meta | {"version": 1}))
     (prepared.path / "index.faiss").unlink()
-    assert Prepared.find(pair[0], tmp_path) is None
+    assert EmbeddingCache.find(pair[0], tmp_path) is None
     assert (prepare(pair[0], tmp_path).path / "index.faiss").is_file()
 
 
@@ -144,7 +144,7 @@ def test_prepared_rows_are_the_checkpoints(tmp_path, pair):
     rows = Checkpoint.open(pair[0]).rows("input")
     ids = np.arange(rows.shape[0])
     assert np.array_equal(prepared.rows("input").take(ids), rows.take(ids))
-    assert Prepared.find(pair[0], tmp_path).meta == prepared.meta
+    assert EmbeddingCache.find(pair[0], tmp_path).meta == prepared.meta
     assert prepared.vocabulary.ids
 
 

@@ -301,9 +301,9 @@ def test_a_run_on_a_cluster_falls_back_to_float32_where_torch_finds_no_bfloat16(
 @pytest.mark.parametrize("minutes", [0.0, 5.0])
 def test_readers_of_a_run_learn_that_it_fell_back_to_float32(workspace, pair, texts, minutes):
     planned = plan_of(train_options(pair, texts, precision="bf16", max_minutes=minutes), pair[0])
-    job, _ = JobStore(workspace.jobs).create("train", {}, ["-c", ""], "clp train", plan=planned.as_json())
+    job, _ = JobStore(workspace.jobs).create("train", {}, ["-c", ""], "clp train", plan=planned.to_json())
     note_precision(job, planned)
-    assert job.plan == json.loads(json.dumps(planned.as_json()))
+    assert job.plan == json.loads(json.dumps(planned.to_json()))
     note_precision(job, replace(planned, bf16=False))
     assert job.plan["bf16"] == bool(minutes)  # a run by time has no settled plan yet
     assert job.plan["steps"] == planned.steps

@@ -15,7 +15,7 @@ from clp_core.checkpoints.checkpoint import Checkpoint
 from clp_core.checkpoints.loading import weights_type
 from clp_core.checkpoints.memory_estimate import Shape
 from clp_core.data.text_sources import Texts
-from clp_core.embeddings.matmul_backend import TorchDevice
+from clp_core.embeddings.matmul_backend import TorchBackend
 from clp_core.environment import memory_errors
 from clp_core.environment.memory_errors import OutOfMemoryError, check_memory, memory_explained
 from clp_core.evaluation import bits_per_byte
@@ -147,7 +147,7 @@ def test_free_memory_is_that_of_the_machine_or_of_the_gpu_with_what_torch_has_se
 
 
 def test_rows_that_do_not_fit_on_a_gpu_name_the_cpu(monkeypatch):
-    device = TorchDevice("cpu")
+    device = TorchBackend("cpu")
     device.name = "cuda"
     monkeypatch.setattr(torch, "from_numpy", raising(SHORT[0]))
     with pytest.raises(OutOfMemoryError, match="use --device cpu"):

@@ -248,7 +248,7 @@ def test_without_a_start_token_there_is_no_score_without_the_sentence(tmp_path, 
     found = answer_questions(load_model(folder), vocabulary, make_questions(TEXT, 5, 0), None)
     assert found.score.n == 5
     assert found.context_free is None
-    assert found.as_json()["context_free"] is None
+    assert found.to_json()["context_free"] is None
 
 
 def test_all_models_are_asked_the_same_questions(tmp_path, tokenizers, pair):

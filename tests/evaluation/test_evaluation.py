@@ -15,7 +15,7 @@ from clp_core.errors import InputError
 from clp_core.evaluation import bits_per_byte, decoding
 from clp_core.evaluation.bits_per_byte import (
     SAMPLE_TOKENS,
-    Evaluation,
+    EvaluationResult,
     EvaluationText,
     ScoringModel,
     evaluate,
@@ -64,8 +64,8 @@ def test_unknown_text_is_marked_not_comparable(tmp_path, tokenizers):
 
 
 def test_infinite_perplexity_becomes_null():
-    found = Evaluation(1000.0, TextCounts(1, 10, 10, 0), 10)
-    assert found.as_json()["perplexity"] is None
+    found = EvaluationResult(1000.0, TextCounts(1, 10, 10, 0), 10)
+    assert found.to_json()["perplexity"] is None
 
 
 def test_sample_is_seeded(pair):

@@ -34,7 +34,7 @@ from clp_core.data.block_datasets import ShuffledBlocks, StreamedBlocks, padding
 from clp_core.data.packing import TextCounts, content_key, packed_blocks, token_stream
 from clp_core.data.text_sources import Texts, as_read
 from clp_core.errors import DivergedError, InputError
-from clp_core.evaluation.bits_per_byte import Evaluation, EvaluationText, evaluate, load_model, sample, score
+from clp_core.evaluation.bits_per_byte import EvaluationResult, EvaluationText, evaluate, load_model, sample, score
 from clp_core.jobs.run_metrics import metrics_of_run
 from clp_core.model_cards.card import Card
 from clp_core.options import arguments_of
@@ -273,7 +273,7 @@ def test_one_long_document_that_is_lost_among_many_short_ones_counts_by_its_byte
     found = evaluate(folder, [written(tmp_path, *lines, document)])
     size = len(document.encode()) + 1
     assert found.counts.lossy_share == pytest.approx(1 / 241)
-    assert found.as_json()["lossy_byte_share"] == pytest.approx(size / (240 * 4 + size))
+    assert found.to_json()["lossy_byte_share"] == pytest.approx(size / (240 * 4 + size))
     assert "lossy_tokenizer" in codes(found)
 
 
@@ -410,7 +410,7 @@ def test_score_that_is_not_finite_fails_by_naming_the_weights(tmp_path, tokenize
     line = refused("evaluate", folder, "--text", texts[1], code=1)
     assert named in line
     assert "NaN or infinity" in line
-    found = evaluate(folder, [texts[1]]).as_json()
+    found = evaluate(folder, [texts[1]]).to_json()
     assert (found["loss"], found["bits_per_byte"], found["comparable"]) == (None, None, False)
     assert found["not_comparable"][-1]["code"] == "non_finite"
     assert named in found["not_comparable"][-1]["reason"]
@@ -428,7 +428,7 @@ def test_score_that_overflows_says_so(tmp_path, tokenizers, texts):
 
 def test_figures_that_are_null_are_never_called_comparable():
     for loss in (1000.0, math.nan, math.inf):
-        found = Evaluation(loss, TextCounts(1, 10, 10, 0), 10).as_json()
+        found = EvaluationResult(loss, TextCounts(1, 10, 10, 0), 10).to_json()
         assert found["perplexity"] is None
         assert (found["comparable"], [each["code"] for each in found["not_comparable"]]) == (False, ["non_finite"])
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clp_core.embeddings.pca import Axes
+from clp_core.embeddings.pca import PrincipalAxes
 from clp_core.embeddings.row_source import ArrayRows
 from clp_core.errors import InputError
 from clp_core.figures import Marks, scatter
@@ -18,7 +18,7 @@ from clp_core.geometry.project_options import ProjectOptions, UmapSettings
 def test_axes_are_the_directions_of_most_spread():
     r = np.random.default_rng(0)
     rows = (r.standard_normal((300, 10)) * np.array([9, 5, *[0.1] * 8])).astype(np.float32)
-    axes = Axes.of(ArrayRows(rows), np.arange(300))
+    axes = PrincipalAxes.of(ArrayRows(rows), np.arange(300))
     scaled = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     _, _, right = np.linalg.svd(scaled - scaled.mean(axis=0), full_matrices=False)
     assert np.abs(axes.values[1:] @ right[:2].T).diagonal() == pytest.approx([1, 1], abs=1e-4)
@@ -28,7 +28,9 @@ def test_axes_are_the_directions_of_most_spread():
 
 
 def test_axes_of_one_wide_row_are_no_error():
-    assert Axes.of(ArrayRows(np.ones((1, 1500), np.float32)), np.arange(1)).place(np.ones((1, 1500))).shape == (1, 2)
+    assert PrincipalAxes.of(ArrayRows(np.ones((1, 1500), np.float32)), np.arange(1)).place(
+        np.ones((1, 1500))
+    ).shape == (1, 2)
 
 
 @pytest.mark.process

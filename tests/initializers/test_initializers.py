@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from clp_core.embeddings.matmul_backend import Device, TorchDevice
+from clp_core.embeddings.matmul_backend import MatmulBackend, TorchBackend
 from clp_core.embeddings.row_source import ArrayRows
 from clp_core.errors import InputError
 from clp_core.initializers import INITIALIZERS, initializer
@@ -206,9 +206,9 @@ def test_a_torch_device_gives_the_same_rows_as_numpy(name):
     """The GPU's code path, run on torch's CPU."""
     context, _, _, missing = make(seed=13)
     expected = initializer(name).fit(context).rows(missing)
-    found = initializer(name).fit(replace(context, device=TorchDevice("cpu"))).rows(missing)
+    found = initializer(name).fit(replace(context, device=TorchBackend("cpu"))).rows(missing)
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
-    assert Device().name == "cpu"
+    assert MatmulBackend().name == "cpu"
 
 
 def cosines_of(h, context, v, centred=False):

@@ -333,12 +333,12 @@ def test_too_little_memory_is_told_before_a_job_is_made(workspace, pair, texts, 
 
 
 def test_transfer_as_a_job_leaves_target_and_prepared_models(workspace, pair):
-    from clp_core.geometry.embedding_cache import Prepared
+    from clp_core.geometry.embedding_cache import EmbeddingCache
 
     output = workspace.models / "target"
     job = submit_transfer(workspace, TransferOptions(str(pair[0]), str(pair[1]), str(output), method="linear"))
     assert end_of(job).state == "finished", job.log_tail()
     assert job.result()["output"] == str(output)
-    assert Prepared.find(output, workspace.cache)
+    assert EmbeddingCache.find(output, workspace.cache)
     again = submit_transfer(workspace, TransferOptions(str(pair[0]), str(pair[1]), str(output), method="linear"))
     assert "exists and is kept" in end_of(again).reason

@@ -19,7 +19,7 @@ from clp_core.files.json_files import write_json
 from clp_core.jobs import JobStore
 from clp_core.jobs.reason_codes import ReasonCode
 from clp_core.jobs.slurm import control
-from clp_core.jobs.slurm.control import REGISTRY, Word, parse_queue
+from clp_core.jobs.slurm.control import REGISTRY, SlurmWord, parse_queue
 from clp_core.jobs.slurm.launcher import SCRIPT_FILE, TICKET_FILE
 from clp_core.jobs.supervisor import SAVED as STOPPED_SAVED
 from clp_core.training.placement import place_of
@@ -571,8 +571,8 @@ def test_lines_of_squeue_are_read_whatever_stands_in_them():
     lines = ["1|PENDING|N/A|a, b|/with a|bar/job", "rubbish", "2_[1-3]|PENDING|N/A|x|/", "", "4|RUNNING"]
     found = parse_queue("\n".join([*lines, "3|RUNNING|2026-01-01T00:00:00|None|/j\n"]))
     assert found == {
-        "1": Word("PENDING", "a, b", folder="job"),
-        "3": Word("RUNNING", "None", "2026-01-01T00:00:00", folder="j"),
+        "1": SlurmWord("PENDING", "a, b", folder="job"),
+        "3": SlurmWord("RUNNING", "None", "2026-01-01T00:00:00", folder="j"),
     }
 
 

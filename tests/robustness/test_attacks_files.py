@@ -14,7 +14,7 @@ from clp_core.checkpoints.provenance_file import missing_rows
 from clp_core.errors import InputError
 from clp_core.files.artifacts import PROVENANCE_FILE
 from clp_core.files.json_files import MOST_BYTES, read_json
-from clp_core.geometry.embedding_cache import Prepared, prepare
+from clp_core.geometry.embedding_cache import EmbeddingCache, prepare
 from clp_core.geometry.layout import UmapSettings, find_layout, layout_file
 from clp_core.geometry.neighbor_graph import find_graph, graph_file, make_graph
 from clp_core.jobs import JobStore
@@ -177,7 +177,7 @@ def test_prepared_model_that_was_cut_off_is_made_again(workspace, pair, name, co
     prepared = prepare(pair[1], workspace.cache)
     whole = (prepared.path / name).read_bytes()
     (prepared.path / name).write_bytes(content)
-    assert Prepared.find(pair[1], workspace.cache) is None
+    assert EmbeddingCache.find(pair[1], workspace.cache) is None
     again = prepare(pair[1], workspace.cache)
     assert (again.path / name).read_bytes() == whole
 
@@ -187,7 +187,7 @@ def test_array_of_the_cache_with_a_foreign_header_is_an_error_of_its_file(worksp
     for name in ("input", "norms", "pca", "axes"):
         file = prepared.path / f"{name}.npy"
         file.write_bytes(b"\0" * file.stat().st_size)
-    found = Prepared.find(pair[1], workspace.cache)
+    found = EmbeddingCache.find(pair[1], workspace.cache)
     for use in (found.rows, lambda: found.norms, lambda: found.pca, lambda: found.axes):
         with pytest.raises(InputError, match="of the cache is damaged"):
             use()

@@ -12,7 +12,7 @@ from clp_core.errors import InputError
 from clp_core.tokenization.canonical_rules import ALPHABET, MARKS, RAW_BYTES, ROLES, STRING, rule_changes
 from clp_core.tokenization.overlap import FIELDS, Overlap
 from clp_core.tokenization.overlap_matrix import OverlapMatrix
-from clp_core.tokenization.text_coverage import PART_CHARACTERS, Reading, fitness, measure_text, parts_of, segments
+from clp_core.tokenization.text_coverage import PART_CHARACTERS, Segmentation, fitness, measure_text, parts_of, segments
 from clp_core.tokenization.vocabulary import Vocabulary
 
 PAIRS = list(itertools.permutations(("byte-level", "sentencepiece-bpe", "unigram", "wordpiece"), 2))
@@ -99,7 +99,7 @@ def test_equal_strings_of_other_meaning_are_lost(vocabularies):
 @pytest.mark.parametrize("text", STRANGE)
 def test_segments_hold_every_token_of_both_readings_in_order(vocabularies, source, target, text):
     overlap = pair_of(vocabularies, source, target, "canonical")
-    readings = Reading.of(overlap.source, text), Reading.of(overlap.target, text)
+    readings = Segmentation.of(overlap.source, text), Segmentation.of(overlap.target, text)
     found = list(segments(overlap, *readings))
     assert [i for segment in found for i in segment.source] == overlap.source.encode(text) == readings[0].ids.tolist()
     assert [i for segment in found for i in segment.target] == overlap.target.encode(text) == readings[1].ids.tolist()
@@ -110,13 +110,13 @@ def test_one_tokenizer_agrees_with_itself_everywhere(vocabularies):
     for (family, language), vocabulary in vocabularies.items():
         overlap = Overlap.of(vocabulary, vocabulary)
         for text in STRANGE:
-            reading = Reading.of(vocabulary, text)
+            reading = Segmentation.of(vocabulary, text)
             assert all(segment.agrees for segment in segments(overlap, reading, reading)), (family, language, text)
 
 
 def test_stretches_cut_differently_are_told(vocabularies):
     overlap = pair_of(vocabularies)
-    found = list(segments(overlap, *(Reading.of(v, " Fuchs, der") for v in (overlap.source, overlap.target))))
+    found = list(segments(overlap, *(Segmentation.of(v, " Fuchs, der") for v in (overlap.source, overlap.target))))
     for segment in found:
         own, other = ([v.bytes_of(i) for i in ids] for v, ids in
                       ((overlap.source, segment.source), (overlap.target, segment.target)))  # fmt: skip
@@ -146,7 +146,7 @@ def test_long_text_is_read_in_parts_that_lose_nothing(vocabularies):
     parts = list(parts_of(text))
     assert "".join(parts) == text
     assert max(map(len, parts)) <= PART_CHARACTERS
-    reading = Reading.of(vocabularies["byte-level", "de"], text)
+    reading = Segmentation.of(vocabularies["byte-level", "de"], text)
     assert b"".join(map(vocabularies["byte-level", "de"].bytes_of, reading.ids.tolist())).decode() == text
     assert reading.ends[-1] == len(text)
     assert (np.diff(reading.ends) >= 0).all()

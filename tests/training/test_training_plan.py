@@ -95,7 +95,7 @@ def test_rates_warm_up_fall_on_a_cosine_and_change_with_the_stage():
     assert rates[99, 0] == pytest.approx(1e-4, rel=0.05)
     assert rates[20:, 1] == pytest.approx(rates[20:, 0] / 2)
     assert schedule.steps == 100
-    assert Schedule.of_json(schedule.as_json()) == schedule
+    assert Schedule.of_json(schedule.to_json()) == schedule
     assert schedule.stage_at(19)[0].rows == "missing"
     assert schedule.stage_at(20) == (schedule.stages[1], 0)
     alone = staged(100, 100, 3e-3, 1e-3, 1e-3, 0.1, 0.0, rows="missing")
@@ -204,7 +204,7 @@ def test_held_out_text_in_the_training_text_is_warned_of(tmp_path, pair, texts):
 
 def test_plan_survives_its_json(pair, options):
     chosen = plan_of(options, pair[0])
-    assert TrainPlan.of_spec(json.loads(json.dumps(chosen.as_json()))) == chosen
+    assert TrainPlan.of_spec(json.loads(json.dumps(chosen.to_json()))) == chosen
     longer = chosen.with_steps(options, 10_000)
     assert (longer.steps, longer.schedule.steps, longer.eval_every) == (10_000, 10_000, 10)
     assert longer.warmup_steps == 1000
@@ -307,7 +307,7 @@ def test_shown_plan_is_submitted_and_no_text_is_read_again(workspace, pair, text
     shown = replace(plans.plan(settings.resolved(), pair[0], workspace.cache), steps=7)
     reads.clear()
     monkeypatch.setattr(submission, "submit", lambda *args, plan, **more: plan)
-    assert submission.submit_train(workspace, settings, planned=shown) == shown.as_json()
+    assert submission.submit_train(workspace, settings, planned=shown) == shown.to_json()
     assert not reads
     with pytest.raises(InputError, match="there is no such file"):
         submission.submit_train(workspace, replace(settings, eval_text="gone.txt"), planned=shown)

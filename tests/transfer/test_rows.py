@@ -14,10 +14,10 @@ from clp_core.initializers import initializer
 from clp_core.initializers.base import Context
 from clp_core.tokenization.match_choices import SPECIAL_RULES
 from clp_core.tokenization.overlap import Overlap
-from clp_core.tokenization.source_segmentation import SourcePieces
+from clp_core.tokenization.source_segmentation import SourceSegmentation
 from clp_core.tokenization.token_bytes import byte_of_character
 from clp_core.tokenization.vocabulary import Vocabulary
-from clp_core.transfer.row_plan import STATUSES, Maker, Measured, NewRows, RowPlan
+from clp_core.transfer.row_plan import STATUSES, NewRows, RowFactory, RowPlan, RowStatistics
 
 ALPHABET = sorted(byte_of_character())
 
@@ -71,14 +71,14 @@ def test_every_row_is_copied_made_overridden_or_filled_up(tmp_path, case):
     helper = ArrayRows(r.standard_normal((target.n_ids, 4)).astype("f"))
     context = Context(
         helper, overlap.ids, Subset(rows, overlap.source_ids[overlap.ids]), source_rows=rows,
-        pieces=SourcePieces(overlap, len(matrix)),
+        pieces=SourceSegmentation(overlap, len(matrix)),
     )  # fmt: skip
     for name in ("mean", "two-view", "subword-mean"):
-        maker = Maker(
+        maker = RowFactory(
             (name,), lambda name: initializer(name).fit(context), dense=(False,), n_anchors=overlap.size,
             usual_length=1.0, width=6,
         )  # fmt: skip
-        measured = Measured.empty(n_rows, 3)
+        measured = RowStatistics.empty(n_rows, 3)
         new = NewRows(plan, rows, maker, helper_rows=helper, measured=measured, keeps=(True,))
         written = np.concatenate(list(new))
         assert written.shape == (n_rows, 6)
@@ -110,7 +110,7 @@ def test_pieces_never_hold_the_token_itself(seed, size):
     source = random_vocabulary(r, size, ["<s>", "</s>"])
     target = random_vocabulary(r, size, ["<s>", "<end>"])
     overlap = Overlap.of(source, target)
-    pieces = SourcePieces(overlap, source.n_ids).of(np.arange(target.n_ids))
+    pieces = SourceSegmentation(overlap, source.n_ids).of(np.arange(target.n_ids))
     assert pieces.shape == (target.n_ids, source.n_ids)
     for i in range(target.n_ids):
         used = pieces[[i]].indices

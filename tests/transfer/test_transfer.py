@@ -14,7 +14,7 @@ from support.tiny_models import FAMILIES, make_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from clp_core.errors import InputError
-from clp_core.initializers import INITIALIZERS, MODULES, Registry
+from clp_core.initializers import INITIALIZERS, MODULES, MethodRegistry
 from clp_core.tokenization.overlap import Overlap
 from clp_core.tokenization.vocabulary import Vocabulary
 from clp_core.transfer.explanation import Explainer
@@ -32,7 +32,7 @@ def digest_of(folder):
 
 def test_methods_are_loaded_when_they_are_looked_up_and_named_as_they_name_themselves():
     assert {name: method.name for name, method in INITIALIZERS.items()} == {name: name for name in MODULES}
-    registry = Registry({"mean": "mean:Mean", "gone": "no_such_file:Gone"})
+    registry = MethodRegistry({"mean": "mean:Mean", "gone": "no_such_file:Gone"})
     assert (list(registry), len(registry), "gone" in registry, "x" in registry) == (["mean", "gone"], 2, True, False)
     assert type(registry["mean"]) is type(INITIALIZERS["mean"])
     assert registry["mean"] is registry["mean"]

@@ -64,7 +64,7 @@ ENDS = {
 
 
 @dataclass(frozen=True)
-class Word:
+class SlurmWord:
     """What Slurm says of a job.
 
     Attributes:
@@ -82,9 +82,9 @@ class Word:
     restarts: int | None = None
     folder: str = ""
 
-    def of(self, folder: str) -> Word:
+    def of(self, folder: str) -> SlurmWord:
         """Return this word if it is about the job in that folder, else that Slurm does not know that job."""
-        return self if self.folder in (folder, "") else Word(FORGOTTEN)
+        return self if self.folder in (folder, "") else SlurmWord(FORGOTTEN)
 
     @property
     def waits(self) -> bool:
@@ -224,7 +224,7 @@ def cluster_flag(cluster: str) -> list[str]:
     return ["-M", cluster] if cluster else []
 
 
-def show(job_id: str, cluster: str = "") -> Word:
+def show(job_id: str, cluster: str = "") -> SlurmWord:
     """Return what Slurm says of one job.
 
     Raises:
@@ -232,13 +232,13 @@ def show(job_id: str, cluster: str = "") -> Word:
     """
     done = call(["scontrol", *cluster_flag(cluster), "show", "job", "-o", job_id])
     if done.returncode and NO_SUCH_JOB in done.stderr:
-        return Word(FORGOTTEN)
+        return SlurmWord(FORGOTTEN)
     fields = dict(re.findall(r"(?:^| )(JobState|Reason|Restarts)=(\S*)", done.stdout))
     if done.returncode or "JobState" not in fields:
         raise NoAnswerError(last_line(done.stderr) or "scontrol said nothing")
     restarts = fields.get("Restarts", "")
     folder = re.search(r" WorkDir=(.*?)(?: Std(?:Err|In|Out)=|$)", done.stdout)
-    return Word(
+    return SlurmWord(
         fields["JobState"],
         fields.get("Reason", ""),
         restarts=int(restarts) if restarts.isdigit() else 0,
@@ -246,39 +246,39 @@ def show(job_id: str, cluster: str = "") -> Word:
     )
 
 
-def parse_queue(output: str) -> dict[str, Word]:
+def parse_queue(output: str) -> dict[str, SlurmWord]:
     """Return the jobs of squeue's lines, in ``SQUEUE_FORMAT``, by id."""
     found = {}
     for line in output.splitlines():
         job_id, *rest = line.strip().split("|", 4)
         if job_id.isdigit() and len(rest) == 4:
             state, begins, reason, folder = rest
-            found[job_id] = Word(state, reason, "" if begins == "N/A" else begins, folder=PurePath(folder).name)
+            found[job_id] = SlurmWord(state, reason, "" if begins == "N/A" else begins, folder=PurePath(folder).name)
     return found
 
 
 @dataclass
-class Answer:
+class SlurmReply:
     """What Slurm answered, and when; ``None`` where it did not."""
 
-    words: Mapping[str, Word] | None
+    words: Mapping[str, SlurmWord] | None
     time: float
 
     @property
     def is_fresh(self) -> bool:
         """Whether it may still be given."""
-        is_news = self.words is not None and Word(FORGOTTEN) not in self.words.values()
+        is_news = self.words is not None and SlurmWord(FORGOTTEN) not in self.words.values()
         return time.monotonic() - self.time < (KEPT_S if is_news else SILENCE_KEPT_S)
 
 
 @dataclass
-class Registry:
+class SlurmWords:
     """What Slurm said last, for all that ask in this process: one squeue for all jobs, every few seconds."""
 
-    _answers: dict[str, Answer] = field(default_factory=dict)
+    _answers: dict[str, SlurmReply] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def word_of(self, job_id: str, cluster: str = "") -> Word | None:
+    def word_of(self, job_id: str, cluster: str = "") -> SlurmWord | None:
         """Return what Slurm says of a job, or ``None`` while it does not answer."""
         with self._lock:
             words = self._ask(f"queue of {cluster}", lambda: self._queue(cluster))
@@ -295,19 +295,19 @@ class Registry:
         with self._lock:
             self._answers.clear()
 
-    def _ask(self, key: str, question: Callable[[], Mapping[str, Word]]) -> Mapping[str, Word] | None:
+    def _ask(self, key: str, question: Callable[[], Mapping[str, SlurmWord]]) -> Mapping[str, SlurmWord] | None:
         answer = self._answers.get(key)
         if answer is None or not answer.is_fresh:
             try:
-                words: Mapping[str, Word] | None = question()
+                words: Mapping[str, SlurmWord] | None = question()
             except NoAnswerError as error:
                 log.warning("Slurm does not answer: %s", error)
                 words = None
-            self._answers[key] = answer = Answer(words, time.monotonic())
+            self._answers[key] = answer = SlurmReply(words, time.monotonic())
         return answer.words
 
     @staticmethod
-    def _queue(cluster: str) -> dict[str, Word]:
+    def _queue(cluster: str) -> dict[str, SlurmWord]:
         done = call(
             ["squeue", *cluster_flag(cluster), "--me", "--noheader", "--states=all", f"--format={SQUEUE_FORMAT}"]
         )
@@ -316,4 +316,4 @@ class Registry:
         return parse_queue(done.stdout)
 
 
-REGISTRY = Registry()
+REGISTRY = SlurmWords()

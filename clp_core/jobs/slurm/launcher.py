@@ -14,7 +14,7 @@ from clp_core.jobs.job import NO_SIGN, SLURM_END_FILE, Job
 from clp_core.jobs.launcher import TOLD_SILENCE_S, Launcher, register, silence_of
 from clp_core.jobs.reason_codes import BEFORE_START, Reason, ReasonCode
 from clp_core.jobs.slurm import control
-from clp_core.jobs.slurm.control import FORGOTTEN, REGISTRY, NoAnswerError, Word
+from clp_core.jobs.slurm.control import FORGOTTEN, REGISTRY, NoAnswerError, SlurmWord
 from clp_core.jobs.status import Status
 from clp_core.jobs.training_checkpoints import step_of
 
@@ -54,7 +54,7 @@ class SlurmLauncher(Launcher):
             return status.because(ReasonCode.SLURM_SUBMITTING, "is being handed to Slurm")
         ended = read_state(job.path / SLURM_END_FILE)
         if ended.get("job_id") == job_id:
-            return gone(job, status, Word(str(ended.get("state")), str(ended.get("reason", ""))))
+            return gone(job, status, SlurmWord(str(ended.get("state")), str(ended.get("reason", ""))))
         word = REGISTRY.word_of(job_id, cluster)
         if word is None:
             return status.because(ReasonCode.SLURM_NO_ANSWER, joined(status.reason, NO_ANSWER))
@@ -110,7 +110,7 @@ def ticket_of(job: Job) -> tuple[str, str]:
     return str(ticket.get("job_id", "")), str(ticket.get("cluster", ""))
 
 
-def running(job: Job, status: Status, word: Word, who: Mapping[str, Any]) -> Status:
+def running(job: Job, status: Status, word: SlurmWord, who: Mapping[str, Any]) -> Status:
     """Judge a job that Slurm runs by what it writes."""
     if status.state == "queued":
         if word.state not in STARTS:
@@ -130,7 +130,7 @@ def is_silent(job: Job, status: Status) -> bool:
     return age > max(expected, TOLD_SILENCE_S)
 
 
-def gone(job: Job, status: Status, word: Word) -> Status:
+def gone(job: Job, status: Status, word: SlurmWord) -> Status:
     """Judge a job that has no last word of its own and is in Slurm's queue no more."""
     if status.state == "queued":
         if job.stop_asked and not job.requeue_asked:
