@@ -8,6 +8,14 @@ the transfer is run (light provenance, no held-out score); both start with cold 
 system lets us drop them. Peak memory is VmHWM of the transfer's process. Time is that of the transfer less the time of
 the check that reads everything back, which is printed beside it. A last transfer has the functional check too
 (``--check logits``, the default of ``clp transfer``): what that takes is printed as ``logits_check``.
+
+    python benchmarks/transfer_scale.py --case clp
+    python benchmarks/transfer_scale.py --case auto [--tokenizers SOURCE HELPER]
+
+is a transfer as users run it, with held-out scores and full provenance, of a model of one small layer: ``clp`` from
+150,000 x 2,048 untied to 60,000, ``auto`` from 128,256 x 2,048 tied to 50,257. Wall and CPU seconds of the whole
+process are printed beside those of the one product that full provenance cannot do without, missing tokens by anchors in
+float32. With ``--tokenizers`` two folders give real tokens, without which ``two-view`` has no pieces to look at.
 """
 
 from __future__ import annotations
@@ -21,11 +29,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
+import psutil
 
 from clp_core.checkpoints.safetensors_writer import write_header
 
@@ -172,6 +182,114 @@ def transfer(root: Path, method: str, check: str) -> dict[str, Any]:
     return report
 
 
+@dataclass(frozen=True)
+class Case:
+    """A pair of models as users have them.
+
+    Attributes:
+        method: ``--method``.
+        source: rows of the source.
+        target: rows of the helper.
+        tied: whether the source's embeddings are tied.
+        in_common: words in common where the tokenizers are made.
+    """
+
+    method: str
+    source: int
+    target: int
+    tied: bool
+    in_common: int
+
+
+CASES = {
+    "clp": Case("clp", 150_000, 60_000, tied=False, in_common=25_000),
+    "auto": Case("auto", 128_256, TARGET, tied=True, in_common=IN_COMMON),
+}
+CASE_WIDTH, CASE_INNER = 2048, 512
+
+
+def make_case(root: Path, case: Case, tokenizers: list[Path] | None) -> None:
+    """Write the pair of a case; tokenizers are folders whose files are copied, source first."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    source, helper = root / "source", root / "helper"
+    source.mkdir(parents=True)
+    width, name = CASE_WIDTH, "model.layers.0."
+    shapes: dict[str, tuple[int, ...]] = {
+        "model.embed_tokens.weight": (case.source, width),
+        "model.norm.weight": (width,),
+    }
+    shapes |= {f"{name}self_attn.{part}_proj.weight": (width, width) for part in "qkvo"}
+    shapes |= {f"{name}mlp.{part}_proj.weight": (CASE_INNER, width) for part in ("gate", "up")}
+    shapes |= {f"{name}mlp.down_proj.weight": (width, CASE_INNER), f"{name}input_layernorm.weight": (width,)}
+    shapes |= {f"{name}post_attention_layernorm.weight": (width,)}
+    shapes |= {} if case.tied else {"lm_head.weight": (case.source, width)}
+    write_random(source / "model.safetensors", shapes)
+    config = {
+        "model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": case.source, "hidden_size": width,
+        "intermediate_size": CASE_INNER, "num_hidden_layers": 1, "num_attention_heads": HEADS,
+        "num_key_value_heads": HEADS, "tie_word_embeddings": case.tied, "dtype": "bfloat16", "bos_token_id": 0,
+        "eos_token_id": 0, "max_position_embeddings": 2048,
+    }  # fmt: skip
+    (source / "config.json").write_text(json.dumps(config))
+    config = GPT2Config(
+        vocab_size=case.target, n_embd=HELPER_WIDTH, n_layer=1, n_head=12, bos_token_id=0, eos_token_id=0
+    )
+    GPT2LMHeadModel(config).save_pretrained(helper)
+    if tokenizers:
+        for folder, given in zip((source, helper), tokenizers, strict=True):
+            for path in given.iterdir():
+                if path.is_file() and path.name not in ("config.json", "generation_config.json"):
+                    shutil.copyfile(path, folder / path.name)
+        return
+    tokenizer_file(source, [f"s{i}" for i in range(case.source - 1)])
+    tokenizer_file(helper, [f"s{5 * i}" if i < case.in_common else f"t{i}" for i in range(case.target - 1)])
+
+
+def product_seconds(missing: int, anchors: int) -> float:
+    """Time the product of all missing tokens' helper rows with those of all anchors, in float32, in blocks."""
+    generator = np.random.default_rng(0)
+    points = generator.standard_normal((HELPER_WIDTH, anchors), dtype=np.float32)
+    step = max(1, (64 << 20) // (4 * anchors))
+    queries = generator.standard_normal((step, HELPER_WIDTH), dtype=np.float32)
+    started = time.perf_counter()
+    for _ in range(3):
+        queries @ points
+    return (time.perf_counter() - started) / 3 * missing / step
+
+
+def run_case(root: Path, case: Case, repeats: int) -> dict[str, Any]:
+    """Run a case in processes of its own; return its figures."""
+    runs, wall, cpu = [], [], []
+    command = [sys.executable, "-m", "clp_core", "transfer", "--json", "--method", case.method, "--device", "cpu"]
+    command += ["--source", str(root / "source"), "--helper", str(root / "helper"), "--output", str(root / "t")]
+    environment = os.environ | {"CLP_WORKSPACE": str(root / "workspace"), "HF_HUB_OFFLINE": "1"}
+    for _ in range(repeats):
+        before, started = psutil.Process().cpu_times(), time.perf_counter()
+        done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+        after = psutil.Process().cpu_times()
+        wall.append(time.perf_counter() - started)
+        children = [times.children_user + times.children_system for times in (before, after)]
+        cpu.append(children[1] - children[0])
+        runs.append(json.loads(done.stdout.splitlines()[-1]))
+        shutil.rmtree(root / "t")
+        shutil.rmtree(root / "workspace", ignore_errors=True)
+    least = product_seconds(runs[0]["missing"], runs[0]["overlap"])
+    return {
+        "method": runs[0]["method"],
+        "source": [case.source, CASE_WIDTH],
+        "tied": case.tied,
+        "target": case.target,
+        "overlap": runs[0]["overlap"],
+        "missing": runs[0]["missing"],
+        "wall_s": [round(value, 1) for value in wall],
+        "cpu_s": [round(value, 1) for value in cpu],
+        "product_s": round(least, 1),
+        "wall_over_product": round(min(wall) / least, 1),
+        "peak_memory_gib": round(max(run["peak_rss_bytes"] for run in runs) / 2**30, 2),
+    }
+
+
 def main() -> None:
     """Run the benchmark and print one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -183,9 +301,15 @@ def main() -> None:
     parser.add_argument(
         "--repeats", type=int, default=3, help="copies and transfers, taken in turn; each ratio is of neighbours"
     )
+    parser.add_argument("--case", choices=CASES, default=None, help="a transfer as users run it, of a small model")
+    parser.add_argument("--tokenizers", type=Path, nargs=2, default=None, metavar=("SOURCE", "HELPER"))
     args = parser.parse_args()
     root = Path(tempfile.mkdtemp(prefix="transfer-scale-", dir=args.folder))
     try:
+        if args.case:
+            make_case(root, CASES[args.case], args.tokenizers)
+            print(json.dumps(run_case(root, CASES[args.case], args.repeats), indent=1))
+            return
         needed = int(2.3 * args.gib * 2**30)
         if shutil.disk_usage(root).free < needed:
             raise SystemExit(f"{needed / 1e9:.0f} GB of disk are needed; give a smaller --gib or another --folder")

@@ -10,7 +10,7 @@ from clp_core.jobs.job import Job
 from clp_core.jobs.submit import submit, submit_command, submit_plain
 from clp_core.publishing.export_options import ExportOptions
 from clp_core.publishing.push_options import PushOptions
-from clp_core.transfer.compare_options import CompareMethodsOptions
+from clp_core.transfer.method_comparison_options import CompareMethodsOptions
 from clp_core.transfer.options import TransferOptions
 from clp_core.workspace import Workspace
 

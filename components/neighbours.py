@@ -15,7 +15,7 @@ from clp_core.geometry.embedding_cache import EmbeddingCache
 from clp_core.transfer.method_rows_cache import MethodRows
 from components.messages import number, plain
 from components.models import SelectedPair, folder_of, prepared_or_offer, prepared_or_stop, workspace
-from components.targets import last_comparison
+from components.targets import last_method_comparison
 
 K = 10
 PER_METHOD = 5
@@ -133,7 +133,7 @@ def is_not_finite(prepared: EmbeddingCache | None, token_id: int | None) -> bool
 @st.fragment
 def show_methods(pair: SelectedPair, token_id: int) -> None:
     """Show the row of a token under every method of the last comparison, by what lies nearest to it in the source."""
-    compared = last_comparison(pair)
+    compared = last_method_comparison(pair)
     told: dict[str, Any] = {"match": "raw", "seed": 42} | (compared.spec["arguments"] if compared else {})
     folders = folder_of(pair.source), folder_of(pair.helper)
     kept = MethodRows.of(workspace().cache, *folders, told["match"], told["seed"])

@@ -15,7 +15,7 @@ from clp_core.workspace import ModelEntry
 from components.models import SelectedPair, folder_of, models, workspace
 
 
-def last_comparison(pair: SelectedPair) -> Job | None:
+def last_method_comparison(pair: SelectedPair) -> Job | None:
     """Return the newest finished comparison of the methods on a pair."""
     source, helper = str(folder_of(pair.source)), str(folder_of(pair.helper))
     for job in JobStore(workspace().jobs).jobs():

@@ -10,7 +10,7 @@ from clp_core.jobs.results import COMPARISON
 from clp_core.options import command_of, help_of
 from clp_core.submission import submit_method_comparison, submit_transfer
 from clp_core.tokenization.match_choices import MATCHES
-from clp_core.transfer.compare_options import CompareMethodsOptions
+from clp_core.transfer.method_comparison_options import CompareMethodsOptions
 from clp_core.transfer.options import AUTO, GUARDS, TransferOptions
 from clp_core.transfer.overrides import OverrideList
 from components.jobs import follow, result_or_error

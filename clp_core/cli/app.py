@@ -21,13 +21,13 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from clp_core.cli.app_options import AppOptions
-from clp_core.cli.compare import compare_command
 from clp_core.cli.downstream import downstream_command
 from clp_core.cli.experiment import experiment_command
 from clp_core.cli.explore import agreement_command, near_duplicates_command, neighbors_command, project_command
 from clp_core.cli.helper import pretrain_command, tokenizer_command
 from clp_core.cli.hub import export_command, push_command
 from clp_core.cli.jobs import jobs_app
+from clp_core.cli.methods import compare_methods_command
 from clp_core.cli.output import (
     Json,
     PrintableRecord,
@@ -62,7 +62,7 @@ from clp_core.playground.options import PlaygroundOptions
 from clp_core.publishing.export_options import ExportOptions
 from clp_core.publishing.push_options import PushOptions
 from clp_core.training.options import TrainOptions
-from clp_core.transfer.compare_options import CompareMethodsOptions
+from clp_core.transfer.method_comparison_options import CompareMethodsOptions
 from clp_core.transfer.options import TransferOptions
 from clp_core.workspace import Workspace
 
@@ -76,7 +76,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(jobs_app, name="jobs")
-options_command(app, CompareMethodsOptions)(compare_command)
+options_command(app, CompareMethodsOptions)(compare_methods_command)
 options_command(app, ExperimentOptions)(experiment_command)
 options_command(app, NeighborsOptions)(neighbors_command)
 options_command(app, AgreementOptions)(agreement_command)

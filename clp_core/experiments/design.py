@@ -38,7 +38,7 @@ from clp_core.geometry.explore_options import AgreementOptions, OverlapOptions
 from clp_core.options import Options, OptionsError, like, option
 from clp_core.training.options import MAX_SEED, TrainOptions
 from clp_core.training.teacher import HELPER
-from clp_core.transfer.compare_options import CompareMethodsOptions
+from clp_core.transfer.method_comparison_options import CompareMethodsOptions
 from clp_core.transfer.options import TransferOptions
 from clp_core.workspace import Workspace
 

@@ -20,7 +20,7 @@ from clp_core.experiments.staleness import measure_differs
 from clp_core.files.json_files import read_state
 from clp_core.jobs.store import JobStore
 from clp_core.options import arguments_of
-from clp_core.transfer.compare_options import CompareMethodsOptions
+from clp_core.transfer.method_comparison_options import CompareMethodsOptions
 from clp_core.workspace import Workspace
 
 log = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from clp_core.initializers.base import parse_settings
 from clp_core.options import flag_of
 from clp_core.training.options import TrainOptions
 from clp_core.training.teacher import HELPER
-from clp_core.transfer.compare_options import CompareMethodsOptions
+from clp_core.transfer.method_comparison_options import CompareMethodsOptions
 from clp_core.transfer.options import AUTO
 from clp_core.workspace import Workspace
 

@@ -24,7 +24,7 @@ from clp_core.initializers.base import parse_settings
 from clp_core.progress import report_progress
 from clp_core.reports.transfer_report import HeldOutSummary
 from clp_core.transfer import heldout_anchors
-from clp_core.transfer.compare_options import CompareMethodsOptions
+from clp_core.transfer.method_comparison_options import CompareMethodsOptions
 from clp_core.transfer.method_rows_cache import KEPT, MethodRows
 from clp_core.transfer.model_pair import ModelPair
 from clp_core.transfer.options import TransferOptions

@@ -36,9 +36,9 @@ from clp_core.publishing.export import cast
 from clp_core.reports.transfer_report import HeldOutSummary
 from clp_core.tokenization.vocabulary import Vocabulary
 from clp_core.transfer import heldout_anchors
-from clp_core.transfer.compare_options import CompareMethodsOptions
 from clp_core.transfer.explanation import Explainer
 from clp_core.transfer.method_comparison import compare_methods
+from clp_core.transfer.method_comparison_options import CompareMethodsOptions
 from clp_core.transfer.options import TransferOptions
 from clp_core.transfer.pipeline import transfer
 from clp_core.transfer.word_vectors import WordVectors

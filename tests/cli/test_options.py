@@ -42,7 +42,7 @@ from clp_core.publishing.push_options import PushOptions
 from clp_core.savings.options import CompareRunsOptions, ImportOptions
 from clp_core.submission import submit_method_comparison
 from clp_core.training.options import TrainOptions
-from clp_core.transfer.compare_options import CompareMethodsOptions
+from clp_core.transfer.method_comparison_options import CompareMethodsOptions
 from clp_core.transfer.options import TransferOptions
 from components import messages
 

@@ -16,8 +16,8 @@ from clp_core.demo import DATA
 from clp_core.initializers import INITIALIZERS
 from clp_core.training.options import TrainOptions
 from clp_core.training.submit import submit_train
-from clp_core.transfer.compare_options import CompareMethodsOptions
 from clp_core.transfer.method_comparison import AS_AUTO, compare_methods
+from clp_core.transfer.method_comparison_options import CompareMethodsOptions
 from clp_core.transfer.options import TransferOptions
 from clp_core.transfer.pipeline import transfer
 from clp_core.workspace import Workspace

@@ -272,8 +272,8 @@ def test_agreement_refuses_models_of_different_tokenizers(target, space):
 
 
 def test_tokens_shows_the_same_token_under_every_method(target, space):
-    from clp_core.transfer.compare_options import CompareMethodsOptions
     from clp_core.transfer.method_comparison import compare_methods
+    from clp_core.transfer.method_comparison_options import CompareMethodsOptions
 
     app = check(open_page("tokens", token="Ġauch"))
     assert any("not compared on this pair yet" in told for told in said(app))

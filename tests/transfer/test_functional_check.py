@@ -20,9 +20,9 @@ from clp_core.evaluation.bits_per_byte import evaluate
 from clp_core.reports.transfer_report import CheckSummary
 from clp_core.tokenization.vocabulary import Vocabulary
 from clp_core.transfer import functional_check
-from clp_core.transfer.compare_options import CompareMethodsOptions
 from clp_core.transfer.functional_check import NO_ROOM, UNCUT, Expected, extent_of, n_parameters
 from clp_core.transfer.method_comparison import compare_methods
+from clp_core.transfer.method_comparison_options import CompareMethodsOptions
 from clp_core.transfer.model_pair import ModelPair
 from clp_core.transfer.options import TransferOptions
 from clp_core.transfer.pipeline import transfer

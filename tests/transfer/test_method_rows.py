@@ -9,9 +9,9 @@ from clp_core.checkpoints.checkpoint import Checkpoint
 from clp_core.errors import InputError
 from clp_core.initializers import INITIALIZERS
 from clp_core.tokenization.vocabulary import Vocabulary
-from clp_core.transfer.compare_options import CompareMethodsOptions
 from clp_core.transfer.explanation import Explainer
 from clp_core.transfer.method_comparison import compare_methods
+from clp_core.transfer.method_comparison_options import CompareMethodsOptions
 from clp_core.transfer.method_rows_cache import MethodRows
 from clp_core.transfer.options import TransferOptions
 from clp_core.transfer.overrides import OverrideList, name_for_override, read_overrides, resolve_overrides

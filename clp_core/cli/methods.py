@@ -6,11 +6,11 @@ from typing import Any
 
 from clp_core.cli.output import Json, echo, emit, print_table, terminal_progress
 from clp_core.files.atomic import check_writable, whole_file
-from clp_core.transfer.compare_options import CompareMethodsOptions
+from clp_core.transfer.method_comparison_options import CompareMethodsOptions
 from clp_core.workspace import Workspace
 
 
-def compare_command(options: CompareMethodsOptions, as_json: Json = False) -> None:
+def compare_methods_command(options: CompareMethodsOptions, as_json: Json = False) -> None:
     """Score all methods on one pair, before any training."""
     from clp_core.transfer.method_comparison import compare_methods
 
