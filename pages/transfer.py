@@ -36,7 +36,7 @@ transfers = [job for job in mine if job.kind == "transfer"]
 newest = next((job for job in mine if job.kind == "compare-methods" and job.status().state == "finished"), None)
 found = result_or_error(newest, COMPARISON) if newest else None
 compared = newest if found else None
-failed = next((job for job in mine if job.kind == "compare-methods"), None)
+latest = next((job for job in mine if job.kind == "compare-methods"), None)
 scores = {row["method"]: row for row in found["methods"]} if found else {}
 
 if found:
@@ -175,8 +175,8 @@ with comparison:
     if compared:
         told = compared.spec["arguments"]
         st.caption(plain(f"Match {told.get('match', 'raw')}, seed {told.get('seed', 42)}."))
-    if failed and failed.status().state == "failed":
-        st.error(plain(f"The last comparison failed: {failed.status().reason}"), icon=":material/error:")
+    if latest and latest.status().state == "failed":
+        st.error(plain(f"The last comparison failed: {latest.status().reason}"), icon=":material/error:")
     st.caption("One tenth of the overlap is hidden, initialised as if it were missing, and compared with the truth.")
     if comparing:
         follow(comparing)
