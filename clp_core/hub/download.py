@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -76,15 +76,21 @@ def fetch(name: HubName, *, weights: bool = True) -> Path:
                 wanted += weight_names(name.repo_id, str(info.sha), list(sizes), named_weights(name, info))
             except InputError as error:
                 raise InputError(other_format(name, info) or str(error)) from error
-        missing = missing_sizes(name, str(info.sha), {path: sizes[path] for path in wanted if path in sizes})
+        wanted = [path for path in wanted if path in sizes]
+        missing = missing_sizes(name, str(info.sha), {path: sizes[path] for path in wanted})
         check_disk(Path(HF_HUB_CACHE), sum(missing.values()))
         bars = progress_bars(name, sum(missing.values()))
-        snapshot = patiently(
-            lambda: snapshot_download(name.repo_id, revision=name.revision, allow_patterns=wanted, tqdm_class=bars)
+        snapshot = Path(
+            patiently(
+                lambda: snapshot_download(name.repo_id, revision=name.revision, allow_patterns=wanted, tqdm_class=bars)
+            )
         )
+        # Where the Hub does not list its files, the client may return what the cache holds of them.
+        if any(not (snapshot / path).exists() for path in wanted):
+            raise ClpError(f"the Hub did not list the files of {name}; whole files are kept: run it again")
         if missing:
-            check_hashes(name, str(info.sha), missing)
-        return Path(snapshot)
+            check_hashes(name, snapshot, fetched=missing)
+        return snapshot
 
 
 def missing_sizes(name: HubName, revision: str, sizes: Mapping[str, int]) -> dict[str, int]:
@@ -97,8 +103,17 @@ def missing_sizes(name: HubName, revision: str, sizes: Mapping[str, int]) -> dic
     return {path: size for path, size in sizes.items() if not is_cached(path)}
 
 
-def check_hashes(name: HubName, revision: str, fetched: Mapping[str, int]) -> None:
-    """Compare a snapshot with the hashes that the Hub names; files that were just fetched and differ are removed.
+def check_hashes(name: HubName, snapshot: Path, fetched: Collection[str]) -> None:
+    """Compare a snapshot with the hashes that the Hub names; files that differ are removed from the cache.
+
+    All its files are compared, not only those just fetched: others may be left from a fetch that failed before it
+    compared anything. Where the hashes cannot be had, the snapshot loses the links to what was just fetched: the next
+    fetch links the same contents again, without downloading them, and compares them then.
+
+    Args:
+        name: the model.
+        snapshot: its folder in the Hub's cache, named after the commit.
+        fetched: names of the files that were just fetched.
 
     Raises:
         ClpError: some differ.
@@ -106,13 +121,20 @@ def check_hashes(name: HubName, revision: str, fetched: Mapping[str, int]) -> No
     from huggingface_hub import HfApi
 
     HEART.beat(f"comparing {name} with the hashes on the Hub", expect_next_s=VERIFYING_S)
-    found = patiently(lambda: HfApi().verify_repo_checksums(name.repo_id, revision=revision))
-    differing = [found.verified_path / each["path"] for each in found.mismatches if each["path"] in fetched]
+    try:
+        found = patiently(lambda: HfApi().verify_repo_checksums(name.repo_id, revision=snapshot.name))
+    except BaseException:
+        for path in (snapshot / file for file in fetched):
+            if path.is_symlink():
+                path.unlink(missing_ok=True)
+        raise
+    differing = [snapshot / mismatch["path"] for mismatch in found.mismatches]
     for path in differing:
         path.resolve().unlink(missing_ok=True)  # the content, to which the path is a link
         path.unlink(missing_ok=True)
     if differing:
-        raise ClpError(f"{differing[0].name} of {name} came with another content than the Hub names; run it again")
+        names = ", ".join(path.name for path in differing)
+        raise ClpError(f"checksum mismatch for {names} of {name}: removed from the cache; run it again to download it")
 
 
 def other_format(name: HubName, info: Any) -> str:

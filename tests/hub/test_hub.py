@@ -1,5 +1,6 @@
 """Fetching from the Hub and pushing to it: the real client against a small server on the loopback."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -13,6 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from huggingface_hub import HfApi
 from support.awkward_models import model_in_layout
 from support.commands import clp, clp_process, refused, result_of
 from support.hub import use_hub
@@ -69,6 +71,18 @@ def test_libraries_that_are_loaded_take_the_server_as_a_process_that_starts_with
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert [list(setting) for setting in found["settings"]] == json.loads(done.stdout)
     assert ("huggingface_hub.constants", "ENDPOINT", hub.endpoint) in found["settings"]
+
+
+@contextlib.contextmanager
+def spoilt(hub, file):
+    """Let the Hub send another content of the same length than that whose hash it names."""
+    oid = hashlib.sha256(file.read_bytes()).hexdigest()
+    right = hub.objects[oid]
+    hub.objects[oid] = right[:-6] + b"spoilt"
+    try:
+        yield
+    finally:
+        hub.objects[oid] = right
 
 
 def weights_asked(hub):
@@ -155,14 +169,50 @@ def test_killed_fetch_leaves_no_half_file_under_its_name(hub, online, big_model)
     assert same_weights(locate("org/big"), big_model)
 
 
-def test_fetch_of_another_content_is_not_kept(hub, online, big_model, monkeypatch):
+def test_fetch_of_another_content_is_not_kept(hub, online, big_model):
     hub.add("org/big", big_model)
-    oid = hashlib.sha256((big_model / "model.safetensors").read_bytes()).hexdigest()
-    right = hub.objects[oid]
-    hub.objects[oid] = right[:-6] + b"spoilt"
-    assert "another content" in refused("prepare", "org/big", code=1)
+    with spoilt(hub, big_model / "model.safetensors"):
+        assert "checksum mismatch for model.safetensors" in refused("prepare", "org/big", code=1)
     assert not list(online.rglob("*.safetensors"))
-    hub.objects[oid] = right
+    assert same_weights(locate("org/big"), big_model)
+
+
+def test_another_content_is_found_that_a_failed_try_has_left(hub, online, hasty, tmp_path, tokenizers):
+    source = model_in_layout(tmp_path / "source", tokenizers["byte-level", "en"], "shards")
+    hub.add("org/name", source)
+    first, *others = sorted(source.glob("*.safetensors"))
+    with spoilt(hub, first):
+        hub.fail(f"/{others[0].name}", 501, times=99)
+        refused("prepare", "org/name", code=1)
+        assert first.name in {path.name for path in online.rglob("*.safetensors")}
+        hub.failures.clear()
+    assert f"checksum mismatch for {first.name}" in refused("prepare", "org/name", code=1)
+    folder = locate("org/name")
+    assert all((folder / path.name).read_bytes() == path.read_bytes() for path in (first, *others))
+
+
+def test_content_that_could_not_be_compared_is_compared_by_the_next_fetch(hub, online, hasty, big_model, monkeypatch):
+    hub.add("org/big", big_model)
+    verify = HfApi.verify_repo_checksums
+
+    def verify_without_the_hub(*args, **kwargs):
+        hub.fail("/tree/", 501)
+        return verify(*args, **kwargs)
+
+    with spoilt(hub, big_model / "model.safetensors"):
+        with monkeypatch.context() as patched:
+            patched.setattr(HfApi, "verify_repo_checksums", verify_without_the_hub)
+            assert "501" in refused("prepare", "org/big", code=1)
+        assert len(weights_asked(hub)) == 1
+        assert "checksum mismatch" in refused("prepare", "org/big", code=1)
+        assert len(weights_asked(hub)) == 1
+    assert same_weights(locate("org/big"), big_model)
+
+
+def test_model_whose_files_are_not_listed_is_not_taken_for_whole(hub, online, hasty, big_model):
+    hub.add("org/big", big_model)
+    hub.fail("/tree/", 501)
+    assert "did not list" in refused("prepare", "org/big", code=1)
     assert same_weights(locate("org/big"), big_model)
 
 
