@@ -30,5 +30,5 @@ def test_metadata_that_is_not_yaml_is_cut_off_too():
     assert without_metadata("# Mine\n\n---\n\nmore\n---\n") == "# Mine\n\n---\n\nmore\n---"
 
 
-def test_blank_lines_within_a_part_stay():
+def test_no_two_blank_lines_follow_each_other():
     assert with_single_blank_lines("a\n \n\n\nb\n\nc\n") == "a\n\nb\n\nc\n"
