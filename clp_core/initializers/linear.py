@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from scipy import sparse
@@ -19,6 +20,8 @@ PROJECTIONS = 48
 """Random directions of the source rows on which lambda is chosen, where the rows are wider than this."""
 
 PROJECTION_STREAM = 2
+SCREENED_SHARE, SCREENED_ROUNDING = 1e-3, 1e-6
+"""What float32 may be wrong by, as a share of an error and of the sum of squares that is predicted."""
 
 RESIDUAL_SETTINGS = (
     Setting("temperature", 0.1, "of the softmax over the nearest anchors' centred cosines", minimum=1e-3),
@@ -80,8 +83,7 @@ class FittedLinear(Smoother):
             chosen = float(context.parameters["lambda"])
         else:
             candidates = LAMBDA_STEPS * self.scale
-            errors = leave_one_out_errors(self, context.needed_anchor_rows(), candidates)
-            chosen = float(candidates[int(np.argmin(errors))])
+            chosen = chosen_lambda(self, context.needed_anchor_rows(), candidates)
         self.parameters = {"lambda": chosen}
         self._shrunk = self.shrinkage(chosen)
 
@@ -152,36 +154,66 @@ def moments(rows: RowSource) -> tuple[np.ndarray, np.ndarray]:
     return mean, second
 
 
-def leave_one_out_errors(fitted: FittedLinear, source: RowSource, candidates: np.ndarray) -> np.ndarray:
-    """Return the summed squared leave-one-out error of every candidate lambda, ``[c]``.
+def chosen_lambda(fitted: FittedLinear, source: RowSource, candidates: np.ndarray) -> float:
+    """Choose the lambda with the least leave-one-out error.
 
-    Memory grows with the anchors by ``PROJECTIONS`` numbers each, not by the width of either side. Features that fit in
-    memory are turned in float32, which moves an error by about 1e-8 of itself; all sums are in float64.
+    All candidates are screened in float32; those that its rounding could exchange with the best are judged in float64.
 
     Args:
         fitted: a regression whose features are decomposed.
         source: the anchors' source rows, ``[n, D]``.
         candidates: lambdas, ``[c]``.
     """
-    n_anchors, width = source.shape
+    targets = projected(fitted, source)
+    screened = leave_one_out_errors(fitted, targets, candidates, np.float32)
+    margin = SCREENED_SHARE * screened.min() + SCREENED_ROUNDING * float((targets**2).sum())
+    finalists = np.flatnonzero(~(screened > screened.min() + margin))
+    if len(finalists) > 1:
+        finalists = finalists[[int(np.argmin(leave_one_out_errors(fitted, targets, candidates[finalists])))]]
+    return float(candidates[finalists[0]])
+
+
+def projected(fitted: FittedLinear, source: RowSource) -> np.ndarray:
+    """Return the anchors' source rows on random directions, centred, float64 ``[n, q]``; narrow rows as they are."""
+    width = source.shape[1]
     # Not the stream of the seed itself, which chooses the held-out anchors.
     generator = np.random.default_rng(np.random.SeedSequence(fitted.context.seed, spawn_key=(PROJECTION_STREAM,)))
     project = generator.standard_normal((width, PROJECTIONS)) if width > PROJECTIONS else np.eye(width)
     targets = np.concatenate([rows.astype(np.float64) @ project for _, rows in row_blocks(source)])
-    targets -= targets.mean(axis=0)
-    blocks = list(block_ranges(n_anchors, max(fitted.width, project.shape[1] * len(candidates))))
-    product = np.zeros((fitted.width, project.shape[1]))
+    return np.asarray(targets - targets.mean(axis=0))
+
+
+def leave_one_out_errors(
+    fitted: FittedLinear, targets: np.ndarray, candidates: np.ndarray, dtype: type[np.floating[Any]] = np.float64
+) -> np.ndarray:
+    """Return the summed squared leave-one-out error of every candidate lambda, float64 ``[c]``.
+
+    Memory grows with the anchors by ``PROJECTIONS`` numbers each, not by the width of either side. Features that fit in
+    memory are turned in float32, which moves an error by about 1e-8 of itself; all sums are in float64.
+
+    Args:
+        fitted: a regression whose features are decomposed.
+        targets: what the features predict, centred, ``[n, q]``; see ``projected``.
+        candidates: lambdas, ``[c]``.
+        dtype: of the predictions and of each anchor's error; sums over the anchors are float64.
+    """
+    n_anchors, n_targets = targets.shape
+    blocks = list(block_ranges(n_anchors, max(fitted.width, n_targets * len(candidates))))
+    product = np.zeros((fitted.width, n_targets))
     for part in blocks:
         product += fitted.wide_points(part).T @ targets[part]
     shrunk = np.stack([fitted.shrinkage(ridge) for ridge in candidates])
-    coefficients = (shrunk[:, :, None] * product).transpose(1, 0, 2).reshape(fitted.width, -1)
+    coefficients = (shrunk[:, :, None] * product).transpose(1, 0, 2).reshape(fitted.width, -1).astype(dtype)
+    spread = shrunk.T.astype(dtype)
     errors, least_left = np.zeros(len(candidates)), np.ones(len(candidates))
     for part in blocks:
-        points = fitted.wide_points(part)
+        points = fitted.wide_points(part).astype(dtype, copy=False)
         predicted = (points @ coefficients).reshape(len(points), len(candidates), -1)
-        left = 1 - 1 / n_anchors - points**2 @ shrunk.T
+        left = 1 - 1 / n_anchors - points**2 @ spread
         least_left = np.minimum(least_left, left.min(axis=0, initial=1.0))
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            errors += (((targets[part, None, :] - predicted) / left[:, :, None]) ** 2).sum(axis=(0, 2))
+            np.subtract(targets[part, None, :].astype(dtype), predicted, out=predicted)
+            squares = np.einsum("ncq,ncq->nc", predicted, predicted)
+            errors += (squares / left**2).sum(axis=0, dtype=np.float64)
     # An anchor that decides its own fit tells nothing about lambda.
     return np.where(np.isfinite(errors) & (least_left > 1e-12), errors, np.inf)
