@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 
+from clp_core.embeddings.threads import for_each
 from clp_core.environment.devices import DEVICES
 from clp_core.environment.memory_errors import memory_explained
 from clp_core.errors import InputError
@@ -24,6 +26,10 @@ class MatmulBackend:
     def product(self, left: np.ndarray, right: Any) -> np.ndarray:
         """Return ``left @ right`` in the arrays' precision, for a right side that ``hold`` gave."""
         return np.asarray(left @ right)
+
+    def for_each(self, work: Callable[[slice], None], blocks: Iterable[slice]) -> None:
+        """Do work with products on every block: on all cores here, one after the other on a GPU."""
+        for_each(work, blocks)
 
 
 class TorchBackend(MatmulBackend):
@@ -48,6 +54,11 @@ class TorchBackend(MatmulBackend):
         """Return ``left @ right``, computed on the device."""
         with memory_explained("multiplying rows", self.name):
             return np.asarray((self.hold(left) @ right).cpu().numpy())
+
+    def for_each(self, work: Callable[[slice], None], blocks: Iterable[slice]) -> None:
+        """Do work with products on every block, one after the other."""
+        for part in blocks:
+            work(part)
 
 
 def backend_named(name: str) -> MatmulBackend:

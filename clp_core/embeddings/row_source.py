@@ -8,7 +8,10 @@ from typing import Protocol
 
 import numpy as np
 
-BLOCK_BYTES = 64 << 20
+BLOCK_BYTES = 16 << 20
+"""Rows of which something is made at a time. The C library serves such arrays from memory that it has already."""
+CACHE_BYTES = 1 << 30
+"""Rows that are needed again are kept in memory up to this size, and read again block by block beyond it."""
 
 
 class RowSource(Protocol):
@@ -86,6 +89,26 @@ def row_blocks(rows: RowSource, block_bytes: int = BLOCK_BYTES) -> Iterator[tupl
     n_rows, width = rows.shape
     for part in block_ranges(n_rows, width, block_bytes):
         yield part, rows.take(np.arange(part.start, part.stop))
+
+
+def fits_in_memory(n_rows: int, width: int) -> bool:
+    """Say whether rows that are needed again are kept in memory in float32."""
+    return 4 * n_rows * width <= CACHE_BYTES
+
+
+def held_ranges(n_rows: int, width: int) -> list[slice]:
+    """Return the rows that are held at a time: all of them where they fit in memory, else runs of a quarter of that."""
+    if fits_in_memory(n_rows, width):
+        return [slice(0, n_rows)]
+    return list(block_ranges(n_rows, width, CACHE_BYTES // 4))
+
+
+def in_memory(rows: RowSource) -> np.ndarray:
+    """Read all rows, float32 ``[n, d]``."""
+    array = np.empty(rows.shape, dtype=np.float32)
+    for part, block in row_blocks(rows):
+        array[part] = block
+    return array
 
 
 def non_finite_rows(rows: RowSource, ids: np.ndarray | None = None, block_bytes: int = BLOCK_BYTES) -> np.ndarray:

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import ClassVar, Protocol
 
 import numpy as np
 from scipy import sparse
 
 from clp_core.embeddings.matmul_backend import MatmulBackend
-from clp_core.embeddings.row_source import RowSource
+from clp_core.embeddings.row_source import RowSource, Subset
 from clp_core.errors import InputError
+from clp_core.initializers.anchor_sums import AnchorSums
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,8 @@ class Context:
         vectors: static word vectors, where the user gave any.
         source_ids: each target id's match in the source, -1 where it has none, ``[n_target]``; hidden anchors too.
         device: where large products are done.
+        known_sums: sums over more anchors than these, from which those over these follow; see ``sums``.
+        hidden: which of those anchors are none here, positions ascending.
     """
 
     helper_rows: RowSource
@@ -108,6 +112,35 @@ class Context:
     vectors: Vectors | None = None
     source_ids: np.ndarray | None = None
     device: MatmulBackend = field(default_factory=MatmulBackend)
+    known_sums: AnchorSums | None = None
+    hidden: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+
+    @cached_property
+    def sums(self) -> AnchorSums:
+        """Sums over these anchors and the hidden ones."""
+        return self.known_sums or AnchorSums(self.anchor_ids, self.anchor_rows, self.device)
+
+    @cached_property
+    def visible(self) -> np.ndarray:
+        """Where these anchors are among those of ``sums``, ``[n]``."""
+        return np.setdiff1d(np.arange(len(self.sums.ids)), self.hidden)
+
+    @property
+    def anchor_rows_in_memory(self) -> RowSource:
+        """``needed_anchor_rows`` for those who read them more than once: from memory where they fit there."""
+        self.needed_anchor_rows()
+        return Subset(self.sums.rows, self.visible) if len(self.hidden) else self.sums.rows
+
+    def without(self, hidden: np.ndarray) -> Context:
+        """Return a context without some of the anchors, which shares the sums over all of them.
+
+        Args:
+            hidden: positions among the anchors, ascending.
+        """
+        left = np.setdiff1d(np.arange(self.n_anchors), hidden)
+        rows = None if self.anchor_rows is None else Subset(self.anchor_rows_in_memory, left)
+        gone = np.union1d(self.hidden, self.visible[hidden])
+        return replace(self, anchor_ids=self.anchor_ids[left], anchor_rows=rows, known_sums=self.sums, hidden=gone)
 
     @property
     def n_anchors(self) -> int:

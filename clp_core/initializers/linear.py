@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from scipy import sparse
 
-from clp_core.embeddings.row_source import RowSource, Subset, block_ranges, mean_row, row_blocks
+from clp_core.embeddings.row_source import RowSource, block_ranges
+from clp_core.initializers.anchor_sums import SUM_BYTES, Features, Moments
 from clp_core.initializers.base import Context, Initializer, Setting, SmootherWeights
 from clp_core.initializers.smoother import Smoother
 from clp_core.initializers.topk import AnchorSearch, softmax
@@ -16,12 +18,8 @@ from clp_core.initializers.topk import AnchorSearch, softmax
 LAMBDA_STEPS = np.logspace(-6, 3, 55)
 """Candidates for lambda, as multiples of the mean variance that the anchors' features have per direction."""
 
-PROJECTIONS = 48
-"""Random directions of the source rows on which lambda is chosen, where the rows are wider than this."""
-
-PROJECTION_STREAM = 2
-SCREENED_SHARE, SCREENED_ROUNDING = 1e-3, 1e-6
-"""What float32 may be wrong by, as a share of an error and of the sum of squares that is predicted."""
+LEFT_OUT = 1e-8
+"""Singular values below this share of the largest are left out where all lambdas are judged at once."""
 
 RESIDUAL_SETTINGS = (
     Setting("temperature", 0.1, "of the softmax over the nearest anchors' centred cosines", minimum=1e-3),
@@ -55,7 +53,30 @@ class Linear(Initializer):
 
     def fit(self, context: Context) -> FittedLinear:
         """Fit on the anchors; lambda is taken from the context's parameters where it is there."""
-        return FittedLinear(context, self.resolve(context.settings), context.helper_rows)
+        features = Features("helper rows", context.helper_rows)
+        moments = context.sums.moments(features, context.hidden)
+        return FittedLinear(context, self.resolve(context.settings), features, moments, FeatureMap())
+
+
+@dataclass(frozen=True)
+class FeatureMap:
+    """A linear map of what is known of a token to the features of a regression; here they are the same."""
+
+    def features(self, known: np.ndarray) -> np.ndarray:
+        """Return features ``[b, p]`` of what is known less its mean, float64 ``[b, a]``."""
+        return known
+
+    def transposed(self, directions: np.ndarray) -> np.ndarray:
+        """Return directions ``[p, q]`` of the features as such of what is known, ``[a, q]``."""
+        return directions
+
+    def second(self, second: np.ndarray) -> np.ndarray:
+        """Return the second moment ``[p, p]`` of features from that of what is known, ``[a, a]``."""
+        return second
+
+    def cross(self, cross: np.ndarray) -> np.ndarray:
+        """Return the cross moment ``[p, D]`` of features and rows from that of what is known, ``[a, D]``."""
+        return cross
 
 
 class FittedLinear(Smoother):
@@ -64,18 +85,28 @@ class FittedLinear(Smoother):
     Its points are the anchors' centred features, turned into the basis of the eigenvectors of ``X'X``.
     """
 
-    def __init__(self, context: Context, settings: dict[str, float], features: RowSource) -> None:
+    def __init__(
+        self,
+        context: Context,
+        settings: dict[str, float],
+        features: Features,
+        moments: Moments,
+        feature_map: FeatureMap,
+    ) -> None:
         """Decompose the anchors' features and choose lambda.
 
         Args:
             context: the anchors.
             settings: all settings of the method.
-            features: by target id, ``[n_target, p]``.
+            features: what is known of each token.
+            moments: those of the anchors' features.
+            feature_map: makes the regression's features of them.
         """
-        super().__init__(context, context.anchor_rows, context.n_anchors, features.shape[1])
-        self._features = features
+        second = feature_map.second(moments.second)
+        rows = None if context.anchor_rows is None else context.anchor_rows_in_memory
+        super().__init__(context, rows, context.n_anchors, len(second))
+        self._known, self._mean, self._map = features, moments.mean, feature_map
         self._settings = settings
-        self._mean, second = moments(Subset(features, context.anchor_ids))
         eigenvalues, self._directions = np.linalg.eigh(second)
         self._variances = np.clip(eigenvalues, 0, None)
         self.scale = float(self._variances.sum()) / max(len(self._variances), 1) or 1.0
@@ -83,26 +114,57 @@ class FittedLinear(Smoother):
             chosen = float(context.parameters["lambda"])
         else:
             candidates = LAMBDA_STEPS * self.scale
-            chosen = chosen_lambda(self, context.needed_anchor_rows(), candidates)
+            chosen = float(candidates[np.argmin(leave_one_out_errors(self, candidates))])
         self.parameters = {"lambda": chosen}
         self._shrunk = self.shrinkage(chosen)
 
     def turned(self, ids: np.ndarray) -> np.ndarray:
         """Return centred features in the basis of the eigenvectors, float64 ``[len(ids), p]``."""
-        return (self._features.take(ids).astype(np.float64) - self._mean) @ self._directions
+        known = self._known.rows.take(ids).astype(np.float64)
+        return self._map.features(known - self._mean) @ self._directions
 
     def points(self, positions: np.ndarray) -> np.ndarray:
         """Return the turned features of anchors, float64 ``[m, p]``."""
-        return self.turned(self.context.anchor_ids[positions])
+        known = self._table.take(self.context.visible[positions]).astype(np.float64)
+        return self._map.features(known - self._shift) @ self._directions
 
     def narrow_points(self, positions: np.ndarray) -> np.ndarray:
         """Return the turned features of anchors in float32; they are centred in float64 and turned in float32."""
-        features = self._features.take(self.context.anchor_ids[positions])
-        return np.asarray((features.astype(np.float64) - self._mean).astype(np.float32) @ self._narrow_directions)
+        known = self._table.take(self.context.visible[positions])
+        known = known - self._shift.astype(np.float32)
+        return self.context.device.product(known, self._narrow_turn)
+
+    @property
+    def _table(self) -> RowSource:
+        return self.context.sums.table(self._known)
 
     @cached_property
-    def _narrow_directions(self) -> np.ndarray:
-        return self._directions.astype(np.float32)
+    def _shift(self) -> np.ndarray:
+        """The mean of these anchors' features less that of all anchors."""
+        return self._mean - self.context.sums.origin(self._known)
+
+    @cached_property
+    def _narrow_turn(self) -> Any:
+        turn = self._map.transposed(self._directions).astype(np.float32)
+        return self.context.device.hold(turn)
+
+    def targets(self) -> np.ndarray:
+        """Return the anchors' source rows on random directions, centred, float64 ``[n, q]``; narrow ones as they are.
+
+        Lambda is judged on them.
+        """
+        found = self.context.sums.projected(self.context.seed)[self.context.visible]
+        return np.asarray(found - found.mean(axis=0))
+
+    def targets_product(self) -> np.ndarray:
+        """Return ``points' @ targets``, float64 ``[p, q]``."""
+        moments = self.context.sums.cross_moments(self._known, self.context.hidden, self.context.seed)
+        return np.asarray(self._directions.T @ self._map.cross(moments.cross))
+
+    @cached_property
+    def _sums(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        moments = self.context.sums.cross_moments(self._known, self.context.hidden)
+        return self._directions.T @ self._map.cross(moments.cross), moments.total, self.point_sum
 
     @property
     def gram(self) -> np.ndarray:
@@ -143,77 +205,44 @@ class FittedLinear(Smoother):
         return AnchorSearch(self.context, centred=True)
 
 
-def moments(rows: RowSource) -> tuple[np.ndarray, np.ndarray]:
-    """Return the mean ``[d]`` and the centred second moment ``X'X`` ``[d, d]`` of rows, in float64, in two passes."""
-    width = rows.shape[1]
-    mean = mean_row(rows)
-    second = np.zeros((width, width))
-    for _, block in row_blocks(rows):
-        centred = block.astype(np.float64) - mean
-        second += centred.T @ centred
-    return mean, second
-
-
-def chosen_lambda(fitted: FittedLinear, source: RowSource, candidates: np.ndarray) -> float:
-    """Choose the lambda with the least leave-one-out error.
-
-    All candidates are screened in float32; those that its rounding could exchange with the best are judged in float64.
-
-    Args:
-        fitted: a regression whose features are decomposed.
-        source: the anchors' source rows, ``[n, D]``.
-        candidates: lambdas, ``[c]``.
-    """
-    targets = projected(fitted, source)
-    screened = leave_one_out_errors(fitted, targets, candidates, np.float32)
-    margin = SCREENED_SHARE * screened.min() + SCREENED_ROUNDING * float((targets**2).sum())
-    finalists = np.flatnonzero(~(screened > screened.min() + margin))
-    if len(finalists) > 1:
-        finalists = finalists[[int(np.argmin(leave_one_out_errors(fitted, targets, candidates[finalists])))]]
-    return float(candidates[finalists[0]])
-
-
-def projected(fitted: FittedLinear, source: RowSource) -> np.ndarray:
-    """Return the anchors' source rows on random directions, centred, float64 ``[n, q]``; narrow rows as they are."""
-    width = source.shape[1]
-    # Not the stream of the seed itself, which chooses the held-out anchors.
-    generator = np.random.default_rng(np.random.SeedSequence(fitted.context.seed, spawn_key=(PROJECTION_STREAM,)))
-    project = generator.standard_normal((width, PROJECTIONS)) if width > PROJECTIONS else np.eye(width)
-    targets = np.concatenate([rows.astype(np.float64) @ project for _, rows in row_blocks(source)])
-    return np.asarray(targets - targets.mean(axis=0))
-
-
-def leave_one_out_errors(
-    fitted: FittedLinear, targets: np.ndarray, candidates: np.ndarray, dtype: type[np.floating[Any]] = np.float64
-) -> np.ndarray:
+def leave_one_out_errors(fitted: FittedLinear, candidates: np.ndarray) -> np.ndarray:
     """Return the summed squared leave-one-out error of every candidate lambda, float64 ``[c]``.
 
+    With s the variances per direction, the predictions of all lambdas are ``sum_d x_d b_d / (s_d + lambda)``. The
+    matrix ``(s_d + lambda_0) / (s_d + lambda)`` of candidates by directions, lambda_0 the least of them, has a low
+    numerical rank r, as Cauchy matrices have, so that r sets of coefficients serve all candidates; what is left out is
+    ``LEFT_OUT`` of its largest singular value.
+
     Memory grows with the anchors by ``PROJECTIONS`` numbers each, not by the width of either side. Features that fit in
-    memory are turned in float32, which moves an error by about 1e-8 of itself; all sums are in float64.
+    memory are turned in float32, which moves an error by about 1e-8 of itself; all else is in float64.
 
     Args:
         fitted: a regression whose features are decomposed.
-        targets: what the features predict, centred, ``[n, q]``; see ``projected``.
         candidates: lambdas, ``[c]``.
-        dtype: of the predictions and of each anchor's error; sums over the anchors are float64.
     """
+    targets = fitted.targets()
     n_anchors, n_targets = targets.shape
-    blocks = list(block_ranges(n_anchors, max(fitted.width, n_targets * len(candidates))))
-    product = np.zeros((fitted.width, n_targets))
-    for part in blocks:
-        product += fitted.wide_points(part).T @ targets[part]
     shrunk = np.stack([fitted.shrinkage(ridge) for ridge in candidates])
-    coefficients = (shrunk[:, :, None] * product).transpose(1, 0, 2).reshape(fitted.width, -1).astype(dtype)
-    spread = shrunk.T.astype(dtype)
+    least = fitted.shrinkage(float(candidates.min(initial=np.inf)))
+    ratios = np.divide(shrunk, least, out=np.zeros_like(shrunk), where=least > 0)
+    left, strengths, basis = np.linalg.svd(ratios, full_matrices=False)
+    rank = int(np.count_nonzero(strengths > LEFT_OUT * strengths[0]))
+    mixture, basis = left[:, :rank] * strengths[:rank], basis[:rank] * least
+    pairs = np.einsum("ci,cj->ijc", mixture, mixture).reshape(rank**2, -1)
+    coefficients = (basis.T[:, :, None] * fitted.targets_product()[:, None, :]).reshape(fitted.width, -1)
     errors, least_left = np.zeros(len(candidates)), np.ones(len(candidates))
-    for part in blocks:
-        points = fitted.wide_points(part).astype(dtype, copy=False)
-        predicted = (points @ coefficients).reshape(len(points), len(candidates), -1)
-        left = 1 - 1 / n_anchors - points**2 @ spread
-        least_left = np.minimum(least_left, left.min(axis=0, initial=1.0))
+    parts = list(block_ranges(n_anchors, 2 * max(fitted.width, rank * (rank + n_targets)), SUM_BYTES))
+    room = np.empty((parts[0].stop if parts else 0, fitted.width))
+    for part in parts:
+        points, wanted = room[: part.stop - part.start], targets[part]
+        points[:] = fitted.points_of(part)
+        found = (points @ coefficients).reshape(len(points), rank, n_targets)
+        grams = (found @ found.transpose(0, 2, 1)).reshape(len(points), -1)
+        along = (found @ wanted[:, :, None])[:, :, 0]
+        squares = (wanted**2).sum(axis=1, keepdims=True) - 2 * along @ mixture.T + grams @ pairs
+        share_left = 1 - 1 / n_anchors - np.square(points, out=points) @ shrunk.T
+        least_left = np.minimum(least_left, share_left.min(axis=0, initial=1.0))
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            np.subtract(targets[part, None, :].astype(dtype), predicted, out=predicted)
-            squares = np.einsum("ncq,ncq->nc", predicted, predicted)
-            errors += (squares / left**2).sum(axis=0, dtype=np.float64)
+            errors += (np.clip(squares, 0, None) / share_left**2).sum(axis=0)
     # An anchor that decides its own fit tells nothing about lambda.
     return np.where(np.isfinite(errors) & (least_left > 1e-12), errors, np.inf)

@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from clp_core.embeddings.row_source import BLOCK_BYTES, RowSource, block_ranges
+from clp_core.embeddings.row_source import BLOCK_BYTES, RowSource, block_ranges, fits_in_memory, held_ranges
+from clp_core.embeddings.threads import for_each
 from clp_core.initializers.base import Context, Fitted, SmootherWeights, TopAnchors
 
-CACHE_BYTES = 1 << 30
-"""Points are kept in memory up to this size, and read again block by block beyond it."""
 SPARE = 8
 """Columns beyond those asked for that are weighed again in float64: products in float32 may exchange near ones."""
 RUN = 64
@@ -40,6 +39,7 @@ class Smoother(Fitted):
         self.columns = columns
         self.n_columns = n_columns
         self.width = width
+        self._last_moments: tuple[SmootherWeights, tuple[np.ndarray, np.ndarray]] | None = None
 
     @abstractmethod
     def mix(self, ids: np.ndarray) -> SmootherWeights:
@@ -70,7 +70,12 @@ class Smoother(Fitted):
         return np.divide(total**2, squares, out=undefined, where=squares > 0)
 
     def _moments(self, found: SmootherWeights) -> tuple[np.ndarray, np.ndarray]:
-        """Return ``sum w`` and ``sum w^2`` of every token, in closed form."""
+        """Return ``sum w`` and ``sum w^2`` of every token, in closed form; those of the last mix are kept."""
+        if self._last_moments is None or self._last_moments[0] is not found:
+            self._last_moments = (found, self._moments_of(found))
+        return self._last_moments[1]
+
+    def _moments_of(self, found: SmootherWeights) -> tuple[np.ndarray, np.ndarray]:
         total, squares = np.zeros(len(found.ids)), np.zeros(len(found.ids))
         if found.is_dense:
             constants = found.constants if found.constants is not None else np.zeros(len(found.ids))
@@ -153,24 +158,35 @@ class Smoother(Fitted):
             The columns of the n largest absolute weights of each token, in no order, ``[b, n]``, and the sum of all
             its absolute weights, ``[b]``.
         """
-        queries = mix.queries if mix.queries is not None else np.zeros((len(mix.ids), self.width))
-        constants = mix.constants if mix.constants is not None else np.zeros(len(mix.ids))
-        wide = np.column_stack([queries, constants]).astype(np.float32)
-        device, total = self.context.device, np.zeros(len(wide))
-        values, columns = np.zeros((len(wide), 0), np.float32), np.zeros((len(wide), 0), np.int64)
-        for part in block_ranges(self.n_columns, self.width + 1, CACHE_BYTES // 4):
-            n_points = part.stop - part.start
-            block = np.column_stack([self._points(part), np.ones(n_points, dtype=np.float32)])
-            held = device.hold(np.ascontiguousarray(block.T))
-            found = np.zeros((len(wide), min(n, n_points)), np.int64)
-            found_values = np.zeros(found.shape, np.float32)
-            for some in block_ranges(len(wide), n_points):
-                product = device.product(wide[some], held)
+        n_tokens, device = len(mix.ids), self.context.device
+        queries = None if mix.queries is None else mix.queries.astype(np.float32)
+        constants = None if mix.constants is None else mix.constants.astype(np.float32)[:, None]
+        total = np.zeros(n_tokens)
+        values, columns = np.zeros((n_tokens, 0), np.float32), np.zeros((n_tokens, 0), np.int64)
+        for part in held_ranges(self.n_columns, self.width):
+            held, n_kept = self._held_points(part), min(n, part.stop - part.start)
+            found, weights = np.zeros((n_tokens, n_kept), np.int64), np.zeros((n_tokens, n_kept), np.float32)
+
+            def look(
+                some: slice,
+                points: slice = part,
+                held: Any = held,
+                found: np.ndarray = found,
+                weights: np.ndarray = weights,
+            ) -> None:
+                if queries is not None:
+                    product = device.product(queries[some], held)
+                else:
+                    product = np.zeros((some.stop - some.start, points.stop - points.start), np.float32)
+                if constants is not None:
+                    product += constants[some]
                 np.abs(product, out=product)
                 total[some] += product.sum(axis=1, dtype=np.float64)
                 found[some] = largest_entries(product, found.shape[1])
-                found_values[some] = np.take_along_axis(product, found[some], axis=1)
-            all_values = np.concatenate([values, found_values], axis=1)
+                weights[some] = np.take_along_axis(product, found[some], axis=1)
+
+            device.for_each(look, block_ranges(n_tokens, part.stop - part.start))
+            all_values = np.concatenate([values, weights], axis=1)
             kept = largest_entries(all_values, n)
             values = np.take_along_axis(all_values, kept, axis=1)
             columns = np.take_along_axis(np.concatenate([columns, found + part.start], axis=1), kept, axis=1)
@@ -180,19 +196,23 @@ class Smoother(Fitted):
         """Return a mix's weights in float64 at the places of a pattern."""
         out = where.astype(np.float64)
         lines = np.repeat(np.arange(where.shape[0]), np.diff(where.indptr))
-        for part in block_ranges(where.nnz, 2 * max(self.width, 1)):
+        in_memory = self._all_points if self._is_cached and mix.queries is not None else None
+
+        def weigh(part: slice) -> None:
             places, own = where.indices[part], lines[part]
             values = np.zeros(len(places))
             if mix.queries is not None:
-                if self._is_cached:
-                    points = self._all_points[places].astype(np.float64)
+                if in_memory is not None:
+                    points = in_memory[places]
                 else:
                     used, local = np.unique(places, return_inverse=True)
                     points = self.points(used)[local]
-                values += np.einsum("nd,nd->n", points, mix.queries[own])
+                values += np.einsum("nd,nd->n", points, mix.queries[own], dtype=np.float64)
             if mix.constants is not None:
                 values += mix.constants[own]
             out.data[part] = values
+
+        for_each(weigh, block_ranges(where.nnz, 2 * max(self.width, 1)))
         if mix.near is not None:
             out = sparse.csr_array(out + mix.near)
         return out
@@ -211,13 +231,23 @@ class Smoother(Fitted):
 
     @property
     def _is_cached(self) -> bool:
-        return 4 * self.width * self.n_columns <= CACHE_BYTES
+        return fits_in_memory(self.n_columns, self.width)
 
-    def wide_points(self, part: slice) -> np.ndarray:
-        """Return the points of a run of columns in float64; where all fit in memory, they were made once in float32."""
+    def points_of(self, part: slice) -> np.ndarray:
+        """Return the points of a run of columns: those in memory, which are float32, or made again in float64."""
         if self._is_cached:
-            return self._all_points[part].astype(np.float64)
+            return self._all_points[part]
         return self.points(np.arange(part.start, part.stop))
+
+    def _held_points(self, part: slice) -> Any:
+        """Return the points of a run of columns as the right side of products, ``[p, m]``."""
+        if not self._is_cached:
+            return self.context.device.hold(self._points(part).T)
+        return self._all_held_points
+
+    @cached_property
+    def _all_held_points(self) -> Any:
+        return self.context.device.hold(self._all_points.T)
 
     def _points(self, part: slice) -> np.ndarray:
         """Return the points of a run of columns, from memory where all of them fit there."""
@@ -326,7 +356,7 @@ def sparse_product(weights: sparse.csr_array, rows: RowSource) -> np.ndarray:
     used, local = np.unique(weights.indices, return_inverse=True)
     by_column = sparse.csr_array((weights.data, local, weights.indptr), shape=(weights.shape[0], len(used))).tocsc()
     out = np.zeros((weights.shape[0], rows.shape[1]))
-    for part in block_ranges(len(used), rows.shape[1]):
+    for part in block_ranges(len(used), rows.shape[1], 4 * BLOCK_BYTES):
         out += by_column[:, part] @ rows.take(used[part]).astype(np.float64)
     return out.astype(np.float32)
 

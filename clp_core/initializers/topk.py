@@ -63,6 +63,7 @@ class AnchorSearch:
 
     def __init__(self, context: Context, centred: bool) -> None:
         """Take the anchors of a context; ``centred`` takes their mean off first."""
+        self._context = context
         self._rows = context.helper_rows
         self._anchors = Subset(context.helper_rows, context.anchor_ids)
         self._centred = centred
@@ -85,6 +86,10 @@ class AnchorSearch:
 
     def of(self, ids: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Return cosines ``[b, k]`` float64 and positions ``[b, k]`` of the nearest anchors, at most all of them."""
+        context = self._context
+        return context.sums.nearest(lambda: self._search(ids, k), context.hidden, ids, self._centred, k)
+
+    def _search(self, ids: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         cosines, found = largest_products(
             self.units(self._rows, ids), self._base, min(k, self._anchors.shape[0]), use_gpu=self._use_gpu
         )

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
-from clp_core.embeddings.row_source import RowSource, Subset, block_ranges, mean_row, row_blocks
+from clp_core.embeddings.row_source import RowSource
+from clp_core.initializers.anchor_sums import Features, Moments
 from clp_core.initializers.base import Context, Initializer, Setting, SubwordSegmentation
-from clp_core.initializers.linear import RESIDUAL_SETTINGS, FittedLinear
+from clp_core.initializers.linear import RESIDUAL_SETTINGS, FeatureMap, FittedLinear
 from clp_core.initializers.smoother import sparse_product
+
+TWO_VIEWS = "two views"
+"""The name of the features, by which sums over them are kept."""
+ROUNDING = 1e-14
+"""Squared distances of this share of the squared values are float32's rounding."""
 
 
 class TwoView(Initializer):
@@ -40,68 +47,96 @@ class TwoView(Initializer):
         settings = self.resolve(context.settings)
         if context.source_rows is None:
             raise ValueError("this context has no source rows to take pieces from")
-        return FittedLinear(
-            context, settings, TwoViews.of(context, context.source_rows, settings["pieces"], settings["traits"])
-        )
+        views = TwoViews(context.helper_rows, context.source_rows, context.needed_pieces())
+        features = Features(TWO_VIEWS, views)
+        moments = context.sums.moments(features, context.hidden)
+        scaled = ScaledViews.of(moments, views, settings["pieces"], settings["traits"])
+        return FittedLinear(context, settings, features, moments, scaled)
 
 
 @dataclass(frozen=True)
 class TwoViews:
-    """Rows of features by target id, made when they are asked for.
+    """What is known of tokens by target id, made when it is asked for.
+
+    Side by side: the helper row, the mean source row of its pieces, its traits, and 1 where it has pieces.
 
     Attributes:
         helper: helper rows, ``[n_target, d]``.
         source: all source rows, ``[n_source, D]``.
         pieces: the target's tokens in source tokens.
-        centre: mean over the anchors of their pieces' mean source row, ``[D]``.
-        factors: what the two views and the traits are multiplied with.
-        n_traits: number of traits.
     """
 
     helper: RowSource
     source: RowSource
     pieces: SubwordSegmentation
-    centre: np.ndarray
-    factors: tuple[float, float, float]
-    n_traits: int
 
-    @classmethod
-    def of(cls, context: Context, source: RowSource, weight: float, traits: float) -> TwoViews:
-        """Measure the anchors' views; ``weight`` is the pieces', ``traits`` the traits'."""
-        pieces = context.needed_pieces()
-        n_traits = pieces.traits(context.anchor_ids[:1]).shape[1]
-        raw = cls(
-            context.helper_rows, source, pieces, np.zeros(source.shape[1], np.float32), (1.0, 1.0, traits), n_traits
-        )
-        mean = mean_row(Subset(raw, context.anchor_ids))
-        width = context.helper_rows.shape[1]
-        pieceless = sum(
-            int((np.diff(pieces.of(context.anchor_ids[part]).indptr) == 0).sum())
-            for part in block_ranges(context.n_anchors, 1)
-        )
-        share = 1 - pieceless / max(context.n_anchors, 1)
-        middle = (mean[width:-n_traits] / (share or 1.0)).astype(np.float32)
-        centred = cls(context.helper_rows, source, pieces, middle, (1.0, 1.0, traits), n_traits)
-        spread = np.zeros(2)
-        for _, block in row_blocks(Subset(centred, context.anchor_ids)):
-            spread += ((block[:, :width] - mean[:width]) ** 2).sum(), (block[:, width:-n_traits] ** 2).sum()
-        lengths = np.sqrt(spread / max(context.n_anchors, 1))
-        factors = 1 / (lengths[0] or 1.0), weight / (lengths[1] or 1.0), traits
-        return cls(context.helper_rows, source, pieces, middle, factors, n_traits)
+    @cached_property
+    def n_traits(self) -> int:
+        """Number of traits."""
+        return self.pieces.traits(np.zeros(1, dtype=np.int64)).shape[1]
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Number of tokens and of features."""
-        return self.helper.shape[0], self.helper.shape[1] + self.source.shape[1] + self.n_traits
+        """Number of tokens, and of what is known of each."""
+        return self.helper.shape[0], self.helper.shape[1] + self.source.shape[1] + self.n_traits + 1
 
     def take(self, ids: np.ndarray) -> np.ndarray:
-        """Return the features of these target ids, float32; a token without pieces has the centre as their mean."""
+        """Return what is known of these target ids, float32; a token without pieces has zeros as their mean."""
         weights = self.pieces.of(ids)
-        means = sparse_product(weights, self.source)
-        means[np.diff(weights.indptr) == 0] = self.centre
+        has_pieces = np.diff(weights.indptr) > 0
         views = (
-            self.helper.take(ids) * np.float32(self.factors[0]),
-            (means - self.centre) * np.float32(self.factors[1]),
-            (self.factors[2] * self.pieces.traits(ids)).astype(np.float32),
+            self.helper.take(ids),
+            sparse_product(weights, self.source),
+            self.pieces.traits(ids).astype(np.float32),
+            has_pieces[:, None].astype(np.float32),
         )
         return np.concatenate(views, axis=1)
+
+
+@dataclass(frozen=True)
+class ScaledViews(FeatureMap):
+    """The views as features: pieces less their mean over the anchors that have any, each view with its factor.
+
+    A token without pieces so has a zero there: it counts as one whose pieces are the mean.
+
+    Attributes:
+        centre: what is taken off where there are pieces, ``[p]``, 0 but for the pieces.
+        factors: what each feature is multiplied with, ``[p]``.
+    """
+
+    centre: np.ndarray
+    factors: np.ndarray
+
+    @classmethod
+    def of(cls, moments: Moments, views: TwoViews, weight: float, traits: float) -> ScaledViews:
+        """Scale the views by the anchors' moments; ``weight`` is the pieces', ``traits`` the traits'."""
+        width, n = views.helper.shape[1], max(moments.count, 1)
+        pieces = slice(width, width + views.source.shape[1])
+        centre = np.zeros(len(moments.mean) - 1)
+        centre[pieces] = moments.mean[pieces] / (moments.mean[-1] or 1.0)
+        raw = np.diag(moments.second)[:-1] / n
+        variances = np.diag(cls(centre, np.ones_like(centre)).second(moments.second)) / n
+        factors = np.full_like(centre, traits)
+        for part, factor in ((slice(0, width), 1.0), (pieces, weight)):
+            square = variances[part].sum()
+            # Rows that are all the same differ by rounding alone.
+            rounding = ROUNDING * (moments.mean[part] ** 2 + centre[part] ** 2 + raw[part]).sum()
+            factors[part] = factor / (np.sqrt(square) if square > rounding else 1.0)
+        return cls(centre, factors)
+
+    def features(self, known: np.ndarray) -> np.ndarray:
+        """Return features ``[b, p]`` of what is known less its mean, float64 ``[b, p + 1]``."""
+        return (known[:, :-1] - known[:, -1:] * self.centre) * self.factors
+
+    def transposed(self, directions: np.ndarray) -> np.ndarray:
+        """Return directions ``[p, q]`` of the features as such of what is known, ``[p + 1, q]``."""
+        scaled = directions * self.factors[:, None]
+        return np.concatenate([scaled, -(self.centre @ scaled)[None]])
+
+    def second(self, second: np.ndarray) -> np.ndarray:
+        """Return the second moment ``[p, p]`` of features from that of what is known, ``[p + 1, p + 1]``."""
+        return self.cross(self.cross(second).T)
+
+    def cross(self, cross: np.ndarray) -> np.ndarray:
+        """Return the cross moment ``[p, D]`` of features and rows from that of what is known, ``[p + 1, D]``."""
+        return (cross[:-1] - np.outer(self.centre, cross[-1])) * self.factors[:, None]

@@ -9,7 +9,7 @@ import numpy as np
 from scipy import sparse
 
 from clp_core.tokenization.overlap import Overlap
-from clp_core.tokenization.token_bytes import WORD_START, byte_of_character, decoded
+from clp_core.tokenization.token_bytes import WORD_START, character_of_byte, decoded
 from clp_core.tokenization.vocabulary import Vocabulary
 
 MOST_SPLITS = 64
@@ -113,7 +113,7 @@ class SourceSegmentation:
 def raw_text(data: bytes, vocabulary: Vocabulary) -> str | None:
     """Return bytes as a vocabulary writes them in its tokens, ``None`` where it cannot."""
     if vocabulary.family == "byte-level":
-        characters = {byte: character for character, byte in byte_of_character().items()}
+        characters = character_of_byte()
         return "".join(characters[byte] for byte in data)
     text = decoded(data)
     if text is None:

@@ -18,6 +18,12 @@ def byte_of_character() -> dict[str, int]:
     return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
 
 
+@lru_cache(1)
+def character_of_byte() -> dict[int, str]:
+    """Return the inverse of ``byte_of_character``."""
+    return {byte: character for character, byte in byte_of_character().items()}
+
+
 def family_of(description: dict[str, Any]) -> Family:
     """Return the family of a tokenizer.json by its model, pre-tokenizer, normalizer and decoder."""
     model = description.get("model") or {}

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from clp_core.checkpoints.finite import CURE, NonFiniteError
-from clp_core.embeddings.row_source import Subset, block_ranges, mean_row, non_finite_rows
+from clp_core.embeddings.row_source import block_ranges, mean_row, non_finite_rows
 from clp_core.initializers.base import Context, Initializer
 from clp_core.reports.transfer_report import HeldOutSummary
 
@@ -48,9 +48,7 @@ def hide(context: Context, seed: int, share: float = HIDDEN_SHARE, fold: int = 0
     n_hidden = min(max(1, round(share * n_anchors)), max(n_anchors - 1, 0))
     order = np.roll(np.random.default_rng(seed).permutation(n_anchors), -fold * n_hidden)
     hidden = np.sort(order[:n_hidden])
-    visible = np.setdiff1d(np.arange(n_anchors), hidden)
-    rows = Subset(context.needed_anchor_rows(), visible)
-    return replace(context, anchor_ids=context.anchor_ids[visible], anchor_rows=rows), hidden
+    return context.without(hidden), hidden
 
 
 def score(
@@ -79,7 +77,7 @@ def score_folds(
     Raises:
         InputError: a source row of an anchor, or one that the method predicts, is not finite.
     """
-    bad = non_finite_rows(context.needed_anchor_rows())
+    bad = non_finite_rows(context.anchor_rows_in_memory)
     if len(bad):
         raise NonFiniteError(
             f"the source's rows of {len(bad):,} of {context.n_anchors:,} anchors are not finite (the first is target "
@@ -102,7 +100,7 @@ def score_fold(method: Initializer, context: Context, visible: Context, hidden: 
     if not len(hidden):
         return None
     fitted = method.fit(replace(visible, parameters={}))
-    truth = context.needed_anchor_rows()
+    truth = context.anchor_rows_in_memory
     width = truth.shape[1]
     centre = mean_row(visible.needed_anchor_rows())
     cosines, error, spread = 0.0, 0.0, 0.0

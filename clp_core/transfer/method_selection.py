@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from clp_core.initializers import initializer
+from clp_core.initializers.two_view import TWO_VIEWS
 from clp_core.progress import report_progress
 from clp_core.reports.transfer_report import AutoSummary
 from clp_core.transfer import heldout_anchors
@@ -65,5 +66,6 @@ def choose(pair: ModelPair, seed: int) -> Choice:
     if richer >= plain + MARGIN:
         reason = f"{RICHER[0]}, because the source's pieces tell of the tokens here ({listed})"
         return Choice(*RICHER, scores, reason, first[RICHER[0]])
+    pair.free_sums(TWO_VIEWS)
     reason = f"{PLAIN[0]}, because the source's pieces add less than {MARGIN} here ({listed})"
     return Choice(*PLAIN, scores, reason, first[PLAIN[0]])

@@ -20,6 +20,7 @@ from clp_core.embeddings.matmul_backend import MatmulBackend, backend_named
 from clp_core.embeddings.row_source import JoinedRows, RowSource, Subset
 from clp_core.errors import InputError
 from clp_core.initializers import INITIALIZERS
+from clp_core.initializers.anchor_sums import AnchorSums
 from clp_core.initializers.base import Context, Vectors
 from clp_core.tokenization.overlap import Overlap
 from clp_core.tokenization.source_segmentation import SourceSegmentation
@@ -58,6 +59,7 @@ class ModelPair:
     vectors: Vectors | None = None
     device: MatmulBackend = field(default_factory=MatmulBackend)
     warnings: list[str] = field(default_factory=list)
+    _sums: dict[tuple[str, bool], AnchorSums] = field(default_factory=dict)
 
     @classmethod
     def of(cls, options: PairOptions) -> ModelPair:
@@ -158,12 +160,15 @@ class ModelPair:
             bias: whether the output layer's bias and further vectors are more columns of the rows.
         """
         rows: RowSource = self.source.rows(side)
-        for column in self.columns if bias and side == self.biased_side else ():
+        columns = self.columns if bias and side == self.biased_side else []
+        for column in columns:
             rows = JoinedRows(rows, column)
+        anchor_rows = Subset(rows, self.overlap.source_ids[self.overlap.ids])
+        sums = self._sums.setdefault((side, bool(columns)), AnchorSums(self.overlap.ids, anchor_rows, self.device))
         return Context(
             self.helper.rows("input"),
             self.overlap.ids,
-            Subset(rows, self.overlap.source_ids[self.overlap.ids]),
+            anchor_rows,
             seed_of_side(seed, side),
             settings=settings or {},
             source_rows=rows,
@@ -171,7 +176,16 @@ class ModelPair:
             vectors=self.vectors,
             source_ids=self.overlap.source_ids,
             device=self.device,
+            known_sums=sums,
         )
+
+    def free_sums(self, *names: str) -> None:
+        """Free the sums over the anchors that contexts share: all of them, or those of the features of some names."""
+        for sums in self._sums.values():
+            for name in names:
+                sums.forget(name)
+        if not names:
+            self._sums.clear()
 
     def usable_methods(self) -> list[str]:
         """Return the names of the methods that have what they need."""

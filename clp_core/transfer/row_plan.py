@@ -10,7 +10,8 @@ import numpy as np
 
 from clp_core.checkpoints.safetensors_reader import TensorRows
 from clp_core.embeddings.nearest import unit
-from clp_core.embeddings.row_source import RowSource, block_ranges
+from clp_core.embeddings.row_source import RowSource, Subset, block_ranges, fits_in_memory, in_memory
+from clp_core.embeddings.threads import for_each
 from clp_core.initializers import initializer
 from clp_core.initializers.base import Fitted, SmootherWeights
 from clp_core.progress import report_progress
@@ -22,7 +23,8 @@ COPIED, INITIALISED, OVERRIDE, SPECIAL, PADDING = range(len(STATUSES))
 FALLBACKS = ("linear", "mean")
 """Methods that take over a row at risk under ``--guard fallback``, in this order."""
 
-COSINE_BYTES = 64 << 20
+ROWS_BYTES = 64 << 20
+"""Rows that are made at a time."""
 MIN_BLOCK_WIDTH = 256
 
 
@@ -137,7 +139,7 @@ class RowFactory:
         """Cut target ids so that what is held of a block at a time, weights included, stays bounded."""
         forms_weights = any(initializer(name).forms_weights for name in self.methods)
         widest = max(self.block_width, 4 * self._n_anchors if forms_weights else 0)
-        for part in block_ranges(len(ids), widest):
+        for part in block_ranges(len(ids), widest, ROWS_BYTES):
             yield ids[part]
 
     def make(self, ids: np.ndarray, measure: bool = True) -> RowBlock:
@@ -237,7 +239,7 @@ class NewRows:
     def __iter__(self) -> Iterator[np.ndarray]:
         """Yield blocks of rows in the source's data type; copied rows are the source's bits."""
         plan, width = self.plan, self.source.shape[1]
-        for part in block_ranges(plan.n_rows, self._maker.block_width):
+        for part in block_ranges(plan.n_rows, self._maker.block_width, ROWS_BYTES):
             ids = np.arange(part.start, part.stop)
             status = plan.status[part]
             block = np.zeros((len(ids), width), dtype=self.source.dtype)
@@ -281,21 +283,35 @@ class NewRows:
             if method.basis == "anchors":
                 targets = np.where(columns >= 0, overlap.ids[columns], -1)
                 sources = np.where(columns >= 0, overlap.source_ids[targets], -1)
-                cosines = self._cosines(own, targets)
+                cosines = self._cosines(own, columns)
             else:
                 targets, sources = np.full_like(columns, -1), columns
                 cosines = np.full(columns.shape, np.nan)
             anchors.keep(own, targets, sources, weights, cosines, top.total[final], top.signed[final])
 
-    def _cosines(self, ids: np.ndarray, others: np.ndarray) -> np.ndarray:
+    def _cosines(self, ids: np.ndarray, columns: np.ndarray) -> np.ndarray:
         """Return the cosine in the helper of each token with each of its anchors, NaN where there is none."""
         assert self._helper is not None
-        out = np.full(others.shape, np.nan)
-        for part in block_ranges(len(ids), others.shape[1] * self._helper.shape[1], COSINE_BYTES):
-            used, local = np.unique(np.maximum(others[part], 0), return_inverse=True)
-            rows = unit(self._helper.take(used))[local.reshape(others[part].shape)]
-            out[part] = np.einsum("bkd,bd->bk", rows, unit(self._helper.take(ids[part])))
-        return np.where(others >= 0, out, np.nan)
+        helper, anchors, out = self._helper, self._unit_anchors, np.full(columns.shape, np.nan)
+
+        def compare(part: slice) -> None:
+            places = np.maximum(columns[part], 0)
+            if anchors is not None:
+                rows = anchors[places]
+            else:
+                used, local = np.unique(places, return_inverse=True)
+                rows = unit(helper.take(self.plan.overlap.ids[used]))[local.reshape(places.shape)]
+            out[part] = np.einsum("bkd,bd->bk", rows, unit(helper.take(ids[part])))
+
+        for_each(compare, block_ranges(len(ids), columns.shape[1] * helper.shape[1]))
+        return np.where(columns >= 0, out, np.nan)
+
+    @cached_property
+    def _unit_anchors(self) -> np.ndarray | None:
+        """The anchors' helper rows scaled to length 1, where they fit in memory."""
+        assert self._helper is not None
+        anchors = Subset(self._helper, self.plan.overlap.ids)
+        return unit(in_memory(anchors)) if fits_in_memory(*anchors.shape) else None
 
     @cached_property
     def _mean_copied_row(self) -> np.ndarray:

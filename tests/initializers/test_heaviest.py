@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from clp_core.checkpoints.safetensors_reader import GAP_BYTES, TensorEntry, TensorRows
+from clp_core.embeddings import row_source
 from clp_core.embeddings.row_source import ArrayRows
-from clp_core.initializers import initializer, smoother
+from clp_core.initializers import initializer
 from clp_core.initializers.base import Context
 from clp_core.initializers.smoother import RUN, largest_entries
 
@@ -26,7 +27,7 @@ def test_largest_entries_are_those_of_a_full_sort_also_where_many_are_equal(shap
 @pytest.mark.parametrize("name", ["clp", "linear", "linear:neighbours=4", "clp-topk:k=5", "clp-sparse"])
 @pytest.mark.parametrize("cache_bytes", [1 << 30, 64 << 10])
 def test_heaviest_anchors_are_those_of_the_weights_multiplied_out(name, cache_bytes, monkeypatch):
-    monkeypatch.setattr(smoother, "CACHE_BYTES", cache_bytes)  # the smaller one holds a part of the points at a time
+    monkeypatch.setattr(row_source, "CACHE_BYTES", cache_bytes)  # the smaller one holds a part of the points at a time
     r = np.random.default_rng(2)
     helper = r.standard_normal((3000, 24)).astype(np.float32) + 0.3
     anchors = np.arange(0, 3000, 2)

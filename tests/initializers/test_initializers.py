@@ -12,7 +12,7 @@ from clp_core.embeddings.row_source import ArrayRows
 from clp_core.errors import InputError
 from clp_core.initializers import INITIALIZERS, initializer
 from clp_core.initializers.base import Context, Vectors, parse_settings
-from clp_core.initializers.linear import LAMBDA_STEPS, leave_one_out_errors, projected
+from clp_core.initializers.linear import LAMBDA_STEPS, leave_one_out_errors
 from clp_core.initializers.sparsemax import sparsemax
 from clp_core.transfer import heldout_anchors
 
@@ -109,7 +109,7 @@ def test_leave_one_out_errors_equal_brute_force_deletion():
     context, h, e, _ = make(n_target=50, n_anchors=30, d=6, width=9, seed=3)
     fitted = initializer("linear").fit(context)
     candidates = np.array([0.01, 0.3, 2.0, 40.0])
-    found = leave_one_out_errors(fitted, projected(fitted, ArrayRows(e)), candidates)
+    found = leave_one_out_errors(fitted, candidates)
     x, y = h[context.anchor_ids].astype(np.float64), e.astype(np.float64)
     for ridge, value in zip(candidates, found, strict=True):
         error = 0.0
@@ -123,10 +123,10 @@ def test_leave_one_out_errors_equal_brute_force_deletion():
 
 
 def test_linear_takes_the_lambda_with_the_least_leave_one_out_error():
-    context, _, e, _ = make(seed=4)
+    context, _, _, _ = make(seed=4)
     fitted = initializer("linear").fit(context)
     scale = float(np.var(context.helper_rows.take(context.anchor_ids).astype(np.float64), axis=0).sum()) * 40 / 12
-    errors = leave_one_out_errors(fitted, projected(fitted, ArrayRows(e)), LAMBDA_STEPS * scale)
+    errors = leave_one_out_errors(fitted, LAMBDA_STEPS * scale)
     np.testing.assert_allclose(fitted.parameters["lambda"], (LAMBDA_STEPS * scale)[errors.argmin()], rtol=1e-6)
 
 
@@ -138,7 +138,7 @@ def test_lambda_screened_in_float32_is_that_of_float64(noise, seed):
     e = (h @ r.standard_normal((40, 60)) + noise * r.standard_normal((900, 60))).astype(np.float32)
     fitted = initializer("linear").fit(Context(ArrayRows(h), np.arange(900), ArrayRows(e)))
     candidates = LAMBDA_STEPS * fitted.scale
-    errors = leave_one_out_errors(fitted, projected(fitted, ArrayRows(e)), candidates)
+    errors = leave_one_out_errors(fitted, candidates)
     assert fitted.parameters["lambda"] == candidates[errors.argmin()]
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from support.tiny_models import make_model
 
-from clp_core.initializers import initializer, linear
+from clp_core.initializers import anchor_sums, initializer
 from clp_core.transfer import heldout_anchors
 from clp_core.transfer.model_pair import ModelPair, seed_of_side
 
@@ -55,7 +55,7 @@ def test_the_projection_of_linear_does_not_reuse_the_stream_of_the_held_out_choi
 
     make = np.random.default_rng
     monkeypatch.setattr(np.random, "default_rng", recorded)
-    monkeypatch.setattr(linear, "PROJECTIONS", 8)
+    monkeypatch.setattr(anchor_sums, "PROJECTIONS", 8)
     context = untied.context("input", 42)
     heldout_anchors.hide(context, 42)
     initializer("linear").fit(context)
