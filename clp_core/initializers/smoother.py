@@ -376,5 +376,5 @@ def heaviest(weights: sparse.csr_array, k: int, total: np.ndarray, signed: np.nd
 
 
 def blocks_of_products(n_rows: int, n_columns: int) -> list[slice]:
-    """Cut rows so that a float32 matrix against all columns stays within the stated bound (64 MiB)."""
+    """Cut rows so that a float32 matrix against all columns stays within the bound of a block."""
     return list(block_ranges(n_rows, max(n_columns, 1), BLOCK_BYTES))
