@@ -28,7 +28,7 @@ from clp_core.jobs import Job
 from clp_core.jobs.results import TOKENIZER, TOKENIZER_SOURCE, fits
 from clp_core.options import command_of, help_of
 from clp_core.tokenization.vocabulary import Vocabulary
-from clp_core.training.hardware import find_device
+from clp_core.training.device_choice import find_device
 from clp_core.training.options import TrainOptions
 from clp_core.training.throughput import RunScale, measured_speeds
 from clp_core.transfer.options import TransferOptions

@@ -8,7 +8,7 @@ import pandas as pd
 import streamlit as st
 
 from clp_core.figures import schedule_figure
-from clp_core.training.hardware import TrainingDevice
+from clp_core.training.device_choice import TrainingDevice
 from clp_core.training.options import TrainOptions
 from clp_core.training.plan import TrainPlan, early_steps
 from components.messages import cards, number, plain, share, size

@@ -6,8 +6,8 @@ import streamlit as st
 
 from clp_core.jobs import Job, JobStore
 from clp_core.jobs.device_queue import DeviceQueue
+from clp_core.training.device_choice import place_of
 from clp_core.training.options import TrainOptions
-from clp_core.training.placement import place_of
 from clp_core.training.plan import TrainPlan, plan
 from clp_core.training.submit import submit_train, train_command
 from clp_core.training.throughput import measured_speeds

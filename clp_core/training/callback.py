@@ -17,9 +17,9 @@ from clp_core.training.checkpointing import CheckpointSealer
 from clp_core.training.distributed import ControlGroup, is_distributed, is_first
 from clp_core.training.divergence import DivergenceGuard
 from clp_core.training.heartbeat import StepHeartbeat
+from clp_core.training.memory_fit import FSDP
 from clp_core.training.options import TrainOptions
 from clp_core.training.parameter_groups import refuse_unsharded, refuse_untied
-from clp_core.training.placement import FSDP
 from clp_core.training.plan import early_steps
 from clp_core.training.recorder import RunRecorder
 from clp_core.training.samples import SampleWriter

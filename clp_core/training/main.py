@@ -50,9 +50,9 @@ from clp_core.training.companion_files import companions_of
 from clp_core.training.distillation import Distillation
 from clp_core.training.distributed import COLLECTIVE_TIMEOUT_S, ControlGroup, is_first
 from clp_core.training.heartbeat import FIRST_STEPS_EXPECT_S
+from clp_core.training.memory_fit import FSDP
 from clp_core.training.options import TrainOptions
 from clp_core.training.parameter_groups import refuse_non_finite, refuse_untied
-from clp_core.training.placement import FSDP
 from clp_core.training.plan import TrainPlan, counts_warnings, emulated_warning
 from clp_core.training.telemetry import RunTelemetry
 from clp_core.training.trainer import RunSetup, RunTrainer

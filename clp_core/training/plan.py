@@ -26,9 +26,9 @@ from clp_core.files.hashing import fingerprint
 from clp_core.tokenization.text_reading import FIRST, block_start, end_token, resolved_begin
 from clp_core.tokenization.vocabulary import Vocabulary
 from clp_core.training import schedule as schedules
-from clp_core.training.hardware import TrainingDevice, has_fast_bf16, mean_peak
+from clp_core.training.device_choice import TrainingDevice, has_fast_bf16, mean_peak, place_of, processes_of
+from clp_core.training.memory_fit import fit
 from clp_core.training.options import ResolvedOptions, TrainOptions
-from clp_core.training.placement import fit, place_of, processes_of
 from clp_core.training.schedule import Schedule
 from clp_core.training.teacher import check_teacher, teacher_of
 

@@ -24,8 +24,8 @@ from clp_core.training.callback import RunUnits
 from clp_core.training.companion_files import remove_half_written
 from clp_core.training.distillation import Distillation
 from clp_core.training.distributed import is_distributed
+from clp_core.training.memory_fit import FSDP
 from clp_core.training.parameter_groups import Freezing, Groups
-from clp_core.training.placement import FSDP
 from clp_core.training.schedule import Stage
 
 log = logging.getLogger(__name__)

@@ -16,8 +16,8 @@ from clp_core.errors import InputError
 from clp_core.jobs import JobStore
 from clp_core.jobs.device_queue import DeviceQueue
 from clp_core.playground.memory_placement import Needs, Place
-from clp_core.training import hardware
-from clp_core.training.hardware import TrainingDevice, find_device, has_fast_bf16, mean_peak
+from clp_core.training import device_choice
+from clp_core.training.device_choice import TrainingDevice, find_device, has_fast_bf16, mean_peak
 from clp_core.training.main import note_precision, settled_precision
 from clp_core.training.peaks import peak_flops
 from clp_core.training.plan import emulated_warning
@@ -163,10 +163,10 @@ def test_hidden_and_absent_gpus_are_named_with_those_there_are(driver):
 
 def test_a_machine_with_amd_gpus_is_told_that_they_cannot_be_used(driver, monkeypatch, tmp_path):
     driver()
-    monkeypatch.setattr(hardware, "AMD_DRIVER", tmp_path / "none")
+    monkeypatch.setattr(device_choice, "AMD_DRIVER", tmp_path / "none")
     with pytest.raises(InputError, match=r"^no NVIDIA GPU is found; use"):
         find_device("cuda")
-    monkeypatch.setattr(hardware, "AMD_DRIVER", tmp_path)
+    monkeypatch.setattr(device_choice, "AMD_DRIVER", tmp_path)
     with pytest.raises(InputError, match="cannot use AMD GPUs"):
         find_device("cuda")
 
@@ -178,7 +178,7 @@ def test_a_lost_card_is_passed_over_and_the_others_keep_their_numbers(driver):
 
 def test_a_card_without_memory_of_its_own_has_the_machines(driver):
     driver(Part("NVIDIA GB10", "GPU-a", (12, 1), has_memory=False))
-    assert list_gpus()[0].total_bytes == hardware.psutil.virtual_memory().total
+    assert list_gpus()[0].total_bytes == device_choice.psutil.virtual_memory().total
 
 
 def job_on(workspace, device, name="a run"):
@@ -224,8 +224,8 @@ def test_torch_is_shown_the_slice_or_the_card_that_was_taken(monkeypatch):
     for device, shown in (("cuda:MIG-2222", "MIG-2222"), ("cuda:3", "3"), ("cpu", "")):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
         Place(device, "a card").hide_others()
-        assert hardware.os.environ["CUDA_VISIBLE_DEVICES"] == shown
-        assert hardware.os.environ["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+        assert device_choice.os.environ["CUDA_VISIBLE_DEVICES"] == shown
+        assert device_choice.os.environ["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
 
 
 # bfloat16

@@ -22,7 +22,7 @@ from clp_core.jobs.slurm import control
 from clp_core.jobs.slurm.control import REGISTRY, SlurmWord, parse_queue
 from clp_core.jobs.slurm.launcher import SCRIPT_FILE, TICKET_FILE
 from clp_core.jobs.supervisor import SAVED as STOPPED_SAVED
-from clp_core.training.placement import place_of
+from clp_core.training.device_choice import place_of
 from clp_core.training.plan import TrainPlan
 from clp_core.training.slurm_options import seconds_of
 from clp_core.training.slurm_script import checked_script, render
@@ -219,12 +219,12 @@ def test_time_limits_are_read_as_slurm_reads_them(limit, seconds):
 
 
 def test_plan_for_a_cluster_does_not_look_at_this_machine(pair, texts, options, monkeypatch):
-    from clp_core.training import placement
+    from clp_core.training import device_choice
 
     def never(*args):
         raise AssertionError("this machine was asked")
 
-    monkeypatch.setattr(placement, "find_device", never)
+    monkeypatch.setattr(device_choice, "find_device", never)
     monkeypatch.setattr("clp_core.training.plan.psutil.virtual_memory", never)
     chosen = plan_of(options, pair[0])
     assert (chosen.nodes, chosen.processes, chosen.devices, chosen.device) == (2, 6, (), "cpu")

@@ -15,13 +15,13 @@ from clp_core.errors import InputError
 from clp_core.jobs.job import WARNINGS_FILE
 from clp_core.options import arguments_of
 from clp_core.tokenization.vocabulary import Vocabulary
-from clp_core.training import hardware, placement
+from clp_core.training import device_choice
 from clp_core.training import plan as plans
 from clp_core.training import submit as submission
-from clp_core.training.hardware import TrainingDevice
+from clp_core.training.device_choice import TrainingDevice
 from clp_core.training.main import look_for_leak
+from clp_core.training.memory_fit import fit
 from clp_core.training.options import PRESETS, TrainOptions
-from clp_core.training.placement import fit
 from clp_core.training.plan import TrainPlan, steps_of
 from clp_core.training.schedule import Schedule, plain, staged
 
@@ -150,7 +150,7 @@ def test_bad_settings_are_refused_by_name(pair, texts, settings, told):
 
 
 def test_gpus_have_one_process_each(monkeypatch, pair, options):
-    monkeypatch.setattr(placement, "find_device", lambda wanted: gpus(2, 80))
+    monkeypatch.setattr(device_choice, "find_device", lambda wanted: gpus(2, 80))
     chosen = plan_of(options, pair[0])
     assert (chosen.processes, chosen.sharding, chosen.bf16, chosen.peak_flops) == (2, "ddp", True, 989e12)
     assert chosen.step_blocks % 2 == 0
@@ -161,11 +161,11 @@ def test_gpus_have_one_process_each(monkeypatch, pair, options):
 
 
 def test_long_runs_on_one_gpu_are_compiled(monkeypatch, pair, options):
-    monkeypatch.setattr(placement, "find_device", lambda wanted: gpus(1, 80))
+    monkeypatch.setattr(device_choice, "find_device", lambda wanted: gpus(1, 80))
     assert plan_of(replace(options, max_steps=1000), pair[0]).compiled
     assert not plan_of(replace(options, max_steps=999), pair[0]).compiled
     assert not plan_of(replace(options, max_steps=1000, compile="off"), pair[0]).compiled
-    monkeypatch.setattr(placement, "find_device", lambda wanted: gpus(2, 80))
+    monkeypatch.setattr(device_choice, "find_device", lambda wanted: gpus(2, 80))
     with pytest.raises(InputError, match="--compile on and --sharding fsdp do not go together"):
         plan_of(replace(options, compile="on", sharding="fsdp"), pair[0])
 
@@ -231,7 +231,7 @@ def test_untied_output_layer_of_a_made_model_is_seen(tmp_path, tokenizers, texts
 
 def test_driver_is_not_asked_for_a_run_on_the_cpu(monkeypatch):
     monkeypatch.setattr(driver, "list_gpus", lambda: pytest.fail("the driver was asked"))
-    assert hardware.find_device("cpu").kind == "cpu"
+    assert device_choice.find_device("cpu").kind == "cpu"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The device of a run: what is there, how much memory it has left, and how fast it could be at best."""
+"""Chooses the device of a run: what is there, how much memory it has left, and how fast it could be at best."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from clp_core.environment import gpus as driver
 from clp_core.environment.gpus import Gpu
 from clp_core.errors import InputError
 from clp_core.jobs.device_queue import DeviceQueue
+from clp_core.training.options import TrainOptions
 from clp_core.training.peaks import peak_flops
 
 AMD_DRIVER = Path("/dev/kfd")
@@ -53,6 +54,40 @@ class TrainingDevice:
     def is_here(self) -> bool:
         """Whether it is this machine's."""
         return not self.processes
+
+
+def place_of(options: TrainOptions) -> TrainingDevice:
+    """Return where a run will train: on this machine's device, or on the machines it asks Slurm for.
+
+    Raises:
+        InputError: a GPU of this machine is wanted and there is none, or none of that number.
+    """
+    return place_on_cluster(options) if options.launcher == "slurm" else find_device(options.device)
+
+
+def place_on_cluster(options: TrainOptions) -> TrainingDevice:
+    """Return the machines that a run asks Slurm for; what this one has does not matter."""
+    each = options.gpus_per_node or options.processes_per_node
+    unit = ("GPU" if each == 1 else "GPUs") if options.gpus_per_node else ("process" if each == 1 else "processes")
+    machines = "1 machine" if options.nodes == 1 else f"{options.nodes} machines"
+    name = f"{machines} with {each} {unit}{' each' if options.nodes > 1 else ''}, through Slurm"
+    kind = "cuda" if options.gpus_per_node else "cpu"
+    return TrainingDevice(kind, name, (), int(options.memory_gb * 1e9), options.nodes, options.nodes * each)
+
+
+def processes_of(options: TrainOptions, device: TrainingDevice) -> int:
+    """Return how many processes train together, on all machines.
+
+    Raises:
+        InputError: another number than one a GPU is asked for.
+    """
+    if not device.is_here or device.kind == "cpu":
+        return device.processes or options.processes_per_node
+    if options.processes_per_node != 1:
+        raise InputError(
+            "--processes-per-node is for CPUs: on GPUs there is one process each; choose with --device cuda:0,2"
+        )
+    return device.count
 
 
 def find_device(wanted: str = "auto") -> TrainingDevice:

@@ -1,4 +1,4 @@
-"""Where a run trains, on how many processes, and how it fits into their memory. Needs no torch."""
+"""How a run fits into the memory of the device it trains on: sequences at once, accumulation, sharding."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from clp_core.checkpoints.memory_estimate import COPIES_OF_LOGITS, Shape
 from clp_core.errors import InputError
 from clp_core.evaluation.bits_per_byte import LOGITS_BYTES
-from clp_core.training.hardware import TrainingDevice, find_device
+from clp_core.training.device_choice import TrainingDevice
 from clp_core.training.options import TrainOptions
 
 FSDP = "fsdp"
@@ -17,40 +17,6 @@ USABLE_SHARE = 0.95
 MOST_TOKENS_AT_ONCE = 65_536
 UNKNOWN_MEMORY_BYTES = 16_000_000_000
 """What is taken for the memory of a cluster's GPUs where nobody said it."""
-
-
-def place_of(options: TrainOptions) -> TrainingDevice:
-    """Return where a run will train: on this machine's device, or on the machines it asks Slurm for.
-
-    Raises:
-        InputError: a GPU of this machine is wanted and there is none, or none of that number.
-    """
-    return place_on_cluster(options) if options.launcher == "slurm" else find_device(options.device)
-
-
-def place_on_cluster(options: TrainOptions) -> TrainingDevice:
-    """Return the machines that a run asks Slurm for; what this one has does not matter."""
-    each = options.gpus_per_node or options.processes_per_node
-    unit = ("GPU" if each == 1 else "GPUs") if options.gpus_per_node else ("process" if each == 1 else "processes")
-    machines = "1 machine" if options.nodes == 1 else f"{options.nodes} machines"
-    name = f"{machines} with {each} {unit}{' each' if options.nodes > 1 else ''}, through Slurm"
-    kind = "cuda" if options.gpus_per_node else "cpu"
-    return TrainingDevice(kind, name, (), int(options.memory_gb * 1e9), options.nodes, options.nodes * each)
-
-
-def processes_of(options: TrainOptions, device: TrainingDevice) -> int:
-    """Return how many processes train together, on all machines.
-
-    Raises:
-        InputError: another number than one a GPU is asked for.
-    """
-    if not device.is_here or device.kind == "cpu":
-        return device.processes or options.processes_per_node
-    if options.processes_per_node != 1:
-        raise InputError(
-            "--processes-per-node is for CPUs: on GPUs there is one process each; choose with --device cuda:0,2"
-        )
-    return device.count
 
 
 def fit(
