@@ -22,10 +22,10 @@ from clp_core.helper.model_sizes import MOST_PASSES, SIZES, TOKENS_A_PARAMETER, 
 from clp_core.helper.pretrain_options import PretrainOptions
 from clp_core.helper.pretraining import command_detached, submit_helper
 from clp_core.helper.tokenizer_options import STYLES, TokenizerOptions
+from clp_core.helper.tokenizer_report import TokenizerReport
 from clp_core.helper.tokenizer_training import submit_tokenizer
 from clp_core.hub.repo_id import is_hub_id
 from clp_core.jobs import Job
-from clp_core.jobs.results import TOKENIZER, TOKENIZER_SOURCE, fits
 from clp_core.options import command_of, help_of
 from clp_core.tokenization.vocabulary import Vocabulary
 from clp_core.training.device_choice import find_device
@@ -153,31 +153,31 @@ def vocabulary_in(folder: Path) -> Vocabulary:
 
 def tokenizer_report(folder: Path) -> None:
     """Show what was measured of a tokenizer when it was trained."""
-    report = read_state(folder / TOKENIZER_REPORT_FILE)
-    if not fits(report, TOKENIZER):
-        file = folder / TOKENIZER_REPORT_FILE
+    file = folder / TOKENIZER_REPORT_FILE
+    try:
+        report = TokenizerReport.of_json(read_state(file))
+    except ValueError:
         told = f"{file} is missing or damaged, so this tokenizer's figures are unknown."
         st.warning(plain(told), icon=":material/warning:")
         return
-    source = report["source"] if fits(report.get("source"), TOKENIZER_SOURCE) else None
-    on = f"measured on {report['measured_on']}"
+    on = f"measured on {report.measured_on}"
     figures = {
-        "Tokens": (number(report["size"]), f"style {report['style']}, ends texts with {report['end_of_text']}"),
-        "Bytes a token": (number(report["bytes_per_token"], 2), on),
-        "Tokens a word": (number(report["fertility"], 2), on),
+        "Tokens": (number(report.size), f"style {report.style}, ends texts with {report.end_of_text}"),
+        "Bytes a token": (number(report.bytes_per_token, 2), on),
+        "Tokens a word": (number(report.fertility, 2), on),
     }
-    if source:
-        raw, canonical = source["raw"], source["canonical"]
+    if source := report.source:
+        raw, canonical = source.raw, source.canonical
         figures |= {
             "Overlap": (
-                number(canonical["overlap"]),
-                f"tokens that {source['name']} has by their bytes; {raw['overlap']:,} by their strings",
+                number(canonical.overlap),
+                f"tokens that {source.name} has by their bytes; {raw.overlap:,} by their strings",
             ),
-            "Running text": (share(canonical["coverage"]), "share of the running tokens whose rows are copied"),
-            "Source's bytes": (number(source["bytes_per_token"], 2), "bytes a token under the source's own tokenizer"),
+            "Running text": (share(canonical.coverage), "share of the running tokens whose rows are copied"),
+            "Source's bytes": (number(source.bytes_per_token, 2), "bytes a token under the source's own tokenizer"),
         }
     cards(figures)
-    for warning in report["warnings"]:
+    for warning in report.warnings:
         st.warning(plain(warning), icon=":material/warning:")
 
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import streamlit as st
 
 from clp_core.files.json_files import number_in
 from clp_core.jobs import Job, JobStore
-from clp_core.jobs.results import fitting_result
 from clp_core.workspace import Workspace
 from components.messages import command, number, plain, size
 
+T = TypeVar("T")
 STATE_COLOURS = {
     "queued": "gray",
     "starting": "gray",
@@ -28,16 +28,22 @@ ESTIMATE_AFTER_S = 3.0
 LARGEST_SIZE = 1e18
 
 
-def result_or_error(job: Job, shape: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the result of a finished job; where it cannot be read, say so and return ``None``."""
-    found = fitting_result(job, shape)
-    if found is None:
+def result_or_error(job: Job, read: Callable[[Mapping[str, Any]], T]) -> T | None:
+    """Return the result of a finished job; where it cannot be read, say so and return ``None``.
+
+    Args:
+        job: the job.
+        read: makes the result of the job's JSON, and raises ``ValueError`` where it cannot.
+    """
+    try:
+        return read(job.result())
+    except ValueError:
         file = job.path / "result.json"
         st.error(
             plain(f"The result of {job.name} cannot be read: {file} is missing or damaged. Run it again."),
             icon=":material/error:",
         )
-    return found
+        return None
 
 
 def badge(job: Job, *, with_reason: bool = True) -> None:

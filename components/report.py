@@ -8,7 +8,6 @@ import pandas as pd
 import streamlit as st
 
 from clp_core.jobs import Job
-from clp_core.jobs.results import TRANSFER
 from clp_core.reports.transfer_report import TransferReport, ZeroStep
 from clp_core.workspace import Workspace
 from components.jobs import result_or_error
@@ -23,13 +22,8 @@ def show_report(written: Job, space: Workspace) -> None:
     if state.state != "finished":
         st.error(plain(f"The last transfer {state.state}: {state.reason}"), icon=":material/error:")
     else:
-        content = result_or_error(written, TRANSFER)
-        if content is None:
-            return
-        try:
-            report = TransferReport.of_json(content)
-        except ValueError as error:
-            st.error(plain(f"The result of the transfer is damaged: its entry {error} is missing or of another kind."))
+        report = result_or_error(written, TransferReport.of_json)
+        if report is None:
             return
         st.subheader(f"Report of {plain(written.name)}")
         for warning in report.warnings:
@@ -64,7 +58,7 @@ def show_report(written: Job, space: Workspace) -> None:
                     hide_index=True,
                     alt="Files of the target",
                 )
-            st.json(json.dumps(content), expanded=False)
+            st.json(json.dumps(report.to_json()), expanded=False)
         checked = report.check.described if report.check else ""
         st.caption(
             plain(f"Written in {number(report.seconds, 1, 's')}." + (f" Checked: {checked}." if checked else ""))

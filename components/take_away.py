@@ -14,11 +14,11 @@ import streamlit as st
 from clp_core.files.hashing import fingerprint
 from clp_core.files.slug import slug_of
 from clp_core.jobs import Job, JobStore
-from clp_core.jobs.results import DRY_RUN, PUSHED
 from clp_core.jobs.training_checkpoints import best_of, read_manifest, step_of
 from clp_core.options import command_of, help_of
 from clp_core.publishing.export_options import SOURCE, ExportOptions
 from clp_core.publishing.push_options import PushOptions
+from clp_core.publishing.push_result import PushResult
 from clp_core.submission import submit_export, submit_push
 from components.jobs import follow, result_or_error
 from components.messages import command, errors_as_messages, number, offer_file, plain, size
@@ -267,37 +267,35 @@ def is_of_now(dry: Job, folder: Path) -> bool:
 
 def show_dry_run(dry: Job) -> bool:
     """Show what a push would do; return whether nothing stands against it."""
-    found = result_or_error(dry, DRY_RUN)
+    found = result_or_error(dry, PushResult.of_json)
     if found is None:
         return False
-    state = {True: "exists", False: "will be made", None: "cannot be seen from here"}[found["exists"]]
+    state = {True: "exists", False: "will be made", None: "cannot be seen from here"}[found.exists]
     st.markdown(
-        f"**{plain(found['repo'])}** ({found['visibility']}) {state}. {number(len(found['files']))} files, "
-        f"{size(found['bytes'])}; licence {plain(found['licence'] or 'not stated')}."
+        f"**{plain(found.repo)}** ({plain(found.visibility)}) {state}. {number(len(found.files))} files, "
+        f"{size(found.bytes)}; licence {plain(found.licence or 'not stated')}."
     )
-    for note in found["notes"]:
+    for note in found.notes:
         st.info(plain(note), icon=":material/info:")
-    for problem in found["problems"]:
+    for problem in found.problems:
         st.warning(plain(problem), icon=":material/warning:")
-    files = pd.DataFrame(found["files"], columns=["name", "bytes"])
+    files = pd.DataFrame([(file.name, file.bytes) for file in found.files], columns=["name", "bytes"])
     st.dataframe(files, hide_index=True, height=210, alt="Files that would be pushed")
-    if found["left_out"]:
-        left_out = ", ".join(f"{file['name']} ({file['reason']})" for file in found["left_out"])
+    if found.left_out:
+        left_out = ", ".join(f"{file.name} ({file.reason})" for file in found.left_out)
         st.caption(plain(f"Left out: {left_out}."))
     with st.popover("The model card", icon=":material/description:"):
-        st.code(found["card"], language="markdown", wrap_lines=True)
-    return not found["problems"]
+        st.code(found.card, language="markdown", wrap_lines=True)
+    return not found.problems
 
 
 def show_pushed(job: Job) -> None:
     """Show how a push ended."""
     status = job.status()
     if status.state == "finished":
-        found = result_or_error(job, PUSHED)
+        found = result_or_error(job, PushResult.of_json)
         if found is None:
             return
-        st.success(
-            f"Pushed to [{plain(found['repo'])}]({found['url']}), {found['visibility']}.", icon=":material/check:"
-        )
+        st.success(f"Pushed to [{plain(found.repo)}]({found.url}), {plain(found.visibility)}.", icon=":material/check:")
     else:
         st.error(plain(f"The push {status.state}: {status.reason}"), icon=":material/error:")

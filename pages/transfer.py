@@ -6,8 +6,8 @@ import streamlit as st
 from clp_core.figures import methods_chart
 from clp_core.initializers import INITIALIZERS
 from clp_core.jobs import JobStore
-from clp_core.jobs.results import COMPARISON
 from clp_core.options import command_of, help_of
+from clp_core.reports.method_comparison import MethodComparison
 from clp_core.submission import submit_method_comparison, submit_transfer
 from clp_core.tokenization.match_choices import MATCHES
 from clp_core.transfer.method_comparison_options import CompareMethodsOptions
@@ -34,13 +34,13 @@ mine = [
 ]
 transfers = [job for job in mine if job.kind == "transfer"]
 newest = next((job for job in mine if job.kind == "compare-methods" and job.status().state == "finished"), None)
-found = result_or_error(newest, COMPARISON) if newest else None
+found = result_or_error(newest, MethodComparison.of_json) if newest else None
 compared = newest if found else None
 latest = next((job for job in mine if job.kind == "compare-methods"), None)
-scores = {row["method"]: row for row in found["methods"]} if found else {}
+scores = found.scores if found else ()
 
 if found:
-    answer = f"**{plain(found['advice'])}**"
+    answer = f"**{plain(found.advice)}**"
 else:
     answer = (
         "The methods are not compared on this pair yet: the button on the right does it before anything is trained."
@@ -62,7 +62,8 @@ with form:
         """Return a method with its line of explanation and its held-out score."""
         if name == AUTO:
             return "**auto**: the best of linear and two-view on hidden anchors of this pair"
-        held = scores.get(name, {}).get("heldout", {}).get("centred_cosine")
+        score = found.score_of(name) if found else None
+        held = score.heldout.centred_cosine if score else None
         told = f" · held-out cosine {held:.3f}" if held is not None else ""
         return f"**{name}**: {INITIALIZERS[name].summary}{told}"
 
@@ -139,13 +140,13 @@ with comparison:
     if scores:
         rows = [
             (
-                row["method"],
-                row["heldout"]["centred_cosine"],
-                row["zero_step_bits_per_byte"],
-                row["seconds"],
-                row["heldout"]["relative_error"],
+                score.method,
+                score.heldout.centred_cosine,
+                score.zero_step_bits_per_byte,
+                score.seconds,
+                score.heldout.relative_error,
             )
-            for row in scores.values()
+            for score in scores
         ]
         st.dataframe(
             pd.DataFrame(rows, columns=["method", "centred cosine", "bits per byte", "seconds", "relative error"]),
@@ -165,13 +166,13 @@ with comparison:
             alt="Methods by held-out score, bits per byte before training and seconds",
         )
         st.plotly_chart(
-            methods_chart(list(scores.values())),
+            methods_chart(scores),
             key="methods_chart",
             alt="Methods by held-out cosine and bits per byte before training",
         )
-        for row in scores.values():
-            if row.get("note"):
-                st.caption(plain(f"{row['method']}: {row['note']}"))
+        for score in scores:
+            if score.note:
+                st.caption(plain(f"{score.method}: {score.note}"))
     if compared:
         told = compared.spec["arguments"]
         st.caption(plain(f"Match {told.get('match', 'raw')}, seed {told.get('seed', 42)}."))

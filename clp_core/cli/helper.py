@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
@@ -20,20 +21,27 @@ def tokenizer_command(options: TokenizerOptions, as_json: Json = False) -> None:
     with terminal_progress():
         report = train_tokenizer(options)
 
-    def show(result: dict[str, Any]) -> None:
-        rows = [
-            [key, result[key]] for key in ("output", "size", "bytes_per_token", "fertility", "measured_on", "style")
+    def show(_: dict[str, Any]) -> None:
+        rows: list[list[Any]] = [
+            ["output", report.output],
+            ["size", report.size],
+            ["bytes_per_token", report.bytes_per_token],
+            ["fertility", report.fertility],
+            ["measured_on", report.measured_on],
+            ["style", report.style],
         ]
-        source = result["source"]
-        if source is not None:
-            rows += [[f"source's {key}", source[key]] for key in ("bytes_per_token", "fertility")]
-            for match in ("raw", "canonical"):
-                rows += [[f"{match} {key}", value] for key, value in source[match].items()]
+        if source := report.source:
+            rows += [
+                ["source's bytes_per_token", source.bytes_per_token],
+                ["source's fertility", source.fertility],
+            ]
+            for match, figures in (("raw", source.raw), ("canonical", source.canonical)):
+                rows += [[f"{match} {name}", value] for name, value in asdict(figures).items()]
         print_table("Tokenizer", ["figure", "value"], rows)
 
-    for warning in report["warnings"]:
+    for warning in report.warnings:
         echo(f"warning: {warning}", err=True)
-    emit(report, as_json, show)
+    emit(report.to_json(), as_json, show)
 
 
 def pretrain_command(

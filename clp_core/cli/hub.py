@@ -28,18 +28,17 @@ def push_command(options: PushOptions, as_json: Json = False) -> None:
     with terminal_progress():
         result = push(options, Workspace.current())
 
-    def show(found: dict[str, Any]) -> None:
-        if found["dry_run"]:
-            state = {True: "exists", False: "is new", None: "cannot be seen from here"}[found["exists"]]
-            echo(f"{found['repo']} ({found['visibility']}) {state}; nothing was pushed")
-            print_table("Files", ["file", "bytes"], [[file["name"], file["bytes"]] for file in found["files"]])
-            if found["left_out"]:
-                left_out = [[file["name"], file["reason"]] for file in found["left_out"]]
-                print_table("Left out", ["file", "reason"], left_out)
-            echo(found["card"])
+    def show(_: dict[str, Any]) -> None:
+        if result.dry_run:
+            state = {True: "exists", False: "is new", None: "cannot be seen from here"}[result.exists]
+            echo(f"{result.repo} ({result.visibility}) {state}; nothing was pushed")
+            print_table("Files", ["file", "bytes"], [[file.name, file.bytes] for file in result.files])
+            if result.left_out:
+                print_table("Left out", ["file", "reason"], [[file.name, file.reason] for file in result.left_out])
+            echo(result.card)
         else:
-            echo(f"{found['url']} ({found['visibility']}), commit {found['commit']}")
+            echo(f"{result.url} ({result.visibility}), commit {result.commit}")
 
-    for told in [*result["notes"], *(f"not yet: {problem}" for problem in result["problems"])]:
+    for told in [*result.notes, *(f"not yet: {problem}" for problem in result.problems)]:
         echo(told, err=True)
-    emit(result, as_json, show)
+    emit(result.to_json(), as_json, show)

@@ -18,31 +18,29 @@ def compare_methods_command(options: CompareMethodsOptions, as_json: Json = Fals
         check_writable(options.figure)
     cache = Workspace.current().cache if options.keep_rows else None
     with terminal_progress():
-        scores, advice = compare_methods(options, cache)
-    result: dict[str, Any] = {"methods": [score.to_json() for score in scores], "advice": advice}
+        found = compare_methods(options, cache)
     if options.figure is not None:
         from clp_core.figures import methods_chart
 
         with whole_file(options.figure) as part:
-            methods_chart(result["methods"]).write_html(part)
+            methods_chart(found.scores).write_html(part)
 
-    def show(found: dict[str, Any]) -> None:
+    def show(_: dict[str, Any]) -> None:
         rows = [
             [
-                m["method"],
-                m["heldout"]["centred_cosine"],
-                m["heldout"]["relative_error"],
-                m["zero_step_bits_per_byte"],
-                m["seconds"],
-                m["peak_bytes"] / 1e6 if m["peak_bytes"] is not None else None,
+                score.method,
+                score.heldout.centred_cosine,
+                score.heldout.relative_error,
+                score.zero_step_bits_per_byte,
+                score.seconds,
+                score.peak_bytes / 1e6 if score.peak_bytes is not None else None,
             ]
-            for m in found["methods"]
+            for score in found.scores
         ]
-        columns = ["method", "cosine", "error", "bits/byte", "seconds", "MB"]
-        print_table("Methods", columns, rows)
-        for m in found["methods"]:
-            if m["note"]:
-                echo(f"{m['method']}: {m['note']}")
-        echo(found["advice"])
+        print_table("Methods", ["method", "cosine", "error", "bits/byte", "seconds", "MB"], rows)
+        for score in found.scores:
+            if score.note:
+                echo(f"{score.method}: {score.note}")
+        echo(found.advice)
 
-    emit(result, as_json, show)
+    emit(found.to_json(), as_json, show)

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from clp_core.errors import InputError
 from clp_core.experiments.records import DOWNSTREAM, Records
 from clp_core.experiments.staleness import MADE_BY
 from clp_core.experiments.summary import ArmSummary, Reached, Spread, shown, summarise
+from clp_core.reports.method_comparison import MethodComparison, MethodScore
 from clp_core.savings.tokens_saved import short
 
 NOTHING = "–"
@@ -121,23 +123,40 @@ def amount(tokens: Spread) -> str:
 
 def methods_table(records: Records) -> Table:
     """Return a row a method: held-out anchors, and bits per byte before any training."""
-    methods = records.read("methods.json").get("methods", {}).get("result", {}).get("methods", [])
+    scores = methods_in(records)
 
     def cell(value: float | None) -> str:
         return NOTHING if value is None else shown(value, ".3f")
 
     rows = [
         (
-            f"`{method['method']}`",
-            cell(method["heldout"]["centred_cosine"]),
-            cell(method["heldout"]["relative_error"]),
-            cell(method["zero_step_bits_per_byte"]),
-            f"{method['seconds']:.1f}",
+            f"`{score.method}`",
+            cell(score.heldout.centred_cosine),
+            cell(score.heldout.relative_error),
+            cell(score.zero_step_bits_per_byte),
+            f"{score.seconds:.1f}",
         )
-        for method in methods
+        for score in scores
     ]
     columns = ("method", "held-out cosine", "relative error", "bits per byte before training", "seconds")
     return Table("methods", f"{records.design.title}: the methods before any training", columns, tuple(rows))
+
+
+def methods_in(records: Records) -> tuple[MethodScore, ...]:
+    """Return the scores of the methods, none where these are not measured.
+
+    Raises:
+        InputError: the file of that measurement is damaged.
+    """
+    measured = records.read("methods.json").get("methods")
+    if measured is None:
+        return ()
+    try:
+        return MethodComparison.of_json(measured["result"]).scores
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{records.file('methods.json')} is damaged ({error}); delete it and run the experiment again"
+        ) from error
 
 
 def evaluate_table(records: Records) -> Table:

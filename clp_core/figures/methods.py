@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from clp_core.figures.style import SERIES, titled
+from clp_core.reports.method_comparison import MethodScore
 
 
-def methods_chart(methods: Sequence[Mapping[str, Any]]) -> go.Figure:
+def methods_chart(scores: Sequence[MethodScore]) -> go.Figure:
     """Show methods one below the other, in the order given: held-out cosine, and bits per byte before training.
 
     Args:
-        methods: as ``clp compare-methods --json`` prints them.
+        scores: as ``compare_methods`` returns them; those without a held-out cosine are left out.
     """
-    known = [m for m in methods if m["heldout"]["centred_cosine"] is not None]
-    names = [m["method"] for m in known]
-    bits = [m["zero_step_bits_per_byte"] for m in known]
+    known = [score for score in scores if score.heldout.centred_cosine is not None]
+    names = [score.method for score in known]
+    bits = [score.zero_step_bits_per_byte for score in known]
     scored = any(value is not None for value in bits)
     panels = ("centred cosine<br>right is better", "bits per byte<br>left is better")[: 2 if scored else 1]
     figure = make_subplots(cols=len(panels), shared_yaxes=True, subplot_titles=panels, horizontal_spacing=0.06)
     figure.add_bar(
         y=names,
-        x=np.array([m["heldout"]["centred_cosine"] for m in known]),
+        x=np.array([score.heldout.centred_cosine for score in known]),
         orientation="h",
         marker_color=SERIES[0],
         hovertemplate="%{y}: %{x:.3f}<extra></extra>",

@@ -20,7 +20,7 @@ import json
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,7 @@ from clp_core.files.disk import refuse_if_inside
 from clp_core.files.output_folder import LOCK_FILE, partial_folder, restore_replaced, take_name
 from clp_core.helper.text_statistics import Survey
 from clp_core.helper.tokenizer_options import END_OF_TEXT, N_BYTES, TokenizerOptions
+from clp_core.helper.tokenizer_report import MatchFigures, SourceFigures, TokenizerReport
 from clp_core.hub.resolve import locate
 from clp_core.jobs.job import Job
 from clp_core.jobs.submit import submit_command
@@ -170,7 +171,7 @@ def end_of(source: Vocabulary | None) -> str:
     return str(source.tokens[held]) if source is not None and held is not None else END_OF_TEXT
 
 
-def train_tokenizer(options: TokenizerOptions) -> dict[str, Any]:
+def train_tokenizer(options: TokenizerOptions) -> TokenizerReport:
     """Train a tokenizer, write and reopen it; return the report.
 
     The folder is made beside its place and takes its name once AutoTokenizer reads a thousand lines as its
@@ -201,9 +202,9 @@ def train_tokenizer(options: TokenizerOptions) -> dict[str, Any]:
         vocabulary = Vocabulary.open(part, output.name)
         if check_tokenizer(part, vocabulary, vocabulary.n_ids):
             raise ClpError("AutoTokenizer reads the new tokenizer otherwise than it was trained; it is not kept")
-        report = report_of(recipe, survey, vocabulary, source, counter.cuts)
-        report = {"output": str(output), **report, "seconds": round(time.monotonic() - began, 2)}
-        (part / TOKENIZER_REPORT_FILE).write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+        report = report_of(output, recipe, survey, vocabulary, source, counter.cuts)
+        report = replace(report, seconds=round(time.monotonic() - began, 2))
+        (part / TOKENIZER_REPORT_FILE).write_text(json.dumps(report.to_json(), indent=1, ensure_ascii=False) + "\n")
         restore_replaced(output)
         check_place(output, options.overwrite)
         take_name(part, output, options.overwrite)
@@ -233,11 +234,12 @@ def check_place(output: Path, overwrite: bool) -> None:
 
 
 def report_of(
-    recipe: Recipe, survey: Survey, vocabulary: Vocabulary, source: Vocabulary | None, cuts: int
-) -> dict[str, Any]:
+    output: Path, recipe: Recipe, survey: Survey, vocabulary: Vocabulary, source: Vocabulary | None, cuts: int
+) -> TokenizerReport:
     """Measure a new tokenizer, beside the source's where there is one, with warnings.
 
     Args:
+        output: where it will lie.
         recipe: how it was trained.
         survey: the first reading of the text.
         vocabulary: the new tokenizer.
@@ -269,42 +271,36 @@ def report_of(
     if source is not None:
         compared, told = compare_with(source, vocabulary, text, own)
         warnings += told
-    return {
-        "size": vocabulary.size,
-        "bytes_per_token": own.bytes_per_token,
-        "fertility": own.fertility,
-        "measured_on": survey.measured_on,
-        "style": recipe.style,
-        "end_of_text": recipe.special[0],
-        "documents": survey.documents,
-        "bytes": survey.bytes,
-        "cuts": cuts,
-        "source": compared,
-        "options": asdict(options),
-        "content": vocabulary.content,
-        "warnings": warnings,
-    }
+    return TokenizerReport(
+        output=str(output),
+        size=vocabulary.size,
+        bytes_per_token=own.bytes_per_token,
+        fertility=own.fertility,
+        measured_on=survey.measured_on,
+        style=recipe.style,
+        end_of_text=recipe.special[0],
+        documents=survey.documents,
+        bytes=survey.bytes,
+        cuts=cuts,
+        source=compared,
+        options=asdict(options),
+        content=vocabulary.content,
+        warnings=tuple(warnings),
+    )
 
 
 def compare_with(
     source: Vocabulary, vocabulary: Vocabulary, text: str, own: TokenizerFigures
-) -> tuple[dict[str, Any], list[str]]:
+) -> tuple[SourceFigures, list[str]]:
     """Return what a tokenizer has in common with the source's on a text, and what to do about it."""
     overlaps = {match: Overlap.of(source, vocabulary, match) for match in MATCHES}
     on_text = measure_text(overlaps["raw"], text)
     ids = on_text.target_reading.ids
-    found: dict[str, Any] = {
-        "name": source.name,
-        "size": source.size,
-        "bytes_per_token": on_text.source_bytes_per_token,
-        "fertility": on_text.source_fertility,
+    figures = {
+        match: MatchFigures(overlap.size, overlap.share_of_target, float((overlap.source_ids[ids] >= 0).mean()))
+        for match, overlap in overlaps.items()
     }
-    for match, overlap in overlaps.items():
-        found[match] = {
-            "overlap": overlap.size,
-            "share_of_target": overlap.share_of_target,
-            "coverage": float((overlap.source_ids[ids] >= 0).mean()),
-        }
+    found = SourceFigures(source.name, source.size, on_text.source_bytes_per_token, on_text.source_fertility, **figures)
     warnings = []
     raw, canonical = overlaps["raw"].size, overlaps["canonical"].size
     if raw < RAW_IS_POOR * canonical:

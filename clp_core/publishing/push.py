@@ -10,7 +10,7 @@ import contextlib
 import json
 import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from clp_core.model_cards.card import Card, CardFields, kept_card
 from clp_core.progress import report_progress
 from clp_core.publishing.export import COMPANIONS
 from clp_core.publishing.push_options import PushOptions
+from clp_core.publishing.push_result import FileSize, LeftOut, PushResult
 from clp_core.publishing.training_facts import curve_csv, run_of_checkpoint, runs_behind
 from clp_core.reports.licence import Licence, bare, replaced
 from clp_core.reports.transfer_report import TransferReport, read_transfer_report
@@ -191,27 +192,29 @@ class PushPlan:
         content = self.contents[name]
         return len(content) if isinstance(content, bytes) else content.stat().st_size
 
-    def to_json(self) -> dict[str, Any]:
-        """Return it as ``--json`` prints it."""
+    @property
+    def result(self) -> PushResult:
+        """What would be pushed."""
         private = self.remote.private if self.remote.exists else not self.options.public
-        files = [{"name": name, "bytes": self.size_of(name)} for name in sorted(self.contents)]
-        return {
-            "repo": self.options.repo,
-            "visibility": "private" if private else "public",
-            "exists": self.remote.exists,
-            "user": self.remote.user,
-            "licence": str(self.licence) if self.licence else None,
-            "files": files,
-            "bytes": sum(file["bytes"] for file in files),
-            "left_out": [{"name": name, "reason": reason} for name, reason in self.left_out.items()],
-            "removed": self.removed,
-            "problems": self.problems,
-            "notes": self.notes,
-            "card": self.card,
-        }
+        files = tuple(FileSize(name, self.size_of(name)) for name in sorted(self.contents))
+        return PushResult(
+            repo=self.options.repo,
+            visibility="private" if private else "public",
+            exists=self.remote.exists,
+            user=self.remote.user,
+            licence=str(self.licence) if self.licence else None,
+            files=files,
+            bytes=sum(file.bytes for file in files),
+            left_out=tuple(LeftOut(name, reason) for name, reason in self.left_out.items()),
+            removed=tuple(self.removed),
+            problems=tuple(self.problems),
+            notes=tuple(self.notes),
+            card=self.card,
+            dry_run=self.options.dry_run,
+        )
 
 
-def push(options: PushOptions, workspace: Workspace) -> dict[str, Any]:
+def push(options: PushOptions, workspace: Workspace) -> PushResult:
     """Push a model, or say what would be pushed.
 
     Raises:
@@ -220,20 +223,19 @@ def push(options: PushOptions, workspace: Workspace) -> dict[str, Any]:
     """
     report_progress("looking at the model and the repository")
     plan = PushPlan.make(options, workspace)
-    result = plan.to_json() | {"dry_run": options.dry_run, "url": None, "commit": None}
     if options.dry_run:
-        return result
+        return plan.result
     if plan.problems:
         raise InputError("; ".join(plan.problems))
     with explained(options.repo, "pushed"):
-        return result | send(plan)
+        return send(plan)
 
 
-def send(plan: PushPlan) -> dict[str, Any]:
+def send(plan: PushPlan) -> PushResult:
     """Make the repository if need be, send the files, and commit them at once."""
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
-    api, repo = HfApi(), plan.options.repo
+    api, repo, result = HfApi(), plan.options.repo, plan.result
     if not plan.remote.exists:
         patiently(lambda: api.create_repo(repo, private=not plan.options.public, exist_ok=True))
     names = sorted(plan.contents, key=plan.size_of)
@@ -254,7 +256,7 @@ def send(plan: PushPlan) -> dict[str, Any]:
     wrong = [name for name in names if sizes.get(name) != plan.size_of(name)]
     if wrong:
         raise ClpError(f"{repo} does not hold {', '.join(wrong)} as pushed; run it again")
-    return {"url": f"{api.endpoint}/{repo}", "commit": made.oid, "exists": True}
+    return replace(result, url=f"{api.endpoint}/{repo}", commit=made.oid, exists=True)
 
 
 @contextlib.contextmanager

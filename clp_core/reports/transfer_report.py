@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from clp_core.errors import InputError
 from clp_core.files.artifacts import REPORT_FILE
 from clp_core.files.json_files import read_json
+from clp_core.files.typed_json import typed
 from clp_core.reports.licence import Origin
 from clp_core.workspace import Workspace
-
-if TYPE_CHECKING:
-    from pydantic import TypeAdapter
 
 NEEDED_FOR_CARD = ("match", "missing", "version", "heldout", "guard", "source_files")
 """Entries that no row depends on, but of which the card of a target tells."""
@@ -274,24 +270,10 @@ class TransferReport:
             ValueError: an entry without which no row can be explained is missing, or one is of another kind; the text
                 is its name.
         """
-        from pydantic import ValidationError
-
-        present = {name: value for name, value in content.items() if value is not None}
-        try:
-            report = adapter().validate_json(json.dumps(present), strict=True)
-        except ValidationError as error:
-            raise ValueError(".".join(str(part) for part in error.errors()[0]["loc"])) from error
+        report = typed(cls, without_none(content))
         if "input" not in report.parameters:
             raise ValueError("parameters.input")
         return report
-
-
-@lru_cache(1)
-def adapter() -> TypeAdapter[TransferReport]:
-    """Return what checks the kinds of a report's entries; pydantic is imported for it."""
-    from pydantic import TypeAdapter
-
-    return TypeAdapter(TransferReport)
 
 
 def without_none(content: Mapping[str, Any], names: Collection[str] | None = None) -> dict[str, Any]:

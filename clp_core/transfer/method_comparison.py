@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from clp_core.errors import InputError
 from clp_core.initializers import initializer
 from clp_core.initializers.base import parse_settings
 from clp_core.progress import report_progress
+from clp_core.reports.method_comparison import MethodComparison, MethodScore
 from clp_core.reports.transfer_report import HeldOutSummary
 from clp_core.transfer import heldout_anchors
 from clp_core.transfer.method_comparison_options import CompareMethodsOptions
@@ -41,40 +42,7 @@ log = logging.getLogger(__name__)
 AS_AUTO = "linear:neighbours=16"
 
 
-@dataclass(frozen=True)
-class MethodScore:
-    """What one method reaches on a pair.
-
-    Attributes:
-        method: its name.
-        heldout: score on hidden anchors, or ``None`` where there are too few.
-        zero_step_bits_per_byte: of the target model before any training, or ``None`` without a text.
-        seconds: time to fit the method and make all rows of the target.
-        peak_bytes: memory that took beyond what was held before, or ``None`` where the system does not tell.
-        note: why a figure is missing, or empty.
-    """
-
-    method: str
-    heldout: heldout_anchors.HeldOut | None
-    zero_step_bits_per_byte: float | None
-    seconds: float
-    peak_bytes: int | None = None
-    note: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the figures of the command line."""
-        held = self.heldout.summary if self.heldout else HeldOutSummary(None, None)
-        return {
-            "method": self.method,
-            "heldout": {"centred_cosine": held.centred_cosine, "relative_error": held.relative_error},
-            "zero_step_bits_per_byte": self.zero_step_bits_per_byte,
-            "seconds": round(self.seconds, 3),
-            "peak_bytes": self.peak_bytes,
-            "note": self.note,
-        }
-
-
-def compare_methods(options: CompareMethodsOptions, cache: Path | None = None) -> tuple[list[MethodScore], str]:
+def compare_methods(options: CompareMethodsOptions, cache: Path | None = None) -> MethodComparison:
     """Score methods on one pair; no model is written, the source model is given each method's rows in memory.
 
     Args:
@@ -84,7 +52,7 @@ def compare_methods(options: CompareMethodsOptions, cache: Path | None = None) -
             by default.
 
     Returns:
-        The scores, best first, and one sentence of advice.
+        The scores, best first, with one sentence of advice.
 
     Raises:
         InputError: the pair cannot be opened, or the source's weights beside its embeddings are not finite.
@@ -112,7 +80,7 @@ def compare_methods(options: CompareMethodsOptions, cache: Path | None = None) -
     scores.sort(key=sort_key)
     if kept is not None:
         kept.finish([score.method for score in scores if kept.file(score.method, "figures").is_file()])
-    return scores, advice(scores)
+    return MethodComparison(tuple(scores), advice(scores))
 
 
 def parse_method(text: str) -> tuple[str, MethodChain]:
@@ -157,7 +125,7 @@ def score_method(
     except (InputError, np.linalg.LinAlgError) as error:
         note, peak = str(error), None
     used = max(peak - before, 0) if peak is not None and before is not None else None
-    return MethodScore(name, held, bits, seconds, used, note)
+    return MethodScore(name, held.summary if held else HeldOutSummary(None, None), bits, seconds, used, note)
 
 
 def tensors_in_memory(rows: TargetRows) -> dict[str, np.ndarray]:
@@ -289,8 +257,8 @@ def reset_peak() -> int | None:
 def sort_key(score: MethodScore) -> tuple[bool, float, float]:
     """Order by bits per byte where it was measured, then by held-out cosine; what has neither last."""
     bits = score.zero_step_bits_per_byte
-    held = score.heldout.centred_cosine if score.heldout else float("-inf")
-    return (bool(score.note), bits if bits is not None else float("inf"), -held)
+    held = score.heldout.centred_cosine
+    return (bool(score.note), bits if bits is not None else float("inf"), -held if held is not None else float("inf"))
 
 
 def advice(scores: Sequence[MethodScore]) -> str:
@@ -300,7 +268,7 @@ def advice(scores: Sequence[MethodScore]) -> str:
         return "No method could be scored on this pair."
     if len(usable) == 1:
         return f"Only {usable[0].method} was scored; name more methods to compare."
-    cosines = {score.method: score.heldout.centred_cosine for score in usable if score.heldout}
+    cosines = {s.method: s.heldout.centred_cosine for s in usable if s.heldout.centred_cosine is not None}
     bits = {s.method: s.zero_step_bits_per_byte for s in usable if s.zero_step_bits_per_byte is not None}
     finder = max(cosines, key=lambda name: cosines[name]) if cosines else None
     if not bits:

@@ -317,10 +317,10 @@ def test_method_whose_model_has_no_finite_score_is_not_ranked(pair, texts, monke
     monkeypatch.setattr(
         "clp_core.evaluation.bits_per_byte.score", lambda model, text: SimpleNamespace(bits_per_byte=bits)
     )
-    scores, advice = compare_methods(options)
-    assert [score.zero_step_bits_per_byte for score in scores] == [None, None]
-    assert all("not finite" in score.note for score in scores)
-    assert advice == "No method could be scored on this pair."
+    found = compare_methods(options)
+    assert [score.zero_step_bits_per_byte for score in found.scores] == [None, None]
+    assert all("not finite" in score.note for score in found.scores)
+    assert found.advice == "No method could be scored on this pair."
 
 
 def test_held_out_score_is_refused_where_an_anchor_is_not_finite(pair):

@@ -69,9 +69,9 @@ def test_demo_is_small_and_its_card_tells_the_measured_figures():
 @pytest.mark.process
 def test_linear_beats_random_rows_before_training_and_clp_is_reported_as_it_is(demo, record_property):
     options = CompareMethodsOptions(str(demo["source"]), str(demo["helper"]), text=str(demo["eval_text"]))
-    scores, advice = compare_methods(options)
-    assert {score.method for score in scores} == set(INITIALIZERS) - {"static-vectors"} | {AS_AUTO}
-    found = {score.method: score for score in scores}
+    compared = compare_methods(options)
+    assert {score.method for score in compared.scores} == set(INITIALIZERS) - {"static-vectors"} | {AS_AUTO}
+    found = {score.method: score for score in compared.scores}
     for name, score in found.items():
         record_property(name, score.to_json())
         print(name, score.to_json())  # noqa: T201  shown by pytest -rP
@@ -80,7 +80,7 @@ def test_linear_beats_random_rows_before_training_and_clp_is_reported_as_it_is(d
     assert bits["linear"] < bits["mean"]
     assert bits["scratch"] > bits["linear"]
     assert found["linear"].heldout.centred_cosine > 0.3
-    assert advice.startswith("Use linear")
+    assert compared.advice.startswith("Use linear")
 
 
 def test_published_rule_on_the_demo_is_told_to_be_at_risk(demo, tmp_path):

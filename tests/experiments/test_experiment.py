@@ -419,6 +419,8 @@ def test_command_prints_tables_of_what_is_measured(described, workspace):
     assert again["methods"] == kept["methods"] | {"result": again["methods"]["result"]}
     assert again["methods"]["result"]["methods"]
     assert "nothing of" in clp(*command, "--tables", "--output", "none", cwd=file.parent).stderr
+    (file.parent / "anew" / "methods.json").write_text('{"methods": {"result": {"methods": [{"method": "mean"}]}}}')
+    assert "methods.json is damaged" in refused(*command, "--tables", "--output", file.parent / "anew")
     assert "is not a folder" in refused(*command, "--output", file)
     for name, why in (("a.pdf", "ends in one of .html"), ("no/a.svg", "there is no folder"), ("a.html", "is measured")):
         with within(file.parent):

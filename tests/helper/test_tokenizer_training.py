@@ -70,7 +70,7 @@ def test_folder_opens_with_transformers_and_gives_every_text_back(tmp_path, germ
     vocabulary = Vocabulary.open(tmp_path / "made")
     config = json.loads((tmp_path / "made" / "tokenizer_config.json").read_text())
     assert config["tokenizer_class"] == "PreTrainedTokenizerFast"  # transformers 4 knows no TokenizersBackend
-    assert (len(opened), vocabulary.size, report["size"]) == (2000, 2000, 2000)
+    assert (len(opened), vocabulary.size, report.size) == (2000, 2000, 2000)
     assert vocabulary.family == style
     assert vocabulary.roles["eos"] == vocabulary.roles["bos"] == opened.eos_token_id
     lines = list(Texts.open([german]))[:300]
@@ -93,29 +93,29 @@ def test_words_are_not_cut_at_combining_marks(tmp_path):
 def test_held_out_documents_are_not_learned_and_measured_on(tmp_path, german):
     lines = [line if i % 50 != 7 else f"{line} Quarkzwiebel" for i, line in enumerate(Texts.open([german]))]
     report = train(written(tmp_path, "marked.txt", lines), tmp_path / "made", vocab_size=4000)
-    assert report["measured_on"] == "30 documents that were held out (every 50th)"
+    assert report.measured_on == "30 documents that were held out (every 50th)"
     assert "ĠQuarkzwiebel" not in Vocabulary.open(tmp_path / "made").ids
     seen = [line if (i + 1) % 49 else f"{line} Quarkzwiebel" for i, line in enumerate(Texts.open([german]))]
     train(written(tmp_path, "seen.txt", seen), tmp_path / "other", vocab_size=4000)
     assert "ĠQuarkzwiebel" in Vocabulary.open(tmp_path / "other").ids
     held = "\n".join(lines[7::50])
     expected = len(held.encode()) / len(Vocabulary.open(tmp_path / "made").encode(held))
-    assert report["bytes_per_token"] == pytest.approx(expected)
+    assert report.bytes_per_token == pytest.approx(expected)
 
 
 def test_small_text_says_that_it_is_measured_on_itself_and_gives_fewer_tokens(tmp_path, texts):
     report = train(texts[0], tmp_path / "made", vocab_size=5000)
-    assert report["measured_on"].startswith("the text it was trained on")
-    assert report["size"] < 5000
-    assert f"the text gave {report['size']:,} of 5,000 tokens" in report["warnings"][0]
+    assert report.measured_on.startswith("the text it was trained on")
+    assert report.size < 5000
+    assert f"the text gave {report.size:,} of 5,000 tokens" in report.warnings[0]
 
 
 def test_text_in_two_spellings_is_told_and_nfc_reads_them_alike(tmp_path):
     lines = [f"schöne grüne Bäume {i}" if i % 2 else f"scho\u0308ne gru\u0308ne Ba\u0308ume {i}" for i in range(40)]
     text = written(tmp_path, "mixed.txt", lines)
-    told = train(text, tmp_path / "as-it-is", vocab_size=320)["warnings"]
+    told = train(text, tmp_path / "as-it-is", vocab_size=320).warnings
     assert any("20 of 40 documents" in warning for warning in told)
-    told = train(text, tmp_path / "nfc", vocab_size=320, normalization="nfc")["warnings"]
+    told = train(text, tmp_path / "nfc", vocab_size=320, normalization="nfc").warnings
     assert not any("of 40 documents" in warning for warning in told)
     kept, alike = Vocabulary.open(tmp_path / "as-it-is"), Vocabulary.open(tmp_path / "nfc")
     assert alike.encode("scho\u0308ne") == alike.encode("schöne")
@@ -126,25 +126,25 @@ def test_overlap_with_the_source_is_told_and_its_end_of_text_taken(tmp_path, ger
     source = folders["byte-level", "en"]
     report = train(german, tmp_path / "made", vocab_size=1000, source=str(source))
     one, other = Vocabulary.open(source), Vocabulary.open(tmp_path / "made")
-    assert report["end_of_text"] == "<|end|>" == other.tokens[other.roles["eos"]]
+    assert report.end_of_text == "<|end|>" == other.tokens[other.roles["eos"]]
     for match in ("raw", "canonical"):
         found = Overlap.of(one, other, match)
-        assert report["source"][match]["overlap"] == found.size > 256
-        assert report["source"][match]["share_of_target"] == found.share_of_target
-        assert 0 < report["source"][match]["coverage"] <= 1
-    assert report["source"]["bytes_per_token"] < report["bytes_per_token"]
+        assert getattr(report.source, match).overlap == found.size > 256
+        assert getattr(report.source, match).share_of_target == found.share_of_target
+        assert 0 < getattr(report.source, match).coverage <= 1
+    assert report.source.bytes_per_token < report.bytes_per_token
 
 
 def test_style_follows_the_source_or_says_how_to_match(tmp_path, german, folders):
     source = str(folders["sentencepiece-bpe", "en"])
     followed = train(german, tmp_path / "auto", vocab_size=1000, source=source)
-    assert (followed["style"], followed["end_of_text"]) == ("sentencepiece", "</s>")
-    assert not any("canonical" in warning for warning in followed["warnings"])
+    assert (followed.style, followed.end_of_text) == ("sentencepiece", "</s>")
+    assert not any("canonical" in warning for warning in followed.warnings)
     forced = train(german, tmp_path / "bytes", vocab_size=1000, source=source, style="byte-level")
-    assert any("--match canonical" in warning for warning in forced["warnings"])
-    assert followed["source"]["raw"]["overlap"] > 2 * forced["source"]["raw"]["overlap"]
+    assert any("--match canonical" in warning for warning in forced.warnings)
+    assert followed.source.raw.overlap > 2 * forced.source.raw.overlap
     own = train(german, tmp_path / "own", vocab_size=1000, source=str(tmp_path / "auto"))
-    assert any("a new one gains nothing" in warning for warning in own["warnings"])
+    assert any("a new one gains nothing" in warning for warning in own.warnings)
 
 
 def test_digits_pad_and_frequency_have_their_effect(tmp_path, german):
@@ -152,7 +152,7 @@ def test_digits_pad_and_frequency_have_their_effect(tmp_path, german):
     options = {"split_digits": True, "pad_token": "<|pad|>", "min_frequency": 200, "end_of_text": "<end>"}
     report = train(german, tmp_path / "made", vocab_size=3000, **options)
     plain, made = Vocabulary.open(tmp_path / "plain"), Vocabulary.open(tmp_path / "made")
-    assert report["size"] < plain.size == 3000
+    assert report.size < plain.size == 3000
     assert (plain.categories == "digits").sum() > (made.categories == "digits").sum() <= 11
     assert made.tokens[made.roles["pad"]] == "<|pad|>"
     assert made.tokens[made.roles["eos"]] == "<end>"
@@ -259,12 +259,12 @@ def test_cuts_of_long_runs_are_counted_and_reported(tmp_path, german, style):
     lines = list(Texts.open([german]))
     longest = " ".join(["a" * LONGEST_RUN, "ß" * LONGEST_RUN])
     report = train(written(tmp_path, "none.txt", [*lines, longest]), tmp_path / "none", vocab_size=1000, style=style)
-    assert report["cuts"] == 0
-    assert not any("blank" in warning for warning in report["warnings"])
+    assert report.cuts == 0
+    assert not any("blank" in warning for warning in report.warnings)
     runs = ["b" * (3 * LONGEST_RUN + 1), "und " + "漢" * (LONGEST_RUN + 1) + " Rest", "=" * (2 * LONGEST_RUN)]
     report = train(written(tmp_path, "some.txt", [*runs, *lines]), tmp_path / "some", vocab_size=1000, style=style)
-    assert report["cuts"] == 3 + 1 + 1
-    assert any("5 times" in warning and f"{LONGEST_RUN} characters" in warning for warning in report["warnings"])
+    assert report.cuts == 3 + 1 + 1
+    assert any("5 times" in warning and f"{LONGEST_RUN} characters" in warning for warning in report.warnings)
 
 
 def test_ordinary_text_is_read_as_by_the_same_tokenizer_without_a_bound(tmp_path, german):

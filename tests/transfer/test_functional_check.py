@@ -413,7 +413,8 @@ def test_scales_of_logits_are_made_with_the_weights_of_the_output_rows(tmp_path,
 @pytest.mark.parametrize("model_type", ["dory", "deepseek_v4", "roberta"])
 def test_methods_are_compared_by_what_a_transfer_would_write(tmp_path, english, padded_helper, texts, model_type):
     source = make_source(tmp_path / "source", model_type, english, tied=False)
-    (score,), _ = compare_methods(CompareMethodsOptions(str(source), str(padded_helper), "clp", str(texts[1])))
+    options = CompareMethodsOptions(str(source), str(padded_helper), "clp", str(texts[1]))
+    (score,) = compare_methods(options).scores
     transfer(options_for(source, padded_helper, tmp_path / "target"))
     assert score.zero_step_bits_per_byte == pytest.approx(evaluate(tmp_path / "target", [texts[1]]).bits_per_byte)
 
