@@ -61,6 +61,7 @@ from clp_core.playground.answers import GenerateOptions
 from clp_core.playground.options import PlaygroundOptions
 from clp_core.publishing.export_options import ExportOptions
 from clp_core.publishing.push_options import PushOptions
+from clp_core.reports.transfer_report import HealthSummary
 from clp_core.training.options import TrainOptions
 from clp_core.transfer.method_comparison_options import CompareMethodsOptions
 from clp_core.transfer.options import TransferOptions
@@ -146,10 +147,18 @@ def transfer_command(options: TransferOptions, as_json: Json = False) -> None:
         report = transfer(options)
     leave_prepared(Workspace.current(), report.output, report.source, report.helper)
 
-    def show(result: dict[str, Any]) -> None:
-        rows = [[key, result[key]] for key in ("output", "method", "overlap", "missing", "seconds")]
-        rows += [[f"held-out {key}", value] for key, value in result["heldout"].items() if key != "output"]
-        rows += list(map(list, result["health"].items()))
+    def show(_: dict[str, Any]) -> None:
+        rows: list[list[Any]] = [
+            ["output", report.output],
+            ["method", report.method],
+            ["overlap", report.overlap],
+            ["missing", report.missing],
+            ["seconds", report.seconds],
+            ["held-out centred cosine", report.heldout.centred_cosine],
+            ["held-out relative error", report.heldout.relative_error],
+            *health_rows(report.health, ""),
+            *(health_rows(report.health.output, " (output)") if report.health.output else ()),
+        ]
         if report.zero_step:
             rows.append(["bits per byte before training", report.zero_step.bits_per_byte])
         if report.check:
@@ -159,6 +168,18 @@ def transfer_command(options: TransferOptions, as_json: Json = False) -> None:
     for warning in report.warnings:
         echo(f"warning: {warning}", err=True)
     emit(report.to_json(), as_json, show)
+
+
+def health_rows(health: HealthSummary, side: str) -> list[list[Any]]:
+    """Return the health figures of one matrix as rows of a table; ``side`` stands behind their names."""
+    return [
+        [f"rows at risk{side}", health.rows_at_risk],
+        [f"too long{side}", health.too_long],
+        [f"cancelled{side}", health.cancelled],
+        [f"collapsed{side}", health.collapsed],
+        [f"median of effective anchors{side}", health.n_eff_median],
+        [f"largest norm ratio{side}", health.norm_ratio_max],
+    ]
 
 
 @options_command(app, InspectOptions)
@@ -231,8 +252,8 @@ def evaluate_command(options: EvaluateOptions, as_json: Json = False) -> None:
 
     def show(shown: dict[str, Any]) -> None:
         rows = {name: value for name, value in shown.items() if name != "warnings"}
-        rows |= {"control_strings": sum(shown["control_strings"].values())}
-        rows["not_comparable"] = ", ".join(obstacle["code"] for obstacle in shown["not_comparable"]) or None
+        rows["control_strings"] = sum(found.counts.control.values())
+        rows["not_comparable"] = ", ".join(obstacle.code for obstacle in found.not_comparable) or None
         print_table("Evaluation", ["figure", "value"], list(map(list, rows.items())))
 
     emit(result, as_json, show)

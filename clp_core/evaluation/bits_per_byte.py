@@ -38,6 +38,7 @@ from clp_core.data.text_sources import DEFAULT_FIELD, Texts
 from clp_core.embeddings.matmul_backend import backend_named
 from clp_core.environment.memory_errors import SMALLER, check_memory, is_out_of_memory, memory_explained
 from clp_core.errors import InputError, first_line
+from clp_core.evaluation.obstacle import Obstacle
 from clp_core.evaluation.options import EvaluateOptions
 from clp_core.files.json_files import read_json
 from clp_core.hub.resolve import locate
@@ -64,24 +65,6 @@ SCORED_IN = "float32"
 LOGITS_BYTES = 256 << 20
 SAMPLE_TOKENS, SAMPLE_TEMPERATURE, SAMPLE_TOP_K = 60, 0.8, 50
 """Of the samples that a run writes; those of the playground by default."""
-
-
-@dataclass(frozen=True)
-class Obstacle:
-    """Why a figure cannot be compared across tokenizers.
-
-    Attributes:
-        code: one of ``unknown_tokens``, ``lossy_tokenizer``, ``control_strings``, ``first_token_unscored``,
-            ``line_ends_unpredicted``, ``begin_against_template``, ``tokenizer_differs``, ``non_finite``.
-        reason: the same in a sentence, with its figures.
-    """
-
-    code: str
-    reason: str
-
-    def to_json(self) -> dict[str, str]:
-        """Return code and reason."""
-        return {"code": self.code, "reason": self.reason}
 
 
 @dataclass(frozen=True)

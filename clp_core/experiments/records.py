@@ -27,6 +27,7 @@ from clp_core.files.json_files import read_json, write_json
 from clp_core.jobs.job import Job
 from clp_core.jobs.run_metrics import RunMetrics
 from clp_core.reports.licence import replaced
+from clp_core.reports.transfer_report import TransferReport
 from clp_core.savings.curve import Curve, curve_of_metrics
 from clp_core.tokenization.text_reading import SCORING_FILE
 from clp_core.workspace import Workspace
@@ -113,6 +114,23 @@ class Records:
             "transfer": read_json(job.path / "companions" / REPORT_FILE),
         }
         self.write(content, workspace, RUNS, f"{run.key}.json")
+
+    def transfer_report(self, run: Run) -> TransferReport | None:
+        """Return the report of the transfer that a measured run began with; ``None`` where it began with another model.
+
+        Raises:
+            InputError: it is damaged.
+        """
+        content = self.read(RUNS, f"{run.key}.json").get("transfer")
+        if not content:
+            return None
+        try:
+            return TransferReport.of_json(content)
+        except ValueError as error:
+            raise InputError(
+                f"{self.file(RUNS, f'{run.key}.json')} is damaged: the entry {str(error)!r} of its transfer is missing "
+                "or of another kind; delete it and run the experiment again"
+            ) from error
 
     def curve(self, run: Run) -> Curve:
         """Return the curve of a measured run."""

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from clp_core.experiments.design import Arm
-from clp_core.experiments.records import RUNS, Records
+from clp_core.experiments.records import Records
+from clp_core.reports.transfer_report import TransferReport
 from clp_core.savings.curve import Curve
 from clp_core.savings.tokens_saved import Comparison, Saving
 
@@ -137,11 +138,7 @@ def summarise(records: Records) -> list[ArmSummary]:
 def summary_of(records: Records, arm: Arm) -> ArmSummary:
     """Return the row of an arm."""
     runs = [run for run in records.measured_runs if run.arm.name == arm.name]
-    reports = [records.read(RUNS, f"{run.key}.json")["transfer"] for run in runs]
-    scores = [report.get("heldout") for report in reports]
-    heldout = None
-    if all(scores):
-        heldout = tuple(Spread(tuple(score[name] for score in scores)) for name in ("centred_cosine", "relative_error"))
+    heldout = heldout_of([records.transfer_report(run) for run in runs])
     curves = records.curves[arm.name]
     seconds = Spread(tuple(float(curve.points[MEASURE][-1, 3]) for curve in curves))
     seeds = [run.seed for run in runs]
@@ -149,7 +146,17 @@ def summary_of(records: Records, arm: Arm) -> ArmSummary:
         Reached(name, savings_of(records, seeds, curves, name)) for name in records.design.baselines if name != arm.name
     )
     kept = tuple(found for found in reached if found.savings)
-    return ArmSummary(arm, tuple(curves), heldout, kept, seconds)  # type: ignore[arg-type]
+    return ArmSummary(arm, tuple(curves), heldout, kept, seconds)
+
+
+def heldout_of(reports: Sequence[TransferReport | None]) -> tuple[Spread, Spread] | None:
+    """Return centred cosine and relative error over the seeds; ``None`` where a transfer did not measure both."""
+    scores = [report.heldout for report in reports if report is not None]
+    cosines = tuple(score.centred_cosine for score in scores if score.centred_cosine is not None)
+    errors = tuple(score.relative_error for score in scores if score.relative_error is not None)
+    if not reports or not len(cosines) == len(errors) == len(reports):
+        return None
+    return Spread(cosines), Spread(errors)
 
 
 def savings_of(records: Records, seeds: Sequence[int], curves: Sequence[Curve], baseline: str) -> tuple[Saving, ...]:

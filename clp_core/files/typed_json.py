@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -12,12 +13,13 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def typed(kind: type[T], content: Any) -> T:
+def typed(kind: type[T], content: Any, *, none_is_absent: bool = False) -> T:
     """Make an instance of a dataclass from parsed JSON; entries that it does not declare are passed over.
 
     Args:
         kind: a dataclass whose fields, nested ones too, are of types that JSON has.
         content: what a JSON file holds. A text is not read as a number, nor ``true`` as 1.
+        none_is_absent: whether an entry that is null counts as one that is not there, and has its default.
 
     Raises:
         ValueError: an entry without a default is missing, or one is of another kind; the text is its name, with dots
@@ -25,6 +27,8 @@ def typed(kind: type[T], content: Any) -> T:
     """
     from pydantic import ValidationError
 
+    if none_is_absent and isinstance(content, Mapping):
+        content = {name: value for name, value in content.items() if value is not None}
     try:
         found: T = adapter(cast(Any, kind)).validate_json(json.dumps(content), strict=True)
     except ValidationError as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from clp_core.errors import InputError
+from clp_core.evaluation.obstacle import Obstacle
 from clp_core.files.artifacts import REPORT_FILE
 from clp_core.files.json_files import read_json
 from clp_core.files.typed_json import typed
@@ -121,14 +122,6 @@ class CheckSummary:
 
 
 @dataclass(frozen=True)
-class NotComparable:
-    """One reason why bits per byte cannot be compared across tokenizers."""
-
-    code: str
-    reason: str = ""
-
-
-@dataclass(frozen=True)
 class ZeroStep:
     """Scores of the target on a text before any training, and what it says; see ``evaluation.bits_per_byte``."""
 
@@ -150,7 +143,16 @@ class ZeroStep:
     control_strings: Mapping[str, int] = field(default_factory=dict)
     replacement_characters: int | None = None
     comparable: bool | None = None
-    not_comparable: tuple[NotComparable, ...] = ()
+    not_comparable: tuple[Obstacle, ...] = ()
+
+    @classmethod
+    def of_json(cls, content: Mapping[str, Any]) -> ZeroStep:
+        """Read figures of an evaluation of any version; entries that it does not know are passed over.
+
+        Raises:
+            ValueError: an entry is of another kind; the text is its name.
+        """
+        return typed(cls, content, none_is_absent=True)
 
 
 @dataclass(frozen=True)
@@ -270,7 +272,7 @@ class TransferReport:
             ValueError: an entry without which no row can be explained is missing, or one is of another kind; the text
                 is its name.
         """
-        report = typed(cls, without_none(content))
+        report = typed(cls, content, none_is_absent=True)
         if "input" not in report.parameters:
             raise ValueError("parameters.input")
         return report

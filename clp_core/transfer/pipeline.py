@@ -26,7 +26,6 @@ from clp_core.reports.transfer_report import (
     GuardSummary,
     HealthSummary,
     HeldOutSummary,
-    NotComparable,
     TransferReport,
     ZeroStep,
 )
@@ -220,9 +219,7 @@ def zero_step(folder: Path, text: str, field: str, device: str) -> tuple[ZeroSte
             raise
         except InputError as error:
             warnings.append(f"there is no sample: {error}")
-    figures = result.to_json()
-    reasons = tuple(NotComparable(each["code"], each["reason"]) for each in figures.pop("not_comparable"))
-    return ZeroStep(text=text, sample=said, not_comparable=reasons, **figures), warnings
+    return ZeroStep.of_json(result.to_json() | {"text": text, "sample": said}), warnings
 
 
 def check_evaluation_text(path: str, field: str) -> None:
