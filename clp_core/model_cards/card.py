@@ -7,21 +7,23 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from clp_core import __version__
 from clp_core.files.artifacts import CURVE_FILE, PROVENANCE_FILE, REPORT_FILE, TRAINING_FILE
 from clp_core.initializers import initializer
 from clp_core.reports.licence import NOT_STATED, Licence, Origin
-from clp_core.reports.transfer_report import HealthSummary, TransferReport
+from clp_core.reports.training_facts import EvaluationPoint, RunFacts
+from clp_core.reports.transfer_report import HealthSummary, TransferReport, ZeroStep
 from clp_core.tokenization.scripts import printable
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCardData
 
+T = TypeVar("T")
 TEMPLATE = Path(__file__).parent / "card.md.jinja"
 METADATA = re.compile(r"\A---\n.*?\n---\n", re.DOTALL)
 BLANK_LINES = re.compile(r"\n(?:[ \t]*\n){2,}")
@@ -56,13 +58,13 @@ class Card:
     Attributes:
         name: what the model is called.
         report: of the transfer that made it; ``None`` for a model that no transfer made.
-        runs: the facts of its training, the first run first; see ``training_facts``.
+        runs: the facts of its training, the first run first.
         fields: what the user says.
     """
 
     name: str
     report: TransferReport | None
-    runs: Sequence[Mapping[str, Any]] = ()
+    runs: Sequence[RunFacts] = ()
     fields: CardFields = CardFields()
 
     @property
@@ -70,7 +72,7 @@ class Card:
         """Source and helper; of a model that no transfer made, what its training began with."""
         if self.report:
             return self.report.made_from
-        return {"source": Origin.read(self.runs[0]["origin"])} if self.runs else {}
+        return {"source": self.runs[0].origin} if self.runs else {}
 
     def text(self) -> str:
         """Return the README.md: ``card.md.jinja``, filled in."""
@@ -83,19 +85,19 @@ class Card:
         """Return what the template is filled in with; all names and texts of others are escaped for Markdown."""
         report, runs = self.report, self.runs
         transferred = report.warnings if report else ()
-        told = [*transferred, *(f"{each}." for run in runs for each in run.get("warnings", ()))]
+        told = [*transferred, *(f"{each}." for run in runs for each in run.warnings)]
         replaced_class = any("PreTrainedTokenizerFast" in warning for warning in transferred)
         return {
             "title": as_words(self.name),
             "version": report.version if report else __version__,
             "transfer": self.transfer_facts(),
             "made": self.made(),
-            "steps": f"{sum(run['step'] for run in runs):,}",
-            "tokens": f"{sum(run['tokens'] or 0 for run in runs):,}",
+            "steps": f"{sum(run.step for run in runs):,}",
+            "tokens": f"{sum(run.tokens or 0 for run in runs):,}",
             "unrecorded_steps": f"{report.trained_steps:,}" if report and report.trained_steps else "",
             "warnings": [as_words(str(warning)) for warning in told],
             "runs": [self.run_facts(i) for i in range(len(runs))],
-            "has_scores": any(run["curve"] for run in runs),
+            "has_scores": any(run.curve for run in runs),
             "not_comparable": self.not_comparable(),
             "tokenizer_class": "PreTrainedTokenizerFast" if replaced_class else "AutoTokenizer",
             "loaded_as": json.dumps(self.fields.repo_id or self.name, ensure_ascii=False),
@@ -133,33 +135,40 @@ class Card:
                     metric_name=label,
                     metric_value=round(value, 4),
                 )
-                for metric, label in (("bits_per_byte", "bits per byte"), ("perplexity", "perplexity per token"))
-                if (value := self.last_score().get(metric)) is not None
+                for metric, label, value in self.last_scores()
                 # A reader of the metadata alone would compare it.
-                and not (metric == "bits_per_byte" and self.not_comparable())
+                if not (metric == "bits_per_byte" and self.not_comparable())
             ]
             or None,
             **more,
         )
 
-    def last_score(self) -> Mapping[str, Any]:
-        """Return the last evaluation of the training, else that before any; empty where there is none."""
-        scored = [run["curve"][-1] for run in self.runs if run["curve"]]
-        zero = self.report.zero_step if self.report else None
-        before = {"bits_per_byte": zero.bits_per_byte, "perplexity": zero.perplexity} if zero else {}
-        return scored[-1] if scored else before
+    def last_score(self) -> EvaluationPoint | ZeroStep | None:
+        """Return the last evaluation of the training, else that before any; ``None`` where there is neither."""
+        scored = [run.curve[-1] for run in self.runs if run.curve]
+        return scored[-1] if scored else self.report.zero_step if self.report else None
+
+    def last_scores(self) -> list[tuple[str, str, float]]:
+        """List the figures of the last score that are known: the Hub's name, a reader's name, the value."""
+        score = self.last_score()
+        if score is None:
+            return []
+        figures = (
+            ("bits_per_byte", "bits per byte", score.bits_per_byte),
+            ("perplexity", "perplexity per token", score.perplexity),
+        )
+        return [(metric, label, value) for metric, label, value in figures if value is not None]
 
     def not_comparable(self) -> list[str]:
         """List why the last score cannot be compared across tokenizers; empty where it can."""
-        scored = [run.get("not_comparable") for run in self.runs if run["curve"]]
-        if scored:
-            return [each["reason"] for each in scored[-1] or ()]
+        scored = [run.not_comparable for run in self.runs if run.curve]
         zero = self.report.zero_step if self.report else None
-        return [each.reason for each in zero.not_comparable] if zero else []
+        obstacles = scored[-1] if scored else zero.not_comparable if zero else ()
+        return [obstacle.reason for obstacle in obstacles]
 
     def eval_text(self) -> str:
         """Return the name of the text that was scored last."""
-        named = [run["data"]["eval_text"] for run in self.runs if run["curve"]]
+        named = [run.data.eval_text for run in self.runs if run.curve]
         return named[-1] if named else ""
 
     def transfer_facts(self) -> dict[str, Any]:
@@ -214,31 +223,31 @@ class Card:
     def run_facts(self, i: int) -> dict[str, Any]:
         """Return what the template tells of a run: data, schedule, machine, versions, and its curve."""
         run = self.runs[i]
-        data = run["data"]
-        texts = ", ".join(map(as_code, data["text"])) or NOT_STATED
-        hashed = f", content under its tokenizer `{data['content'][:HASH_SHOWN]}`" if data.get("content") else ""
+        data = run.data
+        texts = ", ".join(map(as_code, data.text)) or NOT_STATED
+        hashed = f", content under its tokenizer `{data.content[:HASH_SHOWN]}`" if data.content else ""
         rows = [("training text", texts + hashed)]
         if self.fields.datasets and i == len(self.runs) - 1:
             rows.append(("said to be of", as_words(", ".join(self.fields.datasets))))
-        if data.get("eval_text"):
-            scored = f", SHA-256 `{data['eval_content'][:HASH_SHOWN]}`" if data.get("eval_content") else ""
-            rows.append(("held-out text", f"{as_code(data['eval_text'])}{scored}"))
-        rows.append(("tokens seen", f"{run['tokens']:,}" if run["tokens"] is not None else NOT_STATED))
-        planned = f" of {run['steps_planned']:,} planned" if run.get("steps_planned") else ""
-        each = f", {run['step_tokens']:,} tokens each" if run.get("step_tokens") else ""
-        rows.append(("steps", f"{run['step']:,}{planned}{each}"))
-        if run.get("seconds"):
-            rows.append(("time", f"{run['seconds'] / 3600:.2f} hours, evaluations and checkpoints included"))
-        rows.append(("devices", ", ".join(run["devices"]) or NOT_STATED))
-        if run.get("parameters"):
-            rows.append(("parameters", f"{run['parameters']:,}"))
-        rows.append(("versions", ", ".join(f"{name} {found}" for name, found in run["versions"].items())))
-        rows += [(key.replace("_", " "), written(value)) for key, value in run["settings"].items()]
-        curve = [point_told(point) for point in shown_points(run["curve"])]
-        is_trained = len(run["curve"]) > 1
+        if data.eval_text:
+            scored = f", SHA-256 `{data.eval_content[:HASH_SHOWN]}`" if data.eval_content else ""
+            rows.append(("held-out text", f"{as_code(data.eval_text)}{scored}"))
+        rows.append(("tokens seen", f"{run.tokens:,}" if run.tokens is not None else NOT_STATED))
+        planned = f" of {run.steps_planned:,} planned" if run.steps_planned else ""
+        each = f", {run.step_tokens:,} tokens each" if run.step_tokens else ""
+        rows.append(("steps", f"{run.step:,}{planned}{each}"))
+        if run.seconds:
+            rows.append(("time", f"{run.seconds / 3600:.2f} hours, evaluations and checkpoints included"))
+        rows.append(("devices", ", ".join(run.devices) or NOT_STATED))
+        if run.parameters:
+            rows.append(("parameters", f"{run.parameters:,}"))
+        rows.append(("versions", ", ".join(f"{name} {found}" for name, found in run.versions.items())))
+        rows += [(key.replace("_", " "), written(value)) for key, value in run.settings.items()]
+        curve = [point_told(point) for point in shown_points(run.curve)]
+        is_trained = len(run.curve) > 1
         return {
-            "title": as_words(str(run["run"])),
-            "name": as_code(str(run["run"])),
+            "title": as_words(run.run),
+            "name": as_code(run.run),
             "facts": rows_of(rows),
             "scores": curve,
             "first": curve[0] if is_trained else None,
@@ -284,14 +293,14 @@ def rows_of(rows: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
     return [(label.replace("\n", " "), value.replace("\n", " ")) for label, value in rows]
 
 
-def point_told(point: Mapping[str, Any]) -> dict[str, str]:
+def point_told(point: EvaluationPoint) -> dict[str, str]:
     """Return an evaluation as the table of the card shows it."""
     return {
-        "step": f"{point['step']:,}",
-        "tokens": written(point["tokens"]),
-        "loss": number(point["eval_loss"]),
-        "perplexity": number(point["perplexity"]),
-        "bits_per_byte": number(point["bits_per_byte"]),
+        "step": f"{point.step:,}",
+        "tokens": written(point.tokens),
+        "loss": number(point.eval_loss),
+        "perplexity": number(point.perplexity),
+        "bits_per_byte": number(point.bits_per_byte),
     }
 
 
@@ -348,7 +357,7 @@ def is_dataset_id(name: str) -> bool:
     return "/" in name and " " not in name and HubName.parse(name) is not None
 
 
-def shown_points(curve: Sequence[Mapping[str, Any]], n: int = SHOWN_ROWS) -> list[Mapping[str, Any]]:
+def shown_points(curve: Sequence[T], n: int = SHOWN_ROWS) -> list[T]:
     """Return at most ``n`` evaluations for a table, the first and the last among them."""
     if len(curve) <= n:
         return list(curve)

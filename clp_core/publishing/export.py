@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from clp_core.model_cards.card import Card
 from clp_core.progress import report_progress
 from clp_core.publishing.export_options import BEST, DTYPE_NAMES, LAST, SOURCE, ExportOptions
 from clp_core.publishing.training_facts import curve_csv, first_model, runs_behind
+from clp_core.reports.training_facts import RunFacts, training_json
 from clp_core.reports.transfer_report import read_transfer_report
 from clp_core.tokenization.tokenizer_reading import CONFIG_FILES, TEMPLATE_FILE, TOKENIZER_FILES
 from clp_core.transfer.target_folder import check_loading
@@ -231,12 +232,12 @@ def config_in(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
     return changed | {"dtype": dtype}
 
 
-def write_companions(folder: Path, part: Path, name: str, runs: list[dict[str, Any]]) -> None:
+def write_companions(folder: Path, part: Path, name: str, runs: Sequence[RunFacts]) -> None:
     """Copy tokenizer and provenance, and write what the training was, its curve, and the card."""
     for path in folder.iterdir():
         if path.name in COMPANIONS or path.suffix == ".tiktoken":
             shutil.copyfile(path, part / path.name)
-    told = json.dumps({"runs": runs}, indent=1, ensure_ascii=False)
+    told = json.dumps(training_json(runs), indent=1, ensure_ascii=False)
     (part / TRAINING_FILE).write_text(told + "\n", encoding="utf-8")
     (part / CURVE_FILE).write_text(curve_csv(runs), encoding="utf-8")
     card = Card(name, read_transfer_report(folder, for_card=True), runs)

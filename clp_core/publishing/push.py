@@ -31,6 +31,7 @@ from clp_core.publishing.push_options import PushOptions
 from clp_core.publishing.push_result import FileSize, LeftOut, PushResult
 from clp_core.publishing.training_facts import curve_csv, run_of_checkpoint, runs_behind
 from clp_core.reports.licence import Licence, bare, replaced
+from clp_core.reports.training_facts import training_json
 from clp_core.reports.transfer_report import TransferReport, read_transfer_report
 from clp_core.tokenization.tokenizer_reading import TOKENIZER_FILES
 from clp_core.workspace import Workspace
@@ -140,7 +141,7 @@ class PushPlan:
         if report:
             made[REPORT_FILE] = as_json(told)
         if runs:
-            made |= {TRAINING_FILE: as_json({"runs": runs}), CURVE_FILE: curve_csv(runs).encode()}
+            made |= {TRAINING_FILE: as_json(training_json(runs)), CURVE_FILE: curve_csv(runs).encode()}
         refuse_access_tokens([data.decode() for data in made.values()])
         contents: dict[str, Path | bytes] = {}
         left_out = {}

@@ -6,19 +6,22 @@ import csv
 import io
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from clp_core.files.artifacts import TRAINING_FILE
-from clp_core.files.json_files import read_json, read_state
+from clp_core.errors import InputError
+from clp_core.files.json_files import read_state
 from clp_core.jobs.job import Job
 from clp_core.jobs.metrics import is_evaluation
 from clp_core.jobs.training_checkpoints import step_of
 from clp_core.reports.licence import bare, origin_of
+from clp_core.reports.training_facts import EvaluationPoint, LossPoint, RunFacts, read_training_facts
 from clp_core.savings.curve import settings_of, step_tokens_of
 from clp_core.tokenization.text_reading import SCORING_FILE
 from clp_core.training.slurm_options import CLUSTER_FIELDS
 
+T = TypeVar("T")
 MAX_LOSSES = 2000
 """Lines of the training loss in the file of the curve; evaluations are all in it."""
 MAX_EARLIER_RUNS = 20
@@ -40,20 +43,22 @@ def run_of_checkpoint(folder: Path) -> Job | None:
     return job if folder.parent.name == "checkpoints" and job.kind == "train" else None
 
 
-def runs_behind(folder: Path) -> list[dict[str, Any]]:
+def runs_behind(folder: Path) -> tuple[RunFacts, ...]:
     """Return the facts of all training that a model has seen, the first run first; none where it was not trained.
 
     Args:
         folder: a run's checkpoint, or a folder that was exported from one.
+
+    Raises:
+        InputError: what is recorded of a training is damaged.
     """
-    facts: list[dict[str, Any]] = []
+    facts: list[RunFacts] = []
     job = run_of_checkpoint(folder)
     while job is not None and len(facts) < MAX_EARLIER_RUNS:
         facts.insert(0, facts_of_run(job, step_of(folder)))
         folder = Path(str(job.spec["arguments"]["model"]))
         job = run_of_checkpoint(folder)
-    told = read_json(folder / TRAINING_FILE).get("runs", [])
-    return [*told, *facts]
+    return (*read_training_facts(folder), *facts)
 
 
 def first_model(job: Job) -> str:
@@ -67,15 +72,19 @@ def first_model(job: Job) -> str:
     return model
 
 
-def facts_of_run(job: Job, step: int) -> dict[str, Any]:
-    """Return what a run was up to one of its checkpoints; of paths their last part alone."""
+def facts_of_run(job: Job, step: int) -> RunFacts:
+    """Return what a run was up to one of its checkpoints; of paths their last part alone.
+
+    Raises:
+        InputError: the spec, the plan or the metrics of the run are damaged.
+    """
     spec = job.spec
     arguments, plan = spec["arguments"], job.plan
     lines = [line for line in job.metrics() if line["step"] <= step]
     last: Mapping[str, Any] = lines[-1] if lines else {}
     texts = arguments.get("text") or []
     left_out = {*LEFT_OUT, *(() if arguments.get("teacher") else OF_TEACHERS)}
-    return {
+    content = {
         "run": job.name,
         "origin": origin_of(str(arguments["model"])).to_json(),
         "step": step,
@@ -99,21 +108,16 @@ def facts_of_run(job: Job, step: int) -> dict[str, Any]:
         },
         "warnings": [bare(told) for told in job.warnings],
         "not_comparable": list(read_state(job.path / SCORING_FILE).get("not_comparable") or []),
-        "curve": [point_of(line) for line in lines if is_evaluation(line)],
+        "curve": [line | {"perplexity": perplexity(line.get("eval_loss"))} for line in lines if is_evaluation(line)],
         "losses": thinned([line for line in lines if "loss" in line]),
     }
-
-
-def point_of(line: Mapping[str, Any]) -> dict[str, Any]:
-    """Return one evaluation: where, loss in nats a token, perplexity, and bits per byte."""
-    return {
-        "step": line["step"],
-        "tokens": line.get("tokens"),
-        "seconds": line.get("seconds"),
-        "eval_loss": line.get("eval_loss"),
-        "perplexity": perplexity(line.get("eval_loss")),
-        "bits_per_byte": line.get("bits_per_byte"),
-    }
+    try:
+        return RunFacts.of_json(content)
+    except ValueError as error:
+        raise InputError(
+            f"the files of the run in {job.path} are damaged ({str(error)!r} is missing or of another kind); "
+            "restore spec.json, plan.json and metrics.jsonl, or start the run again"
+        ) from error
 
 
 def perplexity(loss: float | None) -> float | None:
@@ -121,20 +125,22 @@ def perplexity(loss: float | None) -> float | None:
     return math.exp(loss) if loss is not None and loss < 700 else None
 
 
-def thinned(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def thinned(lines: Sequence[T]) -> Sequence[T]:
     """Return lines of the training loss, evenly taken where they are many."""
     stride = max(1, math.ceil(len(lines) / MAX_LOSSES))
-    return [{key: line.get(key) for key in ("step", "tokens", "seconds", "loss")} for line in lines[::stride]]
+    return lines[::stride]
 
 
-def curve_csv(runs: Sequence[Mapping[str, Any]]) -> str:
+def curve_csv(runs: Sequence[RunFacts]) -> str:
     """Return the curves of all runs as CSV, evaluations and training losses by step."""
     text = io.StringIO()
     writer = csv.DictWriter(text, CURVE_COLUMNS, lineterminator="\n", restval="")
     writer.writeheader()
     for run in runs:
-        for line in sorted([*run["losses"], *run["curve"]], key=lambda line: line["step"]):
-            writer.writerow({"run": run["run"], **{key: value for key, value in line.items() if value is not None}})
+        points: list[LossPoint | EvaluationPoint] = [*run.losses, *run.curve]
+        for point in sorted(points, key=lambda point: point.step):
+            known = {key: value for key, value in asdict(point).items() if value is not None}
+            writer.writerow({"run": run.run} | known)
     return text.getvalue()
 
 

@@ -43,11 +43,6 @@ class Licence:
             return None
         return cls(stated.strip(), str(found.get("license_name") or ""), str(found.get("license_link") or ""))
 
-    @classmethod
-    def read(cls, told: Mapping[str, Any] | None) -> Licence | None:
-        """Return the licence that a report holds, or ``None``."""
-        return cls(**told) if told else None
-
     def __str__(self) -> str:
         """Return what a reader is told."""
         return " ".join(filter(None, (self.id, f"({self.name})" if self.name else "", self.link)))
@@ -72,11 +67,6 @@ class Origin:
         """Say what is known of a model in a local folder, one of the Hub's cache or another."""
         hub = HubName.of_snapshot(folder)
         return cls(hub.repo_id if hub else folder.name, str(hub or ""), Licence.of_folder(folder))
-
-    @classmethod
-    def read(cls, told: Mapping[str, Any]) -> Origin:
-        """Return what a report holds of an origin."""
-        return cls(told["name"], told.get("hub", ""), Licence.read(told.get("licence")))
 
     def to_json(self) -> dict[str, Any]:
         """Return it as a report holds it."""

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,10 @@ from clp_core.files.json_files import write_json
 from clp_core.model_cards.card import Card, shown_points
 from clp_core.publishing.export import export
 from clp_core.publishing.export_options import ExportOptions
+from clp_core.publishing.push import push
+from clp_core.publishing.push_options import PushOptions
 from clp_core.publishing.training_facts import runs_behind
+from clp_core.reports.training_facts import read_training_facts
 from clp_core.reports.transfer_report import TransferReport
 
 
@@ -109,7 +113,7 @@ def test_source_dtype_is_that_of_the_first_run_of_several(run, workspace, tmp_pa
     told = json.loads((output / "clp_training.json").read_text())["runs"]
     assert [(one["run"], one["step"]) for one in told] == [("a german run", 400), ("the second run", 50)]
     third = make_run(workspace, "the third run", lines_of(50), model=str(output))
-    assert [one["run"] for one in runs_behind(add_checkpoint(third, output, 50))] == [
+    assert [one.run for one in runs_behind(add_checkpoint(third, output, 50))] == [
         "a german run", "the second run", "the third run",
     ]  # fmt: skip
 
@@ -214,6 +218,70 @@ def test_card_tells_source_method_data_and_curve(run, workspace):
     ]
     assert sum(bool(row["loss"]) for row in rows) == 200
     assert max(int(row["step"]) for row in rows) == 200
+
+
+OLD_FACTS = {
+    "run": "an old run",
+    "origin": {"name": "source"},
+    "step": 100,
+    "tokens": None,
+    "data": {"text": ["de.txt"], "eval_text": ""},
+    "devices": [],
+    "versions": {"torch": "2.9.0"},
+    "settings": {"learning_rate": 1e-4},
+    "curve": [{"step": 0, "eval_loss": 2, "bits_per_byte": 1.5}, {"step": 100, "tokens": 640, "eval_loss": 1.5}],
+    "losses": [{"step": 10, "loss": 1.75}],
+}
+"""As they were before there were warnings, plans and obstacles in them."""
+DAMAGED_FACTS = {
+    "cut off": '{"runs": [{"run": "x"',
+    "a list": "[1, 2]",
+    "empty": "{}",
+    "no run": json.dumps({"runs": ["x"]}),
+    "no list": json.dumps({"runs": 7}),
+    "a text for a number": json.dumps({"runs": [OLD_FACTS | {"step": "100"}]}),
+    "an entry that is missing": json.dumps({"runs": [{key: OLD_FACTS[key] for key in OLD_FACTS if key != "curve"}]}),
+    "a point without a step": json.dumps({"runs": [OLD_FACTS | {"curve": [{"eval_loss": 1.0}]}]}),
+}
+
+
+def test_facts_that_were_written_before_are_told_again(workspace, bf16_target, tmp_path):
+    source = tmp_path / "source"
+    shutil.copytree(bf16_target, source)
+    (source / "clp_training.json").write_text(json.dumps({"runs": [OLD_FACTS]}))
+    job = make_run(workspace, "a new run", lines_of(50), model=str(source))
+    add_checkpoint(job, source, 50)
+    _, output = exported(job, workspace, checkpoint="last")
+    told = json.loads((output / "clp_training.json").read_text())["runs"]
+    assert [one["run"] for one in told] == ["an old run", "a new run"]
+    assert told[0]["curve"][1]["tokens"] == 640
+    assert told[0]["warnings"] == []
+    assert [point.step for point in read_training_facts(output)[0].losses] == [10]
+    assert read_training_facts(output) == runs_behind(job.checkpoints()[-1])
+    assert "### Run 1: an old run" in (output / "README.md").read_text()
+
+
+@pytest.mark.parametrize("content", DAMAGED_FACTS.values(), ids=DAMAGED_FACTS)
+def test_damaged_facts_of_earlier_training_are_named_and_nothing_is_written(workspace, bf16_target, tmp_path, content):
+    source = tmp_path / "source"
+    shutil.copytree(bf16_target, source)
+    (source / "clp_training.json").write_text(content)
+    job = make_run(workspace, "a new run", lines_of(50), model=str(source))
+    add_checkpoint(job, source, 50)
+    with pytest.raises(InputError, match=r"source/clp_training\.json ") as refused:
+        exported(job, workspace, checkpoint="last")
+    assert "\n" not in str(refused.value)
+    assert not (workspace.models / "out").exists()
+    with pytest.raises(InputError, match=r"source/clp_training\.json "):
+        push(PushOptions(str(source), "me/german", license="mit", dry_run=True), workspace)
+
+
+def test_run_with_damaged_files_is_named(run, workspace):
+    spec = json.loads((run.path / "spec.json").read_text())
+    spec["fingerprints"] = {"eval_text": 7}
+    write_json(run.path / "spec.json", spec)
+    with pytest.raises(InputError, match=r"data\.eval_content"):
+        exported(run, workspace)
 
 
 def test_card_tells_what_flatters_the_scores_and_keeps_a_clusters_settings_to_itself(run, workspace):
