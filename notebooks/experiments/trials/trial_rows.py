@@ -24,6 +24,7 @@ from trial_data import (
 )
 
 from clp_core.evaluation.bits_per_byte import load_model
+from clp_core.initializers import initializer
 from clp_core.initializers.base import Context
 from clp_core.transfer import heldout_anchors
 from clp_core.transfer.method_comparison import parse_method
@@ -35,11 +36,11 @@ CANDIDATES: dict[str, Candidate] = {}
 
 def product_method(text: str) -> Candidate:
     """Return a method of the product as a candidate."""
-    _, method, settings = parse_method(text)
-    chosen = dict(s.split("=") for s in settings)
+    _, chain = parse_method(text)
+    name = chain.names[0]
 
     def rows(_: Data, context: Context, ids: np.ndarray) -> np.ndarray:
-        return method.fit(replace(context, settings={k: float(v) for k, v in chosen.items()})).rows(ids)
+        return initializer(name).fit(replace(context, settings=chain.settings_of(name))).rows(ids)
 
     return rows
 
