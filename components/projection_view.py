@@ -12,7 +12,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
-from clp_core.checkpoints.provenance_file import read_columns
+from clp_core.checkpoints.provenance_reading import read_columns
 from clp_core.errors import InputError
 from clp_core.figures import Marks, scatter
 from clp_core.files.artifacts import PROVENANCE_FILE

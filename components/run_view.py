@@ -15,7 +15,7 @@ from clp_core.files.json_files import parsed_json
 from clp_core.jobs import Job, JobStore
 from clp_core.jobs.run_metrics import RunMetrics, metrics_of_run
 from clp_core.jobs.training_checkpoints import resumable_checkpoint, step_of
-from clp_core.savings.curve import Curve, curve_of_run, differing, settings_of, step_tokens_of
+from clp_core.run_comparison.curve import Curve, curve_of_run, differing, settings_of, step_tokens_of
 from clp_core.training.alerts import alerts_of
 from clp_core.training.submit import resume
 from clp_core.training.throughput import pace, seconds_left

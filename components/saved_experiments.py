@@ -9,7 +9,7 @@ from clp_core.errors import ClpError
 from clp_core.experiments.records import Records, experiments_here, saved_experiments
 from clp_core.experiments.summary import summarise
 from clp_core.experiments.tables import runs_table
-from clp_core.savings.curve import Curve
+from clp_core.run_comparison.curve import Curve
 from components.messages import plain
 from components.navigation import put
 

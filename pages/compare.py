@@ -6,11 +6,11 @@ import streamlit as st
 from clp_core.figures import AXES, comparison_figure
 from clp_core.figures.runs import MEASURES as TITLES
 from clp_core.jobs import JobStore
-from clp_core.savings.curve import Curve, imported_curves, incomplete, published_curves
-from clp_core.savings.options import MEASURES
-from clp_core.savings.report import RULE, answer, as_csv, as_html, points_csv
-from clp_core.savings.tokens_saved import Comparison, obstacles
-from components import comparison_view as view
+from clp_core.run_comparison.curve import Curve, imported_curves, incomplete, published_curves
+from clp_core.run_comparison.options import MEASURES
+from clp_core.run_comparison.report import RULE, answer, as_csv, as_html, points_csv
+from clp_core.run_comparison.tokens_saved import Comparison, obstacles
+from components import run_comparison as view
 from components import saved_experiments as experiments
 from components.messages import offer_file, plain, question
 from components.models import workspace

@@ -12,7 +12,7 @@ from clp_core.cli.output import Json, echo, emit, options_command, print_table, 
 from clp_core.errors import InputError
 from clp_core.files.atomic import write_whole
 from clp_core.jobs import Job, JobStore
-from clp_core.savings.options import CompareRunsOptions, ImportOptions
+from clp_core.run_comparison.options import CompareRunsOptions, ImportOptions
 from clp_core.workspace import Workspace
 
 jobs_app = typer.Typer(no_args_is_help=True, help="List, show, stop, resume, compare and remove jobs.")
@@ -101,7 +101,7 @@ def jobs_remove(
     as_json: Json = False,
 ) -> None:
     """Delete the directories of jobs that are over, their checkpoints included, or imported curves (import:NAME)."""
-    from clp_core.savings.curve import remove_import
+    from clp_core.run_comparison.curve import remove_import
 
     imported = [name for name in names if name.startswith("import:")]
     jobs = [store().find(name, lambda job: job.status().is_over) for name in names if name not in imported]
@@ -124,9 +124,9 @@ def jobs_remove(
 def jobs_compare(options: CompareRunsOptions, as_json: Json = False) -> None:
     """Say how much sooner runs reach what a baseline reached."""
     from clp_core.experiments.curve_lookup import curve_named
-    from clp_core.savings.curve import Curve, IncompleteRunError
-    from clp_core.savings.report import UNITS, answer, as_csv, as_html, as_text, points_csv
-    from clp_core.savings.tokens_saved import Comparison
+    from clp_core.run_comparison.curve import Curve, IncompleteRunError
+    from clp_core.run_comparison.report import UNITS, answer, as_csv, as_html, as_text, points_csv
+    from clp_core.run_comparison.tokens_saved import Comparison
 
     measure, level = options.measure, options.level
     baseline, runs = curve_named(Workspace.current(), options.names[0]), list[Curve]()
@@ -180,7 +180,7 @@ def jobs_import(options: ImportOptions, as_json: Json = False) -> None:
     """Take in the curve of a run made elsewhere, to compare with."""
     from clp_core.files.hashing import content_of
     from clp_core.hub.resolve import locate
-    from clp_core.savings.curve import import_curve
+    from clp_core.run_comparison.curve import import_curve
     from clp_core.tokenization.vocabulary import Vocabulary
 
     file, tokenizer = options.file, options.tokenizer

@@ -22,7 +22,7 @@ import numpy as np
 
 from clp_core.checkpoints.checkpoint import Checkpoint
 from clp_core.checkpoints.finite import check_rows
-from clp_core.checkpoints.provenance_file import missing_rows, read_columns
+from clp_core.checkpoints.provenance_reading import missing_rows, read_columns
 from clp_core.embeddings.nearest import nearest
 from clp_core.embeddings.row_source import RowSource, Subset, mean_row
 from clp_core.errors import InputError

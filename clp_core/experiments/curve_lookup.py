@@ -6,7 +6,7 @@ from clp_core.errors import InputError
 from clp_core.experiments.records import saved_curve
 from clp_core.jobs.run_metrics import metrics_of_run
 from clp_core.jobs.store import JobStore
-from clp_core.savings.curve import (
+from clp_core.run_comparison.curve import (
     Curve,
     IncompleteRunError,
     curve_of_run,

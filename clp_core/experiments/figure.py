@@ -9,7 +9,7 @@ from clp_core.errors import InputError
 from clp_core.experiments.records import Records
 from clp_core.figures.experiment import paper_figure
 from clp_core.files.atomic import whole_file
-from clp_core.savings.curve import published_curves
+from clp_core.run_comparison.curve import published_curves
 
 WIDTH, HEIGHT = 1100, 480
 TALKATIVE = ("kaleido", "choreographer")

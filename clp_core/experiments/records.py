@@ -28,7 +28,7 @@ from clp_core.jobs.job import Job
 from clp_core.jobs.run_metrics import RunMetrics
 from clp_core.reports.licence import replaced
 from clp_core.reports.transfer_report import TransferReport
-from clp_core.savings.curve import Curve, curve_of_metrics
+from clp_core.run_comparison.curve import Curve, curve_of_metrics
 from clp_core.tokenization.text_reading import SCORING_FILE
 from clp_core.workspace import Workspace
 

@@ -11,8 +11,8 @@ import numpy as np
 from clp_core.experiments.design import Arm
 from clp_core.experiments.records import Records
 from clp_core.reports.transfer_report import TransferReport
-from clp_core.savings.curve import Curve
-from clp_core.savings.tokens_saved import Comparison, Saving
+from clp_core.run_comparison.curve import Curve
+from clp_core.run_comparison.tokens_saved import Comparison, Saving
 
 MEASURE = "bits_per_byte"
 

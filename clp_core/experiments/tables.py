@@ -11,7 +11,7 @@ from clp_core.experiments.records import DOWNSTREAM, Records
 from clp_core.experiments.staleness import MADE_BY
 from clp_core.experiments.summary import ArmSummary, Reached, Spread, shown, summarise
 from clp_core.reports.method_comparison import MethodComparison, MethodScore
-from clp_core.savings.tokens_saved import short
+from clp_core.run_comparison.tokens_saved import short
 
 NOTHING = "–"
 WHEN = ("before", "after")

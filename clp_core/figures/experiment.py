@@ -10,10 +10,10 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from clp_core.figures.style import GREY, line_of, literal, titled
-from clp_core.savings.tokens_saved import short
+from clp_core.run_comparison.tokens_saved import short
 
 if TYPE_CHECKING:
-    from clp_core.savings.curve import Curve
+    from clp_core.run_comparison.curve import Curve
 
 TICKS = (1, 2, 5)
 

@@ -12,7 +12,7 @@ from clp_core.figures.style import GREY, MARK, SERIES, line_of, literal, titled
 
 if TYPE_CHECKING:
     from clp_core.jobs.run_metrics import RunMetrics
-    from clp_core.savings.tokens_saved import Comparison
+    from clp_core.run_comparison.tokens_saved import Comparison
     from clp_core.training.schedule import Schedule
 
 AXES = {"tokens": "tokens seen", "bytes": "bytes of text seen", "steps": "steps", "hours": "hours of training"}

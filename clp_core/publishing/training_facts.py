@@ -17,7 +17,7 @@ from clp_core.jobs.metrics import is_evaluation
 from clp_core.jobs.training_checkpoints import step_of
 from clp_core.reports.licence import bare, origin_of
 from clp_core.reports.training_facts import EvaluationPoint, LossPoint, RunFacts, read_training_facts
-from clp_core.savings.curve import settings_of, step_tokens_of
+from clp_core.run_comparison.curve import settings_of, step_tokens_of
 from clp_core.tokenization.text_reading import SCORING_FILE
 from clp_core.training.slurm_options import CLUSTER_FIELDS
 

@@ -20,7 +20,7 @@ from transformers import PrinterCallback, TrainingArguments, set_seed
 from clp_core.checkpoints.checkpoint import Checkpoint
 from clp_core.checkpoints.loading import load_causal_model, refuse_non_causal
 from clp_core.checkpoints.model_config import embedding_rows, max_positions
-from clp_core.checkpoints.provenance_file import missing_rows
+from clp_core.checkpoints.provenance_reading import missing_rows
 from clp_core.data.block_datasets import Blocks, ShuffledBlocks, StreamedBlocks, padding_of
 from clp_core.data.contamination import find_leak
 from clp_core.data.packing import TextCounts, content_key, open_packed, packed_blocks, stream_fingerprint

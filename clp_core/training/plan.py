@@ -16,7 +16,7 @@ import psutil
 from clp_core.checkpoints.checkpoint import Checkpoint
 from clp_core.checkpoints.memory_estimate import Shape
 from clp_core.checkpoints.model_config import decoder_config, embedding_rows, max_positions
-from clp_core.checkpoints.provenance_file import missing_rows
+from clp_core.checkpoints.provenance_reading import missing_rows
 from clp_core.data.contamination import LARGEST_TEXT_AT_ONCE, Contamination, find_leak
 from clp_core.data.packing import TextCounts, counts_of_beginning, estimated_tokens, stored_length, stream_fingerprint
 from clp_core.data.text_sources import Texts

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from clp_core.checkpoints.checkpoint import Checkpoint
 from clp_core.checkpoints.finite import check_rows
-from clp_core.checkpoints.provenance_file import ANCHOR_COLUMNS, explained_provenance, read_columns
+from clp_core.checkpoints.provenance_reading import ANCHOR_COLUMNS, explained_provenance, read_columns
 from clp_core.checkpoints.safetensors_reader import TensorRows, content_of
 from clp_core.embeddings.nearest import unit
 from clp_core.embeddings.row_source import RowSource, block_ranges

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from clp_core.checkpoints.provenance_file import ANCHOR_COLUMNS
+from clp_core.checkpoints.provenance_reading import ANCHOR_COLUMNS
 from clp_core.reports.transfer_report import HealthSummary
 from clp_core.tokenization.overlap import Overlap
 

@@ -39,7 +39,7 @@ from clp_core.playground.answers import GenerateOptions
 from clp_core.playground.options import PlaygroundOptions
 from clp_core.publishing.export_options import ExportOptions
 from clp_core.publishing.push_options import PushOptions
-from clp_core.savings.options import CompareRunsOptions, ImportOptions
+from clp_core.run_comparison.options import CompareRunsOptions, ImportOptions
 from clp_core.submission import submit_method_comparison
 from clp_core.training.options import TrainOptions
 from clp_core.transfer.method_comparison_options import CompareMethodsOptions

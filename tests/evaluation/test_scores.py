@@ -39,8 +39,8 @@ from clp_core.jobs.run_metrics import metrics_of_run
 from clp_core.model_cards.card import Card
 from clp_core.options import arguments_of
 from clp_core.publishing.training_facts import facts_of_run
-from clp_core.savings.curve import BEGIN, BYTES, NOT_COMPARABLE, TOKENIZER, Curve, curve_of_run, settings_told
-from clp_core.savings.tokens_saved import Comparison
+from clp_core.run_comparison.curve import BEGIN, BYTES, NOT_COMPARABLE, TOKENIZER, Curve, curve_of_run, settings_told
+from clp_core.run_comparison.tokens_saved import Comparison
 from clp_core.tokenization.text_coverage import TokenizerFigures
 from clp_core.tokenization.text_reading import EVERY, FIRST, resolved_begin
 from clp_core.tokenization.vocabulary import Vocabulary

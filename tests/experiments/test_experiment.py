@@ -28,8 +28,8 @@ from clp_core.experiments.tables import tables_of
 from clp_core.figures import paper_figure
 from clp_core.initializers import initializer
 from clp_core.jobs import JobStore
-from clp_core.savings.curve import published_curves
-from clp_core.savings.tokens_saved import crossing
+from clp_core.run_comparison.curve import published_curves
+from clp_core.run_comparison.tokens_saved import crossing
 from clp_core.workspace import Workspace
 from scripts.publish_results import documents, filled
 

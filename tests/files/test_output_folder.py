@@ -11,8 +11,8 @@ from filelock import FileLock
 from clp_core import demo
 from clp_core.errors import InputError
 from clp_core.files.output_folder import LOCK_FILE, partial_folder, restore_replaced, take_name
-from clp_core.savings import curve
-from clp_core.savings.curve import import_curve
+from clp_core.run_comparison import curve
+from clp_core.run_comparison.curve import import_curve
 from clp_core.transfer.overrides import OverrideList
 
 

@@ -16,9 +16,9 @@ from clp_core.jobs import JobStore
 from clp_core.jobs.reason_codes import Reason, ReasonCode
 from clp_core.jobs.run_metrics import MAX_POINTS, RunMetrics
 from clp_core.jobs.status import Status
-from clp_core.savings.curve import published_curves
-from clp_core.savings.report import answer
-from clp_core.savings.tokens_saved import Comparison
+from clp_core.run_comparison.curve import published_curves
+from clp_core.run_comparison.report import answer
+from clp_core.run_comparison.tokens_saved import Comparison
 from clp_core.tokenization.text_reading import SCORING_FILE
 from clp_core.training.alerts import alerts_of
 from clp_core.training.submit import submit_train

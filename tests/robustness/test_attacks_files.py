@@ -10,7 +10,7 @@ from support.made_runs import lines_of, make_run
 from support.pages_run import check, open_page
 
 from clp_core.checkpoints.loading import load_causal_model
-from clp_core.checkpoints.provenance_file import missing_rows
+from clp_core.checkpoints.provenance_reading import missing_rows
 from clp_core.errors import InputError
 from clp_core.files.artifacts import PROVENANCE_FILE
 from clp_core.files.json_files import MOST_BYTES, read_json

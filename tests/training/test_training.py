@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from support.jobs import end_of, resume_here, train_here, train_options, wait_for
 from support.tiny_models import make_model
 
-from clp_core.checkpoints.provenance_file import missing_rows
+from clp_core.checkpoints.provenance_reading import missing_rows
 from clp_core.errors import InputError
 from clp_core.jobs.reason_codes import ReasonCode
 from clp_core.jobs.spawning import ENVIRONMENT

@@ -21,8 +21,8 @@ from clp_core.files.slug import slug_of
 from clp_core.jobs.job import Job, checked_name
 from clp_core.jobs.metrics import AXES
 from clp_core.jobs.run_metrics import MAX_POINTS, RunMetrics, Thinned
-from clp_core.savings.curve_import import SCORES, read_rows
-from clp_core.savings.options import MEASURES
+from clp_core.run_comparison.curve_import import SCORES, read_rows
+from clp_core.run_comparison.options import MEASURES
 from clp_core.tokenization.text_reading import FIRST, SCORING_FILE, TOKENS
 from clp_core.training.schedule import Schedule
 from clp_core.workspace import Workspace

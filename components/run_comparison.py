@@ -16,9 +16,9 @@ from clp_core.files.artifacts import REPORT_FILE
 from clp_core.files.hashing import content_of
 from clp_core.files.json_files import read_state
 from clp_core.jobs.job import Job
-from clp_core.savings.curve import Curve, curve_of_run, import_curve, imported_curves, incomplete, remove_import
-from clp_core.savings.report import as_text
-from clp_core.savings.tokens_saved import Comparison, short
+from clp_core.run_comparison.curve import Curve, curve_of_run, import_curve, imported_curves, incomplete, remove_import
+from clp_core.run_comparison.report import as_text
+from clp_core.run_comparison.tokens_saved import Comparison, short
 from clp_core.workspace import Workspace
 from components.messages import cards, number, plain, share
 from components.models import models, vocabulary_of

@@ -16,7 +16,7 @@ import numpy as np
 
 from clp_core.data.contamination import STANDS_IN_IT
 from clp_core.evaluation.bits_per_byte import NON_FINITE, UNKNOWN_TOKENS
-from clp_core.savings.curve import BEGIN, BLOCK, BYTES, EVAL_TEXT, LEAK, STEP_TOKENS, TOKENIZER, Curve, differing
+from clp_core.run_comparison.curve import BEGIN, BLOCK, BYTES, EVAL_TEXT, LEAK, STEP_TOKENS, TOKENIZER, Curve, differing
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from clp_core.errors import InputError
 from clp_core.experiments.curve_lookup import curve_named
 from clp_core.figures import comparison_figure
-from clp_core.savings.curve import (
+from clp_core.run_comparison.curve import (
     BLOCK,
     EVAL_TEXT,
     LEAK,
@@ -28,8 +28,8 @@ from clp_core.savings.curve import (
     published_curves,
     remove_import,
 )
-from clp_core.savings.report import answer, as_csv, as_html, points_csv
-from clp_core.savings.tokens_saved import Comparison, crossing
+from clp_core.run_comparison.report import answer, as_csv, as_html, points_csv
+from clp_core.run_comparison.tokens_saved import Comparison, crossing
 
 FACTS = {EVAL_TEXT: "a" * 64, TOKENIZER: "t" * 64, STEP_TOKENS: 100, BLOCK: 32, UNKNOWN: 0.0}
 

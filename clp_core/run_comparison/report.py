@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from clp_core.savings.curve import Curve
-from clp_core.savings.tokens_saved import Comparison, short
+from clp_core.run_comparison.curve import Curve
+from clp_core.run_comparison.tokens_saved import Comparison, short
 from clp_core.tokenization.scripts import no_formula
 
 if TYPE_CHECKING:

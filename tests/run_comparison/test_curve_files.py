@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from clp_core.errors import InputError
-from clp_core.savings.curve import import_curve
-from clp_core.savings.curve_import import read_rows
+from clp_core.run_comparison.curve import import_curve
+from clp_core.run_comparison.curve_import import read_rows
 
 POINTS = [(1000.0, 3.21), (1_234_500.0, 2.5), (2_000_000.0, 2.125)]
 
