@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from clp_core.data.line_key import letters_of, line_key
+from clp_core.data.line_key import key_of_letters, letters_of
 from clp_core.data.text_sources import Texts
 from clp_core.files.json_files import read_json, write_json
 from clp_core.progress import report_progress
@@ -102,12 +102,11 @@ def digests(texts: Texts, separators: Sequence[str] = ()) -> Iterator[tuple[str,
         for line in document.splitlines():
             parts = cut.split(line) if cut else [line]
             candidates = ["".join(parts), *parts] if len(parts) > 1 else parts
-            own = [line_key(part) for part in candidates if is_long(part)]
+            own = [key_of_letters(letters) for letters in map(letters_of, candidates) if is_long(letters)]
             if own:
                 yield line, own
 
 
-def is_long(line: str) -> bool:
+def is_long(letters: str) -> bool:
     """Check that a line has letters enough not to repeat by chance."""
-    letters = letters_of(line)
     return len(letters) >= SHORTEST or len(letters.encode()) >= SHORTEST_BYTES

@@ -6,6 +6,7 @@ import hashlib
 import re
 import sys
 import unicodedata
+from collections.abc import Sequence
 from functools import lru_cache
 
 KEY_BYTES = 12
@@ -26,15 +27,37 @@ def letters_of(line: str) -> str:
 
 def line_key(line: str) -> bytes:
     """Return a hash of the letters of a line; lines with the same key count as the same line."""
-    return hashlib.blake2b(letters_of(line).replace(" ", "").encode(), digest_size=KEY_BYTES).digest()
+    return key_of_letters(letters_of(line))
+
+
+def key_of_letters(letters: str) -> bytes:
+    """Return the ``line_key`` of a line from what ``letters_of`` has found in it."""
+    return hashlib.blake2b(letters.replace(" ", "").encode(), digest_size=KEY_BYTES).digest()
 
 
 @lru_cache(1)
 def patterns() -> tuple[re.Pattern[str], re.Pattern[str]]:
-    """Compile patterns for runs of format characters, and for runs of all that is neither letter nor mark."""
-    categories: dict[str, list[str]] = {"Cf": [], "M": []}
-    for character in map(chr, range(sys.maxunicode + 1)):
-        category = unicodedata.category(character)
-        categories.get(category if category == "Cf" else category[0], []).append(character)
-    formats, marks = ("".join(categories[name]) for name in ("Cf", "M"))
-    return re.compile(f"[{formats}]+"), re.compile(rf"(?:[^\w{marks}]|[\d_])+")
+    """Compile patterns for runs of format characters, and for runs of all that is neither letter nor mark.
+
+    Each is one class of characters by their ranges, which is searched several times faster than alternatives are.
+    """
+    is_letter = re.compile(r"[^\W\d_]")
+    formats, kept = [], []
+    for code in range(sys.maxunicode + 1):
+        category = unicodedata.category(chr(code))
+        if category == "Cf":
+            formats.append(code)
+        if category[0] == "M" or is_letter.match(chr(code)):
+            kept.append(code)
+    return re.compile(f"[{ranges_of(formats)}]+"), re.compile(f"[^{ranges_of(kept)}]+")
+
+
+def ranges_of(codes: Sequence[int]) -> str:
+    """Return ascending code points as the ranges of a class in a regular expression."""
+    found: list[list[int]] = []
+    for code in codes:
+        if found and code == found[-1][1] + 1:
+            found[-1][1] = code
+        else:
+            found.append([code, code])
+    return "".join(f"\\U{first:08x}-\\U{last:08x}" for first, last in found)
